@@ -1,0 +1,55 @@
+"""How much an attack recovered, against the truth that only the owner has."""
+
+from __future__ import annotations
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+from ppvit.audit.view import KeySpace
+from ppvit.ciphers import AffineMap
+
+PSNR_LIMIT_DB = 100.0  # written for an exact match, whose ratio is infinite; one wrong step in 2^20 values gives 108
+
+
+def key_recovered_percent(found: AffineMap, truth: AffineMap, space: KeySpace) -> float | None:
+    """Share of the key that was found, corrected for guessing: 0 is a random guess, 100 the whole key.
+
+    The key's entries are those of the permutations and signs that the cipher really keys: N for the block
+    permutation, B for the value permutation, B for the sign mask. With r right entries of n, of which a guess gets c
+    on average (1 of a permutation whatever its length, half of the signs), this is ``100 max(0, r - c) / (n - c)``.
+
+    Returns:
+        0 .. 100, or None for a cipher without a key.
+    """
+    right = total = guessed = 0.0
+    parts = (
+        (space.scrambles, found.block_permutation, truth.block_permutation, 1.0),
+        (space.shuffles, found.value_permutation, truth.value_permutation, 1.0),
+        (space.inverts, found.sign, truth.sign, space.values / 2),
+    )
+    for keyed, one, other, chance in parts:
+        if keyed:
+            right, total, guessed = right + np.count_nonzero(one == other), total + len(other), guessed + chance
+    if not space.keyed:
+        return None
+    # a single block has one order only, so there is nothing left to find
+    return 100.0 * max(0.0, right - guessed) / (total - guessed) if total > guessed else 0.0
+
+
+def mean_ssim(recovered: np.ndarray, plain: np.ndarray) -> float:
+    """Mean structural similarity over images: 1 is identical, about 0 unrelated.
+
+    Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004, eq. 13, on
+    uint8 RGB with scikit-image's 7 x 7 window.
+
+    Args:
+        recovered, plain: uint8, (n, H, W, 3), H and W at least 7.
+    """
+    pairs = zip(recovered, plain, strict=True)
+    return float(np.mean([structural_similarity(*pair, channel_axis=-1, data_range=255) for pair in pairs]))
+
+
+def psnr_db(recovered: np.ndarray, plain: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB over all pixels of all images, at most ``PSNR_LIMIT_DB``; arrays as above."""
+    error = np.mean((recovered.astype(np.float32) - plain) ** 2, dtype=np.float64)
+    return PSNR_LIMIT_DB if error == 0 else min(PSNR_LIMIT_DB, float(10 * np.log10(255**2 / error)))

@@ -1,0 +1,34 @@
+"""Image ciphers by name. To add one: a :class:`Cipher` in a file of its own, and a line in ``CIPHERS``."""
+
+from __future__ import annotations
+
+import difflib
+
+from ppvit.ciphers.base import AffineMap, Cipher
+from ppvit.ciphers.permutation import Block, BlockNegativePositive, NegativePositive, Plain, Scramble, Shuffle
+from ppvit.errors import UsageError
+from ppvit.keys import Key
+
+__all__ = ["CIPHERS", "AffineMap", "Cipher", "cipher_class", "make_cipher"]
+
+CIPHERS: dict[str, type[Cipher]] = {
+    cipher.name: cipher for cipher in (Plain, Shuffle, Scramble, Block, NegativePositive, BlockNegativePositive)
+}
+
+
+def cipher_class(name: str) -> type[Cipher]:
+    """Find a cipher by name.
+
+    Raises:
+        UsageError: there is none; the nearest name is suggested.
+    """
+    if name not in CIPHERS:
+        close = difflib.get_close_matches(name, CIPHERS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(CIPHERS)}"
+        raise UsageError(f"unknown cipher.name '{name}'; {hint}")
+    return CIPHERS[name]
+
+
+def make_cipher(name: str, key: Key | None, image_size: int, block_size: int) -> Cipher:
+    """A cipher with its key in place; arguments as of :class:`Cipher`."""
+    return cipher_class(name)(key, image_size, block_size)

@@ -1,0 +1,297 @@
+"""The parameters of a run: pydantic models that mirror ``params.yaml`` one to one, and their checked loading."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Iterator, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from ppvit.errors import UsageError
+
+LOCAL_DATA = "data/local"  # where dataset.path points when the user names no data of their own
+LOCAL_MODEL = "models/local"  # the same for model.checkpoint
+DEMO_KEY_ID = "pk-6a84562a80f3ffa0"  # of ppvit.keys.DEMO_KEY, public
+
+
+class Section(BaseModel):
+    """One section of ``params.yaml``: no unknown names, no silent conversion from text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+
+class Dataset(Section):
+    """the images"""
+
+    name: str = "digits"
+    """digits, cifar10, cifar100, imagenette, mnist, imagefolder, webdataset, or a MedMNIST name such as pneumoniamnist"""
+    path: str = LOCAL_DATA
+    """your own folder, archive or npz; the empty default means: fetch it, or take what a package ships"""
+    image_size: int = Field(32, ge=8, le=4096)
+    """side of the square images in pixels; the model's input size"""
+    train_fraction: float = Field(1.0, gt=0, le=1)
+    """share of the training images that is used, stratified by class"""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """which images a fraction or a split takes, and their order in the shards"""
+
+
+class Cipher(Section):
+    """how they are encrypted; the secret itself is never here"""
+
+    name: str = "block"
+    """none, shuffle, scramble, block, np, block_np"""
+    key_id: str = Field(DEMO_KEY_ID, pattern=r"^pk-[0-9a-f]{16}$")
+    """which secret key encrypts; made by `ppvit keygen`, public, names no secret"""
+    block_size: int = Field(4, ge=1, le=512)
+    """side of a block in pixels; must be the patch side of the model and divide image_size"""
+
+
+class Model(Section):
+    """the pretrained Vision Transformer"""
+
+    name: str = "vit_micro_patch4_32"
+    """vit_micro_patch4_32 (embedded), or the name of any timm Vision Transformer with non-overlapping patches"""
+    checkpoint: str = LOCAL_MODEL
+    """a .safetensors or .pth file; the empty default means: the embedded weights, or timm's hub for other names"""
+
+
+class Pretrain(Section):
+    """training of the embedded model, frozen: dvc repro does not rerun it unasked"""
+
+    steps: int = Field(3000, ge=1)
+    """optimiser steps; the time of the stage is proportional to it"""
+    batch_size: int = Field(64, ge=1)
+    """rendered glyphs a step"""
+    learning_rate: float = Field(5e-3, gt=0)
+    """peak of the cosine schedule, for Muon (matrices of the blocks) and AdamW (the rest) alike"""
+    weight_decay: float = Field(0.05, ge=0)
+    """decoupled weight decay on the matrices of the blocks"""
+    patch_drop: float = Field(0.25, ge=0, lt=1)
+    """share of the patches hidden from the model in each training step; more is faster and regularises"""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """initial weights, hidden patches and every rendered glyph"""
+
+
+class Download(Section):
+    """from the source to data/raw"""
+
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """share of the images held out as test, stratified, where the data set brings no test split of its own"""
+
+
+class Encrypt(Section):
+    """from data/raw to shards"""
+
+    resize_filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    """how pixels are interpolated when an image is brought to image_size"""
+    crop: Literal["center", "squash", "pad"] = "center"
+    """center: shorter side to image_size, middle cut out; squash: aspect ratio given up; pad: black bars"""
+    images_per_shard: int = Field(512, ge=1)
+    """images in one tar; more shards spread over more workers, fewer are friendlier to object storage"""
+
+
+class Adapt(Section):
+    """from pretrained weights to weights for the key"""
+
+    enabled: bool = True
+    """false writes the model unadapted, as the baseline of the published tables"""
+
+
+class Finetune(Section):
+    """training, at the trainer"""
+
+    method: str = "lora"
+    """full, linear, melo (LoRA on q and v), lora_patch (melo + patch embedding), lora (LoRA on target_modules)"""
+    rank: int = Field(8, ge=1)
+    """rank r of the low-rank update; parameters grow in proportion"""
+    alpha: float = Field(16.0, gt=0)
+    """scale of the low-rank update, which is multiplied by alpha / rank"""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """dropout in front of the low-rank update"""
+    target_modules: list[str] = Field(["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"], min_length=1)
+    """what `lora` is attached to, as ends of module names; the other methods choose for themselves"""
+    epochs: int = Field(10, ge=1)
+    """passes over the training images"""
+    batch_size: int = Field(32, ge=1)
+    """images a forward pass, over all processes"""
+    accumulation: int = Field(1, ge=1)
+    """forward passes an optimiser step; the effective batch is batch_size * accumulation"""
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    """sgd has momentum; adamw decouples weight decay"""
+    learning_rate: float = Field(2e-3, gt=0)
+    """peak learning rate, after warm-up"""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """momentum of sgd; the others ignore it"""
+    weight_decay: float = Field(1e-4, ge=0)
+    """L2 penalty (sgd, adam) or decoupled decay (adamw), on matrices only"""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """how the learning rate falls to zero after warm-up"""
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    """share of all steps over which the learning rate rises from zero"""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """share of the target probability spread over all classes"""
+    gradient_clip: float = Field(1.0, ge=0)
+    """largest norm of the gradient; 0 switches clipping off"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """new weights, order of images, dropout"""
+
+
+class Evaluate(Section):
+    """figures, at the trainer"""
+
+    calibration_bins: int = Field(15, ge=1)
+    """equal-width bins of confidence in the expected calibration error"""
+
+
+class Verify(Section):
+    """the owner's check of the model that came back"""
+
+    wrong_keys: int = Field(3, ge=1, le=200)
+    """how many other keys the wrong-key accuracy is averaged over"""
+
+
+class Audit(Section):
+    """what leaks"""
+
+    attacks: list[Literal["weights", "known_plaintext"]] = ["weights", "known_plaintext"]
+    """which attacks the audit runs"""
+    known_pairs: list[int] = Field([1, 2, 3, 10], min_length=1)
+    """how many plain images the known-plaintext attacker holds, one run each"""
+    images: int = Field(20, ge=1)
+    """unseen images that the recovered key is tried on"""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """which images are known and which are attacked"""
+
+    @model_validator(mode="after")
+    def _pairs_positive(self) -> "Audit":
+        if min(self.known_pairs) < 1:
+            raise ValueError("known_pairs must be 1 or more each")
+        return self
+
+
+class Report(Section):
+    """the page"""
+
+    images: int = Field(4, ge=1, le=32)
+    """examples shown plain, encrypted and recovered"""
+
+
+class Config(Section):
+    """All of ``params.yaml``."""
+
+    dataset: Dataset
+    cipher: Cipher
+    model: Model
+    pretrain: Pretrain
+    download: Download
+    encrypt: Encrypt
+    adapt: Adapt
+    finetune: Finetune
+    evaluate: Evaluate
+    verify: Verify
+    audit: Audit
+    report: Report
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> "Config":
+        if self.dataset.image_size % self.cipher.block_size:
+            raise ValueError(
+                f"cipher.block_size {self.cipher.block_size} does not divide dataset.image_size {self.dataset.image_size}"
+            )
+        return self
+
+
+def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read and check a parameter file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``section.name=value`` texts that replace values for this run; values are read as YAML.
+
+    Raises:
+        UsageError: the file is missing or no YAML, a name is unknown (the nearest valid one is suggested), or a
+            value has the wrong type or range; one line, naming the parameter.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold sections such as dataset: and cipher:")
+    for override in overrides:
+        _set(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {describe(error)}") from None
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    section, dot, parameter = name.partition(".")
+    if not (equals and dot):
+        raise UsageError(f"'{override}' is not of the form section.name=value, such as cipher.name=block_np")
+    if section not in Config.model_fields:
+        raise UsageError(f"unknown section '{section}' in '{override}'{_nearest(section, list(Config.model_fields))}")
+    try:
+        values.setdefault(section, {})[parameter] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"the value in '{override}' is not valid YAML") from None
+
+
+def describe(error: ValidationError) -> str:
+    """One line that names the first bad parameter and says what it should be."""
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    where = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        return f"unknown parameter '{where}'{_nearest(location[-1], _names_beside(location))}"
+    if first["type"] == "missing":
+        return f"parameter '{where}' is missing; add it (`ppvit params` prints them all)"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"parameter '{where}': {_reason(first)}, got {first['input']!r}"
+
+
+def _reason(detail: ErrorDetails) -> str:
+    if detail["loc"] and detail["loc"][-1] == "key_id":
+        return "must be a key id such as pk-0123456789abcdef, as `ppvit keygen` prints it"
+    return detail["msg"][0].lower() + detail["msg"][1:]
+
+
+def _names_beside(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation  # sections nest one level, so this is a Section
+    return list(model.model_fields)
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; valid are {', '.join(valid)}"
+
+
+def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]:
+    """Yield (``section.name``, default, description) for every parameter of the sections (all by default)."""
+    for section, field in Config.model_fields.items():
+        if not sections or section in sections:
+            for name, parameter in field.annotation.model_fields.items():
+                yield f"{section}.{name}", parameter.default, parameter.description or ""
+
+
+def default_yaml() -> str:
+    """A ``params.yaml`` with every parameter at its default and its description as a comment."""
+    lines = ["# Only what changes results. How to run (device, workers, resume) is environment or command line."]
+    for section, field in Config.model_fields.items():
+        lines += ["", f"{section}:  # {field.annotation.__doc__.strip()}"]
+        for name, default, description in parameters((section,)):
+            value = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+            lines.append(f"  {name.partition('.')[2]}: {value}  # {description}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,60 @@
+"""Arrays inside an npz file, read row by row: a large one does not have to fit into memory."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ppvit.errors import PpvitError
+
+
+def rows(path: Path, name: str) -> Iterator[np.ndarray]:
+    """Yield ``array[0]``, ``array[1]``, … of the array ``name`` in an npz file. Nothing is unpickled.
+
+    Raises:
+        PpvitError: the file is damaged or no npz, or has no such array.
+    """
+    with _whole(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        shape, dtype = _header(file)
+        row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        for _ in range(shape[0]):
+            data = file.read(row_bytes)
+            if len(data) != row_bytes:
+                raise EOFError(f"{name} ends early")
+            yield np.frombuffer(data, dtype).reshape(shape[1:])
+        file.read(1)  # reaching the end is what makes zipfile compare the CRC
+
+
+def shape_and_dtype(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of the array ``name``; raises as :func:`rows`."""
+    with _whole(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        return _header(file)
+
+
+def _header(file) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(file)
+    if fortran_order or dtype.hasobject or not shape:
+        raise ValueError(
+            f"arrays must be numeric and in C order, not {dtype} in {'Fortran' if fortran_order else 'C'} order"
+        )
+    return shape, dtype
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise PpvitError(
+            f"{path}: {error.args[0]}; expected are train_images, train_labels, test_images, test_labels"
+        ) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise PpvitError(f"{path} is damaged or no npz file ({error}); copy or download it again") from None

@@ -1,0 +1,173 @@
+"""What every data set gives: labelled images one at a time, as the bytes their owner has; and the registry of names."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ppvit.errors import PpvitError, UsageError
+from ppvit.images import encode_png
+
+# file extension -> the extension under which the bytes are kept
+IMAGE_EXTENSIONS = {
+    "jpg": "jpg",
+    "jpeg": "jpg",
+    "jpe": "jpg",
+    "jfif": "jpg",
+    "png": "png",
+    "webp": "webp",
+    "bmp": "bmp",
+    "ppm": "ppm",
+    "pgm": "pgm",
+    "tif": "tif",
+    "tiff": "tif",
+    "gif": "gif",
+}
+# what Pillow may take the bytes for, whatever the extension says: plain rasters, no EPS or PSD
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: encoded bytes, their extension, a label in ``range(len(classes))``, and where it came from."""
+
+    image: bytes
+    extension: str
+    label: int
+    origin: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set; each call of ``train`` or ``test`` starts again at the first image."""
+
+    classes: list[str]
+    train: Callable[[], Iterator[Sample]]
+    test: Callable[[], Iterator[Sample]]
+    description: str
+    """where the images came from; the same text on every machine"""
+    size_bytes: int
+    """about how much disk the raw shards take; see :func:`shard_bytes`"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a data set is asked for."""
+
+    name: str
+    path: Path | None
+    """the user's own folder or file; None when there is none and the data set has to be fetched"""
+    cache: Path
+    """where downloads are kept"""
+    test_fraction: float
+    seed: int
+
+
+_openers: dict[str, Callable[[Request], Source]] = {}
+_refused: dict[str, str] = {}
+
+
+def register(*names: str) -> Callable[[Callable[[Request], Source]], Callable[[Request], Source]]:
+    """Decorator: the function opens the data sets of these names."""
+
+    def decorate(opener: Callable[[Request], Source]) -> Callable[[Request], Source]:
+        _openers.update(dict.fromkeys(names, opener))
+        return opener
+
+    return decorate
+
+
+def refuse(reason: str, *names: str) -> None:
+    """Have data sets of these names refused, with a reason, where "unknown" would be misleading."""
+    _refused.update(dict.fromkeys(names, reason))
+
+
+def names() -> list[str]:
+    """All data sets, in order of registration."""
+    return list(_openers)
+
+
+def opener(name: str) -> Callable[[Request], Source]:
+    """The function that opens data set ``name``.
+
+    Raises:
+        UsageError: there is no such data set (the nearest valid name is suggested), or it is not supported.
+    """
+    if name in _refused:
+        raise UsageError(f"dataset.name: {name} is not supported, because it has {_refused[name]}")
+    if name not in _openers:
+        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"valid are {', '.join(n for n in names() if '_' not in n)}"
+        raise UsageError(f"unknown data set '{name}' in dataset.name; {hint} (for a folder of your own: imagefolder)")
+    return _openers[name]
+
+
+def warn(message: str) -> None:
+    """Tell the user something that does not stop the work."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def shard_bytes(images: int, image_bytes: int) -> int:
+    """About how much disk ``images`` images of ``image_bytes`` in all take as tar members, with label and origin."""
+    return image_bytes + images * 6 * 512  # three headers, three paddings
+
+
+def image_extension(name: str) -> str | None:
+    """The normalised extension of a file that is named like an image, else None."""
+    return IMAGE_EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
+
+
+def check_header(image: bytes, where: str) -> None:
+    """Refuse bytes that do not begin like an image; pixels are not decoded.
+
+    Raises:
+        PpvitError: naming ``where``.
+    """
+    if not image:
+        raise PpvitError(f"{where} is empty; remove it or put the image back")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a large image is no reason to stop; Pillow's hard limit still raises
+            Image.open(io.BytesIO(image), formats=IMAGE_FORMATS).close()
+    except UnidentifiedImageError:
+        raise PpvitError(f"{where} is not an image, whatever its name says; remove or convert it") from None
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise PpvitError(f"{where} cannot be read as an image ({error}); remove or convert it") from None
+
+
+def array_samples(images: Iterable[np.ndarray], labels: Iterable[int], origin: str) -> Iterator[Sample]:
+    """Samples of arrays, as PNG: each image uint8, (H, W) or (H, W, 3); ``origin`` gets the image's number appended."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        yield Sample(encode_png(image), "png", int(label), f"{origin}[{number}]")
+
+
+def check_classes(classes: list[str], train: Mapping[int, int], test: Mapping[int, int], where: str) -> None:
+    """Refuse splits that cannot be trained on or would be scored wrongly.
+
+    Args:
+        classes: names; label numbers are their positions.
+        train: images per label number; labels without an image may be left out.
+        test: the same of the test split.
+        where: the source, named in the error.
+
+    Raises:
+        PpvitError: fewer than two classes, or a class that one of the splits lacks.
+    """
+    if len(classes) < 2:
+        found = f"only '{classes[0]}'" if classes else "none"
+        raise PpvitError(f"{where}: at least two classes are needed, found {found}; give every class its own folder")
+    for label, name in enumerate(classes):
+        if not train.get(label) and not test.get(label):
+            raise PpvitError(f"{where}: class {label} ('{name}') has no image; number the classes from 0 without gaps")
+        if not train.get(label):
+            raise PpvitError(f"{where}: class missing in train: '{name}'; add images of it or take it out of test")
+        if not test.get(label):
+            raise PpvitError(f"{where}: class missing in test: '{name}'; add images of it or take it out of train")

@@ -1,0 +1,188 @@
+"""Folders, tar and zip archives read alike: their files one after the other, once, without unpacking."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path
+
+from ppvit.errors import PpvitError
+
+ARCHIVE_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, or an empty mark of a folder, inside a tree.
+
+    ``read`` gives the file's bytes and works until the next entry is asked for; for a folder it is None.
+    """
+
+    parts: tuple[str, ...]
+    size: int
+    read: Callable[[], bytes] | None
+
+    @property
+    def name(self) -> str:
+        """The path inside the tree, with forward slashes."""
+        return "/".join(self.parts)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is named like an archive that can be read."""
+    return path.is_file() and path.name.lower().endswith(ARCHIVE_ENDINGS)
+
+
+def entries(path: Path) -> Iterator[Entry]:
+    """All files and folders under ``path``: a folder's in sorted order, an archive's as they lie in it.
+
+    An archive is read from front to end, because jumping about in a compressed tar costs quadratic time. Hidden files
+    and what operating systems leave behind (``__MACOSX``, ``Thumbs.db``) do not appear.
+
+    Raises:
+        PpvitError: the archive is damaged, encrypted or of an unknown kind, an entry points out of the tree (absolute,
+            ``..``, or a link), or a file cannot be read.
+    """
+    if path.is_dir():
+        found = _folder(path.resolve(), path.resolve(), (), ())
+    elif _starts_like_zip(path):
+        found = _zip(path)
+    else:
+        found = tar_entries(path)
+    return (entry for entry in found if not _is_noise(entry.parts))
+
+
+def _starts_like_zip(path: Path) -> bool:
+    with _whole(path), open(path, "rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")  # zipfile.is_zipfile also takes a tar that ends in a zip
+
+
+def _is_noise(parts: tuple[str, ...]) -> bool:
+    return not parts or any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini") for part in parts)
+
+
+def _folder(root: Path, folder: Path, parts: tuple[str, ...], above: tuple[Path, ...]) -> Iterator[Entry]:
+    above = (*above, folder.resolve())
+    try:
+        children = sorted(os.listdir(folder))
+    except OSError as error:
+        raise PpvitError(f"{folder} cannot be read ({error.strerror}); check its permissions") from None
+    for child in children:
+        path, inside = folder / child, (*parts, _text(child))
+        if _is_noise(inside):
+            continue
+        target = path.resolve() if path.is_symlink() else path
+        if target is not path and not (target.exists() and target.is_relative_to(root)):
+            raise PpvitError(
+                f"{path} links out of {root} or to nothing; "
+                "replace links by copies (cp -rL), so that changes are noticed"
+            )
+        if target.is_dir():
+            if target in above:
+                raise PpvitError(f"{path} links to a folder that holds it; remove the link")
+            yield Entry(inside, 0, None)
+            yield from _folder(root, path, inside, above)
+        elif target.is_file():
+            yield Entry(inside, target.stat().st_size, lambda path=path: _read_file(path))
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PpvitError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+
+
+def tar_entries(path: Path) -> Iterator[Entry]:
+    """The entries of a tar, compressed or not, in order; see :func:`entries`."""
+    with _open_tar(path) as tar:
+        while True:
+            with _whole(path):
+                member = tar.next()
+            if member is None:
+                return
+            tar.members = []  # tarfile would keep every header: memory in proportion to the number of images
+            parts = _safe_parts(member.name, path)
+            if member.isdir():
+                yield Entry(parts, 0, None)
+            elif member.isfile():
+                yield Entry(parts, member.size, lambda member=member: _read_member(tar, member, path))
+            elif member.issym() or member.islnk():
+                yield Entry(parts, 0, lambda name=member.name: _refuse_link(path, name))
+
+
+def _open_tar(path: Path) -> tarfile.TarFile:
+    with _whole(path):
+        try:
+            return tarfile.open(path, "r:")  # seeks over members that nobody reads
+        except tarfile.ReadError:
+            return tarfile.open(path, "r|*")  # compressed: strictly forward; larger buffers are slower
+
+
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+    with _whole(path):
+        data = tar.extractfile(member).read()
+        if len(data) != member.size:
+            raise EOFError(f"{member.name} ends early")
+        return data
+
+
+def _refuse_link(path: Path, name: str) -> bytes:
+    raise PpvitError(f"{path}: {name} is a link; pack the archive with tar --dereference --hard-dereference")
+
+
+def _zip(path: Path) -> Iterator[Entry]:
+    with _whole(path):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        for info in archive.infolist():
+            parts = _safe_parts(info.filename.replace("\\", "/"), path)  # some Windows tools write backslashes
+            if info.is_dir():
+                yield Entry(parts, 0, None)
+            elif stat.S_ISLNK(info.external_attr >> 16):
+                yield Entry(parts, 0, lambda name=info.filename: _refuse_link(path, name))
+            else:
+                yield Entry(parts, info.file_size, lambda info=info: _read_zipped(archive, info, path))
+
+
+def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
+    if info.flag_bits & 1:
+        raise PpvitError(f"{path} is protected by a password; unpack it and set dataset.path to the folder")
+    with _whole(path):
+        return archive.read(info)  # checks the CRC
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError:
+        raise PpvitError(f"{path} cannot be read; check its permissions") from None
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PpvitError(
+            f"{path} is damaged or not an archive of a known kind (tar, tar.gz, tar.xz, tar.bz2, zip): {reason}; "
+            "copy or download it again, or unpack it and set dataset.path to the folder"
+        ) from None
+
+
+def _safe_parts(name: str, path: Path) -> tuple[str, ...]:
+    parts = tuple(_text(part) for part in name.split("/") if part not in ("", "."))
+    if name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name):
+        raise PpvitError(
+            f"{path}: the member '{_text(name)}' points out of the archive; refuse it and ask for a clean one"
+        )
+    return parts
+
+
+def _text(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # file names need not be UTF-8

@@ -1,0 +1,172 @@
+"""Encrypting a data set into keyed shards: decode, resize, encrypt, store; shards in parallel, bytes always the same."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from ppvit import images
+from ppvit.ciphers import Cipher
+from ppvit.config import Config, Dataset, Encrypt
+from ppvit.errors import PpvitError
+from ppvit.files import atomic_output, require_free_space, write_json
+from ppvit.owner import load_cipher, public_record
+from ppvit.parallel import available_cpus, requested_workers
+from ppvit.shards import SCHEMA, SPLITS, Shard, ShardReader, read_manifest, shard_name, shard_records, write_shard
+
+BATCH = 64  # images encrypted in one call: enough for speed, little memory
+
+
+class PlainImages:
+    """The plain images of one split in the order of the encrypted shards, decoded and resized.
+
+    Args:
+        raw: folder that `download` wrote.
+        split: ``train`` or ``test``.
+        dataset: image_size, train_fraction and seed are used.
+        encrypt: resize_filter and crop are used.
+
+    ``train`` takes a stratified fraction. The order is a seeded permutation, so that neither shards nor batches group
+    classes, whatever order the source had.
+    """
+
+    def __init__(self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt) -> None:
+        self.manifest = read_manifest(raw, "download", "dataset.json")
+        self._reader = ShardReader(raw, split, self.manifest["shards"])
+        labels = self._reader.labels()
+        fraction = dataset.train_fraction if split == "train" else 1.0
+        # test has a stream of its own, so that a change of the fraction never changes which test image comes first
+        self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
+        self.labels = labels[self._selected]
+        self._dataset, self._encrypt = dataset, encrypt
+
+    def __len__(self) -> int:
+        return len(self._selected)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Images start .. stop - 1: uint8, (n, H, W, 3).
+
+        Raises:
+            PpvitError: an image cannot be decoded; names the file it came from.
+        """
+        return np.stack([self._read_one(index) for index in self._selected[start:stop]])
+
+    def _read_one(self, index: int) -> np.ndarray:
+        plain = images.decode(self._reader.image(index), self._reader.name(index))
+        return images.to_square(plain, self._dataset.image_size, self._encrypt.resize_filter, self._encrypt.crop)
+
+
+def select(labels: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
+    """Indices of a stratified random fraction, in random order; at least one image of every class.
+
+    Args:
+        labels: int64, (n,).
+        fraction: share of every class, in (0, 1].
+        seed: equal seeds give equal indices; a smaller fraction gives a subset of a larger one.
+
+    Returns:
+        intp, (m,).
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rank = np.empty(len(labels), np.int64)  # place of each image among those of its class
+    shuffled = labels[order]
+    for label in np.unique(labels):
+        members = np.flatnonzero(shuffled == label)
+        rank[members] = np.arange(len(members))
+    kept = np.maximum(1, np.round(fraction * np.bincount(labels))).astype(np.int64)
+    return order[rank < kept[shuffled]]
+
+
+def encrypted_batches(plain: PlainImages, cipher: Cipher, start: int, stop: int) -> Iterator[np.ndarray]:
+    """Ciphertext of images start .. stop - 1 in batches: uint8, (up to 64, H, W, 3)."""
+    for first in range(start, stop, BATCH):
+        last = min(first + BATCH, stop)
+        yield cipher.encrypt(plain.read(first, last), np.arange(first, last))
+
+
+def _write_encrypted_shard(plain: PlainImages, cipher: Cipher, path: Path, start: int, stop: int) -> Shard:
+    batches = encrypted_batches(plain, cipher, start, stop)
+    encoded = (images.encode_png(image) for batch in batches for image in batch)
+    samples = ({"png": png, "cls": str(label).encode()} for png, label in zip(encoded, plain.labels[start:stop]))
+    return write_shard(path, samples, first_index=start)
+
+
+def run(config: Config, raw: Path, out: Path) -> dict[str, Any]:
+    """Encrypt both splits of a data set.
+
+    Args:
+        config: ``dataset``, ``cipher`` and ``encrypt`` are used.
+        raw: folder that `download` wrote.
+        out: folder of shards to write, with ``manifest.json`` and timm's ``_info.json``; whole or not at all.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full, no key.
+    """
+    cipher = load_cipher(config)
+    splits = {split: PlainImages(raw, split, config.dataset, config.encrypt) for split in SPLITS}
+    manifest = splits["train"].manifest
+    _check_classes(raw, manifest["classes"], splits)
+    pixels = 3 * config.dataset.image_size**2
+    require_free_space(out, sum(len(plain) for plain in splits.values()) * (pixels + 2048))
+    with atomic_output(out, directory=True) as folder:
+        shards = {split: _write_split(splits[split], cipher, folder, split, config.encrypt) for split in SPLITS}
+        manifest = {
+            "schema": SCHEMA,
+            "num_classes": len(manifest["classes"]),
+            "counts": {split: len(splits[split]) for split in SPLITS},
+            **public_record(config, cipher),
+            "shards": {split: shard_records(shards[split]) for split in SPLITS},
+        }
+        write_json(folder / "manifest.json", manifest)
+        write_json(folder / "_info.json", _timm_info(shards))
+    return manifest
+
+
+def _check_classes(raw: Path, classes: list[str], splits: dict[str, PlainImages]) -> None:
+    for split, plain in splits.items():
+        missing = np.flatnonzero(np.bincount(plain.labels, minlength=len(classes)) == 0)
+        if len(missing):
+            raise PpvitError(f"{raw}: class '{classes[missing[0]]}' has no {split} image; add one or remove the class")
+
+
+def _write_split(plain: PlainImages, cipher: Cipher, folder: Path, split: str, encrypt: Encrypt) -> list[Shard]:
+    starts = range(0, len(plain), encrypt.images_per_shard)
+    tasks = (
+        delayed(_write_encrypted_shard)(
+            plain, cipher, folder / shard_name(split, number), start, min(start + encrypt.images_per_shard, len(plain))
+        )
+        for number, start in enumerate(starts)
+    )
+    # a second process pays for its start only when there are several shards' worth of pixels
+    pixels = len(plain) * plain._dataset.image_size**2
+    processes = min(requested_workers() or available_cpus(), len(starts)) if pixels > 2**24 else 1
+    bar = tqdm(total=len(starts), desc=f"encrypt {split}", unit="shard", disable=None, file=sys.stderr)
+    shards = []
+    with bar:
+        for shard in Parallel(n_jobs=processes, return_as="generator")(tasks):
+            shards.append(shard)
+            bar.update()
+    return shards
+
+
+def _timm_info(shards: dict[str, list[Shard]]) -> dict[str, Any]:
+    """The description of shards that timm's WebDataset reader looks for."""
+    splits = {
+        split: {
+            "name": split,
+            "num_samples": sum(shard.samples for shard in members),
+            "filenames": [shard.name for shard in members],
+            "shard_lengths": [shard.samples for shard in members],
+        }
+        for split, members in shards.items()
+    }
+    return {"splits": splits}

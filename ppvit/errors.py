@@ -1,0 +1,43 @@
+"""The one kind of error a user sees: a single line that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class PpvitError(Exception):
+    """Something the user can mend. Its message is one line: what was wrong, where, and the remedy."""
+
+    exit_code = 1
+
+
+class UsageError(PpvitError):
+    """A parameter, option or argument that cannot be used; exit code 2."""
+
+    exit_code = 2
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn the errors a user can mend into one line on stderr and an exit code; ``PPVIT_DEBUG=1`` keeps the traceback.
+
+    Anything that is neither a :class:`PpvitError` nor an unusable file is a defect of ours and keeps its traceback.
+    """
+    try:
+        yield
+    except (PpvitError, OSError) as error:
+        # operating system errors that name no file are not the user's to mend
+        if isinstance(error, OSError) and error.filename is None:
+            raise
+        if os.environ.get("PPVIT_DEBUG") == "1":
+            traceback.print_exc()
+        ours = isinstance(error, PpvitError)
+        print(f"error: {error if ours else f'{error.filename}: {error.strerror}; check it and run again'}", file=sys.stderr)
+        raise SystemExit(error.exit_code if ours else 1) from None
+    except KeyboardInterrupt:
+        print("stopped by the user", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,237 @@
+"""Fine-tuning on encrypted shards: one loop for every method, resumable, on one device or many (accelerate).
+
+Neither key nor plain image is needed or looked for.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from ppvit import __version__
+from ppvit.batches import EncryptedImages, epoch_batches, load_batches, require_same_key
+from ppvit.checkpoint import Checkpoint, scratch_folder, seed_everything
+from ppvit.config import Finetune
+from ppvit.errors import PpvitError, UsageError
+from ppvit.files import sha256_of
+from ppvit.models import load_model, read_record
+from ppvit.results import Stopwatch, write_result
+from ppvit.schedule import learning_rate_factor, make_optimizer
+from ppvit.tuners import adapter_bytes, make_tuner, save_finetuned, trainable_parameters
+
+Log = Callable[[int, dict[str, float]], None]
+
+
+def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: Path, log: Log | None = None) -> None:
+    """Fine-tune the adapted model on the encrypted training shards.
+
+    Args:
+        settings: the ``finetune`` section.
+        encrypted: shards and manifest.
+        adapted: the model `adapt` wrote.
+        out: folder of the adapter, or of the whole model where the method has no adapter.
+        result: JSON of parameter counts, speed, memory and the last training loss.
+        log: called after every epoch with its number and metrics; after a resume with all earlier epochs first.
+
+    A run that was killed goes on from its last checkpoint, and on a CPU ends with the result of an uninterrupted one.
+
+    Raises:
+        PpvitError: shards or model missing, damaged or not made for each other; the loss is not a number.
+        UsageError: unknown method, precision that the device lacks.
+    """
+    watch = Stopwatch()
+    dataset = EncryptedImages(encrypted, "train")
+    record = read_record(adapted, "adapt")
+    require_same_key(dataset.manifest, record)
+    tuner = make_tuner(settings)
+    accelerator = make_accelerator(settings.precision)
+    seed_everything(settings.seed)
+    model = tuner.attach(load_model(adapted, "adapt", dataset.num_classes))
+    parameters = trainable_parameters(model)
+    determines = {
+        "settings": settings.model_dump(),
+        "model": sha256_of(adapted / "model.safetensors"),
+        "shards": dataset.manifest["shards"],
+        "versions": [__version__, torch.__version__],
+        "processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+    }
+    training = Training(settings, accelerator, model, dataset, Checkpoint(determines, scratch_folder()), log)
+    training.run()
+    if not accelerator.is_main_process:
+        return
+    finetuned = {"method": settings.method, "num_classes": dataset.num_classes}
+    finetuned |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
+    save_finetuned(accelerator.unwrap_model(training.model).cpu(), out, adapted, finetuned)
+    values = {
+        "method": settings.method,
+        "train_loss": training.history[-1]["train_loss"],
+        "train_accuracy_percent": training.history[-1]["train_accuracy_percent"],
+        "trainable_parameters": parameters,
+        "trainable_parameters_mi": parameters / 2**20,
+        "adapter_bytes": adapter_bytes(out),
+        "images_per_second": training.images_per_second,
+        "epochs": settings.epochs,
+    }
+    write_result(result, values, watch)
+    training.checkpoint.remove()
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """accelerate's view of the devices; ``precision`` is fp32, bf16 or fp16.
+
+    Raises:
+        UsageError: fp16 without a GPU.
+    """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError("finetune.precision fp16 needs a GPU; use bf16 or fp32")
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+
+
+class Training:
+    """One training run, its position, and what it has measured.
+
+    Attributes:
+        model: as accelerate prepared it.
+        history: one dictionary of metrics an epoch.
+        images_per_second: over all processes and the steps made since the last start, loading included.
+    """
+
+    def __init__(
+        self,
+        settings: Finetune,
+        accelerator: Accelerator,
+        model: nn.Module,
+        dataset: EncryptedImages,
+        checkpoint: Checkpoint,
+        log: Log | None = None,
+    ) -> None:
+        self.settings, self.dataset, self.checkpoint = settings, dataset, checkpoint
+        self._accelerator, self._log = accelerator, log
+        self.model, self._optimizer = accelerator.prepare(model, make_optimizer(settings, model))
+        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.history: list[dict[str, float]] = []
+        self.images_per_second = 0.0
+        self._effective_batch = settings.batch_size * settings.accumulation
+        self._steps_per_epoch = math.ceil(len(dataset) / self._effective_batch)
+        # summed loss and number of right answers of this epoch so far, in this process
+        self._sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+
+    def run(self) -> None:
+        """Train from the checkpoint, or from the start, to the end."""
+        epoch, step = self._resume()
+        total = self.settings.epochs * len(self.dataset)
+        earlier = epoch * len(self.dataset) + step * self._effective_batch
+        quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
+        watch, done = Stopwatch(), 0
+        with tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr) as bar:
+            for epoch in range(epoch, self.settings.epochs):
+                for images in self._steps(epoch, step):
+                    done += images
+                    bar.update(images)
+                step = 0
+                self._finish_epoch(epoch)
+                bar.set_postfix(loss=f"{self.history[-1]['train_loss']:.4f}")
+        self.images_per_second = done / watch.seconds() if done else 0.0
+
+    def _steps(self, epoch: int, first_step: int) -> Iterator[int]:
+        """Make the optimiser steps of an epoch from ``first_step`` on; yields the images (of all processes) of each."""
+        self.model.train()
+        accumulation = self.settings.accumulation
+        rank, world = self._accelerator.process_index, self._accelerator.num_processes
+        batches = epoch_batches(len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world)
+        batches = batches[first_step * accumulation :]
+        # a process without an image in the last batch computes one at weight zero, so that all processes meet
+        loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
+        for step in range(first_step, self._steps_per_epoch):
+            count = min(self._effective_batch, len(self.dataset) - step * self._effective_batch)
+            micro_batches, batches = batches[:accumulation], batches[accumulation:]
+            for position, batch in enumerate(micro_batches):
+                # sums weighted by 1 / count add up to the mean over the effective batch, whatever its division into
+                # micro-batches and processes; accelerate averages over processes, hence the factor world
+                weight = world / count if len(batch) else 0.0
+                last = position == len(micro_batches) - 1
+                with nullcontext() if last else self._accelerator.no_sync(self.model):
+                    self._backward(*next(loaded), weight)
+            self._optimizer_step(epoch * self._steps_per_epoch + step)
+            yield count
+            if step + 1 < self._steps_per_epoch and self._checkpoint_due():
+                self._save(epoch, step + 1)
+
+    def _backward(self, images: Tensor, labels: Tensor, weight: float) -> None:
+        """Add the gradient of the summed cross-entropy times ``weight``; images are uint8 (n, 3, H, W)."""
+        device = self._accelerator.device
+        labels = labels.to(device, non_blocking=True)
+        logits = self.model(images.to(device, non_blocking=True).float()).float()
+        smoothing = self.settings.label_smoothing
+        loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+        self._accelerator.backward(loss * weight)
+        if weight:
+            right = (logits.detach().argmax(1) == labels).sum()
+            self._sums += torch.stack([loss.detach(), right]).double()
+
+    def _optimizer_step(self, step: int) -> None:
+        factor = learning_rate_factor(self.settings, step, self.settings.epochs * self._steps_per_epoch)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * factor
+        if self.settings.gradient_clip:
+            self._accelerator.clip_grad_norm_(self._trained, self.settings.gradient_clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def _finish_epoch(self, epoch: int) -> None:
+        self._require_finite(epoch)
+        loss, right = (self._accelerator.reduce(self._sums) / len(self.dataset)).tolist()
+        rate = self._optimizer.param_groups[0]["lr"]
+        self.history.append({"train_loss": loss, "train_accuracy_percent": 100 * right, "learning_rate": rate})
+        self._sums.zero_()
+        self._report(epoch)
+        self._save(epoch + 1, 0)
+
+    def _report(self, epoch: int) -> None:
+        if self._log and self._accelerator.is_main_process:
+            self._log(epoch + 1, self.history[epoch])
+
+    def _require_finite(self, epoch: int) -> None:
+        if not torch.isfinite(self._sums[0]):
+            raise PpvitError(
+                f"the training loss is not a number in epoch {epoch + 1}; lower finetune.learning_rate "
+                f"({self.settings.learning_rate}) or set finetune.precision=fp32"
+            )
+
+    def _checkpoint_due(self) -> bool:
+        due = self.checkpoint.due()
+        if self._accelerator.num_processes > 1:  # clocks differ, and all processes must decide alike
+            due = bool(self._accelerator.reduce(torch.tensor(float(due), device=self._sums.device)) > 0)
+        return due
+
+    def _save(self, epoch: int, step: int) -> None:
+        self._require_finite(epoch)
+        sums = self._accelerator.reduce(self._sums)
+        if self._accelerator.is_main_process:
+            progress = {"epoch": epoch, "step": step, "history": self.history, "sums": sums.tolist()}
+            self.checkpoint.save(self._accelerator.unwrap_model(self.model), self._optimizer, progress)
+
+    def _resume(self) -> tuple[int, int]:
+        """Epoch and optimiser step to start at."""
+        progress = self.checkpoint.load(self._accelerator.unwrap_model(self.model), self._optimizer)
+        if progress is None:
+            return 0, 0
+        self.history = progress["history"]
+        # every process counts from the main one's sums, the others from zero, so that their sum is right
+        if self._accelerator.is_main_process:
+            self._sums += torch.tensor(progress["sums"], dtype=torch.float64, device=self._sums.device)
+        for epoch in range(len(self.history)):
+            self._report(epoch)
+        print(f"finetune: resumed after {progress['epoch']} epochs and {progress['step']} steps", file=sys.stderr)
+        return progress["epoch"], progress["step"]

@@ -1,0 +1,203 @@
+"""Vision Transformers by name and on disk, in the folder layout that timm's ``local-dir:`` reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from timm.models import load_state_dict
+from timm.models.vision_transformer import checkpoint_filter_fn
+
+from ppvit.errors import PpvitError, UsageError
+from ppvit.files import atomic_output, read_json, write_json
+
+# our embedded backbone is a plain timm architecture with other sizes, so that everybody's timm can build it
+MICRO_NAME = "vit_micro_patch4_32"
+MICRO_ARCHITECTURE = "vit_tiny_patch16_224"
+MICRO = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3}
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclass
+class Backbone:
+    """A pretrained model and what is needed to build it again.
+
+    Attributes:
+        model: in eval mode, float32, ready for ``image_size``.
+        architecture: the timm architecture.
+        model_args: arguments of ``timm.create_model`` beside the architecture, ``num_classes`` included.
+        mean, std: input normalisation by channel, on a 0..1 scale.
+    """
+
+    model: torch.nn.Module
+    architecture: str
+    model_args: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path) -> Backbone:
+    """Build a pretrained model for an image size; learned position embeddings are interpolated to its grid.
+
+    Args:
+        name: ``vit_micro_patch4_32`` or any timm model.
+        checkpoint: a weights file, or a folder that holds one; an empty folder means the embedded weights, or timm's
+            hub for names other than the embedded one.
+        image_size: side of the square images in pixels.
+        embedded: the weights of ``vit_micro_patch4_32``.
+
+    Raises:
+        UsageError: unknown name or missing file.
+        PpvitError: unreadable weights, weights of another architecture, no network to the hub.
+    """
+    weights = find_weights(checkpoint, name)
+    if weights is None and name == MICRO_NAME:
+        weights = embedded
+    architecture, model_args = (MICRO_ARCHITECTURE, dict(MICRO)) if name == MICRO_NAME else (name, {})
+    if not timm.is_model(architecture.split(".")[0]):
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+        raise UsageError(f"model.name '{name}' is not a timm model; {('such as ' + ', '.join(close)) if close else 'see timm.list_models()'}")
+    model_args["img_size"] = image_size
+    if weights is None:
+        model = _from_hub(architecture, model_args)
+    else:
+        model = _from_file(architecture, model_args, weights)
+    configuration = model.pretrained_cfg
+    return Backbone(model.eval(), architecture, model_args, tuple(configuration["mean"]), tuple(configuration["std"]))
+
+
+def find_weights(checkpoint: Path, name: str) -> Path | None:
+    """The weights file that ``model.checkpoint`` means: itself, or the one in that folder; None for an empty folder."""
+    if checkpoint.is_file():
+        return checkpoint
+    if not checkpoint.is_dir():
+        raise UsageError(f"model.checkpoint {checkpoint} does not exist; name a {' or '.join(WEIGHT_SUFFIXES)} file")
+    found = sorted(path for path in checkpoint.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    named = [path for path in found if path.stem == name]
+    if len(found) > 1 and len(named) != 1:
+        raise UsageError(f"model.checkpoint {checkpoint} holds {len(found)} weights files; name one of them")
+    return (named or found or [None])[0]
+
+
+def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> torch.nn.Module:
+    try:
+        state = load_state_dict(str(weights), use_ema=True, weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise PpvitError(f"{weights} cannot be read as weights ({_first_line(error)}); fetch it again") from None
+    except Exception as error:  # pickle.UnpicklingError and its kin: refused unpickling of anything but tensors
+        raise PpvitError(f"{weights} is not a plain weights file ({_first_line(error)}); save it as .safetensors") from None
+    head = state.get("head.weight")
+    model_args["num_classes"] = 0 if head is None else len(head)
+    model = _create(architecture, model_args)
+    try:
+        model.load_state_dict(checkpoint_filter_fn(state, model) if hasattr(model, "pos_embed") else state, strict=True)
+    except (RuntimeError, KeyError) as error:
+        raise PpvitError(
+            f"{weights} does not fit model.name {architecture} ({_first_line(error)}); set both model.name and model.checkpoint"
+        ) from None
+    return model
+
+
+def _from_hub(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
+    try:
+        model = _create(architecture, model_args, pretrained=True)
+    except UsageError:
+        raise
+    except Exception as error:  # huggingface_hub, requests and urllib raise kinds of their own without a network
+        raise PpvitError(
+            f"the weights of {architecture} cannot be fetched from timm's hub ({_first_line(error)}); set "
+            "model.checkpoint to a local .safetensors file"
+        ) from None
+    model_args["num_classes"] = model.num_classes
+    return model
+
+
+def _create(architecture: str, model_args: dict[str, Any], pretrained: bool = False) -> torch.nn.Module:
+    try:
+        return timm.create_model(architecture, pretrained=pretrained, **model_args)
+    except (TypeError, AssertionError) as error:
+        if model_args["img_size"] and "img_size" in str(error):
+            raise UsageError(
+                f"model.name {architecture} is no Vision Transformer with a patch grid, so it cannot be adapted; "
+                "choose a timm ViT such as vit_base_patch16_224"
+            ) from None
+        raise UsageError(f"model.name {architecture} cannot be built for these sizes ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
+
+
+def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None:
+    """Write a model so that ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads it, whole or not at all.
+
+    The model must take raw 0..255 pixels; its configuration says so to timm's transforms (mean 0, std 1/255).
+
+    Args:
+        folder: replaced when it exists.
+        backbone: the model and its arguments.
+        record: what ppvit must know of it later, kept under ``ppvit`` in ``config.json``: key id, cipher settings.
+    """
+    model = backbone.model
+    with atomic_output(folder, directory=True) as temporary:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+        size = backbone.model_args["img_size"]
+        configuration = {
+            "architecture": backbone.architecture,
+            "num_classes": model.num_classes,
+            "num_features": model.num_features,
+            "model_args": {name: value for name, value in backbone.model_args.items() if name != "num_classes"},
+            "pretrained_cfg": {
+                "input_size": [3, size, size],
+                "fixed_input_size": True,
+                "crop_pct": 1.0,
+                "mean": [0.0, 0.0, 0.0],
+                "std": [1 / 255, 1 / 255, 1 / 255],
+                "num_classes": model.num_classes,
+                "first_conv": "patch_embed.proj",
+                "classifier": model.pretrained_cfg.get("classifier", "head"),
+            },
+            "ppvit": record,
+        }
+        write_json(temporary / "config.json", configuration)
+
+
+def read_record(folder: Path, made_by: str) -> dict[str, Any]:
+    """The ``record`` that :func:`save_model` kept.
+
+    Raises:
+        PpvitError: the folder holds no model of ppvit.
+    """
+    configuration = read_json(folder / "config.json", made_by)
+    if "ppvit" not in configuration:
+        raise PpvitError(f"{folder}/config.json was not written by ppvit; make it again: dvc repro --force {made_by}")
+    return configuration["ppvit"]
+
+
+def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> torch.nn.Module:
+    """Load what :func:`save_model` wrote, in eval mode.
+
+    Args:
+        folder: the model's folder.
+        made_by: the stage that writes it, named in errors.
+        num_classes: a new, randomly initialised head of this many classes; None keeps the one on disk.
+
+    Raises:
+        PpvitError: missing or unreadable.
+    """
+    read_record(folder, made_by)
+    arguments = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise PpvitError(f"{folder} cannot be loaded ({_first_line(error)}); make it again: dvc repro --force {made_by}") from None
+    if num_classes is not None:
+        model.reset_classifier(num_classes)  # a new head even where the old one has as many classes
+    return model.eval()

@@ -1,0 +1,33 @@
+"""What only the owner can do: find the secret key and make the cipher of a run."""
+
+from __future__ import annotations
+
+from ppvit import keys
+from ppvit.ciphers import Cipher, cipher_class
+from ppvit.config import Config
+
+
+def load_cipher(config: Config, key: keys.Key | None = None) -> Cipher:
+    """The cipher that ``params.yaml`` describes, with its key from the keyring.
+
+    Args:
+        config: ``cipher`` and ``dataset.image_size`` are used.
+        key: used instead of the one that ``cipher.key_id`` names.
+
+    Raises:
+        UsageError: unknown cipher, missing key, geometry that does not fit.
+    """
+    kind = cipher_class(config.cipher.name)
+    if key is None and kind.keyed:
+        key = keys.load(config.cipher.key_id)
+    return kind(key, config.dataset.image_size, config.cipher.block_size)
+
+
+def public_record(config: Config, cipher: Cipher) -> dict[str, object]:
+    """What manifests and models say of the cipher, so that a mismatch is found: nothing here is secret."""
+    return {
+        "cipher": cipher.settings,
+        "key_id": config.cipher.key_id if cipher.keyed else None,
+        "demo_key": cipher.keyed and config.cipher.key_id == keys.DEMO_KEY.id,
+        "image_size": config.dataset.image_size,
+    }

@@ -1,0 +1,61 @@
+"""Result files: flat JSON with what was measured and on what it was measured."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ppvit.files import write_json
+
+
+class Stopwatch:
+    """Wall time since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far, or of the GPU where one was used."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def environment() -> dict[str, str]:
+    """Versions of the packages that numbers depend on, device, and git revision where known."""
+    torch = sys.modules.get("torch")
+    record = {"device": "cpu", "python_version": platform.python_version(), "git_revision": _git_revision()}
+    if torch is not None and torch.cuda.is_available():
+        record["device"] = torch.cuda.get_device_name()
+    for package in ("ppvit", "torch", "timm", "peft"):
+        try:
+            record[f"{package}_version"] = version(package)
+        except PackageNotFoundError:
+            continue
+    return record
+
+
+def _git_revision() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def write_result(path: Path, values: dict[str, Any], watch: Stopwatch) -> None:
+    """Write a result file: ``values`` (flat, snake_case, units in names), wall time, peak memory, environment."""
+    measured = {"wall_seconds": round(watch.seconds(), 3), "peak_memory_bytes": peak_memory_bytes()}
+    write_json(path, {**values, **measured, **environment()})

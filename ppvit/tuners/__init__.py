@@ -1,0 +1,105 @@
+"""Fine-tuning methods by name. To add one: a :class:`Tuner` in a file of its own, and its class in ``TUNERS``."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import peft
+from torch import nn
+
+from ppvit.config import Finetune
+from ppvit.errors import PpvitError, UsageError
+from ppvit.files import atomic_output, read_json, write_json
+from ppvit.models import Backbone, load_model, save_model
+from ppvit.tuners.base import Tuner, adapter_bytes, trainable_parameters
+from ppvit.tuners.full import Full
+from ppvit.tuners.linear import Linear
+from ppvit.tuners.lora import Lora
+from ppvit.tuners.melo import LoraPatch, Melo
+
+__all__ = ["TUNERS", "Tuner", "adapter_bytes", "load_finetuned", "make_tuner", "read_finetuned_record", "save_finetuned"]
+__all__ += ["trainable_parameters"]
+
+TUNERS: dict[str, type[Tuner]] = {tuner.name: tuner for tuner in (Full, Linear, Melo, LoraPatch, Lora)}
+_RECORD = "ppvit.json"
+
+
+def make_tuner(settings: Finetune) -> Tuner:
+    """The method that ``finetune.method`` names.
+
+    Raises:
+        UsageError: there is none; the nearest name is suggested.
+    """
+    if settings.method not in TUNERS:
+        close = difflib.get_close_matches(settings.method, TUNERS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(TUNERS)}"
+        raise UsageError(f"unknown finetune.method '{settings.method}'; {hint}")
+    return TUNERS[settings.method](settings)
+
+
+def save_finetuned(model: nn.Module, folder: Path, base: Path, record: dict[str, Any]) -> None:
+    """Write a peft adapter folder, or a whole model where the method is no peft adapter; whole or not at all.
+
+    Args:
+        model: as :meth:`Tuner.attach` returned it, trained.
+        folder: replaced when it exists.
+        base: folder of the adapted model that it was trained on, recorded in the adapter.
+        record: kept as ``ppvit.json``: method, classes, key id, cipher settings.
+    """
+    if isinstance(model, peft.PeftModel):
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = base.as_posix()
+        with atomic_output(folder, directory=True) as temporary:
+            model.save_pretrained(temporary)
+            (temporary / "README.md").write_text(_CARD.format(base=base.as_posix(), **record), encoding="utf-8")
+            write_json(temporary / _RECORD, record)
+        return
+    configuration = read_json(base / "config.json", "adapt")
+    backbone = Backbone(model, configuration["architecture"], configuration["model_args"], (0.0,) * 3, (1 / 255,) * 3)
+    save_model(folder, backbone, record)
+    write_json(folder / _RECORD, record)
+
+
+_CARD = """---
+library_name: peft
+tags: [ppvit, {method}]
+---
+Adapter trained by ppvit with `finetune.method: {method}` on images encrypted with cipher `{cipher[name]}` under key
+`{key_id}`. It works on the model in `{base}`, which takes raw 0..255 pixels of images encrypted with that key:
+
+    base = timm.create_model("local-dir:{base}", pretrained=True, num_classes={num_classes})
+    model = peft.PeftModel.from_pretrained(base, "<this folder>")
+"""
+
+
+def read_finetuned_record(folder: Path) -> dict[str, Any]:
+    """The ``record`` that :func:`save_finetuned` kept."""
+    return read_json(folder / _RECORD, "finetune")
+
+
+def load_finetuned(adapted: Path, finetuned: Path, num_classes: int) -> nn.Module:
+    """Load the fine-tuned model as one plain timm model, adapters merged, in eval mode.
+
+    Args:
+        adapted: folder that `adapt` wrote.
+        finetuned: folder that `finetune` wrote.
+        num_classes: of the head.
+
+    Raises:
+        PpvitError: missing or unreadable, or the head has another number of classes.
+    """
+    record = read_finetuned_record(finetuned)
+    if record["num_classes"] != num_classes:
+        raise PpvitError(
+            f"{finetuned} was trained on {record['num_classes']} classes, the shards have {num_classes}; run dvc repro finetune"
+        )
+    if not (finetuned / "adapter_config.json").exists():
+        return load_model(finetuned, "finetune")
+    base = load_model(adapted, "adapt", num_classes)
+    try:
+        tuned = peft.PeftModel.from_pretrained(base, str(finetuned))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise PpvitError(f"{finetuned} cannot be loaded ({str(error).splitlines()[0]}); run dvc repro --force finetune") from None
+    return tuned.merge_and_unload().eval()

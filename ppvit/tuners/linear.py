@@ -1,0 +1,17 @@
+"""Linear probing: the classification head trains on frozen features."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ppvit.tuners.base import Tuner, freeze_all_but, head_names
+
+
+class Linear(Tuner):
+    """Only the head trains: D * C + C parameters. Saved as a whole model, since peft has no adapter without a tuner."""
+
+    name = "linear"
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        freeze_all_but(model, head_names(model))
+        return model

@@ -1,0 +1,63 @@
+"""LoRA on the query and value projections of every layer, and the same with the patch embedding unfrozen.
+
+Sources: MeLo (Zhu et al., arXiv 2311.08236); Lin, Imaizumi, Kiya, arXiv 2507.11943: ``Q' = Q + (alpha / r) B A X``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from ppvit.errors import UsageError
+from ppvit.tuners.base import Tuner, head_names, keep_zero, linear_names
+
+
+class Melo(Tuner):
+    """LoRA on q and v: 4 D r parameters a layer.
+
+    timm keeps q, k and v in one matrix. Two adapters of rank r on its q and v rows are one plain LoRA of rank 2r whose B
+    is block-structured: q rows use the first r columns, v rows the last r, all else is zero and stays zero. With alpha
+    doubled as well, alpha / r is unchanged, and stock peft loads the result. The structural zeros are not counted.
+    """
+
+    name = "melo"
+    unfrozen: ClassVar[tuple[str, ...]] = ()
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        rank = self.settings.rank
+        config = LoraConfig(
+            r=2 * rank,
+            lora_alpha=2 * self.settings.alpha,
+            lora_dropout=self.settings.dropout,
+            target_modules=linear_names(model, ["attn.qkv"]),
+            modules_to_save=[*head_names(model), *self.unfrozen],
+        )
+        tuned = get_peft_model(model, config)
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                keep_zero(parameter, query_value_mask(parameter.shape, rank))
+        return tuned
+
+
+def query_value_mask(shape: torch.Size, rank: int) -> torch.Tensor:
+    """Where B of shape (3 D, 2 r) may differ from zero: bool, q rows x first r columns and v rows x last r columns."""
+    if shape[0] % 3:
+        raise UsageError(f"melo needs query, key and value of equal width; this model's qkv has {shape[0]} rows; use finetune.method=lora")
+    width = shape[0] // 3
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[:width, :rank] = True
+    mask[2 * width :, rank:] = True
+    return mask
+
+
+class LoraPatch(Melo):
+    """MeLo and the patch embedding (weight and bias): + D (B + 1) parameters.
+
+    The trained patch embedding reveals the key to whoever has the public checkpoint; see the audit.
+    """
+
+    name = "lora_patch"
+    unfrozen = ("patch_embed.proj",)

@@ -1,0 +1,247 @@
+"""Stage `download`: any source becomes the same raw shards, whole or not at all."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppvit import download
+from ppvit.config import Config
+from ppvit.datasets import open_source
+from ppvit.errors import PpvitError, UsageError
+from ppvit.files import sha256_of
+from ppvit.shards import ShardReader, read_manifest
+
+
+@pytest.fixture(autouse=True)
+def empty_project(tmp_path, monkeypatch):
+    """A folder without data/local, so that the default path means: no data of one's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def config(name, path="data/local", test_fraction=0.2, seed=0):
+    return Config.model_validate(
+        {section: {} for section in Config.model_fields}
+        | {
+            "dataset": {"name": name, "path": str(path), "seed": seed},
+            "cipher": {"key_id": "pk-" + "0" * 16},
+            "download": {"test_fraction": test_fraction},
+        }
+    )
+
+
+def assets(name):
+    folder = os.environ.get("PPVIT_ASSETS")
+    if not folder:
+        pytest.skip("PPVIT_ASSETS is not set: it names the folder of real data and weights")
+    return Path(folder) / name
+
+
+def raw(name, path="data/local", **settings):
+    out = Path("data/raw") / name
+    download.run(config(name, path, **settings), out, cache=Path("cache"))
+    return out, json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+
+
+def samples(out, split):
+    """(bytes, label, origin) of every sample, by an independent reader."""
+    members = {}
+    for shard in sorted(out.glob(f"{split}-*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                index, extension = member.name.split(".")
+                members.setdefault(int(index), {})[extension] = tar.extractfile(member).read()
+    assert sorted(members) == list(range(len(members)))
+    for sample in (members[index] for index in range(len(members))):
+        label, origin = int(sample.pop("cls")), sample.pop("txt").decode()
+        [(_, image)] = sample.items()
+        yield image, label, origin
+
+
+def pets(folder):
+    """Two classes, two splits; returns the bytes by relative path."""
+    rng, written = np.random.default_rng(0), {}
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("cat", "dog"):
+            for number in range(count):
+                path = folder / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(path)
+                written[f"{split}/{name}/{number}.png"] = path.read_bytes()
+    return written
+
+
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    out, description = raw("digits", test_fraction=0.25)
+    assert description["classes"] == [str(digit) for digit in range(10)]
+    assert description["counts"] == {"train": 1347, "test": 450}  # ceil(1797 / 4) = 450
+    found = [s for split in ("train", "test") for s in samples(out, split)]
+    pixels = sorted((np.asarray(Image.open(io.BytesIO(image))).tobytes(), label) for image, label, _ in found)
+    bunch = load_digits()
+    expected = np.rint(bunch.images * 255 / 16).astype(np.uint8)  # ink from 0 to 16 becomes grey from 0 to 255
+    assert pixels == sorted((image.tobytes(), int(label)) for image, label in zip(expected, bunch.target, strict=True))
+
+
+def test_digits_split_is_stratified():
+    out, _ = raw("digits")
+    of_class = [np.bincount([label for _, label, _ in samples(out, split)]) for split in ("train", "test")]
+    share = of_class[1] / (of_class[0] + of_class[1])
+    assert np.all(np.abs(share - 0.2) < 0.01)
+
+
+def test_raw_shards_hold_the_users_own_bytes_labels_and_names(tmp_path):
+    written = pets(tmp_path / "pets")
+    out, description = raw("imagefolder", tmp_path / "pets")
+    assert description == {
+        "schema": 1,
+        "name": "imagefolder",
+        "classes": ["cat", "dog"],
+        "source": "pets",
+        "counts": {"train": 6, "test": 4},
+        "shards": {
+            split: [{"name": f"{split}-000000.tar", "samples": n, "sha256": sha256_of(out / f"{split}-000000.tar")}]
+            for split, n in (("train", 6), ("test", 4))
+        },
+    }
+    for split in ("train", "test"):
+        expected = [(written[n], int("dog" in n), n) for n in sorted(written) if n.startswith(split)]
+        assert list(samples(out, split)) == expected
+
+
+def test_raw_shards_are_what_the_next_stage_reads(tmp_path):
+    written = pets(tmp_path / "pets")
+    out, _ = raw("imagefolder", tmp_path / "pets")
+    reader = ShardReader(out, "test", read_manifest(out, "download", "dataset.json")["shards"])
+    assert reader.labels().tolist() == [0, 0, 1, 1]
+    assert reader.image(2) == written["test/dog/0.png"]
+    assert "test/dog/0.png" in reader.name(2)
+
+
+def test_more_images_than_a_shard_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "IMAGES_PER_SHARD", 4)
+    pets(tmp_path / "pets")
+    out, description = raw("imagefolder", tmp_path / "pets")
+    assert [shard["samples"] for shard in description["shards"]["train"]] == [4, 2]
+    assert len(list(samples(out, "train"))) == 6
+
+
+def test_same_data_same_bytes_changed_data_other_bytes(tmp_path):
+    pets(tmp_path / "pets")
+    _, first = raw("imagefolder", tmp_path / "pets")
+    os.utime(tmp_path / "pets/train/cat/0.png", (1, 1))
+    _, again = raw("imagefolder", tmp_path / "pets")
+    assert again == first
+    Image.new("L", (3, 3)).save(tmp_path / "pets/train/cat/0.png")
+    _, changed = raw("imagefolder", tmp_path / "pets")
+    assert changed["shards"]["train"] != first["shards"]["train"]
+    assert changed["shards"]["test"] == first["shards"]["test"]
+
+
+def test_nothing_half_written_and_the_old_output_stays(tmp_path):
+    pets(tmp_path / "pets")
+    out, before = raw("imagefolder", tmp_path / "pets")
+    (tmp_path / "pets/test/dog/1.png").write_bytes(b"no image")
+    with pytest.raises(PpvitError, match=r"test/dog/1\.png is not an image"):
+        raw("imagefolder", tmp_path / "pets")
+    assert json.loads((out / "dataset.json").read_text()) == before
+    assert [path.name for path in out.parent.iterdir()] == ["imagefolder"]
+
+
+def test_too_small_a_disk_is_noticed_at_the_start(tmp_path, monkeypatch):
+    pets(tmp_path / "pets")
+    monkeypatch.setattr("ppvit.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(PpvitError, match="free some space"):
+        raw("imagefolder", tmp_path / "pets")
+    assert not Path("data").exists() or not list(Path("data/raw").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "message"),
+    [
+        ("cifer10", "data/local", "did you mean 'cifar10'"),
+        ("pneumonia", "data/local", "did you mean 'pneumoniamnist'"),
+        ("xyzzy", "data/local", "valid are"),
+        ("chestmnist", "data/local", "several labels"),
+        ("organmnist3d", "data/local", "volumes"),
+        ("imagefolder", "nowhere", "nowhere does not exist"),
+        ("imagefolder", "data/local", "data/local"),
+        ("webdataset", "data/local", "data/local"),
+        ("digits", "pets", "imagefolder"),
+        ("imagefolder", "empty", "empty folder"),
+        ("imagefolder", "notes.txt", "neither a folder nor"),
+        ("imagefolder", "data", "overlaps"),
+        ("imagefolder", ".", "overlaps"),
+    ],
+)
+def test_wrong_parameters_are_usage_errors_of_one_line(tmp_path, name, path, message):
+    pets(tmp_path / "pets")
+    Path("empty").mkdir()
+    Path("data").mkdir()
+    Path("notes.txt").write_text("hello")
+    with pytest.raises(UsageError, match=message) as caught:
+        raw(name, path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_readme_in_the_default_folder_is_no_data():
+    Path("data/local").mkdir(parents=True)
+    Path("data/local/README.md").write_text("put your images here")
+    assert raw("digits")[1]["source"] == "sklearn.datasets.load_digits"
+
+
+def test_digits_says_that_it_does_not_use_data_in_the_default_folder(capsys):
+    pets(Path("data/local"))
+    raw("digits")
+    assert "imagefolder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fraction", [0.0001, 0.9999])
+def test_digits_refuses_a_split_without_some_digit(fraction):
+    with pytest.raises(UsageError, match="test_fraction"):
+        raw("digits", test_fraction=fraction)
+
+
+def test_cache_folder_can_be_chosen(monkeypatch):
+    monkeypatch.setenv("PPVIT_CACHE", "/somewhere/else")
+    assert download.cache_folder() == Path("/somewhere/else")
+
+
+def test_import_does_not_load_torch():
+    code = "import sys, ppvit.download, ppvit.datasets; assert not {'torch', 'sklearn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(download.__file__).parents[1])
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_real_pneumoniamnist(in_folder):
+    path = assets("pneumoniamnist.npz")
+    out, description = raw("pneumoniamnist", path.parent if in_folder else path)
+    assert description["classes"] == ["normal", "pneumonia"]
+    assert description["counts"] == {"train": 4708, "test": 624}  # MedMNIST v2, table 2
+    arrays = np.load(path)
+    found = list(samples(out, "test"))
+    assert [label for _, label, _ in found] == arrays["test_labels"][:, 0].tolist()
+    for number in (0, 311, 623):
+        image = np.asarray(Image.open(io.BytesIO(found[number][0])))
+        np.testing.assert_array_equal(image, arrays["test_images"][number])
+
+
+@pytest.mark.assets
+def test_real_cifar10_as_a_compressed_tar_of_class_folders(tmp_path):
+    source = open_source("cifar10", assets("cifar10_jpeg_q75.tar.xz"), tmp_path, 0.2, 0)
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    assert source.classes == names  # the official order
+    test = [(sample.label, sample.origin.split("/")[:2]) for sample in source.test()]
+    assert Counter(label for label, _ in test) == dict.fromkeys(range(10), 1000)
+    assert all(folders == ["test", names[label]] for label, folders in test)
+    assert next(source.train()).origin.startswith("train/airplane/")
