@@ -1,8 +1,12 @@
 """Adapting a pretrained Vision Transformer to a key: nothing is trained and nothing is lost.
 
 Source: Nagamori, Shiota, Kiya, "Efficient fine-tuning with domain adaptation", arXiv 2401.05126, Sec. III; with
-normalisation folded and signs as in ``shared/specs/ciphers.md`` section 2. The adapted model takes raw 0..255 pixels
-of encrypted images and returns what the plain model returns for the plain images, up to float summation order.
+normalisation folded first. The adapted model takes encrypted images scaled to [-1, 1] (:func:`ppvit.models.model_input`)
+and returns what the plain model returns for the plain images, up to float summation order.
+
+Why [-1, 1] and not raw 0..255 pixels: that scaling is the same for all colours and turns inversion (255 - v) into a sign.
+Every cipher step is then an orthogonal map of the input, so that training the patch embedding as well goes exactly as on
+plain images, and its weights keep the size that optimisers expect (raw pixels make them 127.5 times smaller).
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from torch import Tensor, nn
 from ppvit.ciphers import AffineMap, Cipher
 from ppvit.config import Config
 from ppvit.errors import PpvitError, UsageError
-from ppvit.models import Backbone, load_backbone, save_model
+from ppvit.models import Backbone, load_backbone, model_input, save_model
 from ppvit.owner import load_cipher, public_record
 from ppvit.results import Stopwatch, write_result
 
@@ -109,10 +113,11 @@ def _position_offset(model: nn.Module) -> int:
 
 
 def fold_normalization(embedding: Embedding, mean: tuple[float, ...], std: tuple[float, ...]) -> Embedding:
-    """Move ``(x / 255 - mean) / std`` into the patch embedding, which then takes raw 0..255 pixels.
+    """Move ``(x / 255 - mean) / std`` into the patch embedding, which then takes u = x / 127.5 - 1 instead.
 
-    ``W' = W / (255 s_c)``, ``b' = b - sum W m_c / s_c``. This must come before any cipher: pixel shuffling mixes
-    colours, so that subtracting channel means afterwards is wrong whenever they differ.
+    ``(x / 255 - m) / s = (u + 1 - 2 m) / (2 s)``, hence ``W' = W / (2 s_c)``, ``b' = b + sum W (1 - 2 m_c) / (2 s_c)``;
+    for mean = std = 0.5 nothing changes. This must come before any cipher: pixel shuffling mixes colours, so that
+    subtracting channel means afterwards is wrong whenever they differ.
 
     Args:
         embedding: for normalised input.
@@ -121,39 +126,37 @@ def fold_normalization(embedding: Embedding, mean: tuple[float, ...], std: tuple
     values = embedding.weight.shape[1] // len(mean)
     means = torch.tensor(mean, dtype=torch.float64).repeat_interleave(values)
     stds = torch.tensor(std, dtype=torch.float64).repeat_interleave(values)
-    bias = embedding.bias - embedding.weight @ (means / stds)
-    return Embedding(embedding.weight / (255 * stds), bias, embedding.positions)
+    bias = embedding.bias + embedding.weight @ ((1 - 2 * means) / (2 * stds))
+    return Embedding(embedding.weight / (2 * stds), bias, embedding.positions)
 
 
 def encrypt_embedding(embedding: Embedding, affine: AffineMap) -> Embedding:
     """The embedding that sees ciphertext as ``embedding`` sees plain pixels.
 
-    ``W^[:, j] = s[j] W'[:, kp[j]]``, ``b^ = b' + 255 sum over s[j] = -1 of W'[:, kp[j]]``, ``P^[t] = P[kb[t]]``.
+    ``W^[:, j] = s[j] W'[:, kp[j]]``, ``P^[t] = P[kb[t]]``; on [-1, 1] an inversion is a sign and needs no bias term.
     """
     sign = torch.as_tensor(affine.sign, dtype=torch.float64)
-    gathered = embedding.weight[:, torch.as_tensor(affine.value_permutation)]
+    weight = embedding.weight[:, torch.as_tensor(affine.value_permutation)] * sign
     positions = embedding.positions
     if positions is not None:
         positions = positions[torch.as_tensor(affine.block_permutation)]
-    return Embedding(gathered * sign, embedding.bias + 255 * gathered[:, sign < 0].sum(1), positions)
+    return Embedding(weight, embedding.bias, positions)
 
 
 def decrypt_embedding(embedding: Embedding, affine: AffineMap) -> Embedding:
     """The inverse of :func:`encrypt_embedding`, for a model that comes back fine-tuned."""
-    sign = torch.as_tensor(affine.sign, dtype=torch.float64)
-    gathered = embedding.weight * sign
-    bias = embedding.bias - 255 * gathered[:, sign < 0].sum(1)
+    weight = embedding.weight * torch.as_tensor(affine.sign, dtype=torch.float64)
     positions = embedding.positions
     if positions is not None:
         positions = positions[torch.as_tensor(np.argsort(affine.block_permutation))]
-    return Embedding(gathered[:, torch.as_tensor(np.argsort(affine.value_permutation))], bias, positions)
+    return Embedding(weight[:, torch.as_tensor(np.argsort(affine.value_permutation))], embedding.bias, positions)
 
 
 def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dict[str, float]:
     """Adapt ``backbone.model`` in place and compare it with the plain model.
 
     Args:
-        backbone: takes normalised plain images; afterwards raw 0..255 encrypted ones.
+        backbone: takes normalised plain images; afterwards encrypted ones scaled to [-1, 1].
         cipher: with the key in place.
         enabled: False only folds the normalisation: the unadapted baseline.
 
@@ -188,14 +191,16 @@ def _compare(backbone: Backbone, cipher: Cipher, adapted: Embedding) -> dict[str
     model = backbone.model
     size = cipher.image_size
     images = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, size, size, 3), dtype=np.uint8)
-    raw, encrypted = (_as_tensor(batch) for batch in (images, cipher.encrypt(images, np.arange(CHECKED_IMAGES))))
+    plain, encrypted = (
+        torch.from_numpy(batch).permute(0, 3, 1, 2).double() for batch in (images, cipher.encrypt(images, np.arange(len(images))))
+    )
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (backbone.mean, backbone.std))
-    normalized = (raw / 255 - mean) / std
+    normalized, scaled = (plain / 255 - mean) / std, model_input(encrypted)
     plain32 = _logits(model, normalized.float())
     plain64 = _logits(model.double(), normalized)
     write_embedding(model, adapted)
-    adapted64 = _logits(model, encrypted)
-    adapted32 = _logits(model.float(), encrypted.float())
+    adapted64 = _logits(model, scaled)
+    adapted32 = _logits(model.float(), scaled.float())
     return {
         "max_logit_difference_float64": (adapted64 - plain64).abs().max().item(),
         "max_logit_difference_float32": (adapted32 - plain32).abs().max().item(),
@@ -205,11 +210,6 @@ def _compare(backbone: Backbone, cipher: Cipher, adapted: Embedding) -> dict[str
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return model(images)
-
-
-def _as_tensor(images: np.ndarray) -> Tensor:
-    """uint8 (n, H, W, 3) to float64 (n, 3, H, W), still 0..255."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).double()
 
 
 def run(config: Config, embedded: Path, out: Path, result: Path) -> None:

@@ -191,6 +191,73 @@ def verify(
     )
 
 
+@stage
+def audit(overrides: Overrides = None, params: Params = PARAMS, pictures: Place = None, result: Place = None) -> None:
+    """Attack what the trainer sees and measure what leaks (owner)."""
+    config = _load(params, overrides)
+    from ppvit import audit, paths
+
+    audit.run(
+        config,
+        raw=paths.raw(config),
+        encrypted=paths.encrypted(config),
+        embedded=paths.PRETRAINED,
+        adapted=paths.ADAPTED,
+        finetuned=paths.FINETUNED,
+        pictures=pictures or paths.PICTURES,
+        result=result or paths.result("audit"),
+    )
+
+
+@stage
+def report(overrides: Overrides = None, params: Params = PARAMS, out: Place = None) -> None:
+    """Write the report page from all results (owner)."""
+    config = _load(params, overrides)
+    from ppvit import paths, report
+
+    summary = report.run(
+        config, paths.raw(config), paths.RESULTS, paths.LIVE, paths.PLOTS, paths.PICTURES, out or paths.REPORT
+    )
+    print(summary)
+
+
+@app.command()
+def show(
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    raw: Place = None,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("show.png"),
+    count: Annotated[int, typer.Option(help="Number of images.")] = 4,
+) -> None:
+    """Draw images plain, encrypted and decrypted side by side, as a PNG (owner)."""
+    config = _load(params, overrides)
+    from ppvit import paths, show
+
+    show.run(config, raw or paths.raw(config), out, count)
+    print(out)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, of any kind and size.", metavar="IMAGE...")],
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    top: Annotated[int, typer.Option(help="Number of classes to print.", min=1)] = 3,
+    raw: Place = None,
+    adapted: Place = None,
+    finetuned: Place = None,
+) -> None:
+    """Encrypt images with the key and classify them with the fine-tuned model (owner)."""
+    config = _load(params, overrides)
+    from ppvit import paths, predict
+
+    answers = predict.predict(
+        config, images, raw or paths.raw(config), adapted or paths.ADAPTED, finetuned or paths.FINETUNED, top
+    )
+    for image, predictions in zip(images, answers, strict=True):
+        print(f"{image}: " + ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions))
+
+
 @app.command()
 def params() -> None:
     """Print a params.yaml with every parameter at its default."""

@@ -158,7 +158,7 @@ class Verify(Section):
 class Audit(Section):
     """what leaks"""
 
-    attacks: list[Literal["weights", "known_plaintext"]] = ["weights", "known_plaintext"]
+    attacks: list[Literal["weights", "known_plaintext"]] = Field(["weights", "known_plaintext"], min_length=1)
     """which attacks the audit runs"""
     known_pairs: list[int] = Field([1, 2, 3, 10], min_length=1)
     """how many plain images the known-plaintext attacker holds, one run each"""
@@ -168,9 +168,9 @@ class Audit(Section):
     """which images are known and which are attacked"""
 
     @model_validator(mode="after")
-    def _pairs_positive(self) -> "Audit":
+    def _pairs_positive(self) -> Audit:
         if min(self.known_pairs) < 1:
-            raise ValueError("known_pairs must be 1 or more each")
+            raise ValueError(f"audit.known_pairs must be 1 or more each, got {self.known_pairs}")
         return self
 
 

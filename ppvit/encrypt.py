@@ -20,6 +20,7 @@ from ppvit.owner import load_cipher, public_record
 from ppvit.parallel import available_cpus, requested_workers
 from ppvit.shards import SCHEMA, SPLITS, Shard, ShardReader, read_manifest, shard_name, shard_records, write_shard
 
+PARALLEL_PIXELS = 2**24  # below so many a second process would not earn back the time that it takes to start
 BATCH = 64  # images encrypted in one call: enough for speed, little memory
 
 
@@ -44,7 +45,8 @@ class PlainImages:
         # test has a stream of its own, so that a change of the fraction never changes which test image comes first
         self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
         self.labels = labels[self._selected]
-        self._dataset, self._encrypt = dataset, encrypt
+        self.image_size = dataset.image_size
+        self._encrypt = encrypt
 
     def __len__(self) -> int:
         return len(self._selected)
@@ -59,7 +61,7 @@ class PlainImages:
 
     def _read_one(self, index: int) -> np.ndarray:
         plain = images.decode(self._reader.image(index), self._reader.name(index))
-        return images.to_square(plain, self._dataset.image_size, self._encrypt.resize_filter, self._encrypt.crop)
+        return images.to_square(plain, self.image_size, self._encrypt.resize_filter, self._encrypt.crop)
 
 
 def select(labels: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
@@ -146,9 +148,8 @@ def _write_split(plain: PlainImages, cipher: Cipher, folder: Path, split: str, e
         )
         for number, start in enumerate(starts)
     )
-    # a second process pays for its start only when there are several shards' worth of pixels
-    pixels = len(plain) * plain._dataset.image_size**2
-    processes = min(requested_workers() or available_cpus(), len(starts)) if pixels > 2**24 else 1
+    pixels = len(plain) * plain.image_size**2
+    processes = min(requested_workers() or available_cpus(), len(starts)) if pixels > PARALLEL_PIXELS else 1
     bar = tqdm(total=len(starts), desc=f"encrypt {split}", unit="shard", disable=None, file=sys.stderr)
     shards = []
     with bar:

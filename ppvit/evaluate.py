@@ -19,7 +19,7 @@ from ppvit.batches import EncryptedImages, load_batches, require_same_key
 from ppvit.config import Evaluate
 from ppvit.errors import PpvitError
 from ppvit.files import atomic_output
-from ppvit.models import read_record
+from ppvit.models import model_input, read_record
 from ppvit.results import Stopwatch, write_result
 from ppvit.tuners import load_finetuned
 
@@ -106,12 +106,12 @@ def device() -> torch.device:
 
 
 def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scores: Scores) -> Scores:
-    """Run a model over batches of raw 0..255 images, uint8 (n, 3, H, W), and count its predictions in ``scores``."""
+    """Run a model over batches of images, uint8 (n, 3, H, W), and count its predictions in ``scores``."""
     place = device()
     model = model.to(place).eval()
     with torch.inference_mode():
         for images, labels in batches:
-            scores.add(model(images.to(place).float()), labels)
+            scores.add(model(model_input(images.to(place))), labels)
     return scores
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from ppvit.checkpoint import Checkpoint, scratch_folder, seed_everything
 from ppvit.config import Finetune
 from ppvit.errors import PpvitError, UsageError
 from ppvit.files import sha256_of
-from ppvit.models import load_model, read_record
+from ppvit.models import load_model, model_input, read_record
 from ppvit.results import Stopwatch, write_result
 from ppvit.schedule import learning_rate_factor, make_optimizer
 from ppvit.tuners import adapter_bytes, make_tuner, save_finetuned, trainable_parameters
@@ -95,6 +96,8 @@ def make_accelerator(precision: str) -> Accelerator:
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise UsageError("finetune.precision fp16 needs a GPU; use bf16 or fp32")
+    # accelerate keeps the first precision of a process for all later ones, unless its state is cleared
+    AcceleratorState._reset_state()
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
 
@@ -172,7 +175,7 @@ class Training:
         """Add the gradient of the summed cross-entropy times ``weight``; images are uint8 (n, 3, H, W)."""
         device = self._accelerator.device
         labels = labels.to(device, non_blocking=True)
-        logits = self.model(images.to(device, non_blocking=True).float()).float()
+        logits = self.model(model_input(images.to(device, non_blocking=True))).float()
         smoothing = self.settings.label_smoothing
         loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
         self._accelerator.backward(loss * weight)

@@ -150,7 +150,7 @@ def _deformation(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor
     width = height * torch.exp(_uniform(-0.4, 0.3, count, generator))
     angle = _uniform(-0.25, 0.25, count, generator)  # radians
     shear = _uniform(-0.45, 0.45, count, generator)
-    # Picture to field: undo rotation, shear and scale; a field is larger than its ink.
+    # From picture to field: rotation, shear and scale undone; a field is larger than its ink.
     unit = INK / FIELD
     cosine, sine = angle.cos(), angle.sin()
     across = torch.stack([cosine + shear * sine, -sine + shear * cosine], 1) * (unit / width)[:, None]
@@ -169,16 +169,17 @@ def _deformation(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor
 
 @cache
 def _blurs() -> Tensor:
-    """Matrices [17, 32, 32] that shrink a column of pixels to 8, 9 ... 24 and enlarge it again."""
-    identity = torch.eye(SIZE)[None, None]
+    """Matrices [21, 32, 32] that shrink a column of pixels to 8, 9 ... 24 and enlarge it again.
 
-    def matrix(side: int) -> Tensor:
-        small = F.interpolate(identity, (side, SIZE), mode="bilinear", antialias=True)
-        return F.interpolate(small, (SIZE, SIZE), mode="bicubic", antialias=True)[0, 0]
+    Four of them average whole blocks of 4 pixels, as scikit-learn's digits were made from scans of 32 x 32.
+    """
 
-    boxes = F.interpolate(identity, (8, SIZE), mode="area")  # whole blocks averaged, as small scans are made
-    return torch.stack([F.interpolate(boxes, (SIZE, SIZE), mode="bicubic", antialias=True)[0, 0]] * 4
-                       + [matrix(side) for side in range(8, 25)])
+    def matrix(side: int, **shrink: object) -> Tensor:
+        small = F.interpolate(torch.eye(SIZE)[None, None], (side, SIZE), **shrink)
+        return F.interpolate(small, (SIZE, SIZE), mode="bicubic", antialias=True)[0, 0]  # what Pillow computes
+
+    scans = [matrix(8, mode="area")] * 4
+    return torch.stack(scans + [matrix(side, mode="bilinear", antialias=True) for side in range(8, 25)])
 
 
 def _colour(ink: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models import load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor
 
 from ppvit.errors import PpvitError, UsageError
 from ppvit.files import atomic_output, read_json, write_json
@@ -39,6 +40,19 @@ class Backbone:
     model_args: dict[str, Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def model_input(images: Tensor) -> Tensor:
+    """Scale pixels for an adapted model: ``x / 127.5 - 1``, alike for all colours.
+
+    Args:
+        images: (n, 3, H, W), 0..255, uint8 or float.
+
+    Returns:
+        In [-1, 1], float32 for uint8, else the same dtype.
+    """
+    images = images if images.is_floating_point() else images.float()
+    return (images - 127.5) / 127.5
 
 
 def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path) -> Backbone:
@@ -87,10 +101,12 @@ def find_weights(checkpoint: Path, name: str) -> Path | None:
 def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> torch.nn.Module:
     try:
         state = load_state_dict(str(weights), use_ema=True, weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise PpvitError(f"{weights} cannot be read as weights ({_first_line(error)}); fetch it again") from None
-    except Exception as error:  # pickle.UnpicklingError and its kin: refused unpickling of anything but tensors
-        raise PpvitError(f"{weights} is not a plain weights file ({_first_line(error)}); save it as .safetensors") from None
+    except Exception as error:  # safetensors, torch, pickle and zipfile raise kinds of their own
+        if "weights_only" in str(error):
+            reason = f"{weights} is not a plain weights file: loading it could run code; have it saved as .safetensors"
+        else:
+            reason = f"{weights} cannot be read as weights ({_first_line(error)}); fetch it again"
+        raise PpvitError(reason) from None
     head = state.get("head.weight")
     model_args["num_classes"] = 0 if head is None else len(head)
     model = _create(architecture, model_args)
@@ -137,7 +153,7 @@ def _first_line(error: Exception) -> str:
 def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None:
     """Write a model so that ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads it, whole or not at all.
 
-    The model must take raw 0..255 pixels; its configuration says so to timm's transforms (mean 0, std 1/255).
+    The model must take pixels scaled by :func:`model_input`; its configuration says so to timm's transforms.
 
     Args:
         folder: replaced when it exists.
@@ -158,8 +174,8 @@ def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None
                 "input_size": [3, size, size],
                 "fixed_input_size": True,
                 "crop_pct": 1.0,
-                "mean": [0.0, 0.0, 0.0],
-                "std": [1 / 255, 1 / 255, 1 / 255],
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.5, 0.5, 0.5],
                 "num_classes": model.num_classes,
                 "first_conv": "patch_embed.proj",
                 "classifier": model.pretrained_cfg.get("classifier", "head"),

@@ -1,4 +1,4 @@
-"""The embedded backbone: a micro ViT trained to name rendered glyphs, so that the default pipeline needs no download."""
+"""The embedded backbone: a micro ViT that learnt to name rendered glyphs, so that a fresh clone needs no download."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def train(settings: Pretrain) -> tuple[VisionTransformer, dict[str, Any]]:
         torch.manual_seed(settings.seed)
         model = create_micro(patch_drop_rate=settings.patch_drop).train()
         recent = _fit(model, settings)
-    trained = create_micro()
+        trained = create_micro()
     trained.load_state_dict(model.state_dict())
-    losses, accuracies = zip(*recent)
+    losses, accuracies = zip(*recent, strict=True)
     return trained.eval(), {
         "images": settings.steps * settings.batch_size,
         "parameters": sum(parameter.numel() for parameter in trained.parameters()),
@@ -93,7 +93,7 @@ def _fit(model: VisionTransformer, settings: Pretrain) -> deque[tuple[float, flo
                 )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
-            for optimizer, schedule in zip(optimizers, schedules):
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()

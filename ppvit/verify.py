@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ def run(config: Config, raw: Path, adapted: Path, finetuned: Path, result: Path)
     watch = Stopwatch()
     cipher = load_cipher(config)
     record = read_finetuned_record(finetuned)
-    _require_own(record, config, cipher, finetuned)
+    require_own(record, config, cipher, finetuned)
     plain = PlainImages(raw, "test", config.dataset, config.encrypt)
     model = load_finetuned(adapted, finetuned, record["num_classes"])
 
@@ -66,7 +67,7 @@ def wrong_key(number: int) -> keys.Key:
 
 
 def undo_adaptation(model: nn.Module, cipher: Cipher) -> None:
-    """Turn a model for ciphertext into one for plain images, in place: it then takes raw 0..255 plain pixels."""
+    """Turn a model for ciphertext into one for plain images, in place: it then takes plain ones."""
     model.cpu()
     write_embedding(model, decrypt_embedding(read_embedding(model), cipher.affine_map()))
 
@@ -81,7 +82,8 @@ def batches(plain: PlainImages, cipher: Cipher | None) -> Iterator[tuple[Tensor,
         yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(plain.labels[start:stop])
 
 
-def _require_own(record: dict, config: Config, cipher: Cipher, finetuned: Path) -> None:
+def require_own(record: dict[str, Any], config: Config, cipher: Cipher, finetuned: Path) -> None:
+    """Refuse a model that was made for another key, cipher or image size than ``params.yaml`` says."""
     expected = public_record(config, cipher)
     for name in ("key_id", "cipher", "image_size"):
         if record[name] != expected[name]:

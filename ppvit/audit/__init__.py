@@ -32,7 +32,8 @@ ATTACKS: dict[str, Callable[[View], Iterator[Finding]]] = {
     "known_plaintext": known_plaintext.attack,
 }
 PICTURED = 4  # images in every picture
-GUESSES = 8  # random keys behind guess_ssim
+GUESSED_IMAGES = 8  # parts of the images under attack, each decrypted with a random key of its own, for ssim_of_guess
+GUESSED_KEYS = 100  # the best of so many is key_percent_of_guess
 
 
 def run(
@@ -80,27 +81,31 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         For every attack ``<attack>_key_recovered_percent`` (0 is a guess, 100 all;
         :func:`ppvit.audit.score.key_recovered_percent`), ``_ssim`` and ``_psnr_db`` on unseen images,
         ``_wall_seconds`` and ``_verdict``, and the first three for variants of it such as ``weights_finetuned``;
-        ``guess_ssim`` and ``encrypted_ssim``, which a random key and the ciphertext itself score; and ``verdict``.
+        ``ssim_of_guess`` and ``ssim_of_ciphertext``, what a random key and no attack at all score;
+        ``key_percent_of_guess``, the best of 100 random keys; and ``verdict``.
     """
     keyed = view.space.keyed
     values: dict[str, Any] = {
         "audited_images": len(truth.plain),
         "known_plaintext_pairs": view.known_pairs[-1],
-        "guess_ssim": round(_guess_ssim(view, truth), 4),
-        "encrypted_ssim": round(mean_ssim(view.encrypted, truth.plain), 4),
+        "key_percent_of_guess": round(_guess_key_percent(view, truth), 3),
+        "ssim_of_guess": round(_guess_ssim(view, truth), 4),
+        "ssim_of_ciphertext": round(mean_ssim(view.encrypted, truth.plain), 4),
     }
-    baseline = max(values["guess_ssim"], values["encrypted_ssim"])
+    baseline = max(values["ssim_of_guess"], values["ssim_of_ciphertext"])
     everything = []
     for attack in attacks:
         for finding, seconds in _timed(ATTACKS[attack](view)):
             scores = _scores(finding, view, truth)
-            scored = Scored(attack, finding.needs, scores["key_recovered_percent"], scores["ssim"], baseline, seconds)
+            luck = values["key_percent_of_guess"]
+            key_share, ssim = scores["key_recovered_percent"], scores["ssim"]
+            scored = Scored(attack, finding.needs, key_share, luck, ssim, baseline, seconds)
             everything.append(scored)
             if finding.variant:
                 values |= {f"{attack}_{finding.variant}_{name}": value for name, value in scores.items()}
             if finding.headline:
                 values |= {f"{attack}_{name}": value for name, value in scores.items()}
-                values[f"{attack}_wall_seconds"] = round(seconds, 3)
+                values[f"{attack}_wall_seconds"] = round(seconds, 4)
                 values[f"{attack}_verdict"] = sentence(scored, keyed)
                 shown = (images[:PICTURED] for images in (truth.plain, view.encrypted, finding.images))
                 save_grid(pictures / f"{attack}.png", *shown)
@@ -123,9 +128,15 @@ def _scores(finding: Finding, view: View, truth: Truth) -> dict[str, float | Non
     }
 
 
+def _guess_key_percent(view: View, truth: Truth) -> float:
+    rng = np.random.default_rng(view.seed)
+    guesses = (view.space.guess(rng) for _ in range(GUESSED_KEYS))
+    return max(key_recovered_percent(guess, truth.key, view.space) or 0.0 for guess in guesses)
+
+
 def _guess_ssim(view: View, truth: Truth) -> float:
     rng = np.random.default_rng(view.seed)
     # few images a guess and several guesses: keys differ more than images do
-    batches = np.array_split(np.arange(len(truth.plain)), min(GUESSES, len(truth.plain)))
+    batches = np.array_split(np.arange(len(truth.plain)), min(GUESSED_IMAGES, len(truth.plain)))
     guesses = [decrypt(view.encrypted[batch], view.space.guess(rng), view.block_size) for batch in batches]
     return mean_ssim(np.concatenate(guesses), truth.plain)

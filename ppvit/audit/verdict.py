@@ -20,6 +20,7 @@ class Scored:
         attack: its name.
         needs: what the attacker had to hold.
         key_recovered_percent: 0 (a guess) .. 100, or None where there is no key or the attack looks for none.
+        guess_key_percent: what luck can give: the best of many random keys.
         ssim: of the recovered images.
         baseline_ssim: what is seen without the attack: with a random key or on the ciphertext, whichever is more.
         seconds: wall time of the attack.
@@ -28,15 +29,20 @@ class Scored:
     attack: str
     needs: str
     key_recovered_percent: float | None
+    guess_key_percent: float
     ssim: float
     baseline_ssim: float
     seconds: float
 
     @property
     def strength(self) -> float:
-        """0 .. 1: the larger of the key's share and of the SSIM gained over the baseline."""
-        gained = (self.ssim - self.baseline_ssim) / max(1e-3, 1 - self.baseline_ssim)
-        return min(1.0, max(0.0, gained, (self.key_recovered_percent or 0.0) / 100))
+        """0 .. 1: how far key or images, whichever are further, are from the baseline (0) to all (1)."""
+        seen = _gained(self.ssim, self.baseline_ssim)
+        return max(seen, _gained((self.key_recovered_percent or 0.0) / 100, self.guess_key_percent / 100))
+
+
+def _gained(value: float, baseline: float) -> float:
+    return min(1.0, max(0.0, value - baseline) / max(1e-3, 1 - baseline))
 
 
 def sentence(scored: Scored, keyed: bool) -> str:

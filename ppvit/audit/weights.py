@@ -48,7 +48,8 @@ def recover_key(public: Embedding, observed: Embedding, space: KeySpace, rng: np
         if space.inverts:
             sign = _signs(similarity[np.arange(space.values), value_permutation])
     if space.scrambles and public.positions is not None and len(public.positions) == space.blocks:
-        block_permutation = match(_centered(observed.positions.numpy()) @ _centered(public.positions.numpy()).T)
+        # a bias that every position carries (ppvit.adapt.write_embedding) adds the same to every assignment
+        block_permutation = match(observed.positions.numpy() @ public.positions.numpy().T)
     return AffineMap(block_permutation, value_permutation, sign)
 
 
@@ -66,8 +67,3 @@ def _signs(similarity: np.ndarray) -> np.ndarray:
     sign = np.ones(len(similarity), np.int8)
     sign[np.argsort(similarity, kind="stable")[: len(similarity) // 2]] = -1
     return sign
-
-
-def _centered(positions: np.ndarray) -> np.ndarray:
-    # a model without a convolution bias carries it in every position (ppvit.adapt.write_embedding)
-    return positions - positions.mean(axis=0)

@@ -57,7 +57,7 @@ def save_finetuned(model: nn.Module, folder: Path, base: Path, record: dict[str,
             write_json(temporary / _RECORD, record)
         return
     configuration = read_json(base / "config.json", "adapt")
-    backbone = Backbone(model, configuration["architecture"], configuration["model_args"], (0.0,) * 3, (1 / 255,) * 3)
+    backbone = Backbone(model, configuration["architecture"], configuration["model_args"], (0.5,) * 3, (0.5,) * 3)
     save_model(folder, backbone, record)
     write_json(folder / _RECORD, record)
 
@@ -67,7 +67,7 @@ library_name: peft
 tags: [ppvit, {method}]
 ---
 Adapter trained by ppvit with `finetune.method: {method}` on images encrypted with cipher `{cipher[name]}` under key
-`{key_id}`. It works on the model in `{base}`, which takes raw 0..255 pixels of images encrypted with that key:
+`{key_id}`. It works on the model in `{base}`, which takes images encrypted with that key, pixels scaled to x / 127.5 - 1:
 
     base = timm.create_model("local-dir:{base}", pretrained=True, num_classes={num_classes})
     model = peft.PeftModel.from_pretrained(base, "<this folder>")

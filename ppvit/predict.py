@@ -1,0 +1,64 @@
+"""Classifying an image with the fine-tuned model: the owner encrypts the query, the model sees ciphertext only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ppvit import images
+from ppvit.config import Config
+from ppvit.errors import PpvitError
+from ppvit.models import model_input
+from ppvit.owner import load_cipher
+from ppvit.shards import read_manifest
+from ppvit.tuners import load_finetuned, read_finetuned_record
+from ppvit.verify import require_own
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class and its probability in percent."""
+
+    name: str
+    percent: float
+
+
+def predict(config: Config, paths: list[Path], raw: Path, adapted: Path, finetuned: Path, top: int) -> list[list[Prediction]]:
+    """The most probable classes of every image.
+
+    Args:
+        config: ``dataset.image_size``, ``cipher`` and ``encrypt`` are used, as when the shards were made.
+        paths: image files.
+        raw: folder that `download` wrote, for the class names.
+        adapted, finetuned: the model's folders.
+        top: how many classes.
+
+    Raises:
+        PpvitError: an image is missing or cannot be decoded; no key; a model of another key.
+    """
+    cipher = load_cipher(config)
+    record = read_finetuned_record(finetuned)
+    require_own(record, config, cipher, finetuned)
+    classes = read_manifest(raw, "download", "dataset.json")["classes"]
+    plain = np.stack([_read(path, config) for path in paths])
+    encrypted = cipher.encrypt(plain, np.arange(len(plain)))
+    model = load_finetuned(adapted, finetuned, record["num_classes"])
+    with torch.inference_mode():
+        probabilities = model(model_input(torch.from_numpy(encrypted).permute(0, 3, 1, 2))).softmax(1)
+    best = probabilities.topk(min(top, len(classes)), dim=1)
+    return [
+        [Prediction(classes[index], 100 * value) for value, index in zip(values, indices, strict=True)]
+        for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def _read(path: Path, config: Config) -> np.ndarray:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PpvitError(f"{path}: {error.strerror}; name an image file") from None
+    plain = images.decode(data, str(path))
+    return images.to_square(plain, config.dataset.image_size, config.encrypt.resize_filter, config.encrypt.crop)

@@ -1,0 +1,85 @@
+"""Small worlds for tests: keys, images, models and a whole project folder, all seeded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from ppvit import config as ppvit_config
+from ppvit.config import Config
+from ppvit.images import encode_png
+from ppvit.keys import Key
+from ppvit.models import MICRO, MICRO_ARCHITECTURE, Backbone
+from ppvit.shards import SCHEMA, shard_records, write_shards
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say why tests on real weights and data are skipped."""
+    if not os.environ.get("PPVIT_ASSETS"):
+        for item in items:
+            if item.get_closest_marker("assets"):
+                item.add_marker(pytest.mark.skip(reason="set PPVIT_ASSETS to the folder of real weights and data"))
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    return Path(os.environ["PPVIT_ASSETS"]).resolve()
+
+
+@pytest.fixture
+def key() -> Key:
+    return Key(bytes(range(32)))
+
+
+@pytest.fixture
+def other_key() -> Key:
+    return Key(bytes(range(1, 33)))
+
+
+@pytest.fixture(autouse=True)
+def private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's keyring, cache or checkpoints."""
+    for name in ("PPVIT_KEYRING", "PPVIT_SCRATCH", "PPVIT_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+
+
+def make_config(**sections: dict) -> Config:
+    """The default configuration with some values replaced."""
+    values = {name: dict(sections.get(name, {})) for name in ppvit_config.Config.model_fields}
+    return Config.model_validate(values)
+
+
+def tiny_backbone(seed: int = 0, num_classes: int = 7, mean: float | tuple = 0.5, std: float | tuple = 0.5, **arguments) -> Backbone:
+    """A two-layer ViT with random weights: 16 px, 4-px patches, width 24."""
+    torch.manual_seed(seed)
+    model_args = {**MICRO, "img_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": num_classes, **arguments}
+    model = timm.create_model(MICRO_ARCHITECTURE, **model_args).eval()
+    for parameter in model.parameters():  # timm starts biases at zero, which would hide mistakes with them
+        torch.nn.init.normal_(parameter, std=0.2)
+    triple = [value if isinstance(value, tuple) else (value,) * 3 for value in (mean, std)]
+    return Backbone(model, MICRO_ARCHITECTURE, model_args, *triple)
+
+
+def write_raw(folder: Path, counts: dict[str, int], classes: int = 3, size: int = 16, seed: int = 0) -> Path:
+    """A raw data set as `download` writes it: noise whose brightness tells the class."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    shards = {}
+    for split, count in counts.items():
+        samples = []
+        for index in range(count):
+            label = index % classes
+            image = random.integers(0, 100, (size, size, 3), dtype=np.uint8) + np.uint8(150 * label // classes)
+            origin = f"{split}/{label}/{index}.png".encode()
+            samples.append({"png": encode_png(image), "cls": str(label).encode(), "txt": origin})
+        shards[split] = shard_records(write_shards(folder, split, samples, per_shard=16))
+    from ppvit.files import write_json
+
+    manifest = {"schema": SCHEMA, "name": folder.name, "classes": [f"class {label}" for label in range(classes)]}
+    write_json(folder / "dataset.json", {**manifest, "source": "test", "counts": counts, "shards": shards})
+    return folder

@@ -1,0 +1,240 @@
+"""Fine-tuning: exact batches, exact gradients, resume to the identical result, clear ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_config, tiny_backbone, write_raw
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppvit import encrypt, finetune
+from ppvit.adapt import adapt_model
+from ppvit.batches import epoch_batches
+from ppvit.checkpoint import Checkpoint
+from ppvit.config import Config
+from ppvit.errors import PpvitError, UsageError
+from ppvit.files import sha256_of
+from ppvit.models import save_model
+from ppvit.owner import load_cipher, public_record
+from ppvit.schedule import learning_rate_factor
+
+QUICK = {"epochs": 3, "batch_size": 8, "rank": 2, "dropout": 0.1, "target_modules": ["attn.qkv"]}
+
+
+def make_world(folder: Path, cipher: str = "block", **settings) -> Config:
+    """Shards and adapted model in ``folder``; the configuration that made them."""
+    config = make_config(dataset={"image_size": 16}, cipher={"name": cipher}, finetune={**QUICK, **settings})
+    if not (folder / "raw").exists():
+        write_raw(folder / "raw", {"train": 50, "test": 12})
+    encrypt.run(config, folder / "raw", folder / "encrypted")
+    backbone, used = tiny_backbone(), load_cipher(config)
+    adapt_model(backbone, used)
+    save_model(folder / "adapted", backbone, public_record(config, used))
+    return config
+
+
+def train(folder: Path, config: Config, name: str = "finetuned", log=None) -> dict:
+    finetune.run(config.finetune, folder / "encrypted", folder / "adapted", folder / name, folder / f"{name}.json", log)
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def world(tmp_path):
+    return tmp_path, make_world(tmp_path)
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 5), st.integers(0, 3))
+def test_every_sample_once_an_epoch_over_all_processes(samples, batch_size, world, epoch):
+    parts = [epoch_batches(samples, batch_size, 7, epoch, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate([batch for part in parts for batch in part]).tolist()) == list(range(samples))
+    whole = epoch_batches(samples, batch_size, 7, epoch)
+    assert {len(part) for part in parts} == {len(whole)} == {-(-samples // batch_size)}
+    for step, batch in enumerate(whole):  # together the processes see the very batches that one would
+        assert sorted(np.concatenate([part[step] for part in parts]).tolist()) == sorted(batch.tolist())
+
+
+def test_epochs_and_seeds_differ():
+    first = np.concatenate(epoch_batches(100, 10, 0, 0))
+    assert (first != np.concatenate(epoch_batches(100, 10, 0, 1))).any()
+    assert (first != np.concatenate(epoch_batches(100, 10, 1, 0))).any()
+
+
+def test_byte_identical_rerun_and_counts(world):
+    folder, config = world
+    result = train(folder, config, "a")
+    train(folder, config, "b")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md", "ppvit.json"):
+        assert sha256_of(folder / "a" / name) == sha256_of(folder / "b" / name)
+    # LoRA r (in + out) on two qkv layers of width 24, head 24 * 3 + 3
+    assert result["trainable_parameters"] == 2 * 2 * (24 + 72) + 75
+    assert result["adapter_bytes"] == sum(path.stat().st_size for path in (folder / "a").iterdir())
+
+
+def test_workers_do_not_change_the_result(world, monkeypatch):
+    folder, config = world
+    losses = []
+    for workers in ("0", "2"):
+        monkeypatch.setenv("PPVIT_WORKERS", workers)
+        losses.append(train(folder, config.model_copy(update={"finetune": config.finetune.model_copy(update={"epochs": 1})}))["train_loss"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_accumulated_micro_batches_equal_one_large_batch(tmp_path, optimizer):
+    # 50 images: the last effective batch is short, where averaging means of micro-batches would go wrong
+    settings = {"dropout": 0.0, "optimizer": optimizer, "learning_rate": 1e-2, "label_smoothing": 0.1}
+    large = train(tmp_path, make_world(tmp_path, batch_size=20, **settings))
+    small = train(tmp_path, make_world(tmp_path, batch_size=4, accumulation=5, **settings))
+    assert small["train_loss"] == pytest.approx(large["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["full", "linear", "melo", "lora_patch", "lora"])
+def test_training_on_adapted_ciphertext_equals_training_on_plain(tmp_path, method):
+    """The exactness claim carried through training: same seed, same losses."""
+    losses = {}
+    for cipher in ("none", "block_np"):
+        config = make_world(tmp_path, cipher, method=method, dropout=0.0, learning_rate=1e-3, epochs=2)
+        losses[cipher] = train(tmp_path, config)["train_loss"]
+    assert losses["block_np"] == pytest.approx(losses["none"], rel=1e-3)
+
+
+def test_killed_run_resumes_to_the_identical_result(tmp_path):
+    """SIGKILL in the middle of an epoch, with a checkpoint at every step, twice; then on to the end."""
+    config = make_world(tmp_path, epochs=4)
+    train(tmp_path, config, "uninterrupted")
+    script = (
+        "import sys, time, ppvit.checkpoint as c, ppvit.finetune as f, ppvit.config as p; from pathlib import Path\n"
+        "c.SAVE_SECONDS = 0.0\n"
+        "folder, settings = Path(sys.argv[1]), p.Finetune.model_validate_json(sys.argv[2])\n"
+        "step = f.Training._optimizer_step\n"
+        "def slow(self, number): step(self, number); print(number, flush=True); time.sleep(0.05)\n"
+        "f.Training._optimizer_step = slow\n"
+        "f.run(settings, folder / 'encrypted', folder / 'adapted', folder / 'resumed', folder / 'resumed.json')\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), config.finetune.model_dump_json()]
+    steps = []
+    for last in (9, 17, None):  # 7 steps an epoch
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+        for line in process.stdout:
+            steps.append(int(line))
+            if last is not None and steps[-1] >= last:
+                time.sleep(0.02)
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+        process.stdout.close()
+    assert process.returncode == 0
+    assert set(steps) == set(range(28))
+    assert len(steps) < 28 + 2 * 3  # it went on, it did not start again
+    first, second = (tmp_path / name / "adapter_model.safetensors" for name in ("uninterrupted", "resumed"))
+    assert first.read_bytes() == second.read_bytes()
+    loss = [json.loads((tmp_path / f"{name}.json").read_text())["train_loss"] for name in ("uninterrupted", "resumed")]
+    assert loss[0] == loss[1]
+
+
+def test_resume_replays_the_log_and_changed_settings_start_anew(world, monkeypatch):
+    folder, config = world
+    seen: list[tuple[int, float]] = []
+
+    def stop_after_two(epoch: int, metrics: dict) -> None:
+        seen.append((epoch, metrics["train_loss"]))
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, config, log=stop_after_two)
+    before, seen = seen, []
+    train(folder, config, log=lambda epoch, metrics: seen.append((epoch, metrics["train_loss"])))
+    assert seen[0] == before[0]
+    assert [epoch for epoch, _ in seen] == [1, 2, 3]
+    assert not list(Path(os.environ["PPVIT_SCRATCH"]).rglob("state.pt"))  # forgotten once the result is there
+
+
+def test_damaged_checkpoint_is_ignored(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    checkpoint = Checkpoint({"a": 1}, tmp_path)
+    checkpoint.save(model, optimizer, {"epoch": 1})
+    (path,) = tmp_path.rglob("state.pt")
+    path.write_bytes(path.read_bytes()[:100])
+    assert checkpoint.load(model, optimizer) is None
+
+
+def test_loss_that_is_no_number_stops_with_a_clear_error(tmp_path):
+    config = make_world(tmp_path, learning_rate=1e30, optimizer="sgd", gradient_clip=0.0, warmup_fraction=0.0)
+    with pytest.raises(PpvitError, match=r"the training loss is not a number in epoch 1; lower finetune\.learning_rate"):
+        train(tmp_path, config)
+    assert not (tmp_path / "finetuned").exists()
+
+
+def test_shards_and_model_of_different_keys_are_refused(world):
+    folder, config = world
+    record = json.loads((folder / "adapted" / "config.json").read_text())
+    record["ppvit"]["key_id"] = "pk-0123456789abcdef"
+    (folder / "adapted" / "config.json").write_text(json.dumps(record))
+    with pytest.raises(PpvitError, match="the shards were made with key_id pk-6a84562a80f3ffa0, the model with pk-0123456789abcdef"):
+        train(folder, config)
+
+
+def test_half_precision_needs_a_gpu(world):
+    folder, config = world
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match=r"finetune\.precision fp16 needs a GPU; use bf16 or fp32"):
+            train(folder, config.model_copy(update={"finetune": config.finetune.model_copy(update={"precision": "fp16"})}))
+
+
+def test_bf16_trains(tmp_path):
+    assert train(tmp_path, make_world(tmp_path, precision="bf16"))["train_loss"] < 3
+
+
+def test_trainer_needs_no_key(world, monkeypatch):
+    """No module of the key or the ciphers is loaded, and no keyring is read."""
+    folder, config = world
+    monkeypatch.setenv("PPVIT_KEYRING", "/nonexistent")
+    code = (
+        "import sys, ppvit.finetune, ppvit.evaluate\n"
+        "loaded = {'ppvit.keys', 'ppvit.owner', 'ppvit.ciphers', 'cryptography'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0
+    train(folder, config)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """accelerate launch with two processes: gradients are summed over them, so the losses are those of one."""
+    config = make_world(tmp_path, epochs=1, dropout=0.0, batch_size=7)  # 50 = 7 * 7 + 1: a process without an image
+    one = train(tmp_path, config, "one")
+    code = (
+        "import sys, ppvit.finetune as f, ppvit.config as p; from pathlib import Path\n"
+        "folder, settings = Path(sys.argv[1]), p.Finetune.model_validate_json(sys.argv[2])\n"
+        "f.run(settings, folder / 'encrypted', folder / 'adapted', folder / 'two', folder / 'two.json')\n"
+    )
+    (tmp_path / "two.py").write_text(code)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    launch += ["--main_process_port", "0", str(tmp_path / "two.py"), str(tmp_path), config.finetune.model_dump_json()]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=120, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ("cosine", [0.5, 1] + [0.5 * (1 + np.cos(np.pi * step / 8)) for step in range(8)]),
+    ],
+)
+def test_schedule(schedule, expected):
+    settings = make_config(finetune={"schedule": schedule, "warmup_fraction": 0.2}).finetune
+    assert [learning_rate_factor(settings, step, 10) for step in range(10)] == pytest.approx(expected)

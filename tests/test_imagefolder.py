@@ -1,0 +1,276 @@
+"""Folders and archives of images that nobody here prepared, and the test split held out of them."""
+
+import io
+import os
+import shutil
+import string
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from image_files import encoded, everything, fill, open_at, origins
+from PIL import Image
+
+from ppvit.datasets.holdout import HoldOut
+from ppvit.errors import PpvitError
+
+# --- layouts
+
+
+@pytest.mark.parametrize("wrapper", ["", "data/", "a/b/"])
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "test"), ("train", "val"), ("training", "valid"), ("Train", "Test")]
+)
+def test_split_folders(tmp_path, wrapper, train, test):
+    fill(tmp_path / "d", *(f"{wrapper}{s}/{c}/x.png" for s in (train, test) for c in ("b", "a")))
+    source = open_at(tmp_path / "d")
+    assert source.classes == ["a", "b"]
+    assert origins(source, "train") == [f"{wrapper}{train}/a/x.png", f"{wrapper}{train}/b/x.png"]
+    assert origins(source, "test") == [f"{wrapper}{test}/a/x.png", f"{wrapper}{test}/b/x.png"]
+    assert [s.label for s in source.test()] == [0, 1]
+
+
+def test_test_is_preferred_to_val_and_val_is_reported(tmp_path, capsys):
+    fill(tmp_path / "d", *(f"{s}/{c}/x.png" for s in ("train", "val", "test") for c in "ab"))
+    assert origins(open_at(tmp_path / "d"), "test") == ["test/a/x.png", "test/b/x.png"]
+    assert "2 images that lie outside train and test" in capsys.readouterr().err
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path / "d", "train/{5}.png", "plane/{5}.png")
+    assert open_at(tmp_path / "d").classes == ["plane", "train"]
+
+
+def test_grey_colour_odd_sizes_many_formats_and_nested_files(tmp_path):
+    files = [
+        ("Birds/a.JPG", encoded(1, "jpg", "L", (17, 3))),
+        ("Birds/b.jpeg", encoded(2, "jpg", size=(1, 1))),
+        ("Birds/deep/er/c.tiff", encoded(3, "tif", "I;16")),
+        ("Birds/d.e.f.webp", encoded(4, "webp", "RGBA")),
+        ("Äpfel & Birnen/ü 1.png", encoded(5, "png", "1")),
+        ("Äpfel & Birnen/2.gif", encoded(6, "gif", "P")),
+        ("Äpfel & Birnen/3.bmp", encoded(7, "bmp")),
+        ("Äpfel & Birnen/4.pgm", encoded(8, "pgm", "L")),
+    ]
+    source = open_at(fill(tmp_path / "d", *files), test_fraction=0.5)
+    assert source.classes == ["Birds", "Äpfel & Birnen"]
+    samples = [*source.train(), *source.test()]
+    assert {s.origin: s.image for s in samples} == dict(files)
+    assert {s.extension for s in samples} == {"jpg", "tif", "webp", "png", "gif", "bmp", "pgm"}
+    assert all((s.label == 0) == s.origin.startswith("Birds") for s in samples)
+
+
+def test_hidden_files_leftovers_and_other_files_do_not_count(tmp_path, capsys):
+    fill(
+        tmp_path / "d",
+        *("a/{4}.png", "b/{4}.png", ".git/x/{2}.png", "__MACOSX/a/._0.png", "a/.hidden.png", "b/._0.png"),
+        *[(name, b"x") for name in ("a/Thumbs.db", "a/.DS_Store", "README.md", "a/notes.txt", "labels.csv")],
+    )
+    (tmp_path / "d" / "nothing").mkdir()
+    source = open_at(tmp_path / "d")
+    assert source.classes == ["a", "b"]
+    assert sorted(origins(source, "train") + origins(source, "test")) == [
+        f"{c}/{n}.png" for c in "ab" for n in range(4)
+    ]
+    warnings = capsys.readouterr().err
+    assert "2 files that are no images were ignored" in warnings
+    assert "nothing holds no images" in warnings
+
+
+def test_loose_images_beside_class_folders_are_reported(tmp_path, capsys):
+    open_at(fill(tmp_path / "d", "a/{2}.png", "b/{2}.png", "loose.png"))
+    assert "1 images that lie in no class folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["a/{3}.png"], "at least two classes are needed, found only 'a'"),
+        (["{3}.png"], "no class folders"),
+        ([("a/x.txt", b"x"), ("b/x.txt", b"x")], "holds no images"),
+        (["a/{3}.png", "b/x.png"], "class 'b' has a single image"),
+        (["train/a/x.png", "train/b/x.png", "test/a/x.png"], "class missing in test: 'b'"),
+        (["train/a/x.png", "test/b/x.png", "test/a/x.png"], "class missing in train: 'b'"),
+        (["train/a/x.png", "train/b/x.png", "test/{3}.png"], "test/ holds images but no class folders"),
+        (["train/a/x.png", "test/a/x.png"], "at least two classes"),
+    ],
+)
+def test_layouts_that_cannot_be_trained_on(tmp_path, files, message):
+    with pytest.raises(PpvitError, match=message) as caught:
+        open_at(fill(tmp_path / "d", *files))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF", b"<svg></svg>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+def test_a_file_that_is_no_image_is_named(tmp_path, content):
+    source = open_at(fill(tmp_path / "d", "a/{3}.png", "b/{3}.png", ("b/bad.jpg", content)))
+    with pytest.raises(PpvitError, match=r"b/bad\.jpg"):
+        everything(source)
+
+
+def test_links_inside_are_followed_links_out_are_refused(tmp_path):
+    folder = fill(tmp_path / "d", "pool/a/{2}.png", "pool/b/{2}.png", "x/{2}.png")
+    fill(tmp_path / "e", "train/a/{2}.png", "train/b/{2}.png", "outside.png")
+    (tmp_path / "e/test").symlink_to("train")
+    assert origins(open_at(tmp_path / "e"), "test") == [f"test/{c}/{n}.png" for c in "ab" for n in range(2)]
+    (folder / "x/out.png").symlink_to(tmp_path / "e/outside.png")
+    with pytest.raises(PpvitError, match=r"x/out\.png links out of"):
+        open_at(folder)
+    (folder / "x/out.png").unlink()
+    (folder / "x/round").symlink_to(folder)
+    with pytest.raises(PpvitError, match="links to a folder that holds it"):
+        open_at(folder)
+
+
+def test_a_link_to_the_folder_itself_is_fine(tmp_path):
+    fill(tmp_path / "real", "a/{2}.png", "b/{2}.png")
+    (tmp_path / "link").symlink_to("real")
+    assert open_at(tmp_path / "link").classes == ["a", "b"]
+
+
+# --- archives
+
+
+@pytest.fixture
+def pets(tmp_path):
+    return fill(tmp_path / "pets", "cat/{7}.png", "dog/in/{5}.png", "owl/{2}.png")
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tgz", "tar.xz", "tar.bz2", "zip"])
+@pytest.mark.parametrize("with_top", [True, False])
+def test_archives_give_what_their_folder_gives(tmp_path, pets, ending, with_top):
+    kind = {"tar": "tar", "tar.xz": "xztar", "tar.bz2": "bztar", "zip": "zip"}.get(ending, "gztar")
+    made = shutil.make_archive(tmp_path / "made", kind, *((tmp_path, "pets") if with_top else (pets,)))
+    archive = Path(made).rename(tmp_path / f"my.{ending}")
+    folder, packed = everything(open_at(pets)), everything(open_at(archive))
+    top = "pets/" if with_top else ""
+    for split in ("train", "test"):
+        assert sorted(packed[split]) == sorted((label, top + name, image) for label, name, image in folder[split])
+
+
+def test_a_folder_with_one_archive_in_it(tmp_path, pets):
+    shutil.make_archive(tmp_path / "local/pets", "zip", pets)
+    (tmp_path / "local/README.md").write_text("put your data here")
+    assert open_at(tmp_path / "local").classes == ["cat", "dog", "owl"]
+
+
+def test_source_can_be_read_again(pets):
+    source = open_at(pets)
+    assert everything(source) == everything(source)
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:/evil.png", "a\\..\\..\\evil.png"]
+)
+def test_members_that_point_outside_are_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "e.zip", "w") as archive:
+        archive.writestr(name, encoded())
+    with tarfile.open(tmp_path / "e.tar", "w") as tar:
+        member = tarfile.TarInfo(name.replace("\\", "/"))
+        member.size = len(encoded())
+        tar.addfile(member, io.BytesIO(encoded()))
+    for archive in ("e.zip", "e.tar"):
+        with pytest.raises(PpvitError, match="points out of the archive"):
+            open_at(tmp_path / archive)
+
+
+def test_links_in_archives_are_refused(tmp_path, pets):
+    os.link(pets / "cat/0.png", pets / "cat/hard.png")
+    archive = shutil.make_archive(tmp_path / "made", "tar", pets)
+    with pytest.raises(PpvitError, match="is a link"):
+        everything(open_at(archive))
+
+
+@pytest.mark.parametrize("kind", ["tar", "gztar", "xztar", "bztar", "zip"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_cut_archives_are_errors_that_name_them(tmp_path, kind, share):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "noise"
+    for label in "ab":
+        for number in range(20):
+            (folder / label).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / label / f"{number}.png")
+    archive = Path(shutil.make_archive(tmp_path / "cut", kind, folder))
+    archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * share)])
+    with pytest.raises(PpvitError, match="cut") as caught:
+        everything(open_at(archive))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path, pets):
+    archive, image = tmp_path / "made.zip", (pets / "cat/6.png").read_bytes()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as made:
+        for path in sorted(pets.rglob("*.png")):
+            made.write(path, path.relative_to(pets))
+    data = bytearray(archive.read_bytes())
+    data[data.index(image) + len(image) - 6] ^= 1  # in the last chunk's checksum, which header checks do not reach
+    archive.write_bytes(data)
+    with pytest.raises(PpvitError, match=r"made\.zip is damaged.*CRC-32.*cat/6\.png"):
+        everything(open_at(archive))
+
+
+def test_a_password_is_named(tmp_path, pets):
+    if shutil.which("zip") is None:
+        data = Path(shutil.make_archive(tmp_path / "made", "zip", pets)).read_bytes()
+        # the flag "encrypted" in every header is all that a reader without password sees
+        data = bytearray(data)
+        for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            start = -1
+            while (start := data.find(signature, start + 1)) >= 0:
+                data[start + offset] |= 1
+        (tmp_path / "made.zip").write_bytes(data)
+    else:
+        subprocess.run(["zip", "-qrP", "secret", tmp_path / "made.zip", "."], cwd=pets, check=True)
+    with pytest.raises(PpvitError, match="password"):
+        everything(open_at(tmp_path / "made.zip"))
+
+
+# --- the held-out split
+
+
+@settings(max_examples=60)
+@given(
+    counts=st.dictionaries(
+        st.text(string.ascii_letters, min_size=1, max_size=4), st.integers(2, 40), min_size=1, max_size=5
+    ),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_hold_out_is_stratified_and_blind_to_order(counts, fraction, seed):
+    images = [(name, f"{name}/{number}.png") for name, count in counts.items() for number in range(count)]
+    split, reverse = (HoldOut(order, fraction, seed, "here") for order in (images, images[::-1]))
+    for name, count in counts.items():
+        held = [image for of, image in images if of == name and split.is_test(of, image)]
+        assert len(held) == split.test_counts[name] == min(max(round(count * fraction), 1), count - 1)
+        assert split.train_counts[name] == count - len(held)
+        assert held == [image for of, image in images if of == name and reverse.is_test(of, image)]
+
+
+def test_hold_out_depends_on_seed_and_moves_little_when_images_are_added():
+    images = [("a", f"{number}.png") for number in range(200)]
+    first, other = (HoldOut(images, 0.5, seed, "here") for seed in (0, 1))
+    more = HoldOut([*images, ("a", "new.png")], 0.5, 0, "here")
+    assert 60 < sum(first.is_test(*i) != other.is_test(*i) for i in images) < 140  # 100 expected of independent halves
+    assert sum(first.is_test(*i) != more.is_test(*i) for i in images) <= 1
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_image_is_lost_or_doubled(tmp_path_factory, data):
+    part = st.text(string.ascii_lowercase, min_size=1, max_size=3)
+    names = data.draw(st.lists(part, min_size=2, max_size=4, unique=True))
+    files = [
+        f"{name}/{'/'.join([*inner, str(number)])}.png"
+        for name in names
+        for number, inner in enumerate(data.draw(st.lists(st.lists(part, max_size=3), min_size=2, max_size=5)))
+    ]
+    source = open_at(fill(tmp_path_factory.mktemp("d") / "d", *files))
+    train, test = origins(source, "train"), origins(source, "test")
+    assert sorted(train + test) == sorted(files)
+    assert source.classes == sorted(names)
+    assert {o.split("/")[0] for o in train} == {o.split("/")[0] for o in test} == set(names)

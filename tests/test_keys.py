@@ -1,0 +1,148 @@
+"""Keys: identity, keyring, derivation with frozen vectors, uniformity."""
+
+import base64
+import os
+import stat
+from math import factorial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from ppvit import keys
+from ppvit.errors import PpvitError, UsageError
+from ppvit.keys import Key, KeyStream
+
+
+def test_key_id_is_a_domain_separated_hash():
+    # SHA-256 of b"ppvit key id v1\0" + 32 zero bytes, computed with coreutils' sha256sum
+    assert Key(bytes(32)).id == "pk-8a9509fb3ae114c9"
+
+
+def test_stream_is_hkdf_then_chacha20():
+    # an independent derivation: RFC 5869 written out with hmac, and ChaCha20 blocks by RFC 8439's quarter rounds
+    secret, purpose = bytes(range(32)), ("block", "shuffle", 4, 32)
+    extracted = _hmac(bytes(32), secret)
+    subkey = _hmac(extracted, b"ppvit/v1/block/shuffle/4/32\x01")
+    expected = np.frombuffer(_chacha20_block(subkey, 0) + _chacha20_block(subkey, 1), "<u4")
+    np.testing.assert_array_equal(KeyStream(Key(secret), purpose).uint32(32), expected)
+
+
+def test_frozen_permutation():
+    # a change here is a change of keys.VERSION: every ciphertext of every user would become unreadable
+    purpose = ("block", "shuffle", 4, 32)
+    permutation = KeyStream(Key(bytes(range(32))), purpose).permutation(12).tolist()
+    assert permutation == [9, 2, 6, 8, 10, 3, 1, 4, 5, 0, 11, 7]
+    assert permutation == _fisher_yates(Key(bytes(range(32))), purpose, 12)
+
+
+def _fisher_yates(key: Key, purpose: tuple, size: int) -> list[int]:
+    words = iter(KeyStream(key, purpose).uint32(1000).tolist())
+    values = list(range(size))
+    for last in range(size - 1, 0, -1):
+        word = next(word for word in words if word < 2**32 // (last + 1) * (last + 1))
+        values[last], values[word % (last + 1)] = values[word % (last + 1)], values[last]
+    return values
+
+
+def test_permutations_are_uniform():
+    """Chi-square over all 24 orders of four, from 12,000 independent purposes; fails by chance once in 10,000."""
+    counts = np.zeros(factorial(4))
+    digits = 5 ** np.arange(4)
+    places = {}
+    for number in range(12_000):
+        permutation = KeyStream(Key(bytes(32)), ("test", number)).permutation(4)
+        counts[places.setdefault(int(permutation @ digits), len(places))] += 1
+    assert chisquare(counts).pvalue > 1e-4
+
+
+def test_masks_choose_every_position_alike():
+    masks = np.array([KeyStream(Key(bytes(32)), ("mask", number)).half_mask(12) for number in range(4000)])
+    assert (masks.sum(1) == 6).all()
+    assert chisquare(masks.sum(0)).pvalue > 1e-4
+
+
+@given(st.integers(1, 2**32))
+def test_below_stays_below(bound: int):
+    assert 0 <= KeyStream(Key(bytes(32)), ("below", bound)).below(bound) < bound
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
+def test_other_keys_and_purposes_give_other_streams(first: bytes, second: bytes):
+    words = KeyStream(Key(first), ("a",)).uint32(8).tolist()
+    assert (words == KeyStream(Key(second), ("a",)).uint32(8).tolist()) == (first == second)
+    assert words != KeyStream(Key(first), ("b",)).uint32(8).tolist()
+
+
+def test_save_and_load(tmp_path):
+    key = keys.generate()
+    path = keys.save(key, tmp_path / "ring", "alice")
+    assert path.name == f"{key.id}.key"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert path.read_text() == "ppvit-key-v1:" + base64.b64encode(key.secret).decode() + "\n"
+    assert keys.load(key.id, tmp_path / "ring") == key
+    assert keys.save(key, tmp_path / "ring") == path  # again: nothing is overwritten, nothing fails
+    assert (tmp_path / "ring" / f"{key.id}.label").read_text() == "alice\n"
+
+
+def test_keyring_of_the_environment_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPVIT_KEYRING", str(tmp_path))
+    key = keys.generate()
+    keys.save(key)
+    assert keys.load(key.id) == key
+
+
+def test_missing_foreign_and_damaged_keys(tmp_path):
+    key, other = keys.generate(), keys.generate()
+    with pytest.raises(UsageError, match=f"key {key.id} is not in the keyring"):
+        keys.load(key.id, tmp_path)
+    foreign = keys.save(other, tmp_path).read_text()
+    (tmp_path / f"{key.id}.key").write_text(foreign)
+    with pytest.raises(PpvitError, match="does not hold the key that its name says"):
+        keys.load(key.id, tmp_path)
+    (tmp_path / f"{key.id}.key").write_text("ppvit-key-v1:not base64!")
+    with pytest.raises(PpvitError, match="is not a key file"):
+        keys.load(key.id, tmp_path)
+    (tmp_path / f"{key.id}.key").write_text("ppvit-key-v1:" + base64.b64encode(b"short").decode())
+    with pytest.raises(PpvitError, match="has 32 bytes"):
+        keys.load(key.id, tmp_path)
+
+
+def test_demo_key_warns(capsys, tmp_path):
+    assert keys.load(keys.DEMO_KEY.id, tmp_path) == keys.DEMO_KEY
+    assert "public demo key" in capsys.readouterr().err
+
+
+def test_secret_is_not_shown():
+    key = keys.generate()
+    assert key.secret.hex() not in repr(key)
+    assert repr(key) == f"Key({key.id})"
+
+
+def _hmac(key: bytes, message: bytes) -> bytes:
+    import hmac
+
+    return hmac.new(key, message, "sha256").digest()
+
+
+def _chacha20_block(key: bytes, counter: int) -> bytes:
+    """RFC 8439 section 2.3, nonce zero."""
+    state = [0x61707865, 0x3320646E, 0x79622D32, 0x6B206574, *np.frombuffer(key, "<u4").tolist(), counter, 0, 0, 0]
+    working = list(state)
+
+    def rotate(value: int, bits: int) -> int:
+        return ((value << bits) | (value >> (32 - bits))) & 0xFFFFFFFF
+
+    def quarter_round(a: int, b: int, c: int, d: int) -> None:
+        for x, y, z, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+            working[x] = (working[x] + working[y]) & 0xFFFFFFFF
+            working[z] = rotate(working[z] ^ working[x], bits)
+
+    for _ in range(10):
+        for column in range(4):
+            quarter_round(column, column + 4, column + 8, column + 12)
+        for diagonal in range(4):
+            quarter_round(diagonal, 4 + (diagonal + 1) % 4, 8 + (diagonal + 2) % 4, 12 + (diagonal + 3) % 4)
+    return np.array([(a + b) & 0xFFFFFFFF for a, b in zip(state, working, strict=True)], "<u4").tobytes()
