@@ -20,7 +20,7 @@ from ppvit.files import atomic_output, read_json, write_json
 # our embedded backbone is a plain timm architecture with other sizes, so that everybody's timm can build it
 MICRO_NAME = "vit_micro_patch4_32"
 MICRO_ARCHITECTURE = "vit_tiny_patch16_224"
-MICRO = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3}
+MICRO = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4}
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -105,7 +105,7 @@ def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> 
         if "weights_only" in str(error):
             reason = f"{weights} is not a plain weights file: loading it could run code; have it saved as .safetensors"
         else:
-            reason = f"{weights} cannot be read as weights ({_first_line(error)}); fetch it again"
+            reason = f"{weights} cannot be read as weights ({_brief(error)}); fetch it again"
         raise PpvitError(reason) from None
     head = state.get("head.weight")
     model_args["num_classes"] = 0 if head is None else len(head)
@@ -114,7 +114,7 @@ def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> 
         model.load_state_dict(checkpoint_filter_fn(state, model) if hasattr(model, "pos_embed") else state, strict=True)
     except (RuntimeError, KeyError) as error:
         raise PpvitError(
-            f"{weights} does not fit model.name {architecture} ({_first_line(error)}); set both model.name and model.checkpoint"
+            f"{weights} does not fit model.name {architecture} ({_brief(error)}); set both model.name and model.checkpoint"
         ) from None
     return model
 
@@ -126,7 +126,7 @@ def _from_hub(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
         raise
     except Exception as error:  # huggingface_hub, requests and urllib raise kinds of their own without a network
         raise PpvitError(
-            f"the weights of {architecture} cannot be fetched from timm's hub ({_first_line(error)}); set "
+            f"the weights of {architecture} cannot be fetched from timm's hub ({_brief(error)}); set "
             "model.checkpoint to a local .safetensors file"
         ) from None
     model_args["num_classes"] = model.num_classes
@@ -142,12 +142,12 @@ def _create(architecture: str, model_args: dict[str, Any], pretrained: bool = Fa
                 f"model.name {architecture} is no Vision Transformer with a patch grid, so it cannot be adapted; "
                 "choose a timm ViT such as vit_base_patch16_224"
             ) from None
-        raise UsageError(f"model.name {architecture} cannot be built for these sizes ({_first_line(error)})") from None
+        raise UsageError(f"model.name {architecture} cannot be built for these sizes ({_brief(error)})") from None
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (text if len(text) < 200 else text[:200] + " ...") or type(error).__name__
 
 
 def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> to
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise PpvitError(f"{folder} cannot be loaded ({_first_line(error)}); make it again: dvc repro --force {made_by}") from None
+        raise PpvitError(f"{folder} cannot be loaded ({_brief(error)}); make it again: dvc repro --force {made_by}") from None
     if num_classes is not None:
         model.reset_classifier(num_classes)  # a new head even where the old one has as many classes
     return model.eval()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import settings
 
 from ppvit import config as ppvit_config
 from ppvit.config import Config
@@ -16,6 +17,9 @@ from ppvit.images import encode_png
 from ppvit.keys import Key
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, Backbone
 from ppvit.shards import SCHEMA, shard_records, write_shards
+
+settings.register_profile("ppvit", deadline=None, derandomize=True)  # CI machines stall; a flaky failure teaches nothing
+settings.load_profile("ppvit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,117 @@
+"""The command line as a person meets it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_raw
+
+from ppvit import __version__
+from ppvit.cli import SECTIONS
+from ppvit.config import default_yaml, parameters
+
+ROOT = Path(__file__).parent.parent
+
+
+def ppvit(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from ppvit.cli import run; run()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "params.yaml").write_text(default_yaml())
+    return tmp_path
+
+
+def test_every_stage_is_a_verb_and_lists_its_parameters(tmp_path):
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert list(SECTIONS) == list(stages)
+    listed = ppvit("--help", cwd=tmp_path).stdout
+    assert all(re.search(rf"^  {stage} ", listed, re.M) for stage in stages)
+    text = ppvit("finetune", "--help", cwd=tmp_path).stdout
+    assert all(name in text for name, _, _ in parameters(("finetune",)))
+
+
+def test_help_of_every_stage_names_the_sections_of_dvc_yaml():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for stage, sections in SECTIONS.items():
+        if stage != "report":  # which prints all of them
+            assert {parameter.split(".")[0] for parameter in stages[stage]["params"]} == set(sections), stage
+
+
+def test_help_and_version_load_no_heavy_package(tmp_path):
+    code = "import sys, ppvit.cli; sys.exit(str({'torch', 'numpy', 'pydantic', 'dvc', 'rich'} & set(sys.modules) or '') or 0)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert ppvit("--version", cwd=tmp_path).stdout == f"ppvit {__version__}\n"
+
+
+def test_keygen_prints_the_id_alone_and_no_secret(tmp_path):
+    done = ppvit("keygen", "--label", "alice", cwd=tmp_path, PPVIT_KEYRING=str(tmp_path / "ring"))
+    key_id = done.stdout.strip()
+    assert re.fullmatch(r"pk-[0-9a-f]{16}", key_id)
+    secret = (tmp_path / "ring" / f"{key_id}.key").read_text().strip().removeprefix("ppvit-key-v1:")
+    assert secret not in done.stdout + done.stderr
+    assert "keep a backup" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("finetune", "-S", "finetune.rnk=3"), 2, "error: params.yaml: unknown parameter 'finetune.rnk'; did you mean 'rank'?"),
+        (("finetune", "-S", "finetune.rank=x"), 2, "error: params.yaml: parameter 'finetune.rank': input should be a valid integer"),
+        (("encrypt", "-S", "cipher.key_id=pk-0123456789abcdef"), 2, "error: key pk-0123456789abcdef is not in the keyring"),
+        (("encrypt", "-S", "cipher.name=blok"), 2, "error: unknown cipher.name 'blok'; did you mean 'block'?"),
+        (("encrypt",), 1, "error: data/raw/digits/dataset.json is missing; run the stage that writes it: dvc repro download"),
+        (("finetune",), 1, "error: data/encrypted/digits/manifest.json is missing; run the stage that writes it: dvc repro encrypt"),
+        (("adapt",), 2, "error: model.checkpoint models/local does not exist"),
+    ],
+)
+def test_errors_are_one_line(project, arguments, code, told):
+    done = ppvit(*arguments, cwd=project)
+    assert done.returncode == code
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if not line.startswith("warning")]) == 1
+
+
+def test_debug_shows_the_traceback(project):
+    done = ppvit("--debug", "encrypt", cwd=project)
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: data/raw/digits/dataset.json is missing")
+
+
+def test_no_params_yaml(tmp_path):
+    done = ppvit("encrypt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: params.yaml is missing; run in a folder that has one, such as a clone of ppvit\n"
+
+
+def test_override_and_paths(project):
+    write_raw(project / "plain", {"train": 30, "test": 6})
+    done = ppvit(
+        "encrypt", "-S", "dataset.image_size=16", "-S", "cipher.name=np", "--raw", "plain", "--out", "keyed", cwd=project
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"name": "np"' in (project / "keyed" / "manifest.json").read_text()
+    assert "public demo key" in done.stderr
+    assert (project / "params.yaml").read_text() == default_yaml()  # overridden for one run only
+
+
+def test_parameters_complete_in_the_shell():
+    from ppvit.cli import _complete_parameter
+
+    assert _complete_parameter("cipher.n") == ["cipher.name="]
+
+
+def test_unusable_place_is_told(project):
+    (project / "file").write_text("")
+    write_raw(project / "plain", {"train": 30, "test": 6})
+    done = ppvit("encrypt", "-S", "dataset.image_size=16", "--raw", "plain", "--out", "file/keyed", cwd=project)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "file" in done.stderr.splitlines()[-1]

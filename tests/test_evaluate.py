@@ -1,0 +1,75 @@
+"""Evaluation figures against scikit-learn and the formula of the calibration error."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+from test_finetune import make_world, train
+
+from ppvit import evaluate
+from ppvit.errors import PpvitError
+from ppvit.evaluate import Scores, write_plots
+
+
+@given(st.integers(2, 6), st.integers(1, 60), st.integers(1, 20), st.integers(0, 99))
+def test_figures_agree_with_scikit_learn(classes, images, bins, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(images, classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, (images,), generator=generator)
+    scores = Scores(classes, bins)
+    for start in range(0, images, 7):  # in batches, as the stage does
+        scores.add(logits[start : start + 7], labels[start : start + 7])
+    probabilities, predicted = logits.softmax(1).numpy(), logits.argmax(1).numpy()
+    names = list(range(classes))
+    np.testing.assert_array_equal(scores.confusion, metrics.confusion_matrix(labels, predicted, labels=names))
+    assert scores.accuracy_percent() == pytest.approx(100 * metrics.accuracy_score(labels, predicted))
+    assert scores.cross_entropy() == pytest.approx(metrics.log_loss(labels, probabilities, labels=names))
+    assert scores.calibration_error_percent() == pytest.approx(100 * _calibration_error(probabilities, labels.numpy(), bins))
+    recalls = metrics.recall_score(labels, predicted, labels=names, average=None, zero_division=np.nan)
+    np.testing.assert_allclose(scores.class_accuracy_percent(), 100 * recalls)
+
+
+def _calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> float:
+    """Guo et al., Eq. 3: bins ((m-1)/M, m/M] of the largest probability, one at a time."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    error = 0.0
+    for m in range(bins):
+        inside = (confidence > m / bins) & (confidence <= (m + 1) / bins)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return error
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    with pytest.raises(PpvitError, match="logits are not numbers"):
+        Scores(2, 15).add(torch.tensor([[float("nan"), 0.0]]), torch.tensor([0]))
+
+
+def test_plot_tables(tmp_path):
+    scores = Scores(2, 10)
+    scores.add(torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), torch.tensor([0, 1, 0]))
+    write_plots(tmp_path, scores)
+    with open(tmp_path / "confusion.csv") as file:
+        assert sorted(map(tuple, csv.reader(file))) == [("0", "0"), ("0", "1"), ("1", "1"), ("actual", "predicted")]
+    with open(tmp_path / "class_accuracy.csv") as file:
+        assert list(csv.reader(file)) == [["class", "accuracy_percent"], ["0", "50.0"], ["1", "100.0"]]
+    with open(tmp_path / "calibration.csv") as file:
+        (row,) = csv.DictReader(file)  # all three have probability 1 / (1 + e^-2)
+    assert float(row["confidence_percent"]) == pytest.approx(100 / (1 + np.exp(-2)))
+    assert float(row["accuracy_percent"]) == pytest.approx(200 / 3)
+
+
+def test_run_scores_the_saved_adapter(tmp_path):
+    config = make_world(tmp_path, learning_rate=5e-2)
+    train(tmp_path, config)
+    folders = (tmp_path / "encrypted", tmp_path / "adapted", tmp_path / "finetuned")
+    evaluate.run(config.evaluate, *folders, tmp_path / "plots", tmp_path / "evaluate.json")
+    result = json.loads((tmp_path / "evaluate.json").read_text())
+    assert result["images"] == 12
+    assert result["accuracy_percent"] == pytest.approx(100 * round(result["accuracy_percent"] * 12 / 100) / 12)
+    assert (tmp_path / "plots" / "confusion.csv").exists()

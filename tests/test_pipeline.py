@@ -1,0 +1,304 @@
+"""The pipeline with real DVC: what reruns, what does not, who needs what, and what leaves the owner's machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import make_config
+from imports import ROOT, imported_files
+from PIL import Image
+
+from ppvit import keys, paths
+from ppvit.config import Config
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+QUICK = {
+    "dataset": {"train_fraction": 0.1},
+    "finetune": {"epochs": 1, "rank": 2, "target_modules": ["attn.qkv"]},
+    "verify": {"wrong_keys": 1},
+    "audit": {"known_pairs": [1], "images": 2},
+}
+
+
+class Project:
+    """A copy of this repository with its own git, keyring and scratch folder."""
+
+    def __init__(self, root: Path, keyring: Path) -> None:
+        self.root = root
+        self._environment = {
+            **os.environ,
+            "PPVIT_PYTHON": sys.executable,
+            "PPVIT_KEYRING": str(keyring),
+            "PPVIT_SCRATCH": str(root.parent / f"{root.name}-scratch"),
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@example.com",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@example.com",
+        }
+
+    def run(self, *command: str, code: int = 0, **environment: str) -> str:
+        """Run a command in the project; returns stdout and stderr."""
+        done = subprocess.run(
+            command, cwd=self.root, env={**self._environment, **environment}, text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout[-4000:]}"
+        return done.stdout
+
+    def dvc(self, *arguments: str, code: int = 0, **environment: str) -> str:
+        return self.run(sys.executable, "-m", "dvc", *arguments, code=code, **environment)
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", *arguments)
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", "state")
+
+    def result(self, stage: str) -> dict:
+        return json.loads((self.root / paths.result(stage)).read_text())
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"^Running stage '(\w+)'", output, re.M)
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory) -> Project:
+    """The owner's clone with a key of its own, all of the pipeline run once, pushed to a local remote."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    key = keys.generate()
+    keys.save(key, folder / "keyring")
+    root = folder / "owner"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).exists():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    config = make_config(**QUICK, cipher={"key_id": key.id})
+    (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
+    project = Project(root, folder / "keyring")
+    project.git("init", "-q", "-b", "main")
+    project.commit()
+    project.dvc("remote", "add", "--default", "shared", str(folder / "remote"))
+    project.first_output = project.dvc("repro")
+    project.commit()
+    return project
+
+
+def test_first_run_ends_with_the_summary(owner):
+    names = [stage for stage in STAGES if stage != "pretrain"]
+    assert sorted(stages_run(owner.first_output)) == sorted(names)
+    summary = owner.first_output[owner.first_output.index("Running stage 'report'") :]
+    for text in ("accuracy, encrypted and adapted", "trainable parameters", "leak so far", "results/report.html"):
+        assert text in summary
+
+
+def test_second_run_runs_nothing_nor_do_workers_and_log_settings(owner):
+    assert stages_run(owner.dvc("repro")) == []
+    assert stages_run(owner.dvc("repro", PPVIT_WORKERS="2", ACCELERATE_LOG_LEVEL="info")) == []
+
+
+def test_metrics_are_the_promised_names(owner):
+    shown = json.loads(owner.dvc("metrics", "show", "--json"))[""]["data"]
+    promised = {
+        "adapt": {"max_logit_difference_float64", "max_logit_difference_float32"},
+        "finetune": {"trainable_parameters", "trainable_parameters_mi", "images_per_second", "peak_memory_bytes", "wall_seconds"},
+        "evaluate": {"accuracy_percent", "cross_entropy", "calibration_error_percent"},
+        "verify": {"accuracy_percent", "plain_accuracy_percent", "wrong_key_accuracy_percent"},
+        "audit": {"weights_key_recovered_percent", "known_plaintext_key_recovered_percent", "known_plaintext_ssim", "verdict"},
+    }
+    for stage, names in promised.items():
+        assert names <= shown[f"results/{stage}.json"]["data"].keys()
+    assert owner.result("adapt")["max_logit_difference_float64"] < 1e-6
+    assert owner.result("verify")["accuracy_percent"] == owner.result("evaluate")["accuracy_percent"]
+    assert owner.result("verify")["plain_accuracy_percent"] == pytest.approx(owner.result("evaluate")["accuracy_percent"], abs=0.3)
+
+
+def test_plots_show_draws_the_tables(owner):
+    owner.dvc("plots", "show")
+    page = (owner.root / "dvc_plots" / "index.html").read_text()
+    assert all(name in page for name in ("confusion", "calibration", "train_loss"))
+
+
+def test_report_is_one_self_contained_page(owner):
+    page = (owner.root / paths.REPORT).read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert owner.result("audit")["verdict"] in page.replace("&#39;", "'")
+    assert page.count("<img") >= 5
+
+
+def test_only_what_changed_reruns(owner):
+    changed = owner.dvc("exp", "run", "-S", "finetune.rank=1", "evaluate")
+    assert stages_run(changed) == ["finetune", "evaluate"]
+    assert owner.result("finetune")["trainable_parameters"] < 20_000
+    other = keys.generate()
+    keys.save(other, Path(owner._environment["PPVIT_KEYRING"]))
+    changed = owner.dvc("exp", "run", "-S", "finetune.rank=2", "-S", f"cipher.key_id={other.id}", "adapt", "encrypt")
+    assert sorted(stages_run(changed)) == ["adapt", "encrypt"]
+    owner.git("checkout", "-q", ".")
+    owner.dvc("checkout")
+    assert stages_run(owner.dvc("repro")) == []  # back at the start, everything from the cache
+
+
+def test_queue_runs_a_grid(owner):
+    owner.dvc("exp", "run", "--queue", "-S", "cipher.name=shuffle,np", "-S", "cipher.block_size=2,4", "encrypt")
+    owner.dvc("queue", "start")
+    for _ in range(100):
+        status = owner.dvc("queue", "status")
+        if not re.search(r"\b(Queued|Running)\b", status):
+            break
+        time.sleep(0.5)
+    assert len(re.findall(r"\bSuccess\b", status)) == 4, status
+
+
+def test_unknown_parameter_is_told_by_dvc(owner):
+    output = owner.dvc("exp", "run", "-S", "+finetune.rnk=3", code=255)
+    assert "unknown parameter 'finetune.rnk'; did you mean 'rank'?" in output
+    owner.git("checkout", "-q", ".")
+    owner.dvc("checkout")
+
+
+def test_own_folder_and_its_changes(owner, tmp_path):
+    random = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 2)):
+        for label in ("cat", "dog"):
+            for number in range(count):
+                place = tmp_path / "own" / split / label / f"{number}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shape = (20, 31, 3) if number % 2 else (40, 25)
+                Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(place)
+    settings = ("-S", "dataset.name=imagefolder", "-S", f"dataset.path={tmp_path / 'own'}", "-S", "dataset.train_fraction=1.0")
+    assert stages_run(owner.dvc("exp", "run", *settings, "encrypt")) == ["download", "encrypt"]
+    assert json.loads((owner.root / "data/encrypted/imagefolder/manifest.json").read_text())["counts"] == {"train": 12, "test": 4}
+    assert stages_run(owner.dvc("repro", "encrypt")) == []
+    Image.new("RGB", (9, 9)).save(tmp_path / "own" / "train" / "cat" / "new.png")
+    assert stages_run(owner.dvc("repro", "encrypt")) == ["download", "encrypt"]
+    assert json.loads((owner.root / "data/encrypted/imagefolder/manifest.json").read_text())["counts"] == {"train": 13, "test": 4}
+    owner.git("checkout", "-q", ".")
+    owner.dvc("checkout")
+
+
+def test_split_trust(owner):
+    """A clone with neither key nor plain images trains and evaluates; the owner takes the result back and verifies."""
+    owner.dvc("push")
+    trainer = Project(owner.root.parent / "trainer", keyring=Path("/nonexistent"))
+    owner.git("clone", "-q", str(owner.root), str(trainer.root))
+    output = trainer.dvc("exp", "run", "--pull", "--allow-missing", "-S", "finetune.rank=3", "evaluate")
+    assert stages_run(output) == ["finetune", "evaluate"]
+    assert not (trainer.root / "data" / "raw" / "digits").exists()
+    assert trainer.result("finetune")["trainable_parameters"] != owner.result("finetune")["trainable_parameters"]
+    trainer.commit()
+    trainer.dvc("push", "finetune", "evaluate")
+
+    owner.git("pull", "-q", str(trainer.root), "main")
+    owner.dvc("pull", "finetune", "evaluate")
+    assert stages_run(owner.dvc("repro", "verify")) == ["verify"]
+    assert owner.result("verify")["accuracy_percent"] == trainer.result("evaluate")["accuracy_percent"]
+    owner.git("reset", "-q", "--hard", "HEAD~1")
+    owner.dvc("checkout")
+
+
+def test_remote_holds_no_plain_image_and_no_key(owner):
+    """Every file that a push sends is searched, tar members and all."""
+    owner.dvc("push")
+    remote = owner.root.parent / "remote"
+    plain = [image for split in ("train", "test") for image in _images(owner.root / "data" / "raw" / "digits", split)]
+    assert len(plain) == 1797
+    pixels = {Image.open(io.BytesIO(image)).convert("RGB").resize((32, 32), Image.Resampling.BICUBIC).tobytes() for image in plain}
+    secrets = [path.read_text().strip().removeprefix("ppvit-key-v1:") for path in Path(owner._environment["PPVIT_KEYRING"]).glob("*.key")]
+    files = [path for path in remote.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    encrypted = 0
+    for path in files:
+        data = path.read_bytes()
+        assert not any(secret.encode() in data for secret in secrets)
+        assert not any(image in data for image in plain)
+        if tarfile.is_tarfile(path):
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    if member.name.endswith(".png"):
+                        encrypted += 1
+                        assert Image.open(io.BytesIO(tar.extractfile(member).read())).tobytes() not in pixels
+    assert encrypted > 400
+
+
+def _images(folder: Path, split: str) -> list[bytes]:
+    images = []
+    for path in sorted(folder.glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            images += [tar.extractfile(member).read() for member in tar if member.name.endswith(".png")]
+    return images
+
+
+def test_no_secret_in_anything_written(owner):
+    """Neither the key nor what is derived from it stands in lock file, parameters, results, manifests or models."""
+    (key_id,) = {config["key_id"] for config in [yaml.safe_load((owner.root / "params.yaml").read_text())["cipher"]]}
+    key = keys.load(key_id, Path(owner._environment["PPVIT_KEYRING"]))
+    derived = [
+        keys.KeyStream(key, ("block", step, 4, 32)).permutation(size).tolist() for step, size in (("scramble", 64), ("shuffle", 48))
+    ]
+    needles = [key.secret, key.secret.hex().encode(), *(str(values)[1:-1].encode() for values in derived)]
+    needles += [str(values)[1:-1].replace(" ", "").encode() for values in derived]
+    places = [owner.root / name for name in ("dvc.lock", "params.yaml", "results", "models", "data/encrypted", ".dvc/tmp")]
+    searched = 0
+    for place in places:
+        for path in [place] if place.is_file() else [each for each in place.rglob("*") if each.is_file()]:
+            data = path.read_bytes()
+            searched += 1
+            assert not any(needle in data for needle in needles), path
+    assert searched > 20
+    assert not any(needle in owner.first_output.encode() for needle in needles)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_modules_that_the_stage_imports(stage):
+    code = {name for name in STAGES[stage]["deps"] if name.startswith(("stages/", "ppvit/"))}
+    assert {name for name in code if not name.endswith(".j2")} == imported_files(stage)
+
+
+@pytest.mark.parametrize("stage", ["finetune", "evaluate"])
+def test_trainer_stages_neither_import_nor_read_what_is_secret(stage):
+    assert not {"ppvit/keys.py", "ppvit/owner.py", "ppvit/ciphers", "ppvit/encrypt.py"} & set(STAGES[stage]["deps"])
+    assert not any("raw" in name for name in STAGES[stage]["deps"])
+    assert not {"dataset", "cipher"} & set(STAGES[stage]["params"])
+
+
+def test_raw_data_are_never_pushed():
+    (out,) = STAGES["download"]["outs"]
+    assert out == {"data/raw/${dataset.name}": {"push": False}}
+
+
+def test_one_word_in_six_places():
+    for stage in STAGES:
+        assert (ROOT / "stages" / f"{stage}.py").exists()
+        assert stage in Config.model_fields
+        assert (ROOT / "ppvit" / f"{stage}.py").exists() or (ROOT / "ppvit" / stage / "__init__.py").exists()
+        assert (ROOT / "tests" / f"test_{stage}.py").exists()
+        assert STAGES[stage]["cmd"] == f"stages/python stages/{stage}.py"
+
+
+def test_outs_of_dvc_yaml_are_the_paths_of_the_command_line():
+    config = make_config()
+    outs = {name for stage in STAGES.values() for out in [*stage.get("outs", []), *stage.get("metrics", [])] for name in ([out] if isinstance(out, str) else out)}
+    expected = {paths.raw(config), paths.encrypted(config), paths.PRETRAINED, paths.ADAPTED, paths.FINETUNED}
+    expected |= {paths.LIVE, paths.PLOTS, paths.PICTURES, paths.REPORT}
+    expected |= {paths.result(stage) for stage in ("adapt", "finetune", "evaluate", "verify", "audit")}
+    assert {Path(name.replace("${dataset.name}", config.dataset.name)) for name in outs} == expected
+
+
+def test_stages_are_short():
+    for path in (ROOT / "stages").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 45, path
