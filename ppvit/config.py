@@ -34,6 +34,8 @@ class Dataset(Section):
     """side of the square images in pixels; the model's input size"""
     train_fraction: float = Field(1.0, gt=0, le=1)
     """share of the training images that is used, stratified by class"""
+    test_fraction: float = Field(1.0, gt=0, le=1)
+    """share of the test images that is used, stratified by class; below 1 for trials only"""
     seed: int = Field(0, ge=0, lt=2**32)
     """which images a fraction or a split takes, and their order in the shards"""
 
@@ -78,7 +80,7 @@ class Pretrain(Section):
 class Download(Section):
     """from the source to data/raw"""
 
-    test_fraction: float = Field(0.2, gt=0, lt=1)
+    holdout_fraction: float = Field(0.2, gt=0, lt=1)
     """share of the images held out as test, stratified, where the data set brings no test split of its own"""
 
 

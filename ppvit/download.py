@@ -25,7 +25,7 @@ def run(config: Config, out: Path, cache: Path | None = None) -> None:
     """Write the raw form of ``config.dataset`` into the folder ``out``, whole or not at all.
 
     Args:
-        config: ``dataset`` and ``download.test_fraction`` are used.
+        config: ``dataset`` and ``download.holdout_fraction`` are used.
         out: the folder; an old one is replaced.
         cache: where downloads are kept between runs; by default ``$PPVIT_CACHE`` or the user's cache folder.
 
@@ -36,7 +36,7 @@ def run(config: Config, out: Path, cache: Path | None = None) -> None:
     path = Path(config.dataset.path)
     _require_apart(path, out)
     source = open_source(
-        config.dataset.name, path, cache or cache_folder(), config.download.test_fraction, config.dataset.seed
+        config.dataset.name, path, cache or cache_folder(), config.download.holdout_fraction, config.dataset.seed
     )
     require_free_space(out, source.size_bytes)
     with atomic_output(out, directory=True) as folder:

@@ -30,19 +30,18 @@ class PlainImages:
     Args:
         raw: folder that `download` wrote.
         split: ``train`` or ``test``.
-        dataset: image_size, train_fraction and seed are used.
+        dataset: image_size, the fractions and the seed are used.
         encrypt: resize_filter and crop are used.
 
-    ``train`` takes a stratified fraction. The order is a seeded permutation, so that neither shards nor batches group
-    classes, whatever order the source had.
+    A fraction is stratified. The order is a seeded permutation, so that neither shards nor batches group classes,
+    whatever order the source had.
     """
 
     def __init__(self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt) -> None:
         self.manifest = read_manifest(raw, "download", "dataset.json")
         self._reader = ShardReader(raw, split, self.manifest["shards"])
         labels = self._reader.labels()
-        fraction = dataset.train_fraction if split == "train" else 1.0
-        # test has a stream of its own, so that a change of the fraction never changes which test image comes first
+        fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
         self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
         self.labels = labels[self._selected]
         self.image_size = dataset.image_size

@@ -33,7 +33,7 @@ def config(name, path="data/local", test_fraction=0.2, seed=0):
         | {
             "dataset": {"name": name, "path": str(path), "seed": seed},
             "cipher": {"key_id": "pk-" + "0" * 16},
-            "download": {"test_fraction": test_fraction},
+            "download": {"holdout_fraction": test_fraction},
         }
     )
 
@@ -207,7 +207,7 @@ def test_digits_says_that_it_does_not_use_data_in_the_default_folder(capsys):
 
 @pytest.mark.parametrize("fraction", [0.0001, 0.9999])
 def test_digits_refuses_a_split_without_some_digit(fraction):
-    with pytest.raises(UsageError, match="test_fraction"):
+    with pytest.raises(UsageError, match="holdout_fraction"):
         raw("digits", test_fraction=fraction)
 
 

@@ -39,6 +39,7 @@ class Project:
         self.root = root
         self._environment = {
             **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # DVC's queue starts `dvc` by name
             "PPVIT_PYTHON": sys.executable,
             "PPVIT_KEYRING": str(keyring),
             "PPVIT_SCRATCH": str(root.parent / f"{root.name}-scratch"),

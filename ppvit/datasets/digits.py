@@ -37,7 +37,7 @@ def open_digits(request: Request) -> Source:
         )
     except ValueError:
         raise UsageError(
-            f"download.test_fraction {request.test_fraction} leaves no image of some digit in one split"
+            f"download.holdout_fraction {request.test_fraction} leaves no image of some digit in one split"
         ) from None
     train, test = (np.sort(positions) for positions in halves)
     return Source(

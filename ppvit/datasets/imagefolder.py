@@ -3,7 +3,7 @@
 Layouts, each with up to two more folders around it::
 
     train/<class>/**.jpg  test/<class>/**.jpg     val/ or valid/ stands in for test/ where there is none
-    <class>/**.jpg                                test is held out, stratified (download.test_fraction, dataset.seed)
+    <class>/**.jpg                                test is held out, stratified (download.holdout_fraction, dataset.seed)
 
 Classes are numbered in the order of their sorted names. Whatever lies deeper in a class folder belongs to the class.
 """

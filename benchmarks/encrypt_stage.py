@@ -1,0 +1,65 @@
+"""The whole `encrypt` stage: what encryption adds to storing plain shards, and what a second process brings.
+
+    python benchmarks/encrypt_stage.py
+
+Compared: `ppvit.encrypt.run` on 2,000 JPEG photographs of 256 px, brought to 224 px, with cipher `block` against `none`
+(one process), and with two processes against one (`block`); the time that processes take to start is included.
+Aim: `block` takes at most 1.15 times as long as `none`; two processes are at least 1.5 times as fast as one.
+Measured (2 cores, {date}): {result}
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from inputs import configuration, jpeg, photographs, write_raw
+from joblib.externals.loky import get_reusable_executor
+from timing import alternate, print_table, spread
+
+from ppvit import encrypt
+
+TRAIN, TEST, SOURCE_SIZE, ROUNDS = 1800, 200, 256, 5
+
+
+def stage(folder: Path, cipher: str, workers: int) -> Callable[[], None]:
+    """One run of the stage, from raw shards to encrypted ones, in a fresh pool of processes."""
+    overrides = ["dataset.image_size=224", "cipher.block_size=16", f"cipher.name={cipher}"]
+    config = configuration(folder, *overrides)
+
+    def run() -> None:
+        os.environ["PPVIT_WORKERS"] = str(workers)
+        encrypt.run(config, folder / "raw", folder / "encrypted")
+        if workers > 1:
+            get_reusable_executor().shutdown(wait=True)
+
+    return run
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ppvit-benchmark-"))
+    try:
+        encoded = [jpeg(image) for image in photographs(TRAIN + TEST, SOURCE_SIZE)]
+        write_raw(folder / "raw", encoded[:TRAIN], encoded[TRAIN:])
+        contestants = {
+            "block, one process": stage(folder, "block", 1),
+            "none, one process": stage(folder, "none", 1),
+            "block, two processes": stage(folder, "block", 2),
+        }
+        seconds = alternate(contestants, ROUNDS)
+    finally:
+        shutil.rmtree(folder)
+    print_table(
+        ["stage", "seconds", "images/s"],
+        [[name, spread(times), spread((TRAIN + TEST) / times, 0)] for name, times in seconds.items()],
+    )
+    one, none, two = seconds.values()
+    print(f"block / none, one process: {spread(one / none)} times as long (aim: at most 1.15)")
+    print(f"two processes / one, block: {spread(one / two)} times as fast (aim: at least 1.5)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What the benchmarks work on: photographs, raw shards as `download` writes them, configurations."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ppvit.config import Config, default_yaml, load
+from ppvit.files import write_json
+from ppvit.shards import SCHEMA, SPLITS, shard_records, write_shards
+
+CLASSES = 10
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def photographs(count: int, size: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Random crops of scikit-learn's two photographs (427 x 640), mirrored at random: uint8, (size, size, 3)."""
+    from sklearn.datasets import load_sample_images
+
+    pictures = load_sample_images().images
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        picture = pictures[number % len(pictures)]
+        top, left = (random.integers(0, side - size + 1) for side in picture.shape[:2])
+        crop = picture[top : top + size, left : left + size]
+        yield np.ascontiguousarray(crop[:, ::-1] if random.integers(2) else crop)
+
+
+def upscaled_cifar10(count: int, size: int) -> list[np.ndarray]:
+    """CIFAR-10 images from the folder that ``PPVIT_ASSETS`` names, brought to ``size``; empty where there is none."""
+    archive = Path(os.environ.get("PPVIT_ASSETS", "")) / "cifar10_jpeg_q75.tar.xz"
+    if not archive.is_file():
+        return []
+    images: list[np.ndarray] = []
+    with tarfile.open(archive, "r|xz") as tar:
+        for member in tar:
+            if member.name.endswith(".jpg"):
+                with Image.open(io.BytesIO(tar.extractfile(member).read())) as image:
+                    images.append(np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)))
+            if len(images) == count:
+                break
+    return images
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    """Encode at quality 90."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def write_raw(folder: Path, train: Iterable[bytes], test: Iterable[bytes], extension: str = "jpg") -> Path:
+    """Write encoded images as the raw shards of a data set of ten classes; returns the folder."""
+    folder.mkdir(parents=True)
+    splits = dict(zip(SPLITS, (train, test), strict=True))
+    shards = {
+        split: write_shards(folder, split, (_sample(n, data, extension) for n, data in enumerate(encoded)), 512)
+        for split, encoded in splits.items()
+    }
+    manifest = {
+        "schema": SCHEMA,
+        "name": "benchmark",
+        "classes": [f"class{number}" for number in range(CLASSES)],
+        "source": "benchmark",
+        "counts": {split: sum(shard.samples for shard in shards[split]) for split in SPLITS},
+        "shards": {split: shard_records(shards[split]) for split in SPLITS},
+    }
+    write_json(folder / "dataset.json", manifest)
+    return folder
+
+
+def _sample(number: int, data: bytes, extension: str) -> dict[str, bytes]:
+    return {extension: data, "cls": str(number % CLASSES).encode(), "txt": f"image {number}".encode()}
+
+
+def configuration(folder: Path, *overrides: str) -> Config:
+    """The default parameters with ``section.name=value`` texts in place."""
+    path = folder / "params.yaml"
+    path.write_text(default_yaml(), encoding="utf-8")
+    return load(path, overrides)

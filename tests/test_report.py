@@ -1,0 +1,89 @@
+"""The report: every figure of the results, nothing loaded from outside, the same bytes for the same results."""
+
+import json
+
+import pytest
+from conftest import make_config, write_raw
+
+from ppvit import report
+from ppvit.errors import PpvitError
+from ppvit.report import attack_rows, summary_rows
+
+COMMON = {"wall_seconds": 3.0, "peak_memory_bytes": 2**30, "device": "cpu", "git_revision": "abc"}
+COMMON |= {f"{package}_version": "1.0" for package in ("ppvit", "torch", "timm", "peft", "python")}
+VALUES = {
+    "adapt": {"max_logit_difference_float64": 3e-14, "max_logit_difference_float32": 1e-6, "adapted": True},
+    "finetune": {"trainable_parameters": 155_146, "method": "melo", "adapter_bytes": 4096, "images_per_second": 250.0},
+    "evaluate": {
+        "accuracy_percent": 91.25, "cross_entropy": 0.3, "calibration_error_percent": 2.0, "class_accuracy_min_percent": 80.0,
+    },
+    "verify": {
+        "accuracy_percent": 91.25, "plain_accuracy_percent": 91.25, "wrong_key_accuracy_percent": 33.1, "chance_percent": 33.3,
+    },
+    "audit": {
+        "weights_key_recovered_percent": 100.0, "weights_ssim": 1.0, "weights_wall_seconds": 0.1,
+        "guess_key_recovered_percent": None, "verdict": "Broken: images can be read by <anyone>.",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def world(tmp_path):
+    write_raw(tmp_path / "raw", {"train": 30, "test": 6})
+    results = tmp_path / "results"
+    for folder in ("live/plots/metrics", "plots", "audit"):
+        (results / folder).mkdir(parents=True)
+    for stage, values in VALUES.items():
+        (results / f"{stage}.json").write_text(json.dumps({**values, **COMMON}))
+    (results / "plots" / "confusion.csv").write_text("actual,predicted\n0,0\n1,2\n2,2\n")
+    (results / "plots" / "calibration.csv").write_text("confidence_percent,accuracy_percent,images\n90,80,3\n")
+    for name in ("train_loss", "train_accuracy_percent"):
+        (results / "live/plots/metrics" / f"{name}.tsv").write_text(f"step\t{name}\n1\t2.0\n2\t1.0\n")
+    return tmp_path
+
+
+def write(world) -> str:
+    results = world / "results"
+    config = make_config(dataset={"image_size": 16})
+    places = (world / "raw", results, results / "live", results / "plots", results / "audit", world / "report.html")
+    return report.run(config, *places)
+
+
+def test_page_and_summary_hold_the_figures(world):
+    summary = write(world)
+    page = (world / "report.html").read_text()
+    for text in ("91.25 %", "33.10 %", "155,146", "3.0e-14"):
+        assert text in page
+        assert text in summary
+    assert "Broken: images can be read by &lt;anyone&gt;." in page  # escaped: a class or file name cannot inject markup
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "155,146 (0.148 Mi), melo" in summary  # 155,146 / 2^20, the unit of the LoRA paper's table
+
+
+def test_same_results_same_bytes(world):
+    write(world)
+    first = (world / "report.html").read_bytes()
+    write(world)
+    assert (world / "report.html").read_bytes() == first
+
+
+def test_unadapted_and_keyless_runs_say_so():
+    values = {stage: dict(each) for stage, each in VALUES.items()}
+    values["adapt"]["adapted"] = False
+    del values["verify"]["wrong_key_accuracy_percent"]
+    rows = dict(summary_rows(values))
+    assert "accuracy, encrypted, not adapted" in rows
+    assert not any("wrong key" in name for name in rows)
+
+
+def test_attacks_without_a_figure_show_a_dash():
+    rows = {name: cells for name, *cells in attack_rows(VALUES["audit"])}
+    assert rows["weights"] == ["100.00 %", "1.000", "0.1 s"]
+    assert rows["guess"] == ["–", "–", "–"]
+
+
+def test_missing_result_names_the_stage(world):
+    (world / "results" / "verify.json").unlink()
+    with pytest.raises(PpvitError, match=r"verify\.json is missing; run the stage that writes it: dvc repro verify"):
+        write(world)
+    assert not (world / "report.html").exists()
