@@ -82,7 +82,7 @@ def measure(pictures: np.ndarray, contestants: dict[str, Format]) -> list[list[s
     written = {name: [kind.write(picture) for picture in pictures] for name, kind in contestants.items()}
     for name, kind in contestants.items():
         assert (kind.read(written[name][0]) == pictures[0]).all(), name
-    writers = {name: lambda kind=kind: [kind.write(picture) for picture in pictures] for name, kind in contestants.items()}
+    writers = {name: lambda name=name: [contestants[name].write(each) for each in pictures] for name in contestants}
     readers = {name: lambda name=name: [contestants[name].read(data) for data in written[name]] for name in contestants}
     writing, reading = alternate(writers, ROUNDS), alternate(readers, ROUNDS)
     return [

@@ -1,12 +1,14 @@
 """Adapting a pretrained Vision Transformer to a key: nothing is trained and nothing is lost.
 
 Source: Nagamori, Shiota, Kiya, "Efficient fine-tuning with domain adaptation", arXiv 2401.05126, Sec. III; with
-normalisation folded first. The adapted model takes encrypted images scaled to [-1, 1] (:func:`ppvit.models.model_input`)
-and returns what the plain model returns for the plain images, up to float summation order.
+normalisation folded first. The adapted model takes encrypted images scaled to [-1, 1]
+(:func:`ppvit.models.model_input`) and returns what the plain model returns for the plain images, up to float summation
+order.
 
-Why [-1, 1] and not raw 0..255 pixels: that scaling is the same for all colours and turns inversion (255 - v) into a sign.
-Every cipher step is then an orthogonal map of the input, so that training the patch embedding as well goes exactly as on
-plain images, and its weights keep the size that optimisers expect (raw pixels make them 127.5 times smaller).
+Why [-1, 1] and not raw 0..255 pixels: that scaling is the same for all colours and turns inversion (255 - v) into a
+sign. Every cipher step is then an orthogonal map of the input, so that training the patch embedding as well goes
+exactly as on plain images, and its weights keep the size that optimisers expect (raw pixels make them 127.5 times
+smaller).
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
     name = type(model).__name__
     projection = getattr(getattr(model, "patch_embed", None), "proj", None)
     if not isinstance(projection, nn.Conv2d) or hasattr(model.patch_embed, "backbone"):
-        raise UsageError(f"{name} has no patch convolution at its input, so it cannot be adapted; choose a plain timm ViT")
+        raise UsageError(
+            f"{name} has no patch convolution at its input, so it cannot be adapted; choose a plain timm ViT"
+        )
     if projection.kernel_size != projection.stride or projection.padding != (0, 0) or projection.in_channels != 3:
         raise UsageError(f"{name} has overlapping patches, so it cannot be adapted; choose a plain timm ViT")
     if projection.kernel_size != (cipher.block_size, cipher.block_size):
@@ -66,7 +70,9 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
         )
     affine = cipher.affine_map()
     scrambled = affine is not None and np.any(affine.block_permutation != np.arange(len(affine.block_permutation)))
-    absolute = isinstance(model, VisionTransformer) and model.pos_embed is not None and getattr(model, "rope", None) is None
+    absolute = (
+        isinstance(model, VisionTransformer) and model.pos_embed is not None and getattr(model, "rope", None) is None
+    )
     if scrambled and not absolute:
         raise UsageError(
             f"{name} knows patch positions by other means than one learned absolute embedding, so scrambled blocks "
@@ -102,7 +108,9 @@ def write_embedding(model: nn.Module, embedding: Embedding) -> None:
         elif positions is not None and isinstance(getattr(model.patch_embed, "norm", None), nn.Identity):
             positions = positions + embedding.bias
         elif embedding.bias.abs().max() > 0:
-            raise UsageError(f"{type(model).__name__} has no bias in its patch embedding to fold the normalisation into")
+            raise UsageError(
+                f"{type(model).__name__} has no bias in its patch embedding to fold the normalisation into"
+            )
         if positions is not None:
             model.pos_embed[0, _position_offset(model) :].copy_(positions)
 
@@ -180,8 +188,9 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
         or differences["max_logit_difference_float32"] > TOLERANCE_FLOAT32
     ):
         raise PpvitError(
-            f"the adapted {backbone.architecture} differs from the plain one by {differences['max_logit_difference_float64']:.2g} "
-            "(float64): something in it depends on patch positions or pixels that adaptation does not reach; set adapt.enabled=false"
+            f"the adapted {backbone.architecture} differs from the plain one by "
+            f"{differences['max_logit_difference_float64']:.2g} (float64): something in it depends on patch positions or "
+            "pixels that adaptation does not reach; set adapt.enabled=false"
         )
     return differences
 
@@ -191,9 +200,8 @@ def _compare(backbone: Backbone, cipher: Cipher, adapted: Embedding) -> dict[str
     model = backbone.model
     size = cipher.image_size
     images = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, size, size, 3), dtype=np.uint8)
-    plain, encrypted = (
-        torch.from_numpy(batch).permute(0, 3, 1, 2).double() for batch in (images, cipher.encrypt(images, np.arange(len(images))))
-    )
+    batches = (images, cipher.encrypt(images, np.arange(len(images))))
+    plain, encrypted = (torch.from_numpy(batch).permute(0, 3, 1, 2).double() for batch in batches)
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     normalized, scaled = (plain / 255 - mean) / std, model_input(encrypted)
     plain32 = _logits(model, normalized.float())

@@ -45,14 +45,22 @@ class EncryptedImages(Dataset):
         """Image, uint8 (3, H, W), and class number."""
         image = images.decode(self._reader.image(index), self._reader.name(index))
         if image.shape != self._shape:
-            raise PpvitError(f"{self._reader.name(index)} has shape {image.shape}, the manifest says {self._shape}; run dvc repro encrypt")
+            raise PpvitError(
+                f"{self._reader.name(index)} has shape {image.shape}, the manifest says {self._shape}; "
+                "run dvc repro encrypt"
+            )
         label = self._reader.label(index)
         if not 0 <= label < self.num_classes:
-            raise PpvitError(f"{self._reader.name(index)} has class {label}, the manifest says {self.num_classes} classes; run dvc repro encrypt")
+            raise PpvitError(
+                f"{self._reader.name(index)} has class {label}, the manifest says {self.num_classes} classes; "
+                "run dvc repro encrypt"
+            )
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), label
 
 
-def epoch_batches(samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[np.ndarray]:
+def epoch_batches(
+    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[np.ndarray]:
     """Indices of every batch of an epoch for one process: each sample once over all processes.
 
     Args:
@@ -115,5 +123,6 @@ def require_same_key(shards: dict[str, Any], model: dict[str, Any]) -> None:
     for name in ("key_id", "cipher", "image_size"):
         if shards[name] != model[name]:
             raise PpvitError(
-                f"the shards were made with {name} {shards[name]}, the model with {model[name]}; run dvc repro adapt encrypt"
+                f"the shards were made with {name} {shards[name]}, the model with {model[name]}; "
+                "run dvc repro adapt encrypt"
             )

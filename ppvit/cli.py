@@ -269,7 +269,9 @@ def params() -> None:
 @app.command()
 def keygen(
     label: Annotated[str, typer.Option(help="A note for you, kept beside the key file.")] = "",
-    keyring: Annotated[Path | None, typer.Option(help="Default: $PPVIT_KEYRING or the user's config folder.", show_default=False)] = None,
+    keyring: Annotated[
+        Path | None, typer.Option(help="Default: $PPVIT_KEYRING or the user's config folder.", show_default=False)
+    ] = None,
 ) -> None:
     """Make a secret key and print its public id, for cipher.key_id in params.yaml."""
     from ppvit import keys

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -27,7 +28,7 @@ class Dataset(Section):
     """the images"""
 
     name: str = "digits"
-    """digits, cifar10, cifar100, imagenette, mnist, imagefolder, webdataset, or a MedMNIST name such as pneumoniamnist"""
+    """digits, cifar10, cifar100, imagenette, mnist, imagefolder, webdataset, or a MedMNIST set, as pneumoniamnist"""
     path: str = LOCAL_DATA
     """your own folder, archive or npz; the empty default means: fetch it, or take what a package ships"""
     image_size: int = Field(32, ge=8, le=4096)
@@ -200,10 +201,11 @@ class Config(Section):
     report: Report
 
     @model_validator(mode="after")
-    def _blocks_fit(self) -> "Config":
+    def _blocks_fit(self) -> Config:
         if self.dataset.image_size % self.cipher.block_size:
             raise ValueError(
-                f"cipher.block_size {self.cipher.block_size} does not divide dataset.image_size {self.dataset.image_size}"
+                f"cipher.block_size {self.cipher.block_size} does not divide "
+                f"dataset.image_size {self.dataset.image_size}"
             )
         return self
 

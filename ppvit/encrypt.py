@@ -1,4 +1,4 @@
-"""Encrypting a data set into keyed shards: decode, resize, encrypt, store; shards in parallel, bytes always the same."""
+"""Encrypting a data set into keyed shards: decode, resize, encrypt, store; in parallel, and always the same bytes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def encrypted_batches(plain: PlainImages, cipher: Cipher, start: int, stop: int)
 def _write_encrypted_shard(plain: PlainImages, cipher: Cipher, path: Path, start: int, stop: int) -> Shard:
     batches = encrypted_batches(plain, cipher, start, stop)
     encoded = (images.encode_png(image) for batch in batches for image in batch)
-    samples = ({"png": png, "cls": str(label).encode()} for png, label in zip(encoded, plain.labels[start:stop]))
+    samples = (
+        {"png": png, "cls": str(label).encode()} for png, label in zip(encoded, plain.labels[start:stop], strict=True)
+    )
     return write_shard(path, samples, first_index=start)
 
 
@@ -119,7 +121,7 @@ def run(config: Config, raw: Path, out: Path) -> dict[str, Any]:
     pixels = 3 * config.dataset.image_size**2
     require_free_space(out, sum(len(plain) for plain in splits.values()) * (pixels + 2048))
     with atomic_output(out, directory=True) as folder:
-        shards = {split: _write_split(splits[split], cipher, folder, split, config.encrypt) for split in SPLITS}
+        shards = _write_splits(splits, cipher, folder, config.encrypt.images_per_shard)
         manifest = {
             "schema": SCHEMA,
             "num_classes": len(manifest["classes"]),
@@ -139,21 +141,27 @@ def _check_classes(raw: Path, classes: list[str], splits: dict[str, PlainImages]
             raise PpvitError(f"{raw}: class '{classes[missing[0]]}' has no {split} image; add one or remove the class")
 
 
-def _write_split(plain: PlainImages, cipher: Cipher, folder: Path, split: str, encrypt: Encrypt) -> list[Shard]:
-    starts = range(0, len(plain), encrypt.images_per_shard)
+def _write_splits(
+    splits: dict[str, PlainImages], cipher: Cipher, folder: Path, per_shard: int
+) -> dict[str, list[Shard]]:
+    # all splits in one queue, so that no process waits at the end of each
+    order = [(split, start) for split, plain in splits.items() for start in range(0, len(plain), per_shard)]
     tasks = (
         delayed(_write_encrypted_shard)(
-            plain, cipher, folder / shard_name(split, number), start, min(start + encrypt.images_per_shard, len(plain))
+            splits[split],
+            cipher,
+            folder / shard_name(split, start // per_shard),
+            start,
+            min(start + per_shard, len(splits[split])),
         )
-        for number, start in enumerate(starts)
+        for split, start in order
     )
-    pixels = len(plain) * plain.image_size**2
-    processes = min(requested_workers() or available_cpus(), len(starts)) if pixels > PARALLEL_PIXELS else 1
-    bar = tqdm(total=len(starts), desc=f"encrypt {split}", unit="shard", disable=None, file=sys.stderr)
-    shards = []
-    with bar:
-        for shard in Parallel(n_jobs=processes, return_as="generator")(tasks):
-            shards.append(shard)
+    pixels = sum(map(len, splits.values())) * cipher.image_size**2
+    processes = min(requested_workers() or available_cpus(), len(order)) if pixels > PARALLEL_PIXELS else 1
+    shards: dict[str, list[Shard]] = {split: [] for split in splits}
+    with tqdm(total=len(order), desc="encrypt", unit="shard", disable=None, file=sys.stderr) as bar:
+        for (split, _), shard in zip(order, Parallel(n_jobs=processes, return_as="generator")(tasks), strict=True):
+            shards[split].append(shard)
             bar.update()
     return shards
 

@@ -36,7 +36,10 @@ def one_line_errors() -> Iterator[None]:
         if os.environ.get("PPVIT_DEBUG") == "1":
             traceback.print_exc()
         ours = isinstance(error, PpvitError)
-        print(f"error: {error if ours else f'{error.filename}: {error.strerror}; check it and run again'}", file=sys.stderr)
+        print(
+            f"error: {error if ours else f'{error.filename}: {error.strerror}; check it and run again'}",
+            file=sys.stderr,
+        )
         raise SystemExit(error.exit_code if ours else 1) from None
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)

@@ -133,7 +133,9 @@ def run(settings: Evaluate, encrypted: Path, adapted: Path, finetuned: Path, plo
     require_same_key(dataset.manifest, read_record(adapted, "adapt"))
     model = load_finetuned(adapted, finetuned, dataset.num_classes)
     order = [np.arange(start, min(start + BATCH, len(dataset))) for start in range(0, len(dataset), BATCH)]
-    batches = tqdm(load_batches(dataset, order), total=len(order), desc="evaluate", unit="batch", disable=None, file=sys.stderr)
+    batches = tqdm(
+        load_batches(dataset, order), total=len(order), desc="evaluate", unit="batch", disable=None, file=sys.stderr
+    )
     scores = score(model, batches, Scores(dataset.num_classes, settings.calibration_bins))
     with atomic_output(plots, directory=True) as folder:
         write_plots(folder, scores)

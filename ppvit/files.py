@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from ppvit.errors import PpvitError
 
@@ -38,7 +39,9 @@ def atomic_output(target: Path, directory: bool = False) -> Iterator[Path]:
         os.replace(temporary, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PpvitError(f"{target}: the disk is full; free some space and run again (nothing was written)") from error
+            raise PpvitError(
+                f"{target}: the disk is full; free some space and run again (nothing was written)"
+            ) from error
         raise
     finally:
         _remove(temporary)

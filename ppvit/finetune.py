@@ -132,13 +132,13 @@ class Training:
 
     def run(self) -> None:
         """Train from the checkpoint, or from the start, to the end."""
-        epoch, step = self._resume()
+        first_epoch, step = self._resume()
         total = self.settings.epochs * len(self.dataset)
-        earlier = epoch * len(self.dataset) + step * self._effective_batch
+        earlier = first_epoch * len(self.dataset) + step * self._effective_batch
         quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
         watch, done = Stopwatch(), 0
         with tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr) as bar:
-            for epoch in range(epoch, self.settings.epochs):
+            for epoch in range(first_epoch, self.settings.epochs):
                 for images in self._steps(epoch, step):
                     done += images
                     bar.update(images)

@@ -36,7 +36,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips wide grey to 255 on conversion, so the used range is scaled first: 16-bit by 257, else by its maximum
+        # Pillow clips wide grey to 255 on conversion, so it is scaled first: 16 bits by 257, else by its maximum
         grey = np.asarray(image, dtype=np.float64)
         top = 65535.0 if grey.max() <= 65535 and grey.min() >= 0 and grey.max() > 255 else max(255.0, grey.max())
         return Image.fromarray(np.clip(grey * (255.0 / top), 0, 255).round().astype(np.uint8)).convert("RGB")
@@ -85,7 +85,9 @@ def encode_png(image: np.ndarray) -> bytes:
     rows = np.zeros((height, 1 + image.size // height), np.uint8)  # a leading 0: no filter
     rows[:, 1:] = image.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", _stored(rows.tobytes())) + _chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", _stored(rows.tobytes())) + _chunk(b"IEND", b"")
+    )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -37,7 +37,9 @@ class Key:
 
     def __post_init__(self) -> None:
         if len(self.secret) != SECRET_BYTES:
-            raise PpvitError(f"a key has {SECRET_BYTES} bytes, this one has {len(self.secret)}; make one with `ppvit keygen`")
+            raise PpvitError(
+                f"a key has {SECRET_BYTES} bytes, this one has {len(self.secret)}; make one with `ppvit keygen`"
+            )
 
     @property
     def id(self) -> str:
@@ -87,7 +89,9 @@ def save(key: Key, folder: Path | None = None, label: str = "") -> Path:
     except FileExistsError:
         return path  # the id is a hash of the secret: the file already holds this very key
     except OSError as error:
-        raise PpvitError(f"{path} cannot be written ({error.strerror}); set PPVIT_KEYRING to a folder of yours") from None
+        raise PpvitError(
+            f"{path} cannot be written ({error.strerror}); set PPVIT_KEYRING to a folder of yours"
+        ) from None
     with os.fdopen(descriptor, "w") as file:
         file.write(_PREFIX + base64.b64encode(key.secret).decode() + "\n")
     if label:

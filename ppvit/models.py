@@ -75,12 +75,10 @@ def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path) 
     architecture, model_args = (MICRO_ARCHITECTURE, dict(MICRO)) if name == MICRO_NAME else (name, {})
     if not timm.is_model(architecture.split(".")[0]):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:3]
-        raise UsageError(f"model.name '{name}' is not a timm model; {('such as ' + ', '.join(close)) if close else 'see timm.list_models()'}")
+        hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
+        raise UsageError(f"model.name '{name}' is not a timm model; {hint}")
     model_args["img_size"] = image_size
-    if weights is None:
-        model = _from_hub(architecture, model_args)
-    else:
-        model = _from_file(architecture, model_args, weights)
+    model = _from_file(architecture, model_args, weights) if weights else _from_hub(architecture, model_args)
     configuration = model.pretrained_cfg
     return Backbone(model.eval(), architecture, model_args, tuple(configuration["mean"]), tuple(configuration["std"]))
 
@@ -114,7 +112,7 @@ def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> 
         model.load_state_dict(checkpoint_filter_fn(state, model) if hasattr(model, "pos_embed") else state, strict=True)
     except (RuntimeError, KeyError) as error:
         raise PpvitError(
-            f"{weights} does not fit model.name {architecture} ({_brief(error)}); set both model.name and model.checkpoint"
+            f"{weights} does not fit model.name {architecture} ({_brief(error)}); set model.name and model.checkpoint"
         ) from None
     return model
 
@@ -213,7 +211,9 @@ def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> to
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise PpvitError(f"{folder} cannot be loaded ({_brief(error)}); make it again: dvc repro --force {made_by}") from None
+        raise PpvitError(
+            f"{folder} cannot be loaded ({_brief(error)}); make it again: dvc repro --force {made_by}"
+        ) from None
     if num_classes is not None:
         model.reset_classifier(num_classes)  # a new head even where the old one has as many classes
     return model.eval()

@@ -26,7 +26,9 @@ class Prediction:
     percent: float
 
 
-def predict(config: Config, paths: list[Path], raw: Path, adapted: Path, finetuned: Path, top: int) -> list[list[Prediction]]:
+def predict(
+    config: Config, paths: list[Path], raw: Path, adapted: Path, finetuned: Path, top: int
+) -> list[list[Prediction]]:
     """The most probable classes of every image.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -136,4 +136,5 @@ def save(model: VisionTransformer, out: Path) -> None:
     """Write the weights as float16 safetensors under timm's own names."""
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_output(out) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        # not save_file, which makes a file that only its owner may read
+        temporary.write_bytes(to_safetensors(tensors, metadata={"format": "pt"}))

@@ -44,7 +44,9 @@ def run(config: Config, raw: Path, results: Path, live: Path, plots: Path, pictu
     classes = read_manifest(raw, "download", "dataset.json")["classes"]
     summary = summary_rows(values)
     columns = examples(config, raw, config.report.images)
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         config=config,
         values=values,
@@ -52,7 +54,10 @@ def run(config: Config, raw: Path, results: Path, live: Path, plots: Path, pictu
         verdict=values["audit"]["verdict"],
         attacks=attack_rows(values["audit"]),
         examples=_png(image_grid(list(columns.values()), list(columns))),
-        attack_pictures={path.stem.replace("_", " "): _data_uri("image/png", path.read_bytes()) for path in sorted(pictures.glob("*.png"))},
+        attack_pictures={
+            path.stem.replace("_", " "): _data_uri("image/png", path.read_bytes())
+            for path in sorted(pictures.glob("*.png"))
+        },
         learning=_draw(lambda axes: _draw_learning(axes, live)),
         confusion=_draw(lambda axes: _draw_confusion(axes, plots, classes)),
         calibration=_draw(lambda axes: _draw_calibration(axes, plots)),
@@ -70,7 +75,12 @@ _TEMPLATE = Path(__file__).with_name("report.html.j2")
 def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     """The figures that matter, as (name, value) texts."""
     evaluate, verify, finetune, adapt = (values[stage] for stage in ("evaluate", "verify", "finetune", "adapt"))
-    rows = [("accuracy, encrypted" + (" and adapted" if adapt["adapted"] else ", not adapted"), _percent(evaluate["accuracy_percent"]))]
+    rows = [
+        (
+            "accuracy, encrypted" + (" and adapted" if adapt["adapted"] else ", not adapted"),
+            _percent(evaluate["accuracy_percent"]),
+        )
+    ]
     rows.append(("accuracy, encrypted anew by the owner", _percent(verify["accuracy_percent"])))
     if "plain_accuracy_percent" in verify:
         rows.append(("accuracy, plain images, adaptation undone", _percent(verify["plain_accuracy_percent"])))
@@ -122,7 +132,9 @@ def _draw_learning(axes: Any, live: Path) -> None:
         path = live / "plots" / "metrics" / f"{name}.tsv"
         rows = list(csv.DictReader(path.open(encoding="utf-8"), delimiter="\t")) if path.exists() else []
         scale = 100.0 if name.endswith("percent") else 1.0
-        axes.plot([int(row["step"]) for row in rows], [float(row[name]) / scale for row in rows], marker=".", label=label)
+        axes.plot(
+            [int(row["step"]) for row in rows], [float(row[name]) / scale for row in rows], marker=".", label=label
+        )
     axes.set(xlabel="epoch", title="Training on ciphertext")
     axes.legend()
     axes.grid(alpha=0.3)
@@ -142,7 +154,10 @@ def _draw_confusion(axes: Any, plots: Path, classes: list[str]) -> None:
 
 def _draw_calibration(axes: Any, plots: Path) -> None:
     with open(plots / "calibration.csv", encoding="utf-8") as file:
-        rows = [(float(row["confidence_percent"]), float(row["accuracy_percent"]), int(row["images"])) for row in csv.DictReader(file)]
+        rows = [
+            (float(row["confidence_percent"]), float(row["accuracy_percent"]), int(row["images"]))
+            for row in csv.DictReader(file)
+        ]
     confidence, accuracy, images = zip(*rows, strict=True)
     axes.plot([0, 100], [0, 100], color="gray", linewidth=1)
     axes.scatter(confidence, accuracy, s=[10 + 200 * count / sum(images) for count in images], alpha=0.7)

@@ -56,7 +56,9 @@ def write_shard(path: Path, samples: Iterable[dict[str, bytes]], first_index: in
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for written, sample in enumerate(samples, start=1):
             for extension, content in sample.items():
-                member = tarfile.TarInfo(f"{first_index + written - 1:08d}.{extension}")  # TarInfo: mtime, uid, gid are 0
+                member = tarfile.TarInfo(
+                    f"{first_index + written - 1:08d}.{extension}"
+                )  # TarInfo: mtime, uid, gid are 0
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return Shard(path.name, written, sha256_of(path))
@@ -98,7 +100,8 @@ def read_manifest(folder: Path, made_by: str = "encrypt", name: str = "manifest.
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else None
         raise PpvitError(
-            f"{folder}/{name} has schema version {found}, this ppvit reads {SCHEMA}; make it again: dvc repro --force {made_by}"
+            f"{folder}/{name} has schema version {found}, this ppvit reads {SCHEMA}; "
+            f"make it again: dvc repro --force {made_by}"
         )
     return manifest
 
@@ -180,7 +183,9 @@ def _index(path: Path, record: dict[str, Any]) -> np.ndarray:
                 key, kind = _parse_member(path, member)
                 samples.setdefault(key, [(0, 0)] * 3)[kind] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
-        raise PpvitError(f"{path} is truncated or no tar ({error}); fetch it (dvc pull) or make it again (dvc repro)") from None
+        raise PpvitError(
+            f"{path} is truncated or no tar ({error}); fetch it (dvc pull) or make it again (dvc repro)"
+        ) from None
     # the hash comes last, so that a known kind of damage is named before "was altered"
     if len(samples) != record["samples"] or sha256_of(path) != record["sha256"]:
         raise PpvitError(
@@ -190,7 +195,9 @@ def _index(path: Path, record: dict[str, Any]) -> np.ndarray:
     places = np.array(list(samples.values()), np.int64).reshape(-1, 3, 2)
     incomplete = np.flatnonzero((places[:, [_IMAGE, _LABEL], 1] == 0).any(axis=1))
     if len(incomplete):
-        raise PpvitError(f"{path}: sample {list(samples)[incomplete[0]]} has no image or no label; make the shard again")
+        raise PpvitError(
+            f"{path}: sample {list(samples)[incomplete[0]]} has no image or no label; make the shard again"
+        )
     return places
 
 

@@ -88,5 +88,6 @@ def require_own(record: dict[str, Any], config: Config, cipher: Cipher, finetune
     for name in ("key_id", "cipher", "image_size"):
         if record[name] != expected[name]:
             raise PpvitError(
-                f"{finetuned} was trained with {name} {record[name]}, params.yaml says {expected[name]}; set it back or run dvc repro finetune"
+                f"{finetuned} was trained with {name} {record[name]}, params.yaml says {expected[name]}; "
+                "set it back or run dvc repro finetune"
             )

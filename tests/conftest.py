@@ -18,7 +18,9 @@ from ppvit.keys import Key
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, Backbone
 from ppvit.shards import SCHEMA, shard_records, write_shards
 
-settings.register_profile("ppvit", deadline=None, derandomize=True)  # CI machines stall; a flaky failure teaches nothing
+settings.register_profile(
+    "ppvit", deadline=None, derandomize=True
+)  # CI machines stall; a flaky failure teaches nothing
 settings.load_profile("ppvit")
 
 
@@ -58,10 +60,20 @@ def make_config(**sections: dict) -> Config:
     return Config.model_validate(values)
 
 
-def tiny_backbone(seed: int = 0, num_classes: int = 7, mean: float | tuple = 0.5, std: float | tuple = 0.5, **arguments) -> Backbone:
+def tiny_backbone(
+    seed: int = 0, num_classes: int = 7, mean: float | tuple = 0.5, std: float | tuple = 0.5, **arguments
+) -> Backbone:
     """A two-layer ViT with random weights: 16 px, 4-px patches, width 24."""
     torch.manual_seed(seed)
-    model_args = {**MICRO, "img_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": num_classes, **arguments}
+    model_args = {
+        **MICRO,
+        "img_size": 16,
+        "embed_dim": 24,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": num_classes,
+        **arguments,
+    }
     model = timm.create_model(MICRO_ARCHITECTURE, **model_args).eval()
     for parameter in model.parameters():  # timm starts biases at zero, which would hide mistakes with them
         torch.nn.init.normal_(parameter, std=0.2)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from ppvit import adapt
-from ppvit.adapt import adapt_model, decrypt_embedding, encrypt_embedding, fold_normalization, read_embedding, write_embedding
+from ppvit.adapt import (
+    adapt_model,
+    decrypt_embedding,
+    encrypt_embedding,
+    fold_normalization,
+    read_embedding,
+    write_embedding,
+)
 from ppvit.ciphers import CIPHERS, make_cipher
 from ppvit.errors import PpvitError, UsageError
 from ppvit.keys import Key
@@ -22,7 +29,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def plain_and_adapted_logits(backbone: Backbone, cipher, images: np.ndarray, dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_and_adapted_logits(
+    backbone: Backbone, cipher, images: np.ndarray, dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Computed here from scratch: torchvision-like normalisation, the untouched model, then the adapted one."""
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
@@ -64,10 +73,16 @@ def test_logits_are_equal(name, variant, statistics, key):
 
 
 @pytest.mark.parametrize(
-    "name", ["deit_tiny_distilled_patch16_224", "vit_small_patch14_dinov2", "vit_base_patch16_clip_224", "vit_tiny_patch16_224"]
+    "name",
+    [
+        "deit_tiny_distilled_patch16_224",
+        "vit_small_patch14_dinov2",
+        "vit_base_patch16_clip_224",
+        "vit_tiny_patch16_224",
+    ],
 )
 def test_architectures_of_the_field(name, key):
-    """DeiT (two prefix tokens, two heads), DINO-style (layer scale), CLIP (no bias, norm before), AugReg; shrunk to two layers."""
+    """DeiT (two prefix tokens and heads), DINO-style (layer scale), CLIP (no bias, norm before), AugReg; two layers."""
     torch.manual_seed(0)
     p = 14 if "14" in name else 16
     model = timm.create_model(name, img_size=2 * p, depth=2, num_classes=5).eval()
@@ -89,7 +104,7 @@ def test_adaptation_is_undone_exactly(secret, name):
 
 
 def test_normalising_ciphertext_is_the_trap(key):
-    """With ImageNet statistics, subtracting channel means after pixel shuffling is wrong: folding first is what is exact."""
+    """With ImageNet statistics, subtracting channel means after pixel shuffling is wrong; folding first is exact."""
     cipher = make_cipher("shuffle", key, 16, 4)
     images = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     backbone = tiny_backbone(mean=IMAGENET[0], std=IMAGENET[1])
@@ -116,7 +131,12 @@ def test_unadapted_baseline_differs_but_is_written(key):
         ("eva02_tiny_patch14_224", {"img_size": 28, "depth": 1}, "block", "knows patch positions by other means"),
         ("vit_relpos_small_patch16_224", {"img_size": 32, "depth": 1}, "block", "knows patch positions by other means"),
         ("mixer_s16_224", {"img_size": 32}, "block", "has no patch convolution"),
-        ("vit_tiny_patch16_224", {"img_size": 32, "depth": 1}, "block4", "patches have 16 pixels a side; set cipher.block_size"),
+        (
+            "vit_tiny_patch16_224",
+            {"img_size": 32, "depth": 1},
+            "block4",
+            "patches have 16 pixels a side; set cipher.block_size",
+        ),
     ],
 )
 def test_unsupported_models_are_refused(name, arguments, cipher, told, key):

@@ -125,7 +125,9 @@ def test_geometry_and_shape_errors(key):
     with pytest.raises(UsageError, match="did you mean 'block_np'"):
         make_cipher("block_npp", key, 32, 4)
     cipher = make_cipher("block", key, 32, 4)
-    with pytest.raises(UsageError, match=r"expects uint8 images of shape \(n, 32, 32, 3\), got float64 \(1, 32, 32, 3\)"):
+    with pytest.raises(
+        UsageError, match=r"expects uint8 images of shape \(n, 32, 32, 3\), got float64 \(1, 32, 32, 3\)"
+    ):
         cipher.encrypt(np.zeros((1, 32, 32, 3)))
     with pytest.raises(UsageError, match=r"got uint8 \(16, 16, 3\)"):
         cipher.decrypt(np.zeros((16, 16, 3), np.uint8))

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parent.parent
 
 def ppvit(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", "from ppvit.cli import run; run()", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
 
 
 @pytest.fixture
@@ -45,7 +47,8 @@ def test_help_of_every_stage_names_the_sections_of_dvc_yaml():
 
 
 def test_help_and_version_load_no_heavy_package(tmp_path):
-    code = "import sys, ppvit.cli; sys.exit(str({'torch', 'numpy', 'pydantic', 'dvc', 'rich'} & set(sys.modules) or '') or 0)"
+    heavy = "{'torch', 'numpy', 'pydantic', 'dvc', 'rich'}"
+    code = f"import sys, ppvit.cli; sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert ppvit("--version", cwd=tmp_path).stdout == f"ppvit {__version__}\n"
 
@@ -62,12 +65,32 @@ def test_keygen_prints_the_id_alone_and_no_secret(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("finetune", "-S", "finetune.rnk=3"), 2, "error: params.yaml: unknown parameter 'finetune.rnk'; did you mean 'rank'?"),
-        (("finetune", "-S", "finetune.rank=x"), 2, "error: params.yaml: parameter 'finetune.rank': input should be a valid integer"),
-        (("encrypt", "-S", "cipher.key_id=pk-0123456789abcdef"), 2, "error: key pk-0123456789abcdef is not in the keyring"),
+        (
+            ("finetune", "-S", "finetune.rnk=3"),
+            2,
+            "error: params.yaml: unknown parameter 'finetune.rnk'; did you mean 'rank'?",
+        ),
+        (
+            ("finetune", "-S", "finetune.rank=x"),
+            2,
+            "error: params.yaml: parameter 'finetune.rank': input should be a valid integer",
+        ),
+        (
+            ("encrypt", "-S", "cipher.key_id=pk-0123456789abcdef"),
+            2,
+            "error: key pk-0123456789abcdef is not in the keyring",
+        ),
         (("encrypt", "-S", "cipher.name=blok"), 2, "error: unknown cipher.name 'blok'; did you mean 'block'?"),
-        (("encrypt",), 1, "error: data/raw/digits/dataset.json is missing; run the stage that writes it: dvc repro download"),
-        (("finetune",), 1, "error: data/encrypted/digits/manifest.json is missing; run the stage that writes it: dvc repro encrypt"),
+        (
+            ("encrypt",),
+            1,
+            "error: data/raw/digits/dataset.json is missing; run the stage that writes it: dvc repro download",
+        ),
+        (
+            ("finetune",),
+            1,
+            "error: data/encrypted/digits/manifest.json is missing; run the stage that writes it: dvc repro encrypt",
+        ),
         (("adapt",), 2, "error: model.checkpoint models/local does not exist"),
     ],
 )
@@ -94,7 +117,16 @@ def test_no_params_yaml(tmp_path):
 def test_override_and_paths(project):
     write_raw(project / "plain", {"train": 30, "test": 6})
     done = ppvit(
-        "encrypt", "-S", "dataset.image_size=16", "-S", "cipher.name=np", "--raw", "plain", "--out", "keyed", cwd=project
+        "encrypt",
+        "-S",
+        "dataset.image_size=16",
+        "-S",
+        "cipher.name=np",
+        "--raw",
+        "plain",
+        "--out",
+        "keyed",
+        cwd=project,
     )
     assert done.returncode == 0, done.stderr
     assert '"name": "np"' in (project / "keyed" / "manifest.json").read_text()

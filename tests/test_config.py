@@ -36,7 +36,11 @@ def test_no_section_or_parameter_is_named_key_or_item():
     [
         ("finetune.metod=lora", "unknown parameter 'finetune.metod'; did you mean 'method'?"),
         ("finetun.method=lora", "unknown section 'finetun' in 'finetun.method=lora'; did you mean 'finetune'?"),
-        ("finetune.rank=four", "parameter 'finetune.rank': input should be a valid integer, unable to parse string as an integer, got 'four'"),
+        (
+            "finetune.rank=four",
+            "parameter 'finetune.rank': input should be a valid integer, "
+            "unable to parse string as an integer, got 'four'",
+        ),
         ("finetune.rank=0", "parameter 'finetune.rank': input should be greater than or equal to 1, got 0"),
         ("finetune.optimizer=lion", "parameter 'finetune.optimizer'"),
         ("cipher.key_id=secret", "parameter 'cipher.key_id': must be a key id such as pk-0123456789abcdef"),

@@ -58,10 +58,13 @@ def test_shards_hold_the_cipher_of_the_plain_images(raw, tmp_path):
 def test_timm_webdataset_and_tarfile_read_them(raw, tmp_path):
     encrypt.run(make_config(**SMALL), raw, tmp_path / "out")
     expected = sorted(
-        (label, image.numpy().tobytes()) for image, label in (EncryptedImages(tmp_path / "out", "train")[i] for i in range(50))
+        (label, image.numpy().tobytes())
+        for image, label in (EncryptedImages(tmp_path / "out", "train")[i] for i in range(50))
     )
 
-    dataset = timm.data.create_dataset("wds/own", root=str(tmp_path / "out"), split="train", is_training=False, batch_size=1)
+    dataset = timm.data.create_dataset(
+        "wds/own", root=str(tmp_path / "out"), split="train", is_training=False, batch_size=1
+    )
     assert len(dataset) == 50
     read = [(int(label), np.asarray(image).transpose(2, 0, 1).tobytes()) for image, label in dataset]
     assert sorted(read) == expected
@@ -128,7 +131,9 @@ def test_selection_is_stratified_nested_and_without_repeats(labels, fraction, se
 
 def test_train_fraction_leaves_test_alone(raw):
     some = make_config(dataset={"image_size": 16, "train_fraction": 0.5})
-    assert len(PlainImages(raw, "train", some.dataset, some.encrypt)) == 24  # 17, 17 and 16 images of a class: half to even is 8 each
+    assert (
+        len(PlainImages(raw, "train", some.dataset, some.encrypt)) == 24
+    )  # 17, 17 and 16 images of a class: half to even is 8 each
     assert len(PlainImages(raw, "test", some.dataset, some.encrypt)) == 12
 
 
@@ -182,7 +187,10 @@ def test_key_derivation_is_that_of_the_key(raw, tmp_path):
 def test_batches_of_the_wrong_size_or_class_are_named(raw, tmp_path):
     encrypt.run(make_config(**SMALL), raw, tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    for change, told in (({"image_size": 20}, r"has shape \(16, 16, 3\), the manifest says"), ({"num_classes": 1}, "has class [12], the manifest says 1")):
+    for change, told in (
+        ({"image_size": 20}, r"has shape \(16, 16, 3\), the manifest says"),
+        ({"num_classes": 1}, "has class [12], the manifest says 1"),
+    ):
         (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, **change}))
         with pytest.raises(PpvitError, match=rf"train-000000\.tar: sample 0000000\d {told}"):
             list(EncryptedImages(tmp_path / "out", "train"))

@@ -29,7 +29,9 @@ def test_figures_agree_with_scikit_learn(classes, images, bins, seed):
     np.testing.assert_array_equal(scores.confusion, metrics.confusion_matrix(labels, predicted, labels=names))
     assert scores.accuracy_percent() == pytest.approx(100 * metrics.accuracy_score(labels, predicted))
     assert scores.cross_entropy() == pytest.approx(metrics.log_loss(labels, probabilities, labels=names))
-    assert scores.calibration_error_percent() == pytest.approx(100 * _calibration_error(probabilities, labels.numpy(), bins))
+    assert scores.calibration_error_percent() == pytest.approx(
+        100 * _calibration_error(probabilities, labels.numpy(), bins)
+    )
     recalls = metrics.recall_score(labels, predicted, labels=names, average=None, zero_division=np.nan)
     np.testing.assert_allclose(scores.class_accuracy_percent(), 100 * recalls)
 

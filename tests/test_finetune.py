@@ -83,7 +83,11 @@ def test_workers_do_not_change_the_result(world, monkeypatch):
     losses = []
     for workers in ("0", "2"):
         monkeypatch.setenv("PPVIT_WORKERS", workers)
-        losses.append(train(folder, config.model_copy(update={"finetune": config.finetune.model_copy(update={"epochs": 1})}))["train_loss"])
+        losses.append(
+            train(folder, config.model_copy(update={"finetune": config.finetune.model_copy(update={"epochs": 1})}))[
+                "train_loss"
+            ]
+        )
     assert losses[0] == losses[1]
 
 
@@ -170,7 +174,9 @@ def test_damaged_checkpoint_is_ignored(tmp_path):
 
 def test_loss_that_is_no_number_stops_with_a_clear_error(tmp_path):
     config = make_world(tmp_path, learning_rate=1e30, optimizer="sgd", gradient_clip=0.0, warmup_fraction=0.0)
-    with pytest.raises(PpvitError, match=r"the training loss is not a number in epoch 1; lower finetune\.learning_rate"):
+    with pytest.raises(
+        PpvitError, match=r"the training loss is not a number in epoch 1; lower finetune\.learning_rate"
+    ):
         train(tmp_path, config)
     assert not (tmp_path / "finetuned").exists()
 
@@ -180,7 +186,9 @@ def test_shards_and_model_of_different_keys_are_refused(world):
     record = json.loads((folder / "adapted" / "config.json").read_text())
     record["ppvit"]["key_id"] = "pk-0123456789abcdef"
     (folder / "adapted" / "config.json").write_text(json.dumps(record))
-    with pytest.raises(PpvitError, match="the shards were made with key_id pk-6a84562a80f3ffa0, the model with pk-0123456789abcdef"):
+    with pytest.raises(
+        PpvitError, match="the shards were made with key_id pk-6a84562a80f3ffa0, the model with pk-0123456789abcdef"
+    ):
         train(folder, config)
 
 
@@ -188,7 +196,9 @@ def test_half_precision_needs_a_gpu(world):
     folder, config = world
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match=r"finetune\.precision fp16 needs a GPU; use bf16 or fp32"):
-            train(folder, config.model_copy(update={"finetune": config.finetune.model_copy(update={"precision": "fp16"})}))
+            train(
+                folder, config.model_copy(update={"finetune": config.finetune.model_copy(update={"precision": "fp16"})})
+            )
 
 
 def test_bf16_trains(tmp_path):
@@ -218,7 +228,16 @@ def test_two_processes_train_as_one(tmp_path):
         "f.run(settings, folder / 'encrypted', folder / 'adapted', folder / 'two', folder / 'two.json')\n"
     )
     (tmp_path / "two.py").write_text(code)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--num_machines", "1"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        "2",
+        "--cpu",
+        "--num_machines",
+        "1",
+    ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
     launch += ["--main_process_port", "0", str(tmp_path / "two.py"), str(tmp_path), config.finetune.model_dump_json()]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=120, env=os.environ, check=False)

@@ -35,7 +35,9 @@ def test_png_holds_a_valid_zlib_stream_with_the_right_checksum():
     length = int.from_bytes(data[start - 8 : start - 4], "big")
     rows = zlib.decompress(data[start : start + length])  # raises on a wrong Adler-32
     assert len(rows) == 224 * (1 + 224 * 3)
-    assert int.from_bytes(data[start + length : start + length + 4], "big") == zlib.crc32(data[start - 4 : start + length])
+    assert int.from_bytes(data[start + length : start + length + 4], "big") == zlib.crc32(
+        data[start - 4 : start + length]
+    )
 
 
 GREY = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))

@@ -53,7 +53,13 @@ class Project:
     def run(self, *command: str, code: int = 0, **environment: str) -> str:
         """Run a command in the project; returns stdout and stderr."""
         done = subprocess.run(
-            command, cwd=self.root, env={**self._environment, **environment}, text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=self.root,
+            env={**self._environment, **environment},
+            text=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout[-4000:]}"
         return done.stdout
@@ -83,7 +89,9 @@ def owner(tmp_path_factory) -> Project:
     key = keys.generate()
     keys.save(key, folder / "keyring")
     root = folder / "owner"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in listed.stdout.splitlines():
         if (ROOT / name).exists():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -116,16 +124,29 @@ def test_metrics_are_the_promised_names(owner):
     shown = json.loads(owner.dvc("metrics", "show", "--json"))[""]["data"]
     promised = {
         "adapt": {"max_logit_difference_float64", "max_logit_difference_float32"},
-        "finetune": {"trainable_parameters", "trainable_parameters_mi", "images_per_second", "peak_memory_bytes", "wall_seconds"},
+        "finetune": {
+            "trainable_parameters",
+            "trainable_parameters_mi",
+            "images_per_second",
+            "peak_memory_bytes",
+            "wall_seconds",
+        },
         "evaluate": {"accuracy_percent", "cross_entropy", "calibration_error_percent"},
         "verify": {"accuracy_percent", "plain_accuracy_percent", "wrong_key_accuracy_percent"},
-        "audit": {"weights_key_recovered_percent", "known_plaintext_key_recovered_percent", "known_plaintext_ssim", "verdict"},
+        "audit": {
+            "weights_key_recovered_percent",
+            "known_plaintext_key_recovered_percent",
+            "known_plaintext_ssim",
+            "verdict",
+        },
     }
     for stage, names in promised.items():
         assert names <= shown[f"results/{stage}.json"]["data"].keys()
     assert owner.result("adapt")["max_logit_difference_float64"] < 1e-6
     assert owner.result("verify")["accuracy_percent"] == owner.result("evaluate")["accuracy_percent"]
-    assert owner.result("verify")["plain_accuracy_percent"] == pytest.approx(owner.result("evaluate")["accuracy_percent"], abs=0.3)
+    assert owner.result("verify")["plain_accuracy_percent"] == pytest.approx(
+        owner.result("evaluate")["accuracy_percent"], abs=0.3
+    )
 
 
 def test_plots_show_draws_the_tables(owner):
@@ -181,13 +202,26 @@ def test_own_folder_and_its_changes(owner, tmp_path):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shape = (20, 31, 3) if number % 2 else (40, 25)
                 Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(place)
-    settings = ("-S", "dataset.name=imagefolder", "-S", f"dataset.path={tmp_path / 'own'}", "-S", "dataset.train_fraction=1.0")
+    settings = (
+        "-S",
+        "dataset.name=imagefolder",
+        "-S",
+        f"dataset.path={tmp_path / 'own'}",
+        "-S",
+        "dataset.train_fraction=1.0",
+    )
     assert stages_run(owner.dvc("exp", "run", *settings, "encrypt")) == ["download", "encrypt"]
-    assert json.loads((owner.root / "data/encrypted/imagefolder/manifest.json").read_text())["counts"] == {"train": 12, "test": 4}
+    assert json.loads((owner.root / "data/encrypted/imagefolder/manifest.json").read_text())["counts"] == {
+        "train": 12,
+        "test": 4,
+    }
     assert stages_run(owner.dvc("repro", "encrypt")) == []
     Image.new("RGB", (9, 9)).save(tmp_path / "own" / "train" / "cat" / "new.png")
     assert stages_run(owner.dvc("repro", "encrypt")) == ["download", "encrypt"]
-    assert json.loads((owner.root / "data/encrypted/imagefolder/manifest.json").read_text())["counts"] == {"train": 13, "test": 4}
+    assert json.loads((owner.root / "data/encrypted/imagefolder/manifest.json").read_text())["counts"] == {
+        "train": 13,
+        "test": 4,
+    }
     owner.git("checkout", "-q", ".")
     owner.dvc("checkout")
 
@@ -218,8 +252,14 @@ def test_remote_holds_no_plain_image_and_no_key(owner):
     remote = owner.root.parent / "remote"
     plain = [image for split in ("train", "test") for image in _images(owner.root / "data" / "raw" / "digits", split)]
     assert len(plain) == 1797
-    pixels = {Image.open(io.BytesIO(image)).convert("RGB").resize((32, 32), Image.Resampling.BICUBIC).tobytes() for image in plain}
-    secrets = [path.read_text().strip().removeprefix("ppvit-key-v1:") for path in Path(owner._environment["PPVIT_KEYRING"]).glob("*.key")]
+    pixels = {
+        Image.open(io.BytesIO(image)).convert("RGB").resize((32, 32), Image.Resampling.BICUBIC).tobytes()
+        for image in plain
+    }
+    secrets = [
+        path.read_text().strip().removeprefix("ppvit-key-v1:")
+        for path in Path(owner._environment["PPVIT_KEYRING"]).glob("*.key")
+    ]
     files = [path for path in remote.rglob("*") if path.is_file()]
     assert len(files) > 10
     encrypted = 0
@@ -249,11 +289,14 @@ def test_no_secret_in_anything_written(owner):
     (key_id,) = {config["key_id"] for config in [yaml.safe_load((owner.root / "params.yaml").read_text())["cipher"]]}
     key = keys.load(key_id, Path(owner._environment["PPVIT_KEYRING"]))
     derived = [
-        keys.KeyStream(key, ("block", step, 4, 32)).permutation(size).tolist() for step, size in (("scramble", 64), ("shuffle", 48))
+        keys.KeyStream(key, ("block", step, 4, 32)).permutation(size).tolist()
+        for step, size in (("scramble", 64), ("shuffle", 48))
     ]
     needles = [key.secret, key.secret.hex().encode(), *(str(values)[1:-1].encode() for values in derived)]
     needles += [str(values)[1:-1].replace(" ", "").encode() for values in derived]
-    places = [owner.root / name for name in ("dvc.lock", "params.yaml", "results", "models", "data/encrypted", ".dvc/tmp")]
+    places = [
+        owner.root / name for name in ("dvc.lock", "params.yaml", "results", "models", "data/encrypted", ".dvc/tmp")
+    ]
     searched = 0
     for place in places:
         for path in [place] if place.is_file() else [each for each in place.rglob("*") if each.is_file()]:
@@ -293,7 +336,12 @@ def test_one_word_in_six_places():
 
 def test_outs_of_dvc_yaml_are_the_paths_of_the_command_line():
     config = make_config()
-    outs = {name for stage in STAGES.values() for out in [*stage.get("outs", []), *stage.get("metrics", [])] for name in ([out] if isinstance(out, str) else out)}
+    outs = {
+        name
+        for stage in STAGES.values()
+        for out in [*stage.get("outs", []), *stage.get("metrics", [])]
+        for name in ([out] if isinstance(out, str) else out)
+    }
     expected = {paths.raw(config), paths.encrypted(config), paths.PRETRAINED, paths.ADAPTED, paths.FINETUNED}
     expected |= {paths.LIVE, paths.PLOTS, paths.PICTURES, paths.REPORT}
     expected |= {paths.result(stage) for stage in ("adapt", "finetune", "evaluate", "verify", "audit")}

@@ -15,10 +15,12 @@ VALUES = {
     "adapt": {"max_logit_difference_float64": 3e-14, "max_logit_difference_float32": 1e-6, "adapted": True},
     "finetune": {"trainable_parameters": 155_146, "method": "melo", "adapter_bytes": 4096, "images_per_second": 250.0},
     "evaluate": {
-        "accuracy_percent": 91.25, "cross_entropy": 0.3, "calibration_error_percent": 2.0, "class_accuracy_min_percent": 80.0,
+        "accuracy_percent": 91.25, "cross_entropy": 0.3,
+        "calibration_error_percent": 2.0, "class_accuracy_min_percent": 80.0,
     },
     "verify": {
-        "accuracy_percent": 91.25, "plain_accuracy_percent": 91.25, "wrong_key_accuracy_percent": 33.1, "chance_percent": 33.3,
+        "accuracy_percent": 91.25, "plain_accuracy_percent": 91.25,
+        "wrong_key_accuracy_percent": 33.1, "chance_percent": 33.3,
     },
     "audit": {
         "weights_key_recovered_percent": 100.0, "weights_ssim": 1.0, "weights_wall_seconds": 0.1,

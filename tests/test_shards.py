@@ -67,10 +67,14 @@ class Explosive:
         return (os.system, ("touch exploded",))
 
 
-@pytest.mark.parametrize("name", ["00000000.pkl", "00000000.pyd", "../00000000.png", "/etc/00000000.png", "00000000.npy", "x.png"])
+@pytest.mark.parametrize(
+    "name", ["00000000.pkl", "00000000.pyd", "../00000000.png", "/etc/00000000.png", "00000000.npy", "x.png"]
+)
 def test_foreign_members_are_refused_and_never_unpickled(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    record = write(tmp_path / "train-000000.tar", {"00000000.png": b"x", "00000000.cls": b"0", name: pickle.dumps(Explosive())})
+    record = write(
+        tmp_path / "train-000000.tar", {"00000000.png": b"x", "00000000.cls": b"0", name: pickle.dumps(Explosive())}
+    )
     with pytest.raises(PpvitError, match=r"train-000000\.tar: member '.*' is no image, label or origin"):
         ShardReader(tmp_path, "train", {"train": [record]})
     assert not (tmp_path / "exploded").exists()

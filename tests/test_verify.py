@@ -30,7 +30,14 @@ def world(tmp_path_factory):
 
 def test_accuracies(world):
     folder, config = world
-    evaluate.run(config.evaluate, folder / "encrypted", folder / "adapted", folder / "finetuned", folder / "plots", folder / "evaluate.json")
+    evaluate.run(
+        config.evaluate,
+        folder / "encrypted",
+        folder / "adapted",
+        folder / "finetuned",
+        folder / "plots",
+        folder / "evaluate.json",
+    )
     verify.run(config, folder / "raw", folder / "adapted", folder / "finetuned", folder / "verify.json")
     trainer, owner = (json.loads((folder / f"{name}.json").read_text()) for name in ("evaluate", "verify"))
     assert owner["accuracy_percent"] == trainer["accuracy_percent"]

@@ -22,9 +22,9 @@ class PermutationCipher(Cipher):
     2. shuffle: ``y[t, j] = y[t, kp[j]]``, values of all three colours change places within every block;
     3. invert: ``y[t, j] = 255 - y[t, j]`` for a keyed half of the positions j.
 
-    All three are one exclusive-or (255 - v = v ^ 255) and one gather over the flat image. Measured and no faster: blocks
-    and values in two gathers with indices that stay in the cache, and gathers of words that hold the bytes of 2, 4 or 8
-    images (see ``benchmarks/cipher.py``).
+    All three are one exclusive-or (255 - v = v ^ 255) and one gather over the flat image. Measured and no faster:
+    blocks and values in two gathers with indices that stay in the cache, and gathers of words that hold the bytes of
+    2, 4 or 8 images (see ``benchmarks/cipher.py``).
     """
 
     scrambles: ClassVar[bool] = False
@@ -81,7 +81,7 @@ def _flip_and_gather(images: np.ndarray, flip: np.ndarray, source: np.ndarray) -
 
 
 def _flatten(affine: AffineMap, image_size: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The affine map over whole images flattened as H, W, C: source of every value (intp) and its mask (uint8, 0 or 255)."""
+    """The affine map over images flattened as H, W, C: source of every value (intp) and its mask (uint8, 0 or 255)."""
     side = image_size // block_size
     pixels = np.arange(image_size * image_size * 3).reshape(side, block_size, side, block_size, 3)
     in_blocks = pixels.transpose(0, 2, 4, 1, 3).reshape(side * side, -1)  # (N, B): flat position of value j of block t

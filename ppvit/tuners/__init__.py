@@ -19,7 +19,15 @@ from ppvit.tuners.linear import Linear
 from ppvit.tuners.lora import Lora
 from ppvit.tuners.melo import LoraPatch, Melo
 
-__all__ = ["TUNERS", "Tuner", "adapter_bytes", "load_finetuned", "make_tuner", "read_finetuned_record", "save_finetuned"]
+__all__ = [
+    "TUNERS",
+    "Tuner",
+    "adapter_bytes",
+    "load_finetuned",
+    "make_tuner",
+    "read_finetuned_record",
+    "save_finetuned",
+]
 __all__ += ["trainable_parameters"]
 
 TUNERS: dict[str, type[Tuner]] = {tuner.name: tuner for tuner in (Full, Linear, Melo, LoraPatch, Lora)}
@@ -67,7 +75,7 @@ library_name: peft
 tags: [ppvit, {method}]
 ---
 Adapter trained by ppvit with `finetune.method: {method}` on images encrypted with cipher `{cipher[name]}` under key
-`{key_id}`. It works on the model in `{base}`, which takes images encrypted with that key, pixels scaled to x / 127.5 - 1:
+`{key_id}`. It works on the model in `{base}`, which takes images encrypted with that key, scaled to x / 127.5 - 1:
 
     base = timm.create_model("local-dir:{base}", pretrained=True, num_classes={num_classes})
     model = peft.PeftModel.from_pretrained(base, "<this folder>")
@@ -93,7 +101,8 @@ def load_finetuned(adapted: Path, finetuned: Path, num_classes: int) -> nn.Modul
     record = read_finetuned_record(finetuned)
     if record["num_classes"] != num_classes:
         raise PpvitError(
-            f"{finetuned} was trained on {record['num_classes']} classes, the shards have {num_classes}; run dvc repro finetune"
+            f"{finetuned} was trained on {record['num_classes']} classes, the shards have {num_classes}; "
+            "run dvc repro finetune"
         )
     if not (finetuned / "adapter_config.json").exists():
         return load_model(finetuned, "finetune")
@@ -101,5 +110,7 @@ def load_finetuned(adapted: Path, finetuned: Path, num_classes: int) -> nn.Modul
     try:
         tuned = peft.PeftModel.from_pretrained(base, str(finetuned))
     except (RuntimeError, ValueError, OSError) as error:
-        raise PpvitError(f"{finetuned} cannot be loaded ({str(error).splitlines()[0]}); run dvc repro --force finetune") from None
+        raise PpvitError(
+            f"{finetuned} cannot be loaded ({str(error).splitlines()[0]}); run dvc repro --force finetune"
+        ) from None
     return tuned.merge_and_unload().eval()

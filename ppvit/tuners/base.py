@@ -68,7 +68,9 @@ def linear_names(model: nn.Module, endings: list[str]) -> str:
     for ending in endings:
         if not any(name == ending or name.endswith(f".{ending}") for name in linear):
             known = sorted({re.sub(r"^.*?\d+\.", "", name) for name in linear})
-            raise UsageError(f"finetune.target_modules: no linear layer ends in '{ending}'; there are {', '.join(known)}")
+            raise UsageError(
+                f"finetune.target_modules: no linear layer ends in '{ending}'; there are {', '.join(known)}"
+            )
     return r"(.*\.)?(" + "|".join(re.escape(ending) for ending in sorted(endings)) + ")"
 
 

@@ -9,7 +9,10 @@ from ppvit.tuners.base import Tuner, head_names, linear_names
 
 
 class Lora(Tuner):
-    """``W' = W + (alpha / r) B A`` on ``target_modules`` (Hu et al., arXiv 2106.09685): r (in + out) parameters a layer."""
+    """``W' = W + (alpha / r) B A`` on ``target_modules`` (Hu et al., arXiv 2106.09685).
+
+    r (in + out) parameters a layer.
+    """
 
     name = "lora"
 

@@ -18,8 +18,8 @@ from ppvit.tuners.base import Tuner, head_names, keep_zero, linear_names
 class Melo(Tuner):
     """LoRA on q and v: 4 D r parameters a layer.
 
-    timm keeps q, k and v in one matrix. Two adapters of rank r on its q and v rows are one plain LoRA of rank 2r whose B
-    is block-structured: q rows use the first r columns, v rows the last r, all else is zero and stays zero. With alpha
+    timm keeps q, k and v in one matrix. Two adapters of rank r on its q and v rows are one plain LoRA of rank 2r whose
+    B is block-structured: q rows use the first r columns, v rows the last r, the rest stays zero. With alpha
     doubled as well, alpha / r is unchanged, and stock peft loads the result. The structural zeros are not counted.
     """
 
@@ -45,7 +45,10 @@ class Melo(Tuner):
 def query_value_mask(shape: torch.Size, rank: int) -> torch.Tensor:
     """Where B of shape (3 D, 2 r) may differ from zero: bool, q rows x first r columns and v rows x last r columns."""
     if shape[0] % 3:
-        raise UsageError(f"melo needs query, key and value of equal width; this model's qkv has {shape[0]} rows; use finetune.method=lora")
+        raise UsageError(
+            f"melo needs query, key and value of equal width, this model's qkv has {shape[0]} rows; "
+            "use finetune.method=lora"
+        )
     width = shape[0] // 3
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[:width, :rank] = True

@@ -1,0 +1,106 @@
+"""Fine-tuning inside the stage against a bare timm + peft loop over batches that are already in memory.
+
+    python benchmarks/finetune_step.py
+
+Compared: one epoch of `ppvit.finetune.Training` (shards on disk, decoding, gradient clipping, schedule, metrics and a
+checkpoint included) against forward, loss, backward and AdamW on the same model and adapters over preloaded float
+batches; and `ppvit.batches.load_batches` alone against what the stage consumes. No reading processes (the default on a
+CPU). LoRA of rank 8; micro-ViT at 32 px and ViT-Ti/16 at 224 px, random weights.
+Aim: the stage makes at least 0.95 of the bare loop's images/s; the loader alone at least 3 times what the model takes.
+Measured (2 cores, {date}): {result}
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from inputs import CLASSES, configuration, photographs, write_raw
+from timing import alternate, print_table, spread
+from torch.nn import functional
+
+from ppvit import encrypt
+from ppvit.batches import EncryptedImages, epoch_batches, load_batches
+from ppvit.checkpoint import Checkpoint
+from ppvit.config import Config
+from ppvit.finetune import Training, make_accelerator
+from ppvit.images import encode_png
+from ppvit.models import MICRO, MICRO_ARCHITECTURE, model_input
+from ppvit.tuners import make_tuner
+
+CASES: tuple[tuple[str, dict[str, Any], int, int, int], ...] = (
+    # name, arguments of the timm model, batch size, images an epoch, rounds
+    ("micro-ViT, 32 px", MICRO, 32, 1280, 9),
+    ("ViT-Ti/16, 224 px", {"img_size": 224}, 16, 80, 7),
+)
+
+
+def model(config: Config, arguments: dict[str, Any]) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return make_tuner(config.finetune).attach(timm.create_model(MICRO_ARCHITECTURE, num_classes=CLASSES, **arguments))
+
+
+def stage(folder: Path, config: Config, arguments: dict[str, Any]) -> Callable[[], None]:
+    dataset = EncryptedImages(folder / "encrypted", "train")
+
+    def run() -> None:
+        checkpoint = Checkpoint({}, folder / "scratch")
+        Training(config.finetune, make_accelerator("fp32"), model(config, arguments), dataset, checkpoint).run()
+        checkpoint.remove()
+
+    return run
+
+
+def bare(folder: Path, config: Config, arguments: dict[str, Any]) -> Callable[[], None]:
+    loaded = [(model_input(images), labels) for images, labels in batches(folder, config)]
+
+    def run() -> None:
+        tuned = model(config, arguments).train()
+        optimizer = torch.optim.AdamW([each for each in tuned.parameters() if each.requires_grad], lr=1e-3)
+        for images, labels in loaded:
+            functional.cross_entropy(tuned(images), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return run
+
+
+def batches(folder: Path, config: Config) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    dataset = EncryptedImages(folder / "encrypted", "train")
+    return list(load_batches(dataset, epoch_batches(len(dataset), config.finetune.batch_size, 0, 0)))
+
+
+def measure(folder: Path, arguments: dict[str, Any], batch_size: int, images: int, rounds: int) -> list[str]:
+    size = arguments["img_size"]
+    overrides = [f"dataset.image_size={size}", f"cipher.block_size={arguments.get('patch_size', 16)}"]
+    config = configuration(folder, *overrides, f"finetune.batch_size={batch_size}", "finetune.epochs=1")
+    encoded = [encode_png(image) for image in photographs(images + CLASSES, size)]
+    write_raw(folder / "raw", encoded[:images], encoded[images:], "png")
+    encrypt.run(config, folder / "raw", folder / "encrypted")
+    contestants = {
+        "stage": stage(folder, config, arguments),
+        "bare": bare(folder, config, arguments),
+        "loader": lambda: batches(folder, config),
+    }
+    seconds = alternate(contestants, rounds)
+    speeds = [spread(images / seconds[name], 0) for name in ("stage", "bare", "loader")]
+    return [*speeds, spread(seconds["bare"] / seconds["stage"]), spread(seconds["stage"] / seconds["loader"], 1)]
+
+
+def main() -> None:
+    os.environ["PPVIT_WORKERS"] = "0"
+    rows = []
+    for name, *case in CASES:
+        with tempfile.TemporaryDirectory(prefix="ppvit-benchmark-") as folder:
+            rows.append([name, *measure(Path(folder), *case)])
+    print("images/s: median (min-max)")
+    print_table(["model", "stage", "bare loop", "loader alone", "stage / bare", "loader / stage"], rows)
+
+
+if __name__ == "__main__":
+    main()
