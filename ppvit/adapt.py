@@ -189,8 +189,8 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
     ):
         raise PpvitError(
             f"the adapted {backbone.architecture} differs from the plain one by "
-            f"{differences['max_logit_difference_float64']:.2g} (float64): something in it depends on patch positions or "
-            "pixels that adaptation does not reach; set adapt.enabled=false"
+            f"{differences['max_logit_difference_float64']:.2g} (float64): something in it depends on patches in "
+            "a way that adaptation does not reach; set adapt.enabled=false"
         )
     return differences
 

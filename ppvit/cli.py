@@ -93,7 +93,7 @@ def pretrain(overrides: Overrides = None, params: Params = PARAMS, out: Place = 
     config = _load(params, overrides)
     from ppvit import paths, pretrain
 
-    pretrain.run(config, out=out or paths.PRETRAINED)
+    pretrain.run(config.pretrain, out=out or paths.PRETRAINED)
 
 
 @stage

@@ -53,10 +53,10 @@ def run(config: Config, raw: Path, results: Path, live: Path, plots: Path, pictu
         summary=summary,
         verdict=values["audit"]["verdict"],
         attacks=attack_rows(values["audit"]),
+        sentences=read_json(pictures / "verdicts.json", "audit"),
         examples=_png(image_grid(list(columns.values()), list(columns))),
         attack_pictures={
-            path.stem.replace("_", " "): _data_uri("image/png", path.read_bytes())
-            for path in sorted(pictures.glob("*.png"))
+            _title(path.stem): _data_uri("image/png", path.read_bytes()) for path in sorted(pictures.glob("*.png"))
         },
         learning=_draw(lambda axes: _draw_learning(axes, live)),
         confusion=_draw(lambda axes: _draw_confusion(axes, plots, classes)),
@@ -96,7 +96,10 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 
 def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """One row an attack of the audit's result file: name, key recovered, SSIM of the recovered pictures, seconds."""
-    names = [name.removesuffix("_key_recovered_percent") for name in audit if name.endswith("_key_recovered_percent")]
+    suffix = "_key_recovered_percent"
+    names = [name.removesuffix(suffix) for name in audit if name.endswith(suffix)]
+    # the headline of an attack with numbered variants repeats one of them
+    names = [name for name in names if not any(other.startswith(f"{name}_") and other[-1].isdigit() for other in names)]
 
     def text(name: str, form: Callable[[float], str]) -> str:
         value = audit.get(name)
@@ -104,13 +107,22 @@ def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
     return [
         (
-            name.replace("_", " "),
+            _title(name),
             text(f"{name}_key_recovered_percent", _percent),
             text(f"{name}_ssim", "{:.3f}".format),
             text(f"{name}_wall_seconds", "{:.1f} s".format),
         )
         for name in names
     ]
+
+
+def _title(name: str) -> str:
+    """``known_plaintext_10`` as people read it: known plaintext, 10 pairs."""
+    words = name.replace("_", " ")
+    attack, _, count = words.rpartition(" ")
+    if count.isdigit():
+        return f"{attack}, {count} pair" + ("" if count == "1" else "s")
+    return words.replace(" finetuned", ", after fine-tuning")
 
 
 def _percent(value: float) -> str:

@@ -34,17 +34,20 @@ def peak_memory_bytes() -> int:
 
 
 def environment() -> dict[str, str]:
-    """Versions of the packages that numbers depend on, device, and git revision where known."""
+    """Device, git revision where known, and versions of what the numbers depend on (in one text: one column in DVC)."""
     torch = sys.modules.get("torch")
-    record = {"device": "cpu", "python_version": platform.python_version(), "git_revision": _git_revision()}
-    if torch is not None and torch.cuda.is_available():
-        record["device"] = torch.cuda.get_device_name()
+    gpu = torch is not None and torch.cuda.is_available()
+    found = [f"python {platform.python_version()}"]
     for package in ("ppvit", "torch", "timm", "peft"):
         try:
-            record[f"{package}_version"] = version(package)
+            found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return record
+    return {
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "git_revision": _git_revision(),
+        "versions": ", ".join(found),
+    }
 
 
 def _git_revision() -> str:

@@ -45,7 +45,7 @@ def test_no_section_or_parameter_is_named_key_or_item():
         ("finetune.optimizer=lion", "parameter 'finetune.optimizer'"),
         ("cipher.key_id=secret", "parameter 'cipher.key_id': must be a key id such as pk-0123456789abcdef"),
         ("cipher.block_size=5", "cipher.block_size 5 does not divide dataset.image_size 32"),
-        ("audit.known_pairs=[0]", "known_pairs must be 1 or more each"),
+        ("audit.known_pairs=[0]", "parameter 'audit.known_pairs.0': input should be greater than or equal to 1, got 0"),
         ("rank", "'rank' is not of the form section.name=value"),
     ],
 )

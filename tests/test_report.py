@@ -9,8 +9,13 @@ from ppvit import report
 from ppvit.errors import PpvitError
 from ppvit.report import attack_rows, summary_rows
 
-COMMON = {"wall_seconds": 3.0, "peak_memory_bytes": 2**30, "device": "cpu", "git_revision": "abc"}
-COMMON |= {f"{package}_version": "1.0" for package in ("ppvit", "torch", "timm", "peft", "python")}
+COMMON = {
+    "wall_seconds": 3.0,
+    "peak_memory_bytes": 2**30,
+    "device": "cpu",
+    "git_revision": "abc",
+    "versions": "torch 1.0",
+}
 VALUES = {
     "adapt": {"max_logit_difference_float64": 3e-14, "max_logit_difference_float32": 1e-6, "adapted": True},
     "finetune": {"trainable_parameters": 155_146, "method": "melo", "adapter_bytes": 4096, "images_per_second": 250.0},
@@ -24,6 +29,8 @@ VALUES = {
     },
     "audit": {
         "weights_key_recovered_percent": 100.0, "weights_ssim": 1.0, "weights_wall_seconds": 0.1,
+        "known_plaintext_10_key_recovered_percent": 66.4,
+        "known_plaintext_key_recovered_percent": 66.4,
         "guess_key_recovered_percent": None, "verdict": "Broken: images can be read by <anyone>.",
     },
 }  # fmt: skip
@@ -37,6 +44,7 @@ def world(tmp_path):
         (results / folder).mkdir(parents=True)
     for stage, values in VALUES.items():
         (results / f"{stage}.json").write_text(json.dumps({**values, **COMMON}))
+    (results / "audit" / "verdicts.json").write_text('{"weights": "Broken."}')
     (results / "plots" / "confusion.csv").write_text("actual,predicted\n0,0\n1,2\n2,2\n")
     (results / "plots" / "calibration.csv").write_text("confidence_percent,accuracy_percent,images\n90,80,3\n")
     for name in ("train_loss", "train_accuracy_percent"):
@@ -81,6 +89,8 @@ def test_unadapted_and_keyless_runs_say_so():
 def test_attacks_without_a_figure_show_a_dash():
     rows = {name: cells for name, *cells in attack_rows(VALUES["audit"])}
     assert rows["weights"] == ["100.00 %", "1.000", "0.1 s"]
+    assert rows["known plaintext, 10 pairs"][0] == "66.40 %"
+    assert "known plaintext" not in rows
     assert rows["guess"] == ["–", "–", "–"]
 
 

@@ -17,13 +17,13 @@ import numpy as np
 
 from ppvit.audit import known_plaintext, weights
 from ppvit.audit.gather import Truth, gather
-from ppvit.audit.pictures import save_grid
 from ppvit.audit.score import key_recovered_percent, mean_ssim, psnr_db
 from ppvit.audit.verdict import Scored, overall, sentence
 from ppvit.audit.view import Finding, View, decrypt
 from ppvit.config import Config
-from ppvit.files import atomic_output
+from ppvit.files import atomic_output, write_json
 from ppvit.results import Stopwatch, write_result
+from ppvit.show import image_grid
 
 __all__ = ["ATTACKS", "audit", "run"]
 
@@ -31,6 +31,7 @@ ATTACKS: dict[str, Callable[[View], Iterator[Finding]]] = {
     "weights": weights.attack,
     "known_plaintext": known_plaintext.attack,
 }
+TITLES = ["plain", "encrypted", "recovered"]
 PICTURED = 4  # images in every picture
 GUESSED_IMAGES = 8  # parts of the images under attack, each decrypted with a random key of its own, for ssim_of_guess
 GUESSED_KEYS = 100  # the best of so many is key_percent_of_guess
@@ -54,7 +55,7 @@ def run(
         encrypted: folder of shards.
         embedded: weights of the embedded model, which are public.
         adapted, finetuned: folders of models, as the trainer has them.
-        pictures: folder to write, ``<attack>.png`` each. They show plain images: for the owner only.
+        pictures: folder to write, ``<attack>.png`` each and ``verdicts.json``; plain images, for the owner only.
         result: JSON to write; its names are those of :func:`audit`.
 
     Raises:
@@ -75,12 +76,12 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         view: what the attacker holds.
         truth: what only the owner holds.
         attacks: names from ``ATTACKS``.
-        pictures: an existing folder for ``<attack>.png``.
+        pictures: an existing folder for ``<attack>.png`` and ``verdicts.json``, one sentence an attack.
 
     Returns:
         For every attack ``<attack>_key_recovered_percent`` (0 is a guess, 100 all;
         :func:`ppvit.audit.score.key_recovered_percent`), ``_ssim`` and ``_psnr_db`` on unseen images,
-        ``_wall_seconds`` and ``_verdict``, and the first three for variants of it such as ``weights_finetuned``;
+        and ``_wall_seconds``, and the first three for variants of it such as ``weights_finetuned``;
         ``ssim_of_guess`` and ``ssim_of_ciphertext``, what a random key and no attack at all score;
         ``key_percent_of_guess``, the best of 100 random keys; and ``verdict``.
     """
@@ -93,7 +94,8 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         "ssim_of_ciphertext": round(mean_ssim(view.encrypted, truth.plain), 4),
     }
     baseline = max(values["ssim_of_guess"], values["ssim_of_ciphertext"])
-    everything = []
+    everything: list[Scored] = []
+    sentences: dict[str, str] = {}
     for attack in attacks:
         for finding, seconds in _timed(ATTACKS[attack](view)):
             scores = _scores(finding, view, truth)
@@ -106,9 +108,10 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
             if finding.headline:
                 values |= {f"{attack}_{name}": value for name, value in scores.items()}
                 values[f"{attack}_wall_seconds"] = round(seconds, 4)
-                values[f"{attack}_verdict"] = sentence(scored, keyed)
-                shown = (images[:PICTURED] for images in (truth.plain, view.encrypted, finding.images))
-                save_grid(pictures / f"{attack}.png", *shown)
+                sentences[attack] = sentence(scored, keyed)
+                shown = [images[:PICTURED] for images in (truth.plain, view.encrypted, finding.images)]
+                image_grid(shown, TITLES).save(pictures / f"{attack}.png")
+    write_json(pictures / "verdicts.json", sentences)  # beside the metrics: texts would fill DVC's tables
     return {**values, "verdict": overall(everything, keyed)}
 
 
