@@ -28,8 +28,8 @@ def atomic_output(target: Path, directory: bool = False) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp{os.getpid()}")
-    _remove(temporary)
+    temporary = target.with_name(f".{target.name}.partial")
+    _remove(temporary)  # what a killed run left behind
     if directory:
         temporary.mkdir()
     try:

@@ -228,6 +228,17 @@ def test_checkpoint_errors(tmp_path):
         load_backbone("vit_tiny_patch16_224", empty, 32, empty)
 
 
+def test_without_a_network_the_hub_is_told_and_the_remedy(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        PpvitError, match="cannot be fetched from timm's hub .* set model.checkpoint to a local"
+    ) as caught:
+        load_backbone("vit_small_patch16_384.augreg_in1k", tmp_path, 32, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_run_writes_model_record_and_measurement(tmp_path, monkeypatch):
     path = tmp_path / "micro.safetensors"
     save_file(tiny_micro().state_dict(), path)

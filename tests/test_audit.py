@@ -455,10 +455,11 @@ def test_run_reports_the_names_that_others_rely_on(project, result):
     assert result["known_plaintext_pairs"] == 10
     assert result["ssim_of_guess"] < 0.6
     assert 0 < result["key_percent_of_guess"] < 8
-    assert result["weights_wall_seconds"] < 5
     assert result["verdict"].startswith("Broken")
     assert all(value is None or isinstance(value, int | float | str) for value in result.values())
-    assert {path.name for path in (project.folder / "audit").iterdir()} == {"weights.png", "known_plaintext.png"}
+    assert {path.name for path in (project.folder / "audit").iterdir()} == {
+        "weights.png", "known_plaintext.png", "verdicts.json",
+    }  # fmt: skip
     with Image.open(project.folder / "audit" / "weights.png") as picture:
         assert picture.width > 3 * 128
         assert picture.height > 4 * 128
