@@ -30,7 +30,7 @@ from ppvit.results import Stopwatch, write_result
 
 TOLERANCE_FLOAT64 = 1e-6  # largest accepted logit difference; measured ones are near 1e-13
 TOLERANCE_FLOAT32 = 1e-3
-CHECKED_IMAGES = 2
+CHECKED_IMAGES = 1  # of noise: no two blocks of it are alike, so a wrong place of any block or value shows
 
 
 @dataclass

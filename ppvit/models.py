@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from timm.models import load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from ppvit.errors import PpvitError, UsageError
 from ppvit.files import atomic_output, read_json, write_json
@@ -107,7 +109,8 @@ def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> 
         raise PpvitError(reason) from None
     head = state.get("head.weight")
     model_args["num_classes"] = 0 if head is None else len(head)
-    model = _create(architecture, model_args)
+    with _NoRandomWeights():
+        model = _create(architecture, model_args)
     try:
         model.load_state_dict(checkpoint_filter_fn(state, model) if hasattr(model, "pos_embed") else state, strict=True)
     except (RuntimeError, KeyError) as error:
@@ -115,6 +118,20 @@ def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> 
             f"{weights} does not fit model.name {architecture} ({_brief(error)}); set model.name and model.checkpoint"
         ) from None
     return model
+
+
+class _NoRandomWeights(TorchFunctionMode):
+    """Leaves parameters as allocated: random numbers take most of the time of building a model, and all are loaded."""
+
+    _DRAW = frozenset(
+        {Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, init.uniform_, init.normal_, init.kaiming_uniform_}
+    )
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in self._DRAW:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def _from_hub(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:

@@ -11,12 +11,13 @@ pneumoniamnist="-S dataset.name=pneumoniamnist -S dataset.path=$assets/pneumonia
 linear="-S finetune.method=linear -S finetune.epochs=5 -S finetune.learning_rate=0.005"
 lora="-S finetune.method=lora -S finetune.epochs=3 -S finetune.learning_rate=0.001"
 
+# each run leaves its parameters in params.yaml, so every option that varies is set every time
 for data in cifar10 pneumoniamnist; do
     for images in plain encrypted adapted; do
         case $images in
-        plain) how="-S cipher.name=none" ;;
+        plain) how="-S cipher.name=none -S adapt.enabled=true" ;;
         encrypted) how="-S cipher.name=block -S adapt.enabled=false" ;;
-        adapted) how="-S cipher.name=block" ;;
+        adapted) how="-S cipher.name=block -S adapt.enabled=true" ;;
         esac
         for method in linear lora; do
             eval "data_options=\$$data; method_options=\$$method"

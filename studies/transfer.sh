@@ -8,9 +8,9 @@ lora="-S finetune.method=lora"
 
 for images in plain encrypted adapted; do
     case $images in
-    plain) how="-S cipher.name=none" ;;
+    plain) how="-S cipher.name=none -S adapt.enabled=true" ;;
     encrypted) how="-S cipher.name=block -S adapt.enabled=false" ;;
-    adapted) how="-S cipher.name=block" ;;
+    adapted) how="-S cipher.name=block -S adapt.enabled=true" ;;
     esac
     for method in linear full lora; do
         eval "options=\$$method"

@@ -126,9 +126,8 @@ def _images(path: Path) -> Iterator[Entry]:
 
 
 def _inner_name(entry: Entry, layout: _Layout) -> str:
-    return "/".join(
-        entry.parts[layout.depth :]
-    )  # without the folders around, so that an archive splits as its folder does
+    # without the folders around, so that an archive splits as its folder does
+    return "/".join(entry.parts[layout.depth :])
 
 
 def _class_and_name(path: Path, layout: _Layout) -> Iterator[tuple[str, str]]:
