@@ -35,8 +35,8 @@ from ppvit.tuners import make_tuner
 
 CASES: tuple[tuple[str, dict[str, Any], int, int, int], ...] = (
     # name, arguments of the timm model, batch size, images an epoch, rounds
-    ("micro-ViT, 32 px", MICRO, 32, 1280, 9),
-    ("ViT-Ti/16, 224 px", {"img_size": 224}, 16, 80, 7),
+    ("micro-ViT, 32 px", MICRO, 32, 640, 7),
+    ("ViT-Ti/16, 224 px", {"img_size": 224}, 16, 64, 5),
 )
 
 
