@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# before torch is loaded, here and in every process that tests start: models are tiny, so a second thread gains nothing,
+# and on a busy machine threads that wait for each other cost several times the work
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import numpy as np
