@@ -4,7 +4,7 @@
 set -eu
 linear="-S finetune.method=linear -S finetune.epochs=10 -S finetune.learning_rate=0.01"
 full="-S finetune.method=full -S finetune.epochs=5 -S finetune.learning_rate=0.0005"
-lora="-S finetune.method=lora"
+lora="-S finetune.method=lora -S finetune.epochs=5 -S finetune.learning_rate=0.0005"
 
 for images in plain encrypted adapted; do
     case $images in
