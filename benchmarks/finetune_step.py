@@ -5,7 +5,7 @@
 Compared: one epoch of `ppvit.finetune.Training` (shards on disk, decoding, gradient clipping, schedule, metrics and a
 checkpoint included) against forward, loss, backward and AdamW on the same model and adapters over preloaded float
 batches; and `ppvit.batches.load_batches` alone against what the stage consumes. No reading processes (the default on a
-CPU). LoRA of rank 8; micro-ViT at 32 px and ViT-Ti/16 at 224 px, random weights.
+CPU), one thread (two on a busy machine wait for each other, which drowns the difference). LoRA of rank 8; micro-ViT at 32 px and ViT-Ti/16 at 224 px, random weights.
 Aim: the stage makes at least 0.95 of the bare loop's images/s; the loader alone at least 3 times what the model takes.
 Measured (2 cores, {date}): {result}
 """
@@ -94,6 +94,7 @@ def measure(folder: Path, arguments: dict[str, Any], batch_size: int, images: in
 
 def main() -> None:
     os.environ["PPVIT_WORKERS"] = "0"
+    torch.set_num_threads(1)
     rows = []
     for name, *case in CASES:
         with tempfile.TemporaryDirectory(prefix="ppvit-benchmark-") as folder:
