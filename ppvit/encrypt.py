@@ -20,6 +20,7 @@ from ppvit.owner import load_cipher, public_record
 from ppvit.parallel import available_cpus, requested_workers
 from ppvit.shards import SCHEMA, SPLITS, Shard, ShardReader, read_manifest, shard_name, shard_records, write_shard
 
+PARALLEL_PIXELS = 2**24  # below so many a second process would not earn back the time that it takes to start
 BATCH = 64  # images encrypted in one call: enough for speed, little memory
 
 
@@ -143,7 +144,7 @@ def _check_classes(raw: Path, classes: list[str], splits: dict[str, PlainImages]
 def _write_splits(
     splits: dict[str, PlainImages], cipher: Cipher, folder: Path, per_shard: int
 ) -> dict[str, list[Shard]]:
-    # all splits in one queue, so that no worker waits at the end of each
+    # all splits in one queue, so that no process waits at the end of each
     order = [(split, start) for split, plain in splits.items() for start in range(0, len(plain), per_shard)]
     tasks = (
         delayed(_write_encrypted_shard)(
@@ -155,13 +156,11 @@ def _write_splits(
         )
         for split, start in order
     )
-    # threads start at once and share the shard index; decoding, resizing, gathers and checksums release the GIL.
-    # `prefer` leaves the choice to joblib.parallel_config, through which a cluster's backend is set
-    workers = min(requested_workers() or available_cpus(), len(order))
-    finished = Parallel(n_jobs=workers, prefer="threads", return_as="generator")(tasks)
+    pixels = sum(map(len, splits.values())) * cipher.image_size**2
+    processes = min(requested_workers() or available_cpus(), len(order)) if pixels > PARALLEL_PIXELS else 1
     shards: dict[str, list[Shard]] = {split: [] for split in splits}
     with tqdm(total=len(order), desc="encrypt", unit="shard", disable=None, file=sys.stderr) as bar:
-        for (split, _), shard in zip(order, finished, strict=True):
+        for (split, _), shard in zip(order, Parallel(n_jobs=processes, return_as="generator")(tasks), strict=True):
             shards[split].append(shard)
             bar.update()
     return shards

@@ -1,4 +1,4 @@
-"""How many workers read or encrypt: a matter of the machine, so environment and never params."""
+"""How many processes read or encrypt: a matter of the machine, so environment and never params."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ def digest(folder) -> dict[str, str]:
 
 
 def test_same_bytes_whatever_the_number_of_workers(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(encrypt, "PARALLEL_PIXELS", 0)
     for workers in ("1", "3"):
         monkeypatch.setenv("PPVIT_WORKERS", workers)
         encrypt.run(make_config(**SMALL), raw, tmp_path / workers)
