@@ -5,9 +5,8 @@
 Compared, on one core, at 224 px with 16-px blocks and batches of 64: `Cipher.encrypt` and `decrypt`; a loop over
 images that cuts blocks out, indexes them twice and puts them back; and `numpy.copy` of the same bytes.
 Aim: at least 3 times the loop, hoped for 10.
-Measured (2 cores, 2026-11-20): `block` 9,905 images/s, 3.7 (3.5-4.0) times the loop, 12 times the time of a copy. Ten
-times is
-out of reach of numpy's gather: cache blocking and gathering several images at once were tried and were no faster.
+Measured (2 cores, 2026-11-20): `block` 9,905 images/s, 3.7 (3.5-4.0) times the loop, 12 times the time of a copy.
+Ten times was not reached: cache blocking and gathering several images at once were tried and were no faster.
 """
 
 from __future__ import annotations

@@ -6,9 +6,8 @@ Compared: `dvc repro` in a temporary copy of this project, up to date; in a temp
 copy one empty file to the next; and in one whose stages also have as many dependencies as ours and our parameters, to
 see what those cost in DVC itself. All without git, with the same DVC settings.
 Aim: at most 1.2 times DVC's own time.
-Measured (2 cores, 2026-11-20): missed, 0.83 s or 1.65 (1.02-1.75) times the empty pipeline's 0.50 s; 1.10 (0.86-1.12)
-times the
-one with our dependencies. The rest is DVC parsing dvc.lock, where every module a stage imports has an entry.
+Measured (2 cores, 2026-11-20): missed; 0.83 s, 1.65 (1.02-1.75) times the empty pipeline's 0.50 s, and 1.10 (0.86-1.12)
+times the one with our dependencies. A profile shows DVC parsing dvc.lock, where every imported module has an entry.
 """
 
 from __future__ import annotations
