@@ -1,5 +1,6 @@
 """Folders and archives of images that nobody here prepared, and the test split held out of them."""
 
+import gzip
 import io
 import os
 import shutil
@@ -200,6 +201,18 @@ def test_cut_archives_are_errors_that_name_them(tmp_path, kind, share):
     with pytest.raises(PpvitError, match="cut") as caught:
         everything(open_at(archive))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["tar", "tar.gz"])
+@pytest.mark.parametrize("into_member", [0, 100, 511])
+def test_a_tar_cut_at_a_member_is_not_taken_for_its_end(tmp_path, pets, pack, into_member):
+    whole = Path(shutil.make_archive(tmp_path / "whole", "tar", pets))
+    with tarfile.open(whole) as tar:
+        last = tar.getmembers()[-1].offset
+    cut = tmp_path / f"cut.{'tar' if pack is bytes else 'tar.gz'}"
+    cut.write_bytes(pack(whole.read_bytes()[: last + into_member]))
+    with pytest.raises(PpvitError, match="ends early"):
+        everything(open_at(cut))
 
 
 def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path, pets):

@@ -123,9 +123,24 @@ def tar_entries(path: Path) -> Iterator[Entry]:
 def _open_tar(path: Path) -> tarfile.TarFile:
     with _whole(path):
         try:
-            return tarfile.open(path, "r:")  # seeks over members that nobody reads
+            return tarfile.open(path, "r:", tarinfo=_StrictTarInfo)  # seeks over members that nobody reads
         except tarfile.ReadError:
-            return tarfile.open(path, "r|*")  # compressed: strictly forward; larger buffers are slower
+            return tarfile.open(path, "r|*", tarinfo=_StrictTarInfo)  # compressed: strictly forward
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A member header that must be whole, up to the archive's end mark: tarfile takes a cut one for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:
+            raise  # two blocks of zeros: the end as it should be
+        except tarfile.HeaderError as error:
+            if tarfile_.offset == 0:
+                raise  # no tar at all, which tarfile itself reports, or a compressed one
+            raise EOFError(f"it ends early, at a member that has {error}") from None
 
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
