@@ -13,7 +13,6 @@ smaller).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,43 +20,45 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from ppvit.ciphers import AffineMap, Cipher
+from ppvit.ciphers import Cipher
+from ppvit.ciphers.neuracrypt import NeuraCrypt
 from ppvit.config import Config
+from ppvit.embedding import (
+    Embedding,
+    encrypt_embedding,
+    fold_normalization,
+    position_offset,
+    read_embedding,
+    write_embedding,
+)
 from ppvit.errors import PpvitError, UsageError
 from ppvit.models import Backbone, load_backbone, model_input, save_model
 from ppvit.owner import load_cipher, public_record
 from ppvit.results import Stopwatch, write_result
+from ppvit.stems import add_adaptive_matrix, install_stem, patch_projection
 
 TOLERANCE_FLOAT64 = 1e-6  # largest accepted logit difference; measured ones are near 1e-13
 TOLERANCE_FLOAT32 = 1e-3
 CHECKED_IMAGES = 1  # of noise: no two blocks of it are alike, so a wrong place of any block or value shows
 
 
-@dataclass
-class Embedding:
-    """The only tensors that adaptation changes, float64.
-
-    Attributes:
-        weight: patch embedding, (D, B), values of a patch flattened as C, h, w.
-        bias: (D,).
-        positions: position embedding of the patches, (N, D), or None where the model has none.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    positions: Tensor | None
-
-
 def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
     """Refuse a model in which the cipher cannot be undone.
 
     Raises:
-        UsageError: the patch embedding is no non-overlapping convolution of the block's size, or blocks are scrambled
-            and the model knows positions by anything but one learned absolute embedding.
+        UsageError: the cipher has no affine map, the patch embedding is no non-overlapping convolution of the block's
+            size, or blocks are scrambled and the model knows positions by anything but one learned absolute embedding.
     """
+    affine = cipher.affine_map()
+    if affine is None:
+        why = "every image has a key of its own" if cipher.image_keys else "it is no affine map of a block's values"
+        raise UsageError(
+            f"no exact adaptation exists for cipher '{cipher.name}', because {why}; set adapt.enabled=false to "
+            "fine-tune the unadapted model"
+        )
     name = type(model).__name__
-    projection = getattr(getattr(model, "patch_embed", None), "proj", None)
-    if not isinstance(projection, nn.Conv2d) or hasattr(model.patch_embed, "backbone"):
+    projection = patch_projection(model)
+    if not isinstance(projection, nn.Conv2d):
         raise UsageError(
             f"{name} has no patch convolution at its input, so it cannot be adapted; choose a plain timm ViT"
         )
@@ -68,8 +69,7 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
             f"the model's patches have {projection.kernel_size[0]} pixels a side; set cipher.block_size to that, not "
             f"{cipher.block_size}"
         )
-    affine = cipher.affine_map()
-    scrambled = affine is not None and np.any(affine.block_permutation != np.arange(len(affine.block_permutation)))
+    scrambled = np.any(affine.block_permutation != np.arange(len(affine.block_permutation)))
     absolute = (
         isinstance(model, VisionTransformer) and model.pos_embed is not None and getattr(model, "rope", None) is None
     )
@@ -78,86 +78,6 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
             f"{name} knows patch positions by other means than one learned absolute embedding, so scrambled blocks "
             "cannot be undone; use cipher.name shuffle or np, or a plain timm ViT"
         )
-
-
-def read_embedding(model: nn.Module) -> Embedding:
-    """Copy the tensors that adaptation changes out of a model."""
-    projection = model.patch_embed.proj
-    weight = projection.weight.detach().double().flatten(1)
-    bias = projection.bias.detach().double() if projection.bias is not None else weight.new_zeros(len(weight))
-    positions = getattr(model, "pos_embed", None)
-    if positions is not None:
-        positions = positions.detach().double()[0, _position_offset(model) :]
-    return Embedding(weight, bias, positions)
-
-
-def write_embedding(model: nn.Module, embedding: Embedding) -> None:
-    """Put an embedding into a model, in the model's dtype.
-
-    Models whose convolution has no bias (CLIP's) take it through the position embedding, which is added right after.
-
-    Raises:
-        UsageError: the model has neither a bias nor a position embedding to take it.
-    """
-    projection = model.patch_embed.proj
-    positions = embedding.positions
-    with torch.no_grad():
-        projection.weight.copy_(embedding.weight.view_as(projection.weight))
-        if projection.bias is not None:
-            projection.bias.copy_(embedding.bias)
-        elif positions is not None and isinstance(getattr(model.patch_embed, "norm", None), nn.Identity):
-            positions = positions + embedding.bias
-        elif embedding.bias.abs().max() > 0:
-            raise UsageError(
-                f"{type(model).__name__} has no bias in its patch embedding to fold the normalisation into"
-            )
-        if positions is not None:
-            model.pos_embed[0, _position_offset(model) :].copy_(positions)
-
-
-def _position_offset(model: nn.Module) -> int:
-    # with no_embed_class the position embedding covers patches only
-    return 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 0)
-
-
-def fold_normalization(embedding: Embedding, mean: tuple[float, ...], std: tuple[float, ...]) -> Embedding:
-    """Move ``(x / 255 - mean) / std`` into the patch embedding, which then takes u = x / 127.5 - 1 instead.
-
-    ``(x / 255 - m) / s = (u + 1 - 2 m) / (2 s)``, hence ``W' = W / (2 s_c)``, ``b' = b + sum W (1 - 2 m_c) / (2 s_c)``;
-    for mean = std = 0.5 nothing changes. This must come before any cipher: pixel shuffling mixes colours, so that
-    subtracting channel means afterwards is wrong whenever they differ.
-
-    Args:
-        embedding: for normalised input.
-        mean, std: by channel, on a 0..1 scale.
-    """
-    values = embedding.weight.shape[1] // len(mean)
-    means = torch.tensor(mean, dtype=torch.float64).repeat_interleave(values)
-    stds = torch.tensor(std, dtype=torch.float64).repeat_interleave(values)
-    bias = embedding.bias + embedding.weight @ ((1 - 2 * means) / (2 * stds))
-    return Embedding(embedding.weight / (2 * stds), bias, embedding.positions)
-
-
-def encrypt_embedding(embedding: Embedding, affine: AffineMap) -> Embedding:
-    """The embedding that sees ciphertext as ``embedding`` sees plain pixels.
-
-    ``W^[:, j] = s[j] W'[:, kp[j]]``, ``P^[t] = P[kb[t]]``; on [-1, 1] an inversion is a sign and needs no bias term.
-    """
-    sign = torch.as_tensor(affine.sign, dtype=torch.float64)
-    weight = embedding.weight[:, torch.as_tensor(affine.value_permutation)] * sign
-    positions = embedding.positions
-    if positions is not None:
-        positions = positions[torch.as_tensor(affine.block_permutation)]
-    return Embedding(weight, embedding.bias, positions)
-
-
-def decrypt_embedding(embedding: Embedding, affine: AffineMap) -> Embedding:
-    """The inverse of :func:`encrypt_embedding`, for a model that comes back fine-tuned."""
-    weight = embedding.weight * torch.as_tensor(affine.sign, dtype=torch.float64)
-    positions = embedding.positions
-    if positions is not None:
-        positions = positions[torch.as_tensor(np.argsort(affine.block_permutation))]
-    return Embedding(weight[:, torch.as_tensor(np.argsort(affine.value_permutation))], embedding.bias, positions)
 
 
 def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dict[str, float]:
@@ -170,16 +90,18 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
 
     Returns:
         ``max_logit_difference_float64`` and ``..._float32`` between plain model on plain images and this model on
-        encrypted ones.
+        encrypted ones, and ``..._stored`` in float64 on ciphertext as stored, for ciphers that round it; nothing for
+        ``neuracrypt``, which leaves nothing to compare.
 
     Raises:
-        UsageError: the model is not adaptable, or the cipher has no affine map.
+        UsageError: the model is not adaptable to this cipher.
         PpvitError: the difference is beyond tolerance (only when enabled).
     """
     if enabled:
         require_adaptable(backbone.model, cipher)
-        if cipher.affine_map() is None:
-            raise UsageError(f"no exact adaptation exists for cipher '{cipher.name}'; set adapt.enabled=false")
+    if isinstance(cipher, NeuraCrypt):
+        make_token_model(backbone.model, cipher)
+        return {}
     plain = fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std)
     adapted = encrypt_embedding(plain, cipher.affine_map()) if enabled else plain
     differences = _compare(backbone, cipher, adapted)
@@ -195,24 +117,46 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
     return differences
 
 
+def make_token_model(model: nn.Module, cipher: NeuraCrypt) -> None:
+    """Turn a Vision Transformer into one for NeuraCrypt's tokens: a new projection, and no patch positions.
+
+    The order of the tokens is random in every image, so position embeddings of patches could only mislead. The encoder
+    keeps its pretrained weights; the new projection must be trained (``finetune.method`` full or lora_patch).
+
+    Raises:
+        UsageError: it is no Vision Transformer with one learned position embedding.
+    """
+    if not isinstance(model, VisionTransformer) or model.pos_embed is None:
+        raise UsageError(f"cipher 'neuracrypt' needs a plain timm ViT behind its tokens, not {type(model).__name__}")
+    torch.manual_seed(0)
+    install_stem(model, {"tokens": cipher.blocks, "token_width": cipher.token_width})
+    with torch.no_grad():
+        model.pos_embed[0, position_offset(model) :].zero_()
+
+
 def _compare(backbone: Backbone, cipher: Cipher, adapted: Embedding) -> dict[str, float]:
     """Write ``adapted`` into the model and measure; noise images reach every pixel and every block alike."""
     model = backbone.model
     size = cipher.image_size
     images = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, size, size, 3), dtype=np.uint8)
-    batches = (images, cipher.encrypt(images, np.arange(len(images))))
-    plain, encrypted = (torch.from_numpy(batch).permute(0, 3, 1, 2).double() for batch in batches)
+    stored = cipher.encrypt(images, np.arange(len(images)))
+    exact = stored if cipher.image_keys else cipher.encrypt_exactly(images)
+    plain, encrypted, rounded = (_channels_first(batch).double() for batch in (images, exact, stored))
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (backbone.mean, backbone.std))
-    normalized, scaled = (plain / 255 - mean) / std, model_input(encrypted)
+    normalized = (plain / 255 - mean) / std
     plain32 = _logits(model, normalized.float())
     plain64 = _logits(model.double(), normalized)
     write_embedding(model, adapted)
-    adapted64 = _logits(model, scaled)
-    adapted32 = _logits(model.float(), scaled.float())
-    return {
-        "max_logit_difference_float64": (adapted64 - plain64).abs().max().item(),
-        "max_logit_difference_float32": (adapted32 - plain32).abs().max().item(),
-    }
+    adapted64 = _logits(model, model_input(encrypted))
+    differences = {"max_logit_difference_float64": (adapted64 - plain64).abs().max().item()}
+    if cipher.dtype != exact.dtype:  # what rounding the ciphertext to its storage costs, beside adaptation
+        differences["max_logit_difference_stored"] = (_logits(model, model_input(rounded)) - plain64).abs().max().item()
+    adapted32 = _logits(model.float(), model_input(encrypted.float()))
+    return differences | {"max_logit_difference_float32": (adapted32 - plain32).abs().max().item()}
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
@@ -234,7 +178,15 @@ def run(config: Config, embedded: Path, out: Path, result: Path) -> None:
     """
     watch = Stopwatch()
     cipher = load_cipher(config)
-    backbone = load_backbone(config.model.name, Path(config.model.checkpoint), config.dataset.image_size, embedded)
+    backbone = load_backbone(
+        config.model.name,
+        Path(config.model.checkpoint),
+        config.dataset.image_size,
+        embedded,
+        config.model.pretrained,
+    )
+    if config.model.adaptive_matrix:
+        add_adaptive_matrix(backbone.model, cipher.blocks)
     measured = adapt_model(backbone, cipher, config.adapt.enabled)
     record = {**public_record(config, cipher), "model": config.model.name, "adapted": config.adapt.enabled}
     save_model(out, backbone, record)

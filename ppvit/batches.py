@@ -36,18 +36,18 @@ class EncryptedImages(Dataset):
         self.manifest = read_manifest(folder)
         self._reader = ShardReader(folder, split, self.manifest["shards"])
         self.num_classes: int = self.manifest["num_classes"]
-        self._shape = (self.manifest["image_size"], self.manifest["image_size"], 3)
+        self._shape, self._dtype = tuple(self.manifest["shape"]), self.manifest["dtype"]
 
     def __len__(self) -> int:
         return len(self._reader)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Image, uint8 (3, H, W), and class number."""
-        image = images.decode(self._reader.image(index), self._reader.name(index))
-        if image.shape != self._shape:
+        """Image, uint8 or float16 (3, H, W), or tokens, float16 (N, T); and class number."""
+        image = images.decode_array(self._reader.image(index), self._reader.name(index))
+        if image.shape != self._shape or image.dtype != self._dtype:
             raise PpvitError(
-                f"{self._reader.name(index)} has shape {image.shape}, the manifest says {self._shape}; "
-                "run dvc repro encrypt"
+                f"{self._reader.name(index)} has shape {image.shape} and type {image.dtype}, the manifest says "
+                f"{self._shape} and {self._dtype}; run dvc repro encrypt"
             )
         label = self._reader.label(index)
         if not 0 <= label < self.num_classes:
@@ -55,7 +55,7 @@ class EncryptedImages(Dataset):
                 f"{self._reader.name(index)} has class {label}, the manifest says {self.num_classes} classes; "
                 "run dvc repro encrypt"
             )
-        return torch.from_numpy(image.transpose(2, 0, 1).copy()), label
+        return torch.from_numpy((image.transpose(2, 0, 1) if image.ndim == 3 else image).copy()), label
 
 
 def epoch_batches(
@@ -78,7 +78,7 @@ def epoch_batches(
 
 
 def load_batches(dataset: Dataset, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read batches in order: images uint8 (n, 3, H, W), labels int64 (n,).
+    """Read batches in order: ciphertext as of :class:`EncryptedImages`, stacked, and labels, int64 (n,).
 
     Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
 

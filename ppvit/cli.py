@@ -192,8 +192,22 @@ def verify(
 
 
 @stage
-def audit(overrides: Overrides = None, params: Params = PARAMS, pictures: Place = None, result: Place = None) -> None:
-    """Attack what the trainer sees and measure what leaks (owner)."""
+def audit(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Somebody else's encrypted pictures, to attack instead.")
+    ] = None,
+    block_size: Annotated[int | None, typer.Option(help="With DIR: side of a block; guessed by default.")] = None,
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    pictures: Place = None,
+    result: Place = None,
+) -> None:
+    """Attack what the trainer sees and measure what leaks (owner); or attack the encrypted pictures in DIR."""
+    if folder is not None:
+        from ppvit.audit import folder as audit_folder
+
+        print(audit_folder.run(folder, pictures or Path("audit"), block_size))
+        return
     config = _load(params, overrides)
     from ppvit import audit, paths
 
@@ -216,7 +230,14 @@ def report(overrides: Overrides = None, params: Params = PARAMS, out: Place = No
     from ppvit import paths, report
 
     summary = report.run(
-        config, paths.raw(config), paths.RESULTS, paths.LIVE, paths.PLOTS, paths.PICTURES, out or paths.REPORT
+        config,
+        raw=paths.raw(config),
+        results=paths.RESULTS,
+        live=paths.LIVE,
+        plots=paths.PLOTS,
+        pictures=paths.PICTURES,
+        ciphers=paths.CIPHER_STUDY,
+        out=out or paths.REPORT,
     )
     print(summary)
 
@@ -228,12 +249,13 @@ def show(
     raw: Place = None,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("show.png"),
     count: Annotated[int, typer.Option(help="Number of images.")] = 4,
+    ciphers: Annotated[bool, typer.Option("--ciphers", help="One image under every cipher instead.")] = False,
 ) -> None:
     """Draw images plain, encrypted and decrypted side by side, as a PNG (owner)."""
     config = _load(params, overrides)
     from ppvit import paths, show
 
-    show.run(config, raw or paths.raw(config), out, count)
+    show.run(config, raw or paths.raw(config), out, count, ciphers)
     print(out)
 
 

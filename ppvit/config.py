@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +16,20 @@ from ppvit.errors import UsageError
 LOCAL_DATA = "data/local"  # where dataset.path points when the user names no data of their own
 LOCAL_MODEL = "models/local"  # the same for model.checkpoint
 DEMO_KEY_ID = "pk-6a84562a80f3ffa0"  # of ppvit.keys.DEMO_KEY, public
+
+
+AttackName = Literal[
+    "weights",
+    "known_plaintext",
+    "chosen_plaintext",
+    "pooled",
+    "jigsaw",
+    "feature_reconstruction",
+    "min_difference",
+    "inverse_network",
+    "matching",
+    "brute_force",
+]
 
 
 class Section(BaseModel):
@@ -44,12 +58,29 @@ class Dataset(Section):
 class Cipher(Section):
     """how they are encrypted; the secret itself is never here"""
 
-    name: str = "block"
-    """none, shuffle, scramble, block, np, block_np"""
+    name: str = Field(
+        "block",
+        description="none, shuffle, scramble, block, np, block_np, pixel_position, etc, subblock_etc, orthogonal, le, "
+        "ele, pe, ffx, restricted, disposable, neuracrypt",
+    )
     key_id: str = Field(DEMO_KEY_ID, pattern=r"^pk-[0-9a-f]{16}$")
     """which secret key encrypts; made by `ppvit keygen`, public, names no secret"""
     block_size: int = Field(4, ge=1, le=512)
     """side of a block in pixels; must be the patch side of the model and divide image_size"""
+    sub_block_size: int = Field(2, ge=1, le=512)
+    """le, subblock_etc: side of the parts of a block that are encrypted alike, in pixels; must divide block_size"""
+    key_scope: Literal["shared", "block", "image"] = "shared"
+    """one key for all (shared), for every block position (block: subblock_etc), for every image (image: pe)"""
+    colour_order: bool = True
+    """pe: the colours of every pixel change places as well"""
+    fixed_blocks: float = Field(0.61, ge=0, le=1)
+    """restricted, disposable: share of the blocks that stay in place; more keeps accuracy and hides less"""
+    fixed_values: float = Field(0.651, ge=0, le=1)
+    """restricted, disposable: share of the values of a block that stay in place"""
+    storage: Literal["float16", "uint8"] = "float16"
+    """orthogonal: how ciphertext is stored; uint8 takes half the bytes and rounds, so adaptation is not exact"""
+    token_width: int = Field(2048, ge=1)
+    """neuracrypt: numbers a token; time and shards grow with it"""
 
 
 class Model(Section):
@@ -59,6 +90,10 @@ class Model(Section):
     """vit_micro_patch4_32 (embedded), or the name of any timm Vision Transformer with non-overlapping patches"""
     checkpoint: str = LOCAL_MODEL
     """a .safetensors or .pth file; the empty default means: the embedded weights, or timm's hub for other names"""
+    pretrained: bool = True
+    """false starts from random weights; for baselines such as convmixer_micro_patch4, which has no others"""
+    adaptive_matrix: bool = False
+    """ConvMixer: a learned matrix over the patches after the first layer, against block scrambling (Qi 2023)"""
 
 
 class Pretrain(Section):
@@ -161,12 +196,18 @@ class Verify(Section):
 class Audit(Section):
     """what leaks"""
 
-    attacks: list[Literal["weights", "known_plaintext"]] = Field(["weights", "known_plaintext"], min_length=1)
+    attacks: list[AttackName] = Field(list(get_args(AttackName)), min_length=1)
     """which attacks the audit runs"""
     known_pairs: list[Annotated[int, Field(ge=1)]] = Field([1, 2, 3, 10], min_length=1)
     """how many plain images the known-plaintext attacker holds, one run each"""
+    pooled_images: list[Annotated[int, Field(ge=1)]] = Field([1, 20, 100], min_length=1)
+    """how many ciphertexts the ciphertext-only attacker pools, one run each; at most the training images"""
+    candidates: int = Field(100, ge=2)
+    """plain images among which the attacker must find the one that a ciphertext shows"""
+    training_steps: int = Field(100, ge=1)
+    """optimiser steps of the learned inverse"""
     images: int = Field(20, ge=1)
-    """unseen images that the recovered key is tried on"""
+    """unseen images that are attacked"""
     seed: int = Field(0, ge=0, lt=2**32)
     """which images are known and which are attacked"""
 

@@ -45,10 +45,15 @@ class PlainImages:
         self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
         self.labels = labels[self._selected]
         self.image_size = dataset.image_size
+        self._first_id = image_id(split, 0)
         self._encrypt = encrypt
 
     def __len__(self) -> int:
         return len(self._selected)
+
+    def ids(self, start: int, stop: int) -> np.ndarray:
+        """The numbers by which ciphers with a key for every image know images start .. stop - 1, int64."""
+        return np.arange(self._first_id + start, self._first_id + stop)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Images start .. stop - 1: uint8, (n, H, W, 3).
@@ -61,6 +66,11 @@ class PlainImages:
     def _read_one(self, index: int) -> np.ndarray:
         plain = images.decode(self._reader.image(index), self._reader.name(index))
         return images.to_square(plain, self.image_size, self._encrypt.resize_filter, self._encrypt.crop)
+
+
+def image_id(split: str, index: int) -> int:
+    """A number that no other image of the data set has: ``split`` is ``train``, ``test``, or ``query``."""
+    return (*SPLITS, "query").index(split) * 2**32 + index
 
 
 def select(labels: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
@@ -85,17 +95,18 @@ def select(labels: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.nda
 
 
 def encrypted_batches(plain: PlainImages, cipher: Cipher, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Ciphertext of images start .. stop - 1 in batches: uint8, (up to 64, H, W, 3)."""
+    """Ciphertext of images start .. stop - 1 in batches of up to 64."""
     for first in range(start, stop, BATCH):
         last = min(first + BATCH, stop)
-        yield cipher.encrypt(plain.read(first, last), np.arange(first, last))
+        yield cipher.encrypt(plain.read(first, last), plain.ids(first, last))
 
 
 def _write_encrypted_shard(plain: PlainImages, cipher: Cipher, path: Path, start: int, stop: int) -> Shard:
     batches = encrypted_batches(plain, cipher, start, stop)
-    encoded = (images.encode_png(image) for batch in batches for image in batch)
+    encoded = (images.encode_array(image) for batch in batches for image in batch)
     samples = (
-        {"png": png, "cls": str(label).encode()} for png, label in zip(encoded, plain.labels[start:stop], strict=True)
+        {extension: content, "cls": str(label).encode()}
+        for (extension, content), label in zip(encoded, plain.labels[start:stop], strict=True)
     )
     return write_shard(path, samples, first_index=start)
 
@@ -118,8 +129,8 @@ def run(config: Config, raw: Path, out: Path) -> dict[str, Any]:
     splits = {split: PlainImages(raw, split, config.dataset, config.encrypt) for split in SPLITS}
     manifest = splits["train"].manifest
     _check_classes(raw, manifest["classes"], splits)
-    pixels = 3 * config.dataset.image_size**2
-    require_free_space(out, sum(len(plain) for plain in splits.values()) * (pixels + 2048))
+    ciphertext_bytes = int(np.prod(cipher.shape)) * cipher.dtype.itemsize
+    require_free_space(out, sum(len(plain) for plain in splits.values()) * (ciphertext_bytes + 2048))
     with atomic_output(out, directory=True) as folder:
         shards = _write_splits(splits, cipher, folder, config.encrypt.images_per_shard)
         manifest = {
@@ -127,6 +138,8 @@ def run(config: Config, raw: Path, out: Path) -> dict[str, Any]:
             "num_classes": len(manifest["classes"]),
             "counts": {split: len(splits[split]) for split in SPLITS},
             **public_record(config, cipher),
+            "shape": list(cipher.shape),
+            "dtype": cipher.dtype.name,
             "shards": {split: shard_records(shards[split]) for split in SPLITS},
         }
         write_json(folder / "manifest.json", manifest)

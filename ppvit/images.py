@@ -103,3 +103,47 @@ def _stored(data: bytes) -> bytes:
         parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
     parts.append(struct.pack(">I", zlib.adler32(data)))
     return b"".join(parts)
+
+
+def encode_array(array: np.ndarray) -> tuple[str, bytes]:
+    """Store one image's ciphertext: (file extension, content); the same bytes on every machine.
+
+    Args:
+        array: uint8 (H, W, 3), as PNG, or of any other dtype and shape, in NumPy's own format.
+    """
+    if array.dtype == np.uint8:
+        return "png", encode_png(array)
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return "npy", buffer.getvalue()
+
+
+def decode_array(data: bytes, where: str) -> np.ndarray:
+    """The inverse of :func:`encode_array`, which also reads other image formats.
+
+    Raises:
+        PpvitError: neither an image nor an array of numbers; nothing is ever unpickled.
+    """
+    if not data.startswith(b"\x93NUMPY"):
+        return decode(data, where)
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, TypeError) as error:
+        raise PpvitError(f"{where}: this array cannot be read ({error}); make it again: dvc repro encrypt") from None
+
+
+def displayable(ciphertext: np.ndarray) -> np.ndarray:
+    """Any ciphertext as pictures: uint8, (n, H, W, 3).
+
+    Args:
+        ciphertext: uint8 or float (n, H, W, 3), clipped, or tokens (n, N, T), drawn as a grey square of numbers.
+    """
+    if ciphertext.dtype == np.uint8:
+        return ciphertext
+    if ciphertext.ndim == 4:
+        return np.clip(np.round(ciphertext.astype(np.float32)), 0, 255).astype(np.uint8)
+    count = len(ciphertext)
+    numbers = ciphertext.reshape(count, -1).astype(np.float32)
+    side = int(numbers.shape[1] ** 0.5)
+    square = 127.5 + 42.5 * numbers[:, : side * side].reshape(count, side, side) / numbers.std()  # 3 deviations shown
+    return np.repeat(np.clip(square, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)

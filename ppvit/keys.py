@@ -159,7 +159,7 @@ class KeyStream:
     def uint32(self, count: int) -> np.ndarray:
         """The next ``count`` words of the stream, uint32, little endian."""
         while len(self._words) - self._next < count:
-            fresh = np.frombuffer(self._cipher.update(bytes(self._CHUNK)), "<u4")
+            fresh = np.frombuffer(self._cipher.update(bytes(max(self._CHUNK, 4 * count))), "<u4")
             self._words = np.concatenate([self._words[self._next :], fresh])
             self._next = 0
         self._next += count
@@ -180,6 +180,23 @@ class KeyStream:
             other = self.below(last + 1)
             values[last], values[other] = values[other], values[last]
         return np.array(values, np.intp)
+
+    def choices(self, bound: int, count: int) -> np.ndarray:
+        """``count`` independent uniform integers in [0, bound), by rejection: intp, (count,)."""
+        limit = 2**32 - 2**32 % bound
+        found = np.empty(0, np.intp)
+        while len(found) < count:
+            words = self.uint32(count - len(found)).astype(np.uint64)
+            found = np.concatenate([found, (words[words < limit] % bound).astype(np.intp)])
+        return found
+
+    def normal(self, count: int) -> np.ndarray:
+        """``count`` independent standard normal numbers by Box and Muller's transform: float64, (count,)."""
+        half = (count + 1) // 2
+        words = self.uint32(2 * half).reshape(2, half)
+        radius = np.sqrt(-2 * np.log((words[0] + 0.5) / 2**32))  # + 0.5: never the logarithm of zero
+        angle = 2 * np.pi * (words[1] / 2**32)
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
 
     def half_mask(self, size: int) -> np.ndarray:
         """A uniform choice of half (rounded down) of ``size`` positions, bool, (size,)."""

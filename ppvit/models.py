@@ -9,15 +9,17 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models import load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
+from ppvit.convmixer import convmixer_micro_patch4
 from ppvit.errors import PpvitError, UsageError
 from ppvit.files import atomic_output, read_json, write_json
+from ppvit.stems import install_stem, stem_of
 
 # our embedded backbone is a plain timm architecture with other sizes, so that everybody's timm can build it
 MICRO_NAME = "vit_micro_patch4_32"
@@ -45,19 +47,19 @@ class Backbone:
 
 
 def model_input(images: Tensor) -> Tensor:
-    """Scale pixels for an adapted model: ``x / 127.5 - 1``, alike for all colours.
+    """Scale pixels for an adapted model: ``x / 127.5 - 1``, alike for all colours; tokens stay as they are.
 
     Args:
-        images: (n, 3, H, W), 0..255, uint8 or float.
+        images: (n, 3, H, W), 0..255, uint8 or float, or tokens (n, N, T), float.
 
     Returns:
-        In [-1, 1], float32 for uint8, else the same dtype.
+        Pixels in [-1, 1], or the tokens; float32 for uint8 and float16, else the same dtype.
     """
-    images = images if images.is_floating_point() else images.float()
-    return (images - 127.5) / 127.5
+    images = images.float() if images.dtype in (torch.uint8, torch.float16) else images
+    return (images - 127.5) / 127.5 if images.ndim == 4 else images
 
 
-def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path) -> Backbone:
+def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path, pretrained: bool = True) -> Backbone:
     """Build a pretrained model for an image size; learned position embeddings are interpolated to its grid.
 
     Args:
@@ -66,21 +68,31 @@ def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path) 
             hub for names other than the embedded one.
         image_size: side of the square images in pixels.
         embedded: the weights of ``vit_micro_patch4_32``.
+        pretrained: False takes no weights but random ones, always the same.
 
     Raises:
         UsageError: unknown name or missing file.
         PpvitError: unreadable weights, weights of another architecture, no network to the hub.
     """
-    weights = find_weights(checkpoint, name)
+    weights = find_weights(checkpoint, name) if pretrained else None
     if weights is None and name == MICRO_NAME:
         weights = embedded
-    architecture, model_args = (MICRO_ARCHITECTURE, dict(MICRO)) if name == MICRO_NAME else (name, {})
+    architecture, arguments = (MICRO_ARCHITECTURE, MICRO) if name == MICRO_NAME else (name, {})
     if not timm.is_model(architecture.split(".")[0]):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:3]
         hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
         raise UsageError(f"model.name '{name}' is not a timm model; {hint}")
-    model_args["img_size"] = image_size
-    model = _from_file(architecture, model_args, weights) if weights else _from_hub(architecture, model_args)
+    model_args = dict(arguments)
+    if not architecture.startswith("convmixer"):  # fully convolutional: fits any size
+        model_args["img_size"] = image_size
+    if not pretrained:
+        torch.manual_seed(0)
+        model = _create(architecture, model_args)
+        model_args["num_classes"] = model.num_classes
+    elif name == convmixer_micro_patch4.__name__ and weights is None:
+        raise UsageError(f"there are no pretrained weights of {name}; set model.pretrained=false")
+    else:
+        model = _from_file(architecture, model_args, weights) if weights else _from_hub(architecture, model_args)
     configuration = model.pretrained_cfg
     return Backbone(model.eval(), architecture, model_args, tuple(configuration["mean"]), tuple(configuration["std"]))
 
@@ -152,7 +164,7 @@ def _create(architecture: str, model_args: dict[str, Any], pretrained: bool = Fa
     try:
         return timm.create_model(architecture, pretrained=pretrained, **model_args)
     except (TypeError, AssertionError) as error:
-        if model_args["img_size"] and "img_size" in str(error):
+        if "img_size" in str(error):
             raise UsageError(
                 f"model.name {architecture} is no Vision Transformer with a patch grid, so it cannot be adapted; "
                 "choose a timm ViT such as vit_base_patch16_224"
@@ -168,6 +180,8 @@ def _brief(error: Exception) -> str:
 def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None:
     """Write a model so that ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads it, whole or not at all.
 
+    A model whose first layer was replaced (:mod:`ppvit.stems`) is loaded by :func:`load_model` alone.
+
     The model must take pixels scaled by :func:`model_input`; its configuration says so to timm's transforms.
 
     Args:
@@ -179,7 +193,8 @@ def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None
     with atomic_output(folder, directory=True) as temporary:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
-        size = backbone.model_args["img_size"]
+        size = backbone.model_args.get("img_size") or record["image_size"]
+        stem = stem_of(model)
         configuration = {
             "architecture": backbone.architecture,
             "num_classes": model.num_classes,
@@ -187,15 +202,16 @@ def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None
             "model_args": {name: value for name, value in backbone.model_args.items() if name != "num_classes"},
             "pretrained_cfg": {
                 "input_size": [3, size, size],
-                "fixed_input_size": True,
+                "fixed_input_size": "img_size" in backbone.model_args,
                 "crop_pct": 1.0,
                 "mean": [0.5, 0.5, 0.5],
                 "std": [0.5, 0.5, 0.5],
                 "num_classes": model.num_classes,
-                "first_conv": "patch_embed.proj",
+                "first_conv": model.pretrained_cfg.get("first_conv", "patch_embed.proj"),
                 "classifier": model.pretrained_cfg.get("classifier", "head"),
             },
             "ppvit": record,
+            **({"stem": stem} if stem else {}),
         }
         write_json(temporary / "config.json", configuration)
 
@@ -224,13 +240,30 @@ def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> to
         PpvitError: missing or unreadable.
     """
     read_record(folder, made_by)
+    configuration = read_json(folder / "config.json", made_by)
     arguments = {} if num_classes is None else {"num_classes": num_classes}
+    drawn = torch.get_rng_state()
     try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments)
+        if "stem" in configuration:
+            model = _create_with_stem(folder, configuration)
+        else:
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise PpvitError(
             f"{folder} cannot be loaded ({_brief(error)}); make it again: dvc repro --force {made_by}"
         ) from None
+    # weights that are loaded were drawn first, differently many for different first layers: a new head must not depend
+    # on that, so that training on ciphertext stays exactly training on plain images
+    torch.set_rng_state(drawn)
     if num_classes is not None:
         model.reset_classifier(num_classes)  # a new head even where the old one has as many classes
     return model.eval()
+
+
+def _create_with_stem(folder: Path, configuration: dict[str, Any]) -> torch.nn.Module:
+    arguments = {**configuration["model_args"], "num_classes": configuration["num_classes"]}
+    model = timm.create_model(configuration["architecture"], **arguments)
+    model.pretrained_cfg.update(configuration["pretrained_cfg"])
+    install_stem(model, configuration["stem"])
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model

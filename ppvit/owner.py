@@ -15,12 +15,13 @@ def load_cipher(config: Config, key: keys.Key | None = None) -> Cipher:
         key: used instead of the one that ``cipher.key_id`` names.
 
     Raises:
-        UsageError: unknown cipher, missing key, geometry that does not fit.
+        UsageError: unknown cipher, missing key, geometry or option that does not fit.
     """
     kind = cipher_class(config.cipher.name)
     if key is None and kind.keyed:
         key = keys.load(config.cipher.key_id)
-    return kind(key, config.dataset.image_size, config.cipher.block_size)
+    options = {name: getattr(config.cipher, name) for name in kind.options}
+    return kind(key, config.dataset.image_size, config.cipher.block_size, **options)
 
 
 def public_record(config: Config, cipher: Cipher) -> dict[str, object]:

@@ -17,6 +17,7 @@ LIVE = RESULTS / "live"  # metrics of every epoch, as DVCLive writes them
 PLOTS = RESULTS / "plots"
 PICTURES = RESULTS / "audit"
 REPORT = RESULTS / "report.html"
+CIPHER_STUDY = Path("studies/ciphers/ciphers.json")  # in git
 
 
 def raw(config: Config) -> Path:

@@ -10,6 +10,7 @@ import torch
 
 from ppvit import images
 from ppvit.config import Config
+from ppvit.encrypt import image_id
 from ppvit.errors import PpvitError
 from ppvit.models import model_input
 from ppvit.owner import load_cipher
@@ -46,10 +47,11 @@ def predict(
     require_own(record, config, cipher, finetuned)
     classes = read_manifest(raw, "download", "dataset.json")["classes"]
     plain = np.stack([_read(path, config) for path in paths])
-    encrypted = cipher.encrypt(plain, np.arange(len(plain)))
+    encrypted = torch.from_numpy(cipher.encrypt(plain, image_id("query", 0) + np.arange(len(plain))))
+    encrypted = encrypted.permute(0, 3, 1, 2) if encrypted.ndim == 4 else encrypted  # images, but not tokens
     model = load_finetuned(adapted, finetuned, record["num_classes"])
     with torch.inference_mode():
-        probabilities = model(model_input(torch.from_numpy(encrypted).permute(0, 3, 1, 2))).softmax(1)
+        probabilities = model(model_input(encrypted)).softmax(1)
     best = probabilities.topk(min(top, len(classes)), dim=1)
     return [
         [Prediction(classes[index], 100 * value) for value, index in zip(values, indices, strict=True)]

@@ -13,16 +13,19 @@ import jinja2
 import matplotlib.figure
 import numpy as np
 
+from ppvit.compare import HEADER, accuracy_against_leak, cipher_rows
 from ppvit.config import Config
 from ppvit.files import atomic_output, read_json
 from ppvit.shards import read_manifest
-from ppvit.show import examples, image_grid
+from ppvit.show import examples, image_grid, over_ciphers
 
 STAGES = ("adapt", "finetune", "evaluate", "verify", "audit")
 NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which would overlap
 
 
-def run(config: Config, raw: Path, results: Path, live: Path, plots: Path, pictures: Path, out: Path) -> str:
+def run(
+    config: Config, raw: Path, results: Path, live: Path, plots: Path, pictures: Path, ciphers: Path, out: Path
+) -> str:
     """Write the report.
 
     Args:
@@ -32,6 +35,7 @@ def run(config: Config, raw: Path, results: Path, live: Path, plots: Path, pictu
         live: folder of the training metrics that DVCLive wrote.
         plots: folder of the tables that `evaluate` wrote.
         pictures: folder of PNGs that `audit` wrote.
+        ciphers: results of `studies/ciphers`, shown beside this run where there are any.
         out: the HTML file; pictures and style are inside, it loads nothing.
 
     Returns:
@@ -61,6 +65,8 @@ def run(config: Config, raw: Path, results: Path, live: Path, plots: Path, pictu
         learning=_draw(lambda axes: _draw_learning(axes, live)),
         confusion=_draw(lambda axes: _draw_confusion(axes, plots, classes)),
         calibration=_draw(lambda axes: _draw_calibration(axes, plots)),
+        compared=_compared(ciphers),
+        over_ciphers=_png(over_ciphers(config, raw)),
         parameters=[(section, settings) for section, settings in config.model_dump().items()],
     )
     with atomic_output(out) as temporary:
@@ -96,10 +102,10 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 
 def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """One row an attack of the audit's result file: name, key recovered, SSIM of the recovered pictures, seconds."""
-    suffix = "_key_recovered_percent"
+    suffix = "_ssim"
     names = [name.removesuffix(suffix) for name in audit if name.endswith(suffix)]
-    # the headline of an attack with numbered variants repeats one of them
-    names = [name for name in names if not any(other.startswith(f"{name}_") and other[-1].isdigit() for other in names)]
+    # the headline of an attack with variants repeats one of them, except where it is the model as it was handed out
+    repeated = {name for name in names for other in names if other.startswith(f"{name}_") and _is_variant(other)}
 
     def text(name: str, form: Callable[[float], str]) -> str:
         value = audit.get(name)
@@ -109,11 +115,24 @@ def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         (
             _title(name),
             text(f"{name}_key_recovered_percent", _percent),
-            text(f"{name}_ssim", "{:.3f}".format),
+            _identified(audit, name) or text(f"{name}_ssim", "{:.3f}".format),
             text(f"{name}_wall_seconds", "{:.1f} s".format),
         )
         for name in names
+        if name not in repeated
     ]
+
+
+def _is_variant(name: str) -> bool:
+    return name[-1].isdigit() or name.endswith("paired")
+
+
+def _identified(audit: dict[str, Any], name: str) -> str:
+    share = audit.get(f"{name}_top1_percent")
+    return "" if share is None else f"picked out in {share:.0f} %, by luck {audit[f'{name}_chance_percent']:.0f} %"
+
+
+_UNITS = {"known plaintext": "pair", "pooled": "ciphertext"}
 
 
 def _title(name: str) -> str:
@@ -121,8 +140,28 @@ def _title(name: str) -> str:
     words = name.replace("_", " ")
     attack, _, count = words.rpartition(" ")
     if count.isdigit():
-        return f"{attack}, {count} pair" + ("" if count == "1" else "s")
-    return words.replace(" finetuned", ", after fine-tuning")
+        return f"{attack}, {count} {_UNITS.get(attack, 'image')}" + ("" if count == "1" else "s")
+    for variant in ("finetuned", "update", "paired", "unpaired"):
+        if attack and count == variant:
+            return f"{attack}, {_VARIANTS[variant]}"
+    return words
+
+
+_VARIANTS = {
+    "finetuned": "after fine-tuning",
+    "update": "what fine-tuning changed",
+    "paired": "from pairs under other keys",
+    "unpaired": "without pairs",
+}
+
+
+def _compared(ciphers: Path) -> dict[str, Any] | None:
+    """Table and plot of the study of all ciphers, or None where it was not run."""
+    results = read_json(ciphers, "table") if ciphers.exists() else []
+    if not results:
+        return None
+    plot = _data_uri("image/svg+xml", accuracy_against_leak(results))
+    return {"header": HEADER, "rows": cipher_rows(results), "plot": plot}
 
 
 def _percent(value: float) -> str:

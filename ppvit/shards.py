@@ -23,7 +23,8 @@ import numpy as np
 from ppvit.errors import PpvitError
 from ppvit.files import read_json, sha256_of
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "png", "webp", "bmp", "ppm", "pgm", "tif", "gif"})
+# npy: arrays of numbers, for ciphertext that is no 8-bit image
+IMAGE_EXTENSIONS = frozenset({"jpg", "png", "webp", "bmp", "ppm", "pgm", "tif", "gif", "npy"})
 SPLITS = ("train", "test")
 SCHEMA = 1  # version of manifest.json and dataset.json
 _IMAGE, _LABEL, _ORIGIN = range(3)  # what a sample is made of: an image, .cls, and in raw shards .txt
@@ -181,7 +182,11 @@ def _index(path: Path, record: dict[str, Any]) -> np.ndarray:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, kind = _parse_member(path, member)
-                samples.setdefault(key, [(0, 0)] * 3)[kind] = (member.offset_data, member.size)
+                places = samples.setdefault(key, [(0, 0)] * 3)
+                if places[kind] != (0, 0):
+                    what = ("images", "labels", "origins")[kind]
+                    raise PpvitError(f"{path}: sample {key} has two {what}; make the shard again")
+                places[kind] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
         raise PpvitError(
             f"{path} is truncated or no tar ({error}); fetch it (dvc pull) or make it again (dvc repro)"

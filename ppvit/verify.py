@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ppvit import keys
-from ppvit.adapt import decrypt_embedding, read_embedding, write_embedding
 from ppvit.ciphers import Cipher
 from ppvit.config import Config
+from ppvit.embedding import decrypt_embedding, read_embedding, write_embedding
 from ppvit.encrypt import BATCH, PlainImages
 from ppvit.errors import PpvitError
 from ppvit.evaluate import Scores, score
@@ -73,13 +73,15 @@ def undo_adaptation(model: nn.Module, cipher: Cipher) -> None:
 
 
 def batches(plain: PlainImages, cipher: Cipher | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images, uint8 (n, 3, H, W), encrypted where a cipher is given, and labels, int64 (n,)."""
+    """Images (n, 3, H, W), encrypted where a cipher is given (or its tokens), and labels, int64 (n,)."""
     for start in range(0, len(plain), BATCH):
         stop = min(start + BATCH, len(plain))
         images = plain.read(start, stop)
         if cipher is not None:
-            images = cipher.encrypt(images, np.arange(start, stop))
-        yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(plain.labels[start:stop])
+            images = cipher.encrypt(images, plain.ids(start, stop))
+        encrypted = torch.from_numpy(images)
+        encrypted = encrypted.permute(0, 3, 1, 2) if encrypted.ndim == 4 else encrypted
+        yield encrypted, torch.from_numpy(plain.labels[start:stop])
 
 
 def require_own(record: dict[str, Any], config: Config, cipher: Cipher, finetuned: Path) -> None:

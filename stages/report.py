@@ -14,6 +14,7 @@ def main() -> None:
         live=paths.LIVE,
         plots=paths.PLOTS,
         pictures=paths.PICTURES,
+        ciphers=paths.CIPHER_STUDY,
         out=paths.REPORT,
     )
     print(summary)

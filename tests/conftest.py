@@ -15,6 +15,8 @@ import pytest
 import timm
 import torch
 from hypothesis import settings
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from ppvit import config as ppvit_config
 from ppvit.config import Config
@@ -104,3 +106,16 @@ def write_raw(folder: Path, counts: dict[str, int], classes: int = 3, size: int 
     manifest = {"schema": SCHEMA, "name": folder.name, "classes": [f"class {label}" for label in range(classes)]}
     write_json(folder / "dataset.json", {**manifest, "source": "test", "counts": counts, "shards": shards})
     return folder
+
+
+def photographs(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Random crops of scikit-learn's two photographs: uint8, (count, size, size, 3)."""
+    rng = np.random.default_rng(seed)
+    crops = []
+    for _ in range(count):
+        photo = load_sample_images().images[rng.integers(2)]
+        side = rng.integers(200, 420)
+        y, x = rng.integers(photo.shape[0] - side), rng.integers(photo.shape[1] - side)
+        crop = Image.fromarray(photo[y : y + side, x : x + side])
+        crops.append(np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC)))
+    return np.stack(crops)

@@ -188,7 +188,8 @@ def test_batches_of_the_wrong_size_or_class_are_named(raw, tmp_path):
     encrypt.run(make_config(**SMALL), raw, tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     for change, told in (
-        ({"image_size": 20}, r"has shape \(16, 16, 3\), the manifest says"),
+        ({"shape": [20, 20, 3]}, r"has shape \(16, 16, 3\) and type uint8, the manifest says \(20, 20, 3\) and uint8"),
+        ({"dtype": "float16"}, r"has shape \(16, 16, 3\) and type uint8, the manifest says .* float16"),
         ({"num_classes": 1}, "has class [12], the manifest says 1"),
     ):
         (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, **change}))

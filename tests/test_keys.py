@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest
 
 from ppvit import keys
 from ppvit.errors import PpvitError, UsageError
@@ -62,6 +62,85 @@ def test_masks_choose_every_position_alike():
     masks = np.array([KeyStream(Key(bytes(32)), ("mask", number)).half_mask(12) for number in range(4000)])
     assert (masks.sum(1) == 6).all()
     assert chisquare(masks.sum(0)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("bound", [2, 3, 6, 8, 10, 96])
+def test_choices_are_uniform_and_independent(bound):
+    drawn = KeyStream(Key(bytes(32)), ("choices", bound)).choices(bound, 48_000)
+    assert drawn.shape == (48_000,)
+    assert chisquare(np.bincount(drawn, minlength=bound)).pvalue > 1e-4
+    pairs = drawn[0::2] * bound + drawn[1::2]
+    if bound <= 10:
+        assert chisquare(np.bincount(pairs, minlength=bound**2)).pvalue > 1e-4
+
+
+@given(st.integers(1, 2**32), st.integers(0, 40))
+def test_choices_are_words_below_the_limit(bound: int, count: int):
+    """By rejection, one word after another: for large bounds nearly half of the words are too large."""
+    words = KeyStream(Key(bytes(32)), ("choices",)).uint32(400).tolist()
+    kept = [word % bound for word in words if word < 2**32 // bound * bound]
+    drawn = KeyStream(Key(bytes(32)), ("choices",)).choices(bound, count)
+    assert drawn.tolist() == kept[:count]
+    assert drawn.dtype == np.intp
+
+
+def test_normal_numbers_are_normal_and_independent():
+    """Kolmogorov and Smirnov's test of the distribution; correlation between neighbours and between both halves, which
+    Box and Muller's transform takes from the same pairs of words."""
+    for count in (10_000, 9_999, 1):
+        drawn = KeyStream(Key(bytes(32)), ("normal", count)).normal(count)
+        assert drawn.shape == (count,)
+        assert np.isfinite(drawn).all()
+    drawn = KeyStream(Key(bytes(32)), ("normal",)).normal(50_000)
+    assert kstest(drawn, "norm").pvalue > 1e-4
+    for first, second in ((drawn[:-1], drawn[1:]), (drawn[:25_000], drawn[25_000:])):
+        for power in (1, 2):  # of the numbers, and of their sizes
+            assert abs(np.corrcoef(first**power, second**power)[0, 1]) < 4 / len(first) ** 0.5
+
+
+def test_normal_numbers_are_box_and_mullers():
+    words = KeyStream(Key(bytes(32)), ("normal",)).uint32(6).astype(float)
+    radius = np.sqrt(-2 * np.log((words[:3] + 0.5) / 2**32))
+    angle = 2 * np.pi * words[3:] / 2**32
+    expected = [*(radius * np.cos(angle)), *(radius * np.sin(angle))]
+    for count in (5, 6):
+        found = KeyStream(Key(bytes(32)), ("normal",)).normal(count)
+        np.testing.assert_allclose(found, expected[:count], rtol=1e-12)
+
+
+def test_a_stream_goes_on_where_it_stopped():
+    whole = KeyStream(Key(bytes(32)), ("a",)).uint32(70_000)  # more than one chunk
+    stream = KeyStream(Key(bytes(32)), ("a",))
+    parts = [stream.uint32(count).copy() for count in (1, 0, 16_383, 2, 33_614, 20_000)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert len(np.unique(whole)) > 69_000  # no chunk is repeated
+
+
+@pytest.mark.parametrize("kept", [slice(0, 4), slice(28, 32), slice(0, 31), slice(1, 32)])
+def test_all_bytes_of_a_key_matter(kept):
+    """The trap of 32-bit seeds: keys that agree in 4 bytes, or in all but one, have nothing in common."""
+    secret = bytes(range(32))
+    other = bytearray(byte ^ 0xFF for byte in secret)
+    other[kept] = secret[kept]
+    first, second = (KeyStream(Key(bytes(each)), ("a",)).uint32(4096) for each in (secret, other))
+    assert (first == second).mean() < 0.001
+    bits = np.unpackbits((first ^ second).view(np.uint8)).mean()
+    assert abs(bits - 0.5) < 4 * 0.5 / (32 * 4096) ** 0.5  # half of all bits differ
+    assert Key(secret).id != Key(bytes(other)).id
+
+
+def test_every_single_byte_of_a_key_matters():
+    secret = bytes(range(32))
+    keys_of = [secret] + [secret[:i] + bytes([secret[i] ^ 1]) + secret[i + 1 :] for i in range(32)]
+    streams = {KeyStream(Key(each), ("a",)).uint32(8).tobytes() for each in keys_of}
+    assert len(streams) == 33
+    assert len({Key(each).id for each in keys_of}) == 33
+
+
+def test_a_key_of_another_length_is_refused():
+    for length in (0, 4, 16, 31, 33, 64):
+        with pytest.raises(PpvitError, match=f"a key has 32 bytes, this one has {length}"):
+            Key(bytes(length))
 
 
 @given(st.integers(1, 2**32))

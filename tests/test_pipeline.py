@@ -28,7 +28,7 @@ QUICK = {
     "dataset": {"train_fraction": 0.1},
     "finetune": {"epochs": 1, "rank": 2, "target_modules": ["attn.qkv"]},
     "verify": {"wrong_keys": 1},
-    "audit": {"known_pairs": [1], "images": 2},
+    "audit": {"known_pairs": [1], "pooled_images": [1], "images": 2, "candidates": 4, "training_steps": 2},
 }
 
 

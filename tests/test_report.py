@@ -6,6 +6,7 @@ import pytest
 from conftest import make_config, write_raw
 
 from ppvit import report
+from ppvit.compare import ciphertext_leak_percent
 from ppvit.errors import PpvitError
 from ppvit.report import attack_rows, summary_rows
 
@@ -31,7 +32,9 @@ VALUES = {
         "weights_key_recovered_percent": 100.0, "weights_ssim": 1.0, "weights_wall_seconds": 0.1,
         "known_plaintext_10_key_recovered_percent": 66.4,
         "known_plaintext_key_recovered_percent": 66.4,
-        "guess_key_recovered_percent": None, "verdict": "Broken: images can be read by <anyone>.",
+        "known_plaintext_10_ssim": 0.9, "known_plaintext_ssim": 0.9, "weights_finetuned_ssim": 0.8,
+        "matching_ssim": 1.0, "matching_top1_percent": 95.0, "matching_chance_percent": 1.0,
+        "guess_key_recovered_percent": None, "guess_ssim": None, "verdict": "Broken: images can be read by <anyone>.",
     },
 }  # fmt: skip
 
@@ -55,8 +58,8 @@ def world(tmp_path):
 def write(world) -> str:
     results = world / "results"
     config = make_config(dataset={"image_size": 16})
-    places = (world / "raw", results, results / "live", results / "plots", results / "audit", world / "report.html")
-    return report.run(config, *places)
+    places = (world / "raw", results, results / "live", results / "plots", results / "audit", world / "study.json")
+    return report.run(config, *places, world / "report.html")
 
 
 def test_page_and_summary_hold_the_figures(world):
@@ -92,6 +95,34 @@ def test_attacks_without_a_figure_show_a_dash():
     assert rows["known plaintext, 10 pairs"][0] == "66.40 %"
     assert "known plaintext" not in rows
     assert rows["guess"] == ["–", "–", "–"]
+
+
+def test_attacks_are_named_as_people_say_them():
+    rows = {name: cells for name, *cells in attack_rows(VALUES["audit"])}
+    assert "weights, after fine-tuning" in rows
+    assert rows["matching"][1] == "picked out in 95 %, by luck 1 %"
+    pooled = attack_rows({"pooled_1_ssim": 0.5, "pooled_20_ssim": 0.6, "pooled_ssim": 0.6})
+    assert [name for name, *_ in pooled] == ["pooled, 1 ciphertext", "pooled, 20 ciphertexts"]
+
+
+def test_ciphers_are_compared_where_the_study_was_run(world):
+    write(world)
+    assert "accuracy against leak" not in (world / "report.html").read_text()
+    results = [
+        {"cipher": "block", "unadapted_accuracy_percent": 50.0, "adapted_accuracy_percent": 97.5,
+                  "adapted_parameters": 123456, "pooled_strength_percent": 99.0},
+        {"cipher": "ffx", "unadapted_accuracy_percent": 43.2, "matching_top1_percent": 77.0},
+    ]  # fmt: skip
+    (world / "study.json").write_text(json.dumps(results))
+    write(world)
+    page = (world / "report.html").read_text()
+    for text in ("accuracy against leak", "97.5", "123,456", "43.2", ">77<", ">–<"):
+        assert text in page
+
+
+def test_a_plot_shows_the_best_ciphertext_only_attack():
+    found = {"pooled": 12.0, "jigsaw": 40.0, "weights": 100.0, "chosen_plaintext": 100.0}
+    assert ciphertext_leak_percent({f"{attack}_strength_percent": share for attack, share in found.items()}) == 40.0
 
 
 def test_missing_result_names_the_stage(world):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ppvit.errors import PpvitError
 from ppvit.files import sha256_of
+from ppvit.images import decode_array, encode_array
 from ppvit.shards import ShardReader, read_manifest, shard_records, write_shards
 
 
@@ -68,7 +69,7 @@ class Explosive:
 
 
 @pytest.mark.parametrize(
-    "name", ["00000000.pkl", "00000000.pyd", "../00000000.png", "/etc/00000000.png", "00000000.npy", "x.png"]
+    "name", ["00000000.pkl", "00000000.pyd", "../00000000.png", "/etc/00000000.png", "00000000.npz", "x.png"]
 )
 def test_foreign_members_are_refused_and_never_unpickled(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -78,6 +79,27 @@ def test_foreign_members_are_refused_and_never_unpickled(tmp_path, monkeypatch, 
     with pytest.raises(PpvitError, match=r"train-000000\.tar: member '.*' is no image, label or origin"):
         ShardReader(tmp_path, "train", {"train": [record]})
     assert not (tmp_path / "exploded").exists()
+
+
+def test_arrays_are_read_without_unpickling(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    numbers = np.arange(6, dtype=np.float16).reshape(2, 3)
+    extension, content = encode_array(numbers)
+    assert extension == "npy"
+    np.testing.assert_array_equal(decode_array(content, "here"), numbers)
+    np.testing.assert_array_equal(np.load(io.BytesIO(content), allow_pickle=False), numbers)  # anybody can read it
+    objects = io.BytesIO()
+    np.save(objects, np.array([Explosive()], dtype=object), allow_pickle=True)
+    for bad in (objects.getvalue(), content[:-3], content[:20], b"\x93NUMPY"):
+        with pytest.raises(PpvitError, match="train-000000.tar: sample 3: this array cannot be read"):
+            decode_array(bad, "train-000000.tar: sample 3")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_sample_with_two_images_is_refused(tmp_path):
+    members = {"00000000.png": b"x", "00000000.npy": b"y", "00000000.cls": b"0"}
+    with pytest.raises(PpvitError, match=r"train-000000\.tar: sample 00000000 has two images"):
+        ShardReader(tmp_path, "train", {"train": [write(tmp_path / "train-000000.tar", members)]})
 
 
 def test_links_are_refused(tmp_path):

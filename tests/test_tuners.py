@@ -71,6 +71,22 @@ def test_melo_equals_separate_adapters_on_query_and_value(monkeypatch):
     torch.testing.assert_close(layer(x), expected)
 
 
+def test_lora_scales_by_alpha_over_rank_even_below_one():
+    """W' = W + (alpha / r) B A; the trap of public code is alpha // r, which is zero for alpha < r."""
+    rank, alpha = 8, 2.0
+    base = tiny_backbone(num_classes=5).model
+    weight, bias = base.blocks[0].mlp.fc1.weight.detach().clone(), base.blocks[0].mlp.fc1.bias.detach().clone()
+    tuned = make_tuner(settings(method="lora", rank=rank, alpha=alpha)).attach(base)
+    layer = tuned.base_model.model.blocks[0].mlp.fc1
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    with torch.no_grad():
+        b.normal_()
+    x = torch.randn(3, 24)
+    update = alpha / rank * x @ a.T @ b.T
+    torch.testing.assert_close(layer(x), x @ weight.T + bias + update)
+    assert update.abs().max() > 0.01
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_structural_zeros_stay_zero(optimizer):
     from ppvit.schedule import make_optimizer

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 
 from ppvit import images
-from ppvit.adapt import fold_normalization, read_embedding
 from ppvit.audit.view import KeySpace, View
 from ppvit.ciphers import AffineMap
 from ppvit.config import Config
-from ppvit.encrypt import PlainImages
+from ppvit.embedding import Embedding, fold_normalization, read_embedding
+from ppvit.encrypt import PlainImages, image_id
 from ppvit.errors import PpvitError, UsageError
 from ppvit.models import load_backbone, load_model, read_record
 from ppvit.owner import load_cipher, public_record
 from ppvit.shards import SPLITS, ShardReader, read_manifest
+from ppvit.stems import patch_projection
 from ppvit.tuners import load_finetuned, read_finetuned_record
 
+_PUBLIC = 256  # plain images of the attacker's own, of the same kind
 _PARAMETERS = {"cipher": "cipher", "key_id": "cipher.key_id", "image_size": "dataset.image_size", "model": "model.name"}
 
 
@@ -29,11 +31,11 @@ class Truth:
 
     Attributes:
         plain: the images under attack, uint8, (n, H, W, 3).
-        key: the cipher's affine map.
+        key: the cipher's affine map, or None where it is none.
     """
 
     plain: np.ndarray
-    key: AffineMap
+    key: AffineMap | None
 
 
 def gather(
@@ -63,26 +65,68 @@ def gather(
                 f"{encrypted} holds {manifest['counts'][split]} {split} images and {raw} gives {len(plain[split])}; "
                 "encrypt again: dvc repro encrypt"
             )
-    # the first k of one order, so that more pairs always include the fewer
-    chosen = {"train": max(config.audit.known_pairs), "test": config.audit.images}
-    shown = {split: _choose(len(plain[split]), count, config.audit.seed) for split, count in chosen.items()}
-    ciphertext = {split: _read_encrypted(encrypted, split, manifest, shown[split]) for split in SPLITS}
-    plaintext = {split: np.concatenate([plain[split].read(i, i + 1) for i in shown[split]]) for split in SPLITS}
-
-    backbone = load_backbone(config.model.name, Path(config.model.checkpoint), config.dataset.image_size, embedded)
+    settings = config.audit
+    known, pooled, public = _divide(
+        _order(len(plain["train"]), settings.seed), max(settings.known_pairs), max(settings.pooled_images), _PUBLIC
+    )
+    attacked, decoys = _divide(
+        _order(len(plain["test"]), settings.seed), settings.images, settings.candidates - settings.images
+    )
+    truth = _read_plain(plain["test"], attacked)
+    mixed = np.random.default_rng(settings.seed).permutation(len(attacked) + len(decoys))
+    models = _embeddings(config, embedded, adapted, finetuned, manifest["num_classes"])
     view = View(
         space=space,
         block_size=cipher.block_size,
-        encrypted=ciphertext["test"],
-        known_plain=plaintext["train"],
-        known_encrypted=ciphertext["train"],
-        known_pairs=tuple(sorted(set(config.audit.known_pairs))),
-        public=fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std),
-        adapted=read_embedding(load_model(adapted, "adapt")),
-        finetuned=read_embedding(load_finetuned(adapted, finetuned, manifest["num_classes"])),
-        seed=config.audit.seed,
+        encrypted=_read_encrypted(encrypted, "test", manifest, attacked),
+        seed=settings.seed,
+        image_size=config.dataset.image_size,
+        known_plain=_read_plain(plain["train"], known),
+        known_encrypted=_read_encrypted(encrypted, "train", manifest, known),
+        known_pairs=tuple(sorted(set(settings.known_pairs))),
+        pooled=_read_encrypted(encrypted, "train", manifest, pooled),
+        pooled_images=tuple(sorted({min(count, len(pooled)) for count in settings.pooled_images})),
+        public_plain=_read_plain(plain["train"], public),
+        candidates=np.concatenate([truth, _read_plain(plain["test"], decoys)])[mixed],
+        oracle=lambda chosen: cipher.encrypt(chosen, image_id("query", 0) + np.arange(len(chosen))),
+        training_steps=settings.training_steps,
+        **models,
     )
-    return view, Truth(plaintext["test"], cipher.affine_map())
+    return view, Truth(truth, cipher.affine_map())
+
+
+def _divide(order: np.ndarray, *counts: int) -> list[np.ndarray]:
+    """Disjoint parts of so many entries each, or fewer when they run out."""
+    return np.split(order, np.cumsum(counts))[: len(counts)]
+
+
+def _order(available: int, seed: int) -> np.ndarray:
+    # the first k of one order, so that more images always include the fewer
+    return np.random.default_rng((seed, available)).permutation(available)
+
+
+def _read_plain(plain: PlainImages, indices: np.ndarray) -> np.ndarray:
+    if not len(indices):
+        return np.empty((0, plain.image_size, plain.image_size, 3), np.uint8)
+    return np.concatenate([plain.read(index, index + 1) for index in indices])
+
+
+def _embeddings(
+    config: Config, embedded: Path, adapted: Path, finetuned: Path, classes: int
+) -> dict[str, Embedding | None]:
+    """The patch embeddings of the three models, where they have one that ciphertext goes through."""
+    backbone = load_backbone(
+        config.model.name,
+        Path(config.model.checkpoint),
+        config.dataset.image_size,
+        embedded,
+        config.model.pretrained,
+    )
+    models = {"adapted": load_model(adapted, "adapt"), "finetuned": load_finetuned(adapted, finetuned, classes)}
+    if patch_projection(models["adapted"]) is None:  # tokens of a secret network
+        return {}
+    public = fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std)
+    return {"public": public} | {name: read_embedding(model) for name, model in models.items()}
 
 
 def _check_made_with(folder: Path, record: dict[str, Any], expected: dict[str, Any], made_by: str) -> None:
@@ -107,10 +151,8 @@ def _check_enough(config: Config, counts: dict[str, int]) -> None:
         )
 
 
-def _choose(available: int, count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng((seed, available)).permutation(available)[:count]
-
-
 def _read_encrypted(folder: Path, split: str, manifest: dict[str, Any], indices: np.ndarray) -> np.ndarray:
     reader = ShardReader(folder, split, manifest["shards"])
-    return np.stack([images.decode(reader.image(index), reader.name(index)) for index in indices])
+    if not len(indices):
+        return np.empty((0, *manifest["shape"]), manifest["dtype"])
+    return np.stack([images.decode_array(reader.image(index), reader.name(index)) for index in indices])

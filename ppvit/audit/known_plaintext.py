@@ -20,11 +20,15 @@ shows, and SSIM on unseen images is the figure that tells what leaks.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from ppvit.audit.view import Finding, KeySpace, View, decrypt, to_blocks
+from ppvit.audit import keyed_positions
+from ppvit.audit.value_table import ValueTable
+from ppvit.audit.view import Finding, KeySpace, View, decrypt, nearest_rotation, to_blocks, to_values
 from ppvit.ciphers import AffineMap
+from ppvit.ciphers.pixel import Ffx
 
 MAX_GUESSES = 64  # bound on the cost: after that many ties broken one by one, the rest is guessed at once
 _PLAIN, _CIPHER = 0, 1
@@ -33,20 +37,45 @@ _PLAIN, _CIPHER = 0, 1
 def attack(view: View) -> Iterator[Finding]:
     """Find the key from 1, 2, … pairs, as many as ``view.known_pairs`` says, the largest number as the headline."""
     for pairs in view.known_pairs:
-        rng = np.random.default_rng((view.seed, pairs))
-        plain = to_blocks(view.known_plain[:pairs], view.block_size)
-        cipher = to_blocks(view.known_encrypted[:pairs], view.block_size)
-        key = recover_key(plain, cipher, view.space, rng)
         needs = "one plain image and its ciphertext" if pairs == 1 else f"{pairs} plain images and their ciphertexts"
-        images = decrypt(view.encrypted, key, view.block_size)
-        yield Finding(needs, images, key, variant=str(pairs), headline=pairs == view.known_pairs[-1])
+        key, images = _read(view, view.known_plain[:pairs], view.known_encrypted[:pairs])
+        says = "" if view.encrypted.ndim == 4 else "No attack here solves for a secret network; that proves nothing."
+        yield Finding(needs, images, key, variant=str(pairs), headline=pairs == view.known_pairs[-1], says=says)
+
+
+def _read(view: View, plain: np.ndarray, cipher: np.ndarray) -> tuple[AffineMap | None, np.ndarray]:
+    """What the pairs tell: the key, as far as this cipher has one in that form, and the images under attack."""
+    space, block_size = view.space, view.block_size
+    rng = np.random.default_rng((view.seed, len(plain)))
+    if cipher.ndim != 4:
+        return None, view.pictures
+    if isinstance(space.example, Ffx):
+        table = ValueTable.of(to_blocks(plain, block_size), to_blocks(cipher, block_size))
+        return None, table.decrypt(view.encrypted, block_size)
+    if space.dense:
+        key = recover_matrix(to_blocks(plain, block_size), to_blocks(cipher, block_size), space)
+    else:
+        tables = (to_values(images, block_size, space) for images in (plain, cipher))
+        key = (keyed_positions.recover_key if space.per_position else recover_key)(*tables, space, rng)
+    return (key if space.mapped else None), decrypt(view.encrypted, key, block_size)
+
+
+def recover_matrix(plain: np.ndarray, cipher: np.ndarray, space: KeySpace) -> AffineMap:
+    """The orthogonal matrix that takes plain block vectors to encrypted ones, by least squares (Procrustes).
+
+    Args:
+        plain, cipher: (k, N, B); with k N < B only the span of the blocks is determined.
+    """
+    centred = [blocks.reshape(-1, space.values).astype(np.float64) - 127.5 for blocks in (plain, cipher)]
+    matrix = space.scale * nearest_rotation(centred[1].T @ centred[0])
+    return replace(AffineMap.identity(space.blocks, space.values), matrix=matrix)
 
 
 def recover_key(plain: np.ndarray, cipher: np.ndarray, space: KeySpace, rng: np.random.Generator) -> AffineMap:
     """A key that turns the plain images into the ciphertexts, as far as one can be found.
 
     Args:
-        plain, cipher: uint8, (k, N, B), blocks of corresponding images.
+        plain, cipher: uint8, (k, N, V), values of the blocks of corresponding images.
         space: parts that the cipher does not key are taken as known.
         rng: decides between keys that fit equally well.
 
@@ -67,7 +96,7 @@ def recover_key(plain: np.ndarray, cipher: np.ndarray, space: KeySpace, rng: np.
         upright, negative = ((table.codes[_CIPHER] == codes).sum(axis=0) for codes in (seen, inverted))
         tied = upright == negative  # no cell of this column fits
         sign[(upright < negative) | (tied & (rng.random(space.values) < 0.5))] = -1
-    return AffineMap(blocks, values, sign)
+    return AffineMap(blocks, values, sign, nibbles=space.nibbles)
 
 
 class _Table:
@@ -88,7 +117,7 @@ class _Table:
             hashes = _random_words(rng, 256)  # Zobrist hashing: a random word for every value of every image
             for side in (_PLAIN, _CIPHER):
                 self.codes[side] += hashes[pair[side]]
-                self.inverted[side] += hashes[255 - pair[side]]
+                self.inverted[side] += hashes[space.top - pair[side]]
         # what is not keyed is told apart from the start: row t is row t
         rows = np.zeros(space.blocks, np.uint64) if space.scrambles else _random_words(rng, space.blocks)
         columns = np.zeros(space.values, np.uint64) if space.shuffles else _random_words(rng, space.values)

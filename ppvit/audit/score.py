@@ -15,23 +15,27 @@ def key_recovered_percent(found: AffineMap, truth: AffineMap, space: KeySpace) -
     """Share of the key that was found, corrected for guessing: 0 is a random guess, 100 the whole key.
 
     The key's entries are those of the permutations and signs that the cipher really keys: N for the block
-    permutation, B for the value permutation, B for the sign mask. With r right entries of n, of which a guess gets c
-    on average (1 of a permutation whatever its length, half of the signs), this is ``100 max(0, r - c) / (n - c)``.
+    permutation, V for the value permutation, V for the sign mask, the latter two for every block position where each
+    has its own. With r right entries of n, of which a guess gets c on average (``space.right_by_chance``), this is
+    ``100 max(0, r - c) / (n - c)``. For a matrix it is 100 times the cosine between the two.
 
     Returns:
         0 .. 100, or None for a cipher without a key.
     """
-    right = total = guessed = 0.0
-    parts = (
-        (space.scrambles, found.block_permutation, truth.block_permutation, 1.0),
-        (space.shuffles, found.value_permutation, truth.value_permutation, 1.0),
-        (space.inverts, found.sign, truth.sign, space.values / 2),
-    )
-    for keyed, one, other, chance in parts:
-        if keyed:
-            right, total, guessed = right + np.count_nonzero(one == other), total + len(other), guessed + chance
     if not space.keyed:
         return None
+    if space.dense:
+        product = np.vdot(found.matrix, truth.matrix)
+        return 100.0 * max(0.0, float(product / np.linalg.norm(found.matrix) / np.linalg.norm(truth.matrix)))
+    right = total = guessed = 0.0
+    parts = (
+        (space.scrambles, found.block_permutation, truth.block_permutation),
+        (space.shuffles or space.per_position, found.value_permutation, truth.value_permutation),
+        (space.inverts, found.sign, truth.sign),
+    )
+    for (keyed, one, other), chance in zip(parts, space.right_by_chance, strict=True):
+        if keyed:
+            right, total, guessed = right + np.count_nonzero(one == other), total + other.size, guessed + chance
     # a single block has one order only, so there is nothing left to find
     return 100.0 * max(0.0, right - guessed) / (total - guessed) if total > guessed else 0.0
 

@@ -24,6 +24,10 @@ class Scored:
         ssim: of the recovered images.
         baseline_ssim: what is seen without the attack: with a random key or on the ciphertext, whichever is more.
         seconds: wall time of the attack.
+        identified_percent, chance_percent: share of the images that were picked out of candidates, and by luck.
+        says: the sentence, where the attack has one of its own.
+        fixed_strength: the strength, where the attack has one of its own.
+        free: what nothing tells the attacker; the scores are the best over it.
     """
 
     attack: str
@@ -33,10 +37,21 @@ class Scored:
     ssim: float
     baseline_ssim: float
     seconds: float
+    identified_percent: float | None = None
+    chance_percent: float = 0.0
+    says: str = ""
+    fixed_strength: float | None = None
+    free: str = ""
 
     @property
     def strength(self) -> float:
         """0 .. 1: how far key or images, whichever are further, are from the baseline (0) to all (1)."""
+        if self.fixed_strength is not None:
+            return self.fixed_strength
+        if self.says:
+            return 0.0
+        if self.identified_percent is not None:  # worse than nothing, and better than reading the image
+            return READABLE * _gained(self.identified_percent / 100, self.chance_percent / 100)
         seen = _gained(self.ssim, self.baseline_ssim)
         return max(seen, _gained((self.key_recovered_percent or 0.0) / 100, self.guess_key_percent / 100))
 
@@ -49,9 +64,15 @@ def sentence(scored: Scored, keyed: bool) -> str:
     """What an attack showed, for readers who are no specialists."""
     if not keyed:
         return "The images are not encrypted: whoever holds them sees them."
+    if scored.says:
+        return scored.says
+    how = f"with {scored.needs}, in {_duration(scored.seconds)}"
+    if scored.identified_percent is not None:
+        return _identification(scored, how)
     key = scored.key_recovered_percent
     share = "" if key is None else f" and {_percent(key)} of the key found"
-    how = f"with {scored.needs}, in {_duration(scored.seconds)} (SSIM {scored.ssim:.2f}{share})"
+    free = f", {scored.free} aside" if scored.free else ""
+    how += f" (SSIM {scored.ssim:.2f}{share}{free})"
     baseline = f"; without the attack SSIM is {scored.baseline_ssim:.2f}"
     if scored.strength >= READABLE:
         spared = key is not None and key < 99 and scored.ssim > 0.99
@@ -62,12 +83,20 @@ def sentence(scored: Scored, keyed: bool) -> str:
     return f"Nothing found beyond a guess {how}{baseline}."
 
 
+def _identification(scored: Scored, how: str) -> str:
+    told = f"in {scored.identified_percent:.0f} % of the cases {how} (by luck {scored.chance_percent:.0f} %)"
+    if scored.strength >= NOTICEABLE * READABLE:
+        return f"Leaks: which plain image a ciphertext shows is told {told}."
+    return f"Nothing found beyond luck: which plain image a ciphertext shows is told {told}."
+
+
 def overall(findings: list[Scored], keyed: bool) -> str:
     """The verdict on a run: the strongest finding; of equal ones the first."""
     strongest = max(findings, key=lambda scored: round(scored.strength, 2))
     if not keyed:
         return sentence(strongest, keyed)
     if strongest.strength < NOTICEABLE:
+        strongest = next((scored for scored in findings if not scored.says), strongest)
         return f"{sentence(strongest, keyed)} This is the best of the attacks that were run, and no proof of security."
     return f"{sentence(strongest, keyed)} Strongest attack: {strongest.attack}."
 

@@ -6,89 +6,169 @@ was adapted from. Only the key is secret.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from ppvit.adapt import Embedding
 from ppvit.ciphers import AffineMap, Cipher
+from ppvit.ciphers.gather import FlatMap, split_nibbles
 from ppvit.ciphers.permutation import PermutationCipher
-from ppvit.errors import UsageError
+from ppvit.embedding import Embedding
+from ppvit.images import displayable
+from ppvit.keys import SECRET_BYTES, Key
+
+_GUESSES_OF_CHANCE = 16  # pairs of random keys whose agreement is chance, for ciphers without a closed form
 
 
 @dataclass(frozen=True)
 class KeySpace:
-    """What the key of a cipher chooses; the rest of its :class:`AffineMap` is the identity and known to everybody.
+    """A cipher as its attacker knows it: everything but the key.
 
     Attributes:
+        make: the cipher under any key, such as one of the attacker's own.
         blocks: N, number of blocks of an image.
-        values: B, number of values of a block.
-        scrambles: the key permutes the blocks.
-        shuffles: the key permutes the values of a block.
-        inverts: the key inverts half of the value positions.
+        values: V, number of values of a block: bytes, or nibbles where the cipher permutes nibbles.
+        scrambles, shuffles, inverts: as of :class:`ppvit.ciphers.Cipher`.
+        mapped: the cipher is one affine map for all images, so there is a key to recover in that form.
+        per_position: every block position has value permutation and signs of its own.
+        nibbles: the values are nibbles.
+        dense: the values of a block go through a matrix.
     """
 
+    make: Callable[[Key], Cipher]
     blocks: int
     values: int
     scrambles: bool
     shuffles: bool
     inverts: bool
+    mapped: bool = True
+    per_position: bool = False
+    nibbles: bool = False
+    dense: bool = False
 
     @classmethod
     def of(cls, cipher: Cipher) -> KeySpace:
-        """The key space of a cipher.
+        """The key space of a cipher; its key does not enter."""
+        options = {name: getattr(cipher, name) for name in cipher.options}
 
-        Raises:
-            UsageError: the cipher's key is no block permutation, value permutation or sign mask.
-        """
-        if not isinstance(cipher, PermutationCipher):
-            raise UsageError(f"the audit has no attack on cipher.name '{cipher.name}' yet; leave the audit stage out")
-        blocks = (cipher.image_size // cipher.block_size) ** 2
-        return cls(blocks, 3 * cipher.block_size**2, cipher.scrambles, cipher.shuffles, cipher.inverts)
+        def make(key: Key) -> Cipher:
+            return type(cipher)(key, cipher.image_size, cipher.block_size, **options)
+
+        form = make(Key(bytes(SECRET_BYTES))).affine_map()
+        return cls(
+            make,
+            cipher.blocks,
+            cipher.values if form is None else form.value_permutation.shape[-1],
+            cipher.scrambles,
+            cipher.shuffles,
+            cipher.inverts,
+            mapped=form is not None,
+            per_position=form is not None and form.per_position,
+            nibbles=form is not None and form.nibbles,
+            dense=form is not None and form.matrix is not None,
+        )
+
+    @cached_property
+    def example(self) -> Cipher:
+        """The cipher under a key that is nobody's, for what is the same under all keys."""
+        return self.make(Key(bytes(SECRET_BYTES)))
 
     @property
     def keyed(self) -> bool:
         """Whether there is any secret at all."""
-        return self.scrambles or self.shuffles or self.inverts
+        return self.example.keyed
+
+    @property
+    def top(self) -> int:
+        """The largest value: inversion takes v to ``top - v``."""
+        return 15 if self.nibbles else 255
+
+    @property
+    def inverts_half(self) -> bool:
+        """Whether every key inverts exactly half of the values, and not each of them or not."""
+        return isinstance(self.example, PermutationCipher)
+
+    @cached_property
+    def scale(self) -> float:
+        """c of a matrix c Q with Q orthogonal."""
+        matrix = self.example.affine_map().matrix
+        return float(np.linalg.norm(matrix) / len(matrix) ** 0.5)
+
+    def own_cipher(self, rng: np.random.Generator) -> Cipher:
+        """The cipher under a uniformly random key: what an attacker can make."""
+        return self.make(Key(rng.bytes(SECRET_BYTES)))
 
     def guess(self, rng: np.random.Generator) -> AffineMap:
-        """A uniformly random key: what an attacker who knows nothing would try."""
-        sign = np.ones(self.values, np.int8)
-        if self.inverts:
-            sign[rng.permutation(self.values)[: self.values // 2]] = -1
-        return AffineMap(
-            block_permutation=rng.permutation(self.blocks) if self.scrambles else np.arange(self.blocks),
-            value_permutation=rng.permutation(self.values) if self.shuffles else np.arange(self.values),
-            sign=sign,
-        )
+        """A uniformly random key's map: what an attacker who knows nothing would try; of the identity if unmapped."""
+        affine = self.own_cipher(rng).affine_map()
+        return affine if affine is not None else AffineMap.identity(self.blocks, self.values)
+
+    @cached_property
+    def right_by_chance(self) -> tuple[float, float, float]:
+        """How many entries of block permutation, value permutation and signs a guess gets right on average."""
+        if isinstance(self.example, PermutationCipher):
+            return (1.0, 1.0, self.values / 2)  # one of a permutation whatever its length, half of the signs
+        rng = np.random.default_rng(0)
+        nothing = AffineMap.identity(self.blocks, self.values)  # the best guess where much stays in place
+        agreement = np.zeros((2, 3))
+        for _ in range(_GUESSES_OF_CHANCE):
+            key = self.guess(rng)
+            for row, other in enumerate((self.guess(rng), nothing)):
+                for column, part in enumerate(("block_permutation", "value_permutation", "sign")):
+                    agreement[row, column] += np.count_nonzero(getattr(key, part) == getattr(other, part))
+        return tuple((agreement.max(axis=0) / _GUESSES_OF_CHANCE).tolist())
 
 
 @dataclass(frozen=True)
 class View:
-    """All that an attacker holds. Nothing here is derived from the key except the ciphertexts and the weights.
+    """All that an attacker holds. Nothing here is derived from the key except ciphertexts and weights.
 
     Attributes:
-        space: what the key chooses.
+        space: the cipher.
         block_size: side of a block in pixels.
-        encrypted: the images under attack, ciphertext, uint8, (n, H, W, 3); never among the known ones.
-        known_plain, known_encrypted: the pairs that known-plaintext attacks may use, uint8, (K, H, W, 3).
-        known_pairs: how many of these pairs to use, one run each, ascending; the last is at most K.
-        public: patch and position embedding of the public checkpoint, normalisation folded in.
-        adapted: the same tensors of the model that the trainer receives.
-        finetuned: the same tensors of the model that the trainer gives back, adapters merged.
+        encrypted: the images under attack, ciphertext, (n, H, W, 3) or tokens (n, N, T); never among the others.
         seed: of every random choice of an attack.
+        image_size: side H = W of the plain images.
+        known_plain, known_encrypted: the pairs that known-plaintext attacks may use, uint8 (K, H, W, 3), ciphertext.
+        known_pairs: how many of these pairs to use, one run each, ascending; the last is at most K.
+        pooled: more ciphertexts under the same key, for attacks that have nothing else.
+        pooled_images: how many of them to use, one run each, ascending; the last is at most their number.
+        public_plain: plain images of the same kind, uint8 (m, H, W, 3), none of which is under attack.
+        candidates: plain images, uint8 (c, H, W, 3), among which those under attack lie, in unknown order.
+        oracle: encrypts images of the attacker's choice under the secret key: uint8 (n, H, W, 3) to ciphertext.
+        public, adapted, finetuned: patch and position embedding of the public checkpoint, normalisation folded in, of
+            the model that the trainer receives, and of the one that it gives back, adapters merged; None where the
+            model has none.
+        training_steps: optimiser steps of attacks that train a network.
     """
 
     space: KeySpace
     block_size: int
     encrypted: np.ndarray
-    known_plain: np.ndarray
-    known_encrypted: np.ndarray
-    known_pairs: tuple[int, ...]
-    public: Embedding
-    adapted: Embedding
-    finetuned: Embedding
     seed: int
+    image_size: int
+    known_plain: np.ndarray | None = None
+    known_encrypted: np.ndarray | None = None
+    known_pairs: tuple[int, ...] = ()
+    pooled: np.ndarray | None = None
+    pooled_images: tuple[int, ...] = ()
+    public_plain: np.ndarray | None = None
+    candidates: np.ndarray | None = None
+    oracle: Callable[[np.ndarray], np.ndarray] | None = None
+    public: Embedding | None = None
+    adapted: Embedding | None = None
+    finetuned: Embedding | None = None
+    training_steps: int = 300
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """The images under attack as whoever has only the ciphertext sees them: uint8, (n, H, W, 3)."""
+        shown = displayable(self.encrypted)
+        if shown.shape[1:3] == (self.image_size, self.image_size):
+            return shown
+        return np.full((len(shown), self.image_size, self.image_size, 3), 127, np.uint8)  # tokens are no picture
 
 
 @dataclass(frozen=True)
@@ -97,10 +177,21 @@ class Finding:
 
     Attributes:
         needs: what the attacker had to hold, for the verdict: "10 images and their ciphertexts".
-        images: the images under attack as the attacker now sees them, uint8, (n, H, W, 3).
+        images: the first m images under attack as the attacker now sees them, uint8, (m, H, W, 3).
         key: the recovered key, or None where the attack looks for images only.
         variant: goes into the names of results, ``<attack>_<variant>_…``; empty for none.
         headline: this finding also gives the results named ``<attack>_…``; exactly one of an attack's findings does.
+        free: what nothing tells the attacker, in words, such as "flips of the whole picture"; images are then scored
+            after ``align`` and the key at the best of its ``equivalents``.
+        align: (images, plain) to the variant of the images nearest to the plain ones.
+        equivalents: all keys that say the same as one.
+        trivial: what could be shown without any ciphertext, uint8, (m, H, W, 3), such as a mean image: no attack may
+            count as one that does no better.
+        placement: intp, (m, N), the ciphertext block put at each cell of each image, for scores of the block order.
+        identifies: the images are candidates: the score is the share of them that is the image under attack.
+        scores: further figures, name -> value.
+        says: a sentence for the verdict, where the usual one does not fit.
+        strength: 0 .. 1, where it follows neither from images nor from key.
     """
 
     needs: str
@@ -108,6 +199,15 @@ class Finding:
     key: AffineMap | None = None
     variant: str = ""
     headline: bool = False
+    free: str = ""
+    align: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    equivalents: Callable[[AffineMap], Iterable[AffineMap]] | None = None
+    trivial: np.ndarray | None = None
+    placement: np.ndarray | None = None
+    identifies: bool = False
+    scores: dict[str, float] = field(default_factory=dict)
+    says: str = ""
+    strength: float | None = None
 
 
 def to_blocks(images: np.ndarray, block_size: int) -> np.ndarray:
@@ -127,14 +227,34 @@ def from_blocks(blocks: np.ndarray, block_size: int) -> np.ndarray:
 
 
 def decrypt(images: np.ndarray, key: AffineMap, block_size: int) -> np.ndarray:
-    """Decrypt with a recovered key, right or wrong: ``x_{kb[t]}[kp[j]] = y_t[j]``, inverted where ``s[j] = -1``.
+    """Decrypt with a recovered key, right or wrong: ``x_{kb[t]}[kp_t] = s_t M^-1 y_t``, values centred.
 
     Args:
-        images: ciphertext, uint8, (n, H, W, 3).
+        images: ciphertext, (n, H, W, 3).
         key: any affine map of that geometry.
         block_size: side of a block in pixels.
+
+    Returns:
+        uint8, (n, H, W, 3).
     """
-    cipher = to_blocks(images, block_size)
-    plain = np.empty_like(cipher)
-    plain[:, key.block_permutation[:, None], key.value_permutation] = np.where(key.sign < 0, 255 - cipher, cipher)
-    return from_blocks(plain, block_size)
+    if key.matrix is None:
+        return FlatMap.of(key, images.shape[1], block_size).decrypt(images)
+    centred = (to_blocks(images, block_size).astype(np.float64) - 127.5) @ np.linalg.inv(key.matrix).T
+    plain = np.empty_like(centred)
+    plain[:, key.block_permutation[:, None], key.value_permutation] = centred * key.sign
+    return from_blocks(np.clip(np.round(plain + 127.5), 0, 255).astype(np.uint8), block_size)
+
+
+def to_values(images: np.ndarray, block_size: int, space: KeySpace) -> np.ndarray:
+    """The values that a cipher moves: (n, H, W, 3) to (n, N, V), bytes or nibbles."""
+    return to_blocks(split_nibbles(images) if space.nibbles else images, block_size)
+
+
+def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
+    """The orthogonal matrix nearest to ``matrix`` (Procrustes, Schönemann 1966).
+
+    Of ``Y^T X`` it is the Q for which ``Y`` is most like ``X Q^T``; with fewer rows than columns only their span is
+    determined, and the rest of Q is arbitrary.
+    """
+    left, _, right = np.linalg.svd(matrix)
+    return left @ right

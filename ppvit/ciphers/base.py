@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,20 +14,36 @@ from ppvit.keys import Key, KeyStream
 
 @dataclass(frozen=True)
 class AffineMap:
-    """A cipher as seen by one patch position t: ``y_t = s * (x_{kb[t]}[kp] - 127.5) + 127.5``.
+    """A cipher as seen by one patch position t: ``y_t = M (s_t * x_{kb[t]}[kp_t])``, values centred on their middle.
 
-    That is gather form: ciphertext value j of block t is plain value ``kp[j]`` of block ``kb[t]``, inverted to 255 - v
-    where ``s[j] = -1``. Values of a block are flattened as C, h, w, the order of a convolution's weight.
+    That is gather form: ciphertext value j of block t is plain value ``kp[j]`` of block ``kb[t]``, inverted (v to
+    255 - v, or 15 - v for nibbles) where ``s[j] = -1``. Values of a block are flattened as C, h, w, the order of a
+    convolution's weight. The values are bytes, V = B = 3 * block_size^2 of them, or nibbles, V = 2 B: the high nibbles
+    of all three colours, then the low ones.
 
     Attributes:
         block_permutation: kb, intp, (N,), N = number of blocks in row-major order.
-        value_permutation: kp, intp, (B,), B = 3 * block_size^2.
-        sign: s, int8, (B,), +1 or -1, in ciphertext order.
+        value_permutation: kp, intp, (V,), or (N, V) where every block position has its own.
+        sign: s, int8, +1 or -1, in ciphertext order, of the same shape.
+        matrix: M, float64, (V, V), invertible, in ciphertext order; None stands for the identity.
+        nibbles: the values are nibbles, not bytes.
     """
 
     block_permutation: np.ndarray
     value_permutation: np.ndarray
     sign: np.ndarray
+    matrix: np.ndarray | None = None
+    nibbles: bool = False
+
+    @property
+    def per_position(self) -> bool:
+        """Whether every block position has value permutation and signs of its own."""
+        return self.value_permutation.ndim == 2
+
+    @classmethod
+    def identity(cls, blocks: int, values: int) -> AffineMap:
+        """The map that changes nothing."""
+        return cls(np.arange(blocks), np.arange(values), np.ones(values, np.int8))
 
 
 class Cipher(ABC):
@@ -37,27 +53,68 @@ class Cipher(ABC):
         key: the secret key; None only for a cipher that needs none.
         image_size: side H = W of the images in pixels.
         block_size: side p of a block in pixels; must divide ``image_size``.
+        options: those of ``options``, which are parameters of the section ``cipher`` too.
+
+    Attributes:
+        keyed: whether there is a key at all.
+        options: parameters beside key and geometry, with their defaults.
+        scrambles, shuffles, inverts: what the key chooses, as far as it is that: the order of the blocks, the places of
+            the values in a block, the values to be inverted. Attackers know this.
+        dtype: of the ciphertext.
+        lossless: whether decryption gives back every bit; where not, the cipher says how close it comes.
+        invertible: whether there is decryption at all.
 
     Raises:
-        UsageError: the geometry does not fit.
+        UsageError: the geometry or an option does not fit.
     """
 
     name: ClassVar[str]
     keyed: ClassVar[bool] = True
+    options: ClassVar[dict[str, Any]] = {}
+    scrambles: ClassVar[bool] = False
+    shuffles: ClassVar[bool] = False
+    inverts: ClassVar[bool] = False
+    dtype: np.dtype = np.dtype(np.uint8)
+    lossless: bool = True
+    invertible: ClassVar[bool] = True
 
-    def __init__(self, key: Key | None, image_size: int, block_size: int) -> None:
+    def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
         if image_size % block_size:
             raise UsageError(
                 f"cipher.block_size {block_size} does not divide dataset.image_size {image_size}; choose a divisor"
             )
         self.image_size = image_size
         self.block_size = block_size
+        self.blocks = (image_size // block_size) ** 2
+        self.values = 3 * block_size**2
         self._key = key
+        for name, default in self.options.items():
+            setattr(self, name, options.pop(name, default))
+        if options:
+            raise UsageError(f"cipher '{self.name}' has no option {', '.join(options)}; it has {list(self.options)}")
 
     @property
-    def settings(self) -> dict[str, str | int]:
+    def settings(self) -> dict[str, Any]:
         """The public settings, which manifests record: they and the key id say all that must match."""
-        return {"name": self.name, "block_size": self.block_size}
+        return {"name": self.name, "block_size": self.block_size} | {name: getattr(self, name) for name in self.options}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's ciphertext: (H, W, 3), except where a cipher makes no image."""
+        return (self.image_size, self.image_size, 3)
+
+    @property
+    def image_keys(self) -> bool:
+        """Whether every image is encrypted under a sub-key of its own."""
+        return False
+
+    @property
+    @abstractmethod
+    def key_space_bits(self) -> float:
+        """log2 of the number of different encryptions that keys of any length could choose.
+
+        What is really used of it is at most 256 bits, the length of a key, from which everything is derived.
+        """
 
     @abstractmethod
     def encrypt(self, images: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
@@ -65,31 +122,40 @@ class Cipher(ABC):
 
         Args:
             images: uint8, (n, H, W, 3).
-            ids: int64, (n,), the place of each image in its data set, for ciphers with a key for every image; the
-                others ignore it.
+            ids: int64, (n,), a number for each image that no other image has, for ciphers with a key for every image;
+                the others ignore it.
 
         Returns:
-            Ciphertext of the same shape, uint8.
+            Ciphertext, ``dtype``, (n, *shape).
 
         Raises:
-            UsageError: images of another shape or dtype.
+            UsageError: images of another shape or dtype, or ids missing.
         """
+
+    def encrypt_exactly(self, images: np.ndarray) -> np.ndarray:
+        """Ciphertext before it is rounded to ``dtype``: what the affine map describes; arguments as of encrypt."""
+        return self.encrypt(images)
 
     @abstractmethod
     def decrypt(self, images: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
-        """Invert :meth:`encrypt`, bit exact; same arguments."""
+        """Invert :meth:`encrypt`, bit exact where ``lossless``; ciphertext and the same ids, to uint8 (n, H, W, 3)."""
 
-    @abstractmethod
     def affine_map(self) -> AffineMap | None:
         """The map that makes exact adaptation possible, or None where the cipher is no such map."""
+        return None
 
-    def _stream(self, step: str) -> KeyStream:
-        return KeyStream(self._key, (self.name, step, self.block_size, self.image_size))
+    def _stream(self, *step: str | int) -> KeyStream:
+        return KeyStream(self._key, (self.name, *step, self.block_size, self.image_size))
 
-    def _check(self, images: np.ndarray) -> None:
+    def _check(self, images: np.ndarray, dtype: Any = np.uint8) -> None:
         expected = (self.image_size, self.image_size, 3)
-        if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8:
+        if images.ndim != 4 or images.shape[1:] != expected or images.dtype != dtype:
             raise UsageError(
-                f"cipher '{self.name}' expects uint8 images of shape (n, {', '.join(map(str, expected))}), "
+                f"cipher '{self.name}' expects {np.dtype(dtype)} images of shape (n, {', '.join(map(str, expected))}), "
                 f"got {images.dtype} {images.shape}"
             )
+
+    def _check_ids(self, images: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
+        if ids is None or len(ids) != len(images):
+            raise UsageError(f"cipher '{self.name}' has a key for every image, so it needs one id for each")
+        return np.asarray(ids, np.int64)

@@ -1,0 +1,62 @@
+"""The pooled ciphertext-only attack at the size of the papers: time and memory for 100 images of 224 px.
+
+    python benchmarks/pooled.py
+
+No other implementation is known to compare with, so time is given beside that of encrypting the same images a hundred
+times, and memory as the peak of a process of its own.
+Aim: under 60 s on two cores and under 2 GB.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+from inputs import photographs
+
+from ppvit.audit.pooled import recover_key
+from ppvit.audit.symmetry import equivalent_keys
+from ppvit.ciphers import make_cipher
+from ppvit.keys import Key
+from ppvit.results import peak_memory_bytes
+
+IMAGES, SIZE, BLOCK = 100, 224, 16
+
+
+def attack(name: str) -> None:
+    cipher = make_cipher(name, Key(bytes(range(32))), SIZE, BLOCK)
+    plain = np.stack(list(photographs(IMAGES, SIZE)))
+    encrypted = cipher.encrypt(plain)
+    keyed = {step: getattr(cipher, step) for step in ("scrambles", "shuffles", "inverts")}
+    start = time.perf_counter()
+    found = recover_key(encrypted, BLOCK, rng=np.random.default_rng(0), **keyed)
+    seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    for _ in range(100):
+        cipher.encrypt(plain)
+    encrypting = time.perf_counter() - start
+    truth = cipher.affine_map()
+    exact = any(
+        np.array_equal(key.block_permutation, truth.block_permutation)
+        and np.array_equal(key.value_permutation, truth.value_permutation)
+        and np.array_equal(key.sign, truth.sign)
+        for key in equivalent_keys(found, BLOCK, SIZE, **keyed)
+    )
+    print(
+        f"{name}: {seconds:.1f} s ({seconds / encrypting:.1f} times as long as encrypting them 100 times), "
+        f"{peak_memory_bytes() / 1e9:.2f} GB, whole key {'found' if exact else 'not found'}"
+    )
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        attack(sys.argv[1])
+        return
+    for name in ("block", "block_np"):
+        subprocess.run([sys.executable, __file__, name], check=True)  # memory of one process each
+
+
+if __name__ == "__main__":
+    main()

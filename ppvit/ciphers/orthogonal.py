@@ -1,0 +1,93 @@
+"""Every block vector times a secret random orthogonal matrix, the same for all blocks.
+
+Source: random orthogonal transforms for privacy-preserving learning, as in Maekawa, Kawamura, Kinoshita and Kiya,
+"Privacy-preserving SVM computing in the encrypted domain".
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ppvit.ciphers.base import AffineMap, Cipher
+from ppvit.errors import UsageError
+from ppvit.keys import Key
+
+_UNIT = 2.0**-24  # entries of the matrix are multiples of it, so that sums of products with pixels are exact
+_QUANTISED_SCALE = 0.5  # a white block has coordinates of up to 4 * 127.5; most photographs then fit into 8 bits
+
+
+class Orthogonal(Cipher):
+    """``y = c Q (x - 127.5) + 127.5`` for every block vector x; Q is Haar distributed; B (B - 1) / 2 real numbers.
+
+    ``storage: float16`` (c = 1) decrypts bit exactly: rounding moves a value by some hundredths of a grey level.
+    ``storage: uint8`` (c = 1/2, rounded, clipped) loses about 0.6 grey levels (root mean square) and more where it
+    clips; adaptation is then as exact as that rounding.
+
+    Sums are exact whatever their order, because the entries of Q are rounded to multiples of 2^-24: batch and threads
+    do not change a byte of the ciphertext. Between machines Q itself could differ where its last bits in float64, which
+    depend on the linear algebra library, decide that rounding; that was not seen.
+    """
+
+    name = "orthogonal"
+    options: ClassVar[dict[str, Any]] = {"storage": "float16"}
+
+    def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
+        super().__init__(key, image_size, block_size, **options)
+        if self.storage not in ("float16", "uint8"):
+            raise UsageError(f"cipher.storage '{self.storage}' must be float16 or uint8")
+        self.dtype = np.dtype(self.storage)
+        self.lossless = self.storage == "float16"
+        self._scale = 1.0 if self.lossless else _QUANTISED_SCALE
+
+    @cached_property
+    def _matrix(self) -> np.ndarray:
+        gaussian = self._stream("matrix").normal(self.values**2).reshape(self.values, self.values)
+        q, r = np.linalg.qr(gaussian)
+        q *= np.sign(np.diag(r))  # without it QR's own convention would bias the distribution (Mezzadri 2007)
+        return np.round(q / _UNIT) * _UNIT
+
+    def encrypt(self, images: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+        exact = self.encrypt_exactly(images)
+        if self.lossless:
+            return exact.astype(np.float16)
+        return np.clip(np.round(exact), 0, 255).astype(np.uint8)
+
+    def encrypt_exactly(self, images: np.ndarray) -> np.ndarray:
+        self._check(images)
+        # 2 x - 255 are integers, and so are the entries of Q in units of 2^-24: at most 2^42 in all, exact in float64
+        doubled = 2 * self._to_blocks(images).astype(np.float64) - 255
+        return self._from_blocks(doubled @ self._matrix.T) * (self._scale / 2) + 127.5
+
+    def decrypt(self, images: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+        self._check(images, self.dtype)
+        centred = (self._to_blocks(images).astype(np.float64) - 127.5) / self._scale
+        plain = self._from_blocks(centred @ self._inverse.T) + 127.5
+        return np.clip(np.round(plain), 0, 255).astype(np.uint8)
+
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        return np.linalg.inv(self._matrix)  # of the rounded matrix, not just its transpose
+
+    def _to_blocks(self, images: np.ndarray) -> np.ndarray:
+        side, p = self.image_size // self.block_size, self.block_size
+        grid = images.reshape(len(images), side, p, side, p, 3)
+        return grid.transpose(0, 1, 3, 5, 2, 4).reshape(len(images), self.blocks, self.values)
+
+    def _from_blocks(self, blocks: np.ndarray) -> np.ndarray:
+        side, p = self.image_size // self.block_size, self.block_size
+        grid = blocks.reshape(len(blocks), side, side, 3, p, p)
+        return grid.transpose(0, 1, 4, 2, 5, 3).reshape(len(blocks), *self.shape)
+
+    def affine_map(self) -> AffineMap:
+        identity = AffineMap.identity(self.blocks, self.values)
+        return AffineMap(
+            identity.block_permutation, identity.value_permutation, identity.sign, self._matrix * self._scale
+        )
+
+    @property
+    def key_space_bits(self) -> float:
+        # real numbers; at the 24 bits that are kept of each
+        return 24 * self.values * (self.values - 1) / 2

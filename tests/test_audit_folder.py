@@ -1,0 +1,87 @@
+"""`ppvit audit DIR`: somebody else's encrypted pictures, with no manifest."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import photographs
+from PIL import Image
+from typer.testing import CliRunner
+
+from ppvit.audit import folder
+from ppvit.ciphers import make_cipher
+from ppvit.cli import app
+from ppvit.errors import PpvitError, UsageError
+from ppvit.keys import Key
+
+
+def write_pictures(path, pictures):
+    path.mkdir()
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(path / f"{number}.png")
+    return path
+
+
+@pytest.mark.parametrize(("name", "size", "block"), [
+    ("scramble", 64, 8), ("shuffle", 64, 8), ("block", 64, 8), ("block_np", 64, 8), ("etc", 64, 8),
+    ("pixel_position", 64, 16), ("block", 32, 4), ("block", 224, 16), ("etc", 224, 16),
+])  # fmt: skip
+def test_the_block_side_is_guessed(name, size, block):
+    encrypted = make_cipher(name, Key(bytes(range(32))), size, block).encrypt(photographs(20, size))
+    assert folder.guess_block_size(encrypted) == block
+
+
+def test_pictures_are_more_like_pictures_than_their_ciphertext():
+    plain = photographs(4, 64)
+    encrypted = make_cipher("block_np", Key(bytes(32)), 64, 8).encrypt(plain)
+    assert folder.likeness(plain, 8) > 0.6
+    assert folder.likeness(encrypted, 8) < 0.3
+    assert folder.likeness(np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8), 8) < 0.05
+
+
+def test_one_key_for_all_is_broken_from_the_command_line(tmp_path):
+    encrypted = make_cipher("block", Key(bytes(range(32))), 32, 4).encrypt(photographs(60, 32))
+    pictures = write_pictures(tmp_path / "theirs", encrypted)
+    done = CliRunner().invoke(app, ["audit", str(pictures), "--pictures", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "blocks of 4 px (guessed)" in done.output
+    assert "Broken, by the look of it: pooled" in done.output
+    values = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert values["pooled_likeness"] > 0.6 > 0.3 > values["ciphertext_likeness"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "audit.json", "pooled.png", "jigsaw.png", "feature_reconstruction.png", "min_difference.png",
+    }  # fmt: skip
+
+
+def test_noise_is_not_called_broken(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    told = folder.run(write_pictures(tmp_path / "noise", noise), tmp_path / "out", block_size=8)
+    assert "Nothing found" in told
+    assert "no proof" in told
+
+
+def test_plain_pictures_are_called_what_they_are(tmp_path):
+    told = folder.run(write_pictures(tmp_path / "plain", photographs(3, 32)), tmp_path / "out", block_size=8)
+    assert "look like pictures as they are" in told
+
+
+def test_bad_folders_are_refused_in_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    picture = photographs(1, 32)[0]
+    sizes = write_pictures(tmp_path / "sizes", [picture, picture[:16, :16]])
+    wide = write_pictures(tmp_path / "wide", [picture[:16]])
+    broken = write_pictures(tmp_path / "broken", [picture])
+    (broken / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    cases = [
+        (tmp_path / "nowhere", None, UsageError, "is no folder"),
+        (tmp_path / "empty", None, UsageError, "holds no pictures"),
+        (sizes, None, UsageError, "has 16 x 16 pixels and 0.png has 32 x 32; audit pictures of one size"),
+        (wide, None, UsageError, "need square pictures"),
+        (broken, None, PpvitError, "1.png: this image cannot be decoded"),
+        (write_pictures(tmp_path / "fine", [picture]), 5, UsageError, "--block-size 5 does not divide .* 32"),
+    ]
+    for path, block_size, error, told in cases:
+        with pytest.raises(error, match=told) as caught:
+            folder.run(path, tmp_path / "out", block_size)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()

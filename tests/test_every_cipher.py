@@ -1,0 +1,135 @@
+"""Every cipher through the whole pipeline, on a small data set: what the stages write and read fits together."""
+
+import json
+
+import pytest
+import torch
+from conftest import make_config, write_raw
+from safetensors.torch import save_file
+
+from ppvit import adapt, audit, encrypt, evaluate, finetune, verify
+from ppvit.ciphers import CIPHERS
+from ppvit.errors import UsageError
+from ppvit.models import MICRO, MICRO_ARCHITECTURE, load_model
+from ppvit.shards import read_manifest
+
+VARIANTS = {name: {"name": name} for name in CIPHERS} | {
+    "subblock_etc block keys": {"name": "subblock_etc", "key_scope": "block"},
+    "orthogonal uint8": {"name": "orthogonal", "storage": "uint8"},
+    "pe image keys": {"name": "pe", "key_scope": "image"},
+}
+VARIANTS["neuracrypt"] |= {"token_width": 16}
+UNADAPTED = {"ffx", "disposable", "pe image keys", "neuracrypt"}
+KEYS_ONLY = ["weights", "known_plaintext", "chosen_plaintext", "matching", "brute_force"]
+
+
+class Run:
+    """The stages from encrypt to audit in one folder."""
+
+    def __init__(self, folder, cipher, model=None, method="linear"):
+        self.folder = folder
+        adapted = cipher not in UNADAPTED and not (model or {}).get("adaptive_matrix")
+        if not (folder / "raw").exists():
+            write_raw(folder / "raw", {"train": 48, "test": 12})
+            import timm
+
+            torch.manual_seed(0)
+            save_file(
+                timm.create_model(MICRO_ARCHITECTURE, **MICRO | {"img_size": 16}).state_dict(),
+                folder / "micro.safetensors",
+            )
+            (folder / "none").mkdir()
+        self.config = make_config(
+            dataset={"image_size": 16},
+            cipher=VARIANTS[cipher],
+            model={"checkpoint": str(folder / "none"), **(model or {})},
+            adapt={"enabled": adapted},
+            finetune={"method": method, "epochs": 2, "batch_size": 16, "learning_rate": 0.01},
+            verify={"wrong_keys": 1},
+            audit={"attacks": KEYS_ONLY, "known_pairs": [1, 4], "pooled_images": [4], "images": 4, "candidates": 12},
+        )
+        self.encrypted, self.adapted, self.finetuned = (folder / f"{cipher}-{name}" for name in ("e", "a", "f"))
+
+    def result(self, stage):
+        return json.loads((self.folder / f"{stage}.json").read_text())
+
+    def train(self):
+        encrypt.run(self.config, self.folder / "raw", self.encrypted)
+        adapt.run(self.config, self.folder / "micro.safetensors", self.adapted, self.folder / "adapt.json")
+        places = (self.encrypted, self.adapted, self.finetuned)
+        finetune.run(self.config.finetune, *places, self.folder / "finetune.json")
+        evaluate.run(self.config.evaluate, *places, self.folder / "plots", self.folder / "evaluate.json")
+        return self
+
+    def check(self):
+        raw = self.folder / "raw"
+        verify.run(self.config, raw, self.adapted, self.finetuned, self.folder / "verify.json")
+        embedded = self.folder / "micro.safetensors"
+        models = (self.adapted, self.finetuned)
+        audit.run(
+            self.config, raw, self.encrypted, embedded, *models, self.folder / "pictures", self.folder / "audit.json"
+        )
+        return self
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ciphers")
+
+
+@pytest.fixture(scope="module")
+def plain_loss(folder):
+    return Run(folder, "none").train().result("finetune")["train_loss"]
+
+
+@pytest.mark.parametrize("cipher", VARIANTS)
+def test_all_stages_fit_together(cipher, folder, plain_loss):
+    run = Run(folder, cipher).train().check()
+    manifest = read_manifest(run.encrypted)
+    assert manifest["dtype"] == ("float16" if cipher in ("orthogonal", "neuracrypt") else "uint8")
+    assert manifest["shape"] == ([16, 16] if cipher == "neuracrypt" else [16, 16, 3])  # 16 blocks of width 16
+    verified = run.result("verify")
+    assert verified["accuracy_percent"] == run.result("evaluate")["accuracy_percent"]
+    if cipher in UNADAPTED:
+        assert "plain_accuracy_percent" not in verified
+        return
+    difference = run.result("adapt")["max_logit_difference_float64"]
+    assert difference < 1e-6
+    # training on ciphertext with the adapted model is training on plain images, up to how ciphertext is rounded
+    rounding = {"orthogonal": 1e-2, "orthogonal uint8": 0.3}.get(cipher, 1e-4)
+    assert run.result("finetune")["train_loss"] == pytest.approx(plain_loss, abs=rounding)
+    if "uint8" not in cipher:
+        assert verified["plain_accuracy_percent"] == pytest.approx(verified["accuracy_percent"], abs=10)  # of 12 images
+
+
+@pytest.mark.parametrize("method", ["full", "melo", "lora_patch", "lora"])
+@pytest.mark.parametrize("cipher", ["etc", "ele", "neuracrypt"])
+def test_every_method_trains_and_loads_models_with_other_first_layers(cipher, method, folder):
+    run = Run(folder, cipher, method=method).train().check()
+    assert run.result("verify")["accuracy_percent"] == run.result("evaluate")["accuracy_percent"]
+
+
+def test_patch_embeddings_of_every_position_are_counted(folder):
+    run = Run(folder, "etc", method="lora_patch").train()
+    width, rank = MICRO["embed_dim"], run.config.finetune.rank
+    melo = MICRO["depth"] * 2 * 2 * rank * width + 3 * (width + 1)
+    assert run.result("finetune")["trainable_parameters"] == melo + 16 * width * 48 + width  # N kernels, one bias
+
+
+@pytest.mark.parametrize("cipher", sorted(UNADAPTED))
+def test_where_nothing_adapts_the_stage_says_so_and_what_to_do(cipher, folder):
+    run = Run(folder, cipher)
+    config = run.config.model_copy(update={"adapt": run.config.adapt.model_copy(update={"enabled": True})})
+    with pytest.raises(UsageError, match="no exact adaptation exists .* set adapt.enabled=false"):
+        adapt.run(config, folder / "micro.safetensors", folder / "refused", folder / "refused.json")
+    assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize("cipher", ["block_np", "etc"])
+def test_convmixer_with_a_learned_matrix_is_a_baseline(cipher, folder):
+    model = {"name": "convmixer_micro_patch4", "pretrained": False, "adaptive_matrix": True}
+    run = Run(folder, cipher, model, method="full").train().check()
+    assert run.result("verify")["accuracy_percent"] == run.result("evaluate")["accuracy_percent"]
+    trained = load_model(run.finetuned, "finetune")
+    assert trained.stem[-1].matrix.shape == (16, 16)
+    assert not torch.equal(trained.stem[-1].matrix, torch.eye(16))  # it learned
