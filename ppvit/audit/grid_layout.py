@@ -9,8 +9,10 @@ from itertools import product
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree, shortest_path
 
+REBUILT = (0.03, 0.06, 0.12, 0.2, 0.3)  # shares of the items that are placed anew
 ANGLES = 16  # of the grid in the plane, tried over a quarter turn
 
 
@@ -154,3 +156,51 @@ class GridLayout:
                 free[[one, other]] = False
                 swapped[[one, other]] = swapped[[other, one]]
         return swapped
+
+    def rebuild_worst(self, site: np.ndarray) -> np.ndarray:
+        """Place the items that fit worst anew by the others alone, a few and then more, where that lowers the misfit.
+
+        A part of the grid that is in disorder holds itself in place: each of its items fits the wrong ones around it.
+        """
+        lowest = self.misfit(site)
+        for share in REBUILT:
+            costs, expected = self._costs(site)
+            own = costs[np.arange(len(site)), site]
+            worst = np.argsort(-own, kind="stable")[: max(2, int(share * len(site)))]
+            kept = np.ones(len(site))
+            kept[worst] = 0
+            weight, there = self._weight[:, site] * kept, expected[:, site]
+            logs = self._logs[worst]
+            costs = logs**2 @ weight.T - 2 * logs @ (weight * there).T + (weight * there**2).sum(axis=1)
+            proposal = site.copy()
+            proposal[worst] = site[worst][linear_sum_assignment(costs[:, site[worst]])[1]]
+            proposal = self.refine(proposal)
+            misfit = self.misfit(proposal)
+            if misfit < lowest - 1e-12:
+                site, lowest = proposal, misfit
+        return site
+
+    def settle_neighbours(self, site: np.ndarray, rounds: int = 200) -> np.ndarray:
+        """Swap items of near cells while neighbours become more alike: what the misfit leaves open, mostly at corners.
+
+        The misfit weighs all distances, and those of a cell at the rim are not quite what its offset makes expected.
+        """
+        colour, row, column = np.unravel_index(np.arange(len(site)), self._shape)
+        down, right = np.abs(row[:, None] - row), np.abs(column[:, None] - column)
+        same = colour[:, None] == colour
+        neighbours = csr_array((same & (down + right == 1)) | (~same & (down + right == 0)), dtype=np.float64)
+        near = same & (np.maximum(down, right) <= 2) & (down + right > 0)
+        adjacent = neighbours.toarray()
+        for _ in range(rounds):
+            item = np.argsort(site)
+            between = self.distances[np.ix_(item, item)]
+            cost = neighbours @ between  # of the item of site t, put at site s
+            own = np.diag(cost)
+            change = cost + cost.T - own[:, None] - own + 2 * adjacent * between
+            change = np.where(near, change, 0)
+            one, other = np.unravel_index(np.argmin(change), change.shape)
+            if change[one, other] >= -1e-9:
+                break
+            site = site.copy()
+            site[item[[one, other]]] = [other, one]
+        return site

@@ -22,15 +22,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.sparse.csgraph import minimum_spanning_tree
 
-from ppvit.audit.grid_layout import GridLayout, neighbour_graph, planar_layout
+from ppvit.audit.grid_layout import GridLayout, planar_layout
 from ppvit.audit.placement import edge_costs, place
 from ppvit.audit.rotation import recover_rotation
 from ppvit.audit.score import mean_ssim
 from ppvit.audit.symmetry import best_over_symmetries, equivalent_keys, turns
+from ppvit.audit.value_layout import value_layout
 from ppvit.audit.view import Finding, View, decrypt, to_blocks
 from ppvit.ciphers import AffineMap
 
@@ -134,7 +133,7 @@ def recover_key(
         if inverts:
             key = _replace(key, sign=_signs(rows))
         if shuffles:
-            key = _replace(key, values=_value_layout(_upright(rows, key.sign), block_size, rng))
+            key = _replace(key, values=value_layout(_upright(rows, key.sign), block_size, rng))
         if inverts:
             key = _replace(key, sign=_agree_in_detail(rows, key))
     few = max(1, MAX_EDGES // number**2)
@@ -225,113 +224,6 @@ def _agree_in_detail(rows: np.ndarray, key: AffineMap) -> np.ndarray:
     direction[third] = np.sign(sum(direction[c] * agreement[c, third] for c in strongest)) or 1
     colour = key.value_permutation // (rows.shape[1] // 3)
     return (key.sign * direction[colour]).astype(np.int8)
-
-
-# --- layout of the values in a block
-
-
-def _value_layout(rows: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """The plain place of every column up to the free symmetries: float (R, B) to intp (B,)."""
-    if side == 1:  # only the order of the colours is left, which is free
-        return np.arange(3)
-    means = rows.mean(axis=0)
-    rows = rows - means
-    # busy blocks would drown the others; 30 keeps quantisation noise of flat ones from counting
-    rows -= rows.mean(axis=1, keepdims=True)
-    rows /= np.sqrt((rows**2).mean(axis=1, keepdims=True) + 30)
-    distances = _squared_distances(rows)
-    joint = GridLayout(distances, side, side, colours=3)
-    starts = []
-    for colours in _colour_splits(rows, means, distances, rng):
-        turned, derived = (
-            min(sites, key=joint.misfit) for sites in zip(*_aligned_grids(distances, colours, side), strict=True)
-        )
-        # colours laid out by themselves are exact more often, unless one of them is no colour at all
-        starts.append(turned if joint.misfit(turned) < 2 * joint.misfit(derived) else derived)
-    return joint.refine(min(starts, key=joint.misfit))
-
-
-def _squared_distances(rows: np.ndarray) -> np.ndarray:
-    """Between columns, float64, (B, B), typically of the order of 1."""
-    gram = (rows.T @ rows).astype(np.float64) / len(rows)
-    norms = np.diag(gram)
-    distances = np.maximum(norms[:, None] + norms[None] - 2 * gram, 0)
-    np.fill_diagonal(distances, 0)
-    return distances / max(float(np.median(distances)), 1e-9) + 1e-6
-
-
-def _colour_splits(rows: np.ndarray, means: np.ndarray, distances: np.ndarray, rng: np.random.Generator) -> Iterator:
-    """Ways to split the columns into three equal classes, intp (B,); one way where the graph leaves no doubt."""
-    third = len(distances) // 3
-    twins = connected_components(distances < 1e-5, directed=False)[1]  # grey pictures: three equal columns a pixel
-    if np.all(np.bincount(twins) % 3 == 0):
-        labels = np.empty(len(twins), np.intp)
-        labels[np.argsort(twins, kind="stable")] = np.arange(len(twins)) % 3
-        yield labels
-        return
-    number, components = connected_components(neighbour_graph(distances, 3), directed=False)
-    if number == 3 and np.all(np.bincount(components) == third):
-        yield components
-        return
-    _, _, axes = np.linalg.svd(rows[:: max(1, len(rows) // 2000)], full_matrices=False)
-    starts = [means[:, None], *(axes[i][:, None] for i in range(min(3, len(axes)))), axes[:2].T]
-    seen = set()
-    for start in starts:
-        start = start / max(float(start.std()), 1e-9)
-        centres, _ = kmeans2(start.astype(np.float64), 3, seed=rng, minit="++")
-        labels = _balanced(((start[:, None] - centres[None]) ** 2).sum(axis=2))
-        for _ in range(10):  # average linkage
-            before = labels
-            labels = _balanced(np.stack([distances[:, labels == c].mean(axis=1) for c in range(3)], axis=1))
-            if np.array_equal(labels, before):
-                break
-        if labels.tobytes() not in seen:
-            seen.add(labels.tobytes())
-            yield labels
-
-
-def _balanced(cost: np.ndarray) -> np.ndarray:
-    """The cheapest assignment to three classes of equal size: (B, 3) to (B,)."""
-    return linear_sum_assignment(np.repeat(cost, len(cost) // 3, axis=1))[1] // (len(cost) // 3)
-
-
-def _aligned_grids(distances: np.ndarray, colours: np.ndarray, side: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sites from the two best colours: the other colours turned to agree with one, and derived from it alone."""
-    area = side * side
-    members = [np.flatnonzero(colours == c) for c in range(3)]
-    grids = [GridLayout(distances[np.ix_(m, m)], side, side) for m in members]
-    cells = [grid.refine(planar_layout(grid.distances, side, side)) for grid in grids]
-    misfits = [grid.misfit(cell) for grid, cell in zip(grids, cells, strict=True)]
-    for lead in np.argsort(misfits, kind="stable")[:2]:
-        others = [c for c in range(3) if c != lead]
-        site = np.empty(len(distances), np.intp)
-        site[members[lead]] = cells[lead]
-        cross = np.empty((len(distances), area))  # of a column to the lead's at a cell
-        cross[:, cells[lead]] = np.log(distances[:, members[lead]] + 1e-9)
-        for c in others:
-            costs = cross[members[c]]
-            fits = [costs[np.arange(area), turn[cells[c]]].sum() for turn in turns(side)]
-            site[members[c]] = others.index(c) * area + area + turns(side)[int(np.argmin(fits))][cells[c]]
-        yield site, _two_colours_on(site, cross, distances, area)
-
-
-def _two_colours_on(site: np.ndarray, cross: np.ndarray, distances: np.ndarray, area: int) -> np.ndarray:
-    """Sites when only the first colour is trusted: each cell gets the two nearest other columns.
-
-    Which of the two has which colour is a choice per cell, right where same colours are close and different ones are
-    not; the leading eigenvector of these preferences takes all choices at once.
-    """
-    rest = np.flatnonzero(site >= area)
-    cell = linear_sum_assignment(np.tile(cross[rest], 2))[1] % area
-    one, other = rest[np.argsort(cell, kind="stable")].reshape(area, 2).T
-    logs = np.log(distances + np.eye(len(distances)))
-    prefers = logs[np.ix_(one, other)] + logs[np.ix_(other, one)] - logs[np.ix_(one, one)] - logs[np.ix_(other, other)]
-    np.fill_diagonal(prefers, 0)
-    swapped = np.linalg.eigh(prefers)[1][:, -1] < 0
-    found = site.copy()
-    found[np.where(swapped, other, one)] = area + np.arange(area)
-    found[np.where(swapped, one, other)] = 2 * area + np.arange(area)
-    return found
 
 
 def _turn_upright(key: AffineMap, pictures: np.ndarray, side: int, shape: tuple[int, int]) -> AffineMap:
