@@ -115,7 +115,7 @@ def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         (
             _title(name),
             text(f"{name}_key_recovered_percent", _percent),
-            _identified(audit, name) or text(f"{name}_ssim", "{:.3f}".format),
+            _in_other_terms(audit, name) or text(f"{name}_ssim", "{:.3f}".format),
             text(f"{name}_wall_seconds", "{:.1f} s".format),
         )
         for name in names
@@ -127,9 +127,14 @@ def _is_variant(name: str) -> bool:
     return name[-1].isdigit() or name.endswith("paired")
 
 
-def _identified(audit: dict[str, Any], name: str) -> str:
-    share = audit.get(f"{name}_top1_percent")
-    return "" if share is None else f"picked out in {share:.0f} %, by luck {audit[f'{name}_chance_percent']:.0f} %"
+def _in_other_terms(audit: dict[str, Any], name: str) -> str:
+    """The figure of attacks that recover no pictures."""
+    if f"{name}_top1_percent" in audit:
+        share, chance = audit[f"{name}_top1_percent"], audit[f"{name}_chance_percent"]
+        return f"picked out in {share:.0f} %, by luck {chance:.0f} %"
+    if f"{name}_key_bits" in audit:
+        return f"{audit[f'{name}_key_bits']:.0f} bits to try"
+    return ""
 
 
 _UNITS = {"known plaintext": "pair", "pooled": "ciphertext"}

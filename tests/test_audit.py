@@ -458,7 +458,7 @@ def test_run_reports_the_names_that_others_rely_on(project, result):
     assert result["verdict"].startswith("Broken")
     assert all(value is None or isinstance(value, int | float | str) for value in result.values())
     assert {path.name for path in (project.folder / "audit").iterdir()} == {
-        *(f"{attack}.png" for attack in audit.ATTACKS), "verdicts.json",
+        *(f"{attack}.png" for attack in audit.ATTACKS if attack != "brute_force"), "verdicts.json",
     }  # fmt: skip
     with Image.open(project.folder / "audit" / "weights.png") as picture:
         assert picture.width > 3 * 128

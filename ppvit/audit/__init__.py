@@ -68,7 +68,8 @@ def run(
         encrypted: folder of shards.
         embedded: weights of the embedded model, which are public.
         adapted, finetuned: folders of models, as the trainer has them.
-        pictures: folder to write, ``<attack>.png`` each and ``verdicts.json``; plain images, for the owner only.
+        pictures: folder to write, ``<attack>.png`` for each that tried to make pictures, and ``verdicts.json``; plain
+            images, for the owner only.
         result: JSON to write; its names are those of :func:`audit`.
 
     Raises:
@@ -95,7 +96,7 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         For every attack ``<attack>_key_recovered_percent`` (0 is a guess, 100 all;
         :func:`ppvit.audit.score.key_recovered_percent`), ``_ssim`` and ``_psnr_db`` on unseen images,
         ``_wall_seconds``, and ``_strength_percent``, how far the best of its findings got from nothing (0) to all
-        (100); the first three also for variants such as ``weights_finetuned``;
+        (100); all but the last also for variants such as ``weights_finetuned``;
         ``ssim_of_guess`` and ``ssim_of_ciphertext``, what a random key and no attack at all score;
         ``key_percent_of_guess``, the best of 20 random keys; and ``verdict``. Some attacks add figures of their own.
     """
@@ -113,12 +114,13 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
             images, scores = _scores(finding, view, truth)
             scored = _scored(attack, finding, scores, seconds, values)
             everything.append(scored)
+            scores["wall_seconds"] = round(seconds, 4)
             if finding.variant:
                 values |= {f"{attack}_{finding.variant}_{name}": value for name, value in scores.items()}
             if finding.headline:
                 values |= {f"{attack}_{name}": value for name, value in scores.items()}
-                values[f"{attack}_wall_seconds"] = round(seconds, 4)
                 sentences[attack] = sentence(scored, keyed)
+            if finding.headline and not finding.says:
                 shown = [each[: min(PICTURED, len(images))] for each in (truth.plain, view.pictures, images)]
                 image_grid(shown, TITLES).save(pictures / f"{attack}.png")
     write_json(pictures / "verdicts.json", sentences)  # beside the metrics: texts would fill DVC's tables

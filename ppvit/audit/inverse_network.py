@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ppvit.audit.linear_inverse import as_tensor, block_inputs, solve_linear, to_image
 from ppvit.audit.score import mean_ssim
-from ppvit.audit.view import Finding, View, to_blocks
+from ppvit.audit.view import Finding, View
 from ppvit.evaluate import device
 
 SamplePairs = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
@@ -32,8 +33,6 @@ WIDTH = 32  # channels of the convolutions at 32 px; more sees finer structure a
 PAIRS_TO_SOLVE = 384  # most pairs that the linear maps are solved from; a quarter of them decides how
 _PIXELS_TO_SOLVE = 64 * 224 * 224  # bounds these pairs for large images, by memory
 _PAIRS_PER_CALL = 4  # few, so that a batch has many keys even where each call draws one
-RANK = 64  # of the map of one position, where every position has its own
-_RIDGES = (1e-6, 1e-3, 1e-1, 10.0)  # penalties tried, in units of the mean variance of the inputs
 _PIXELS_AT_ONCE = 16 * 32 * 32  # batch size times pixels of a step
 
 
@@ -86,12 +85,12 @@ def train_inverse(
     with torch.random.fork_rng():  # what callers draw afterwards stays the same
         torch.manual_seed(seed)
         pairs = _draw(sample_pairs, rng, min(PAIRS_TO_SOLVE, max(16, _PIXELS_TO_SOLVE // image_size**2)))
-        network = InverseNetwork(*_solve(*pairs, block_size, per_position), image_size).to(device())
+        network = InverseNetwork(*solve_linear(*pairs, block_size, per_position), image_size).to(device())
         optimizer = torch.optim.Adam(network.refine.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, max(steps, 2))
         for _ in range(steps):
             plain, encrypted = _draw(sample_pairs, rng, max(_PAIRS_PER_CALL, _PIXELS_AT_ONCE // image_size**2))
-            loss = functional.mse_loss(network(_as_tensor(encrypted)), _as_tensor(plain).permute(0, 3, 1, 2))
+            loss = functional.mse_loss(network(as_tensor(encrypted)), as_tensor(plain).permute(0, 3, 1, 2))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -115,7 +114,7 @@ def reconstruct(network: nn.Module, images: np.ndarray) -> np.ndarray:
     found = []
     with torch.inference_mode():
         for batch in np.array_split(images, max(1, -(-len(images) // 16))):
-            found.append(((network(_as_tensor(batch)) + 1) * 127.5).round().clamp(0, 255).byte().cpu())
+            found.append(((network(as_tensor(batch)) + 1) * 127.5).round().clamp(0, 255).byte().cpu())
     return torch.cat(found).permute(0, 2, 3, 1).contiguous().numpy()
 
 
@@ -137,9 +136,9 @@ class InverseNetwork(nn.Module):
         self.refine = Refine(image_size)
 
     def forward(self, encrypted: Tensor) -> Tensor:  # -> (n, 3, H, W)
-        inputs = torch.einsum("st,ntf->nsf", self.mixing, _inputs(encrypted, self.block_size))  # (n, N, F)
+        inputs = torch.einsum("st,ntf->nsf", self.mixing, block_inputs(encrypted, self.block_size))  # (n, N, F)
         blocks = ((inputs.transpose(0, 1) @ self.down) @ self.up).transpose(0, 1) + self.bias  # (n, N, B)
-        return self.refine(_to_image(blocks, self.block_size), encrypted)
+        return self.refine(to_image(blocks, self.block_size), encrypted)
 
 
 def _fold(image_size: int) -> int:
@@ -177,74 +176,6 @@ class Refine(nn.Module):
         return guess + functional.pixel_shuffle(self.last(functional.silu(hidden)), self.fold)
 
 
-# --- the linear maps, solved for
-
-
-def _solve(plain: np.ndarray, encrypted: np.ndarray, block_size: int, per_position: bool) -> tuple[Tensor, ...]:
-    """Mixing, down, up and bias of :class:`InverseNetwork` with the smallest error on a quarter of the pairs."""
-    blocks = torch.from_numpy(to_blocks(plain, block_size)).float() / 127.5 - 1  # (n, N, B)
-    inputs = _inputs(_as_tensor(encrypted).cpu(), block_size)  # (n, N, F)
-    fit = len(blocks) * 3 // 4
-    best, least = (), float("inf")
-    for mixing in (torch.eye(blocks.shape[1]), _mixing(inputs[:fit], blocks[:fit])):
-        mixed = torch.einsum("st,ntf->nsf", mixing, inputs)
-        solved = _linear_by_position if per_position else _linear
-        for down, up, bias in solved(mixed[:fit], blocks[:fit]):
-            guess = ((mixed[fit:].transpose(0, 1) @ down) @ up).transpose(0, 1) + bias
-            error = float(functional.mse_loss(guess, blocks[fit:]))
-            if error < least:
-                best, least = (mixing, down, up, bias), error
-    return best
-
-
-def _mixing(inputs: Tensor, blocks: Tensor) -> Tensor:
-    """Where each block went, as far as its histogram shows: regression of plain on ciphertext histograms, (N, N).
-
-    How many nibbles have which distance from the middle survives permutation and inversion inside the block. Every bin
-    of every image is an equation. Of floats and tokens there is the mean distance only.
-    """
-    seen, wanted = inputs.abs(), _nibbles(blocks).abs()
-    if inputs.shape[2] == 2 * blocks.shape[2]:
-        bins = [level / 7.5 for level in np.arange(0.5, 8)]  # |nibble - 7.5| / 7.5
-        seen, wanted = ([((x - level).abs() < 0.05).float().mean(2) for level in bins] for x in (seen, wanted))
-    else:
-        seen, wanted = [seen.mean(2)], [wanted.mean(2)]
-    seen, wanted = (torch.cat([(x - x.mean(0)) / x.std().clamp(min=1e-6) for x in side]) for side in (seen, wanted))
-    return _ridge(seen.T @ seen, seen.T @ wanted, 1e-3).T.contiguous()
-
-
-def _linear(inputs: Tensor, blocks: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One map for all positions, for each of the penalties: down (1, F, F), the identity, up (1, F, B), bias (N, B).
-
-    Means are taken out position by position: whatever a ciphertext hides, the average image is known.
-    """
-    centre, goal = inputs.mean(dim=0), blocks.mean(dim=0)
-    x, y = (inputs - centre).flatten(0, 1), (blocks - goal).flatten(0, 1)
-    gram, product = x.T @ x, x.T @ y
-    for ridge in _RIDGES:
-        weight = _ridge(gram, product, ridge)
-        yield torch.eye(len(weight))[None], weight[None], goal - centre @ weight
-
-
-def _linear_by_position(inputs: Tensor, blocks: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """A map for every position from the principal components of its inputs: (N, F, R), (N, R, B), (N, B)."""
-    centre, goal = inputs.mean(dim=0), blocks.mean(dim=0)
-    x, y = (inputs - centre).transpose(0, 1), (blocks - goal).transpose(0, 1)  # (N, n, F), (N, n, B)
-    down = torch.stack([torch.linalg.svd(one, full_matrices=False)[2][:RANK].T for one in x])
-    x = x @ down
-    gram, product = x.transpose(1, 2) @ x, x.transpose(1, 2) @ y
-    for ridge in _RIDGES:
-        up = _ridge(gram, product, ridge)
-        yield down, up, goal - ((centre[:, None] @ down) @ up)[:, 0]
-
-
-def _ridge(gram: Tensor, product: Tensor, ridge: float) -> Tensor:
-    """Solve ``(gram + ridge * mean(diagonal)) weight = product`` in double precision: (.., F, F), (.., F, B)."""
-    diagonal = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].double()
-    penalty = (ridge * diagonal + 1e-9) * torch.eye(gram.shape[-1], dtype=torch.float64)
-    return torch.linalg.solve(gram.double() + penalty, product.double()).float()
-
-
 # --- without pairs
 
 
@@ -267,18 +198,18 @@ def train_inverse_unpaired(
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng():  # what callers draw afterwards stays the same
         torch.manual_seed(seed)
-        inputs = _inputs(_as_tensor(encrypted[:1]), block_size)
+        inputs = block_inputs(as_tensor(encrypted[:1]), block_size)
         generator = _untrained(inputs, block_size, image_size).to(device())
         critic = discriminator(image_size).to(device())
         # the linear map undoes the cipher; convolutions as fast as it would paint textures over what it has not found
         rates = [{"params": [generator.up.requires_grad_()]}, {"params": generator.refine.parameters(), "lr": 1e-4}]
         of_generator = torch.optim.Adam(rates, lr=2e-3, betas=(0.5, 0.9))
         of_critic = torch.optim.Adam(critic.parameters(), lr=1e-3, betas=(0.5, 0.9))
-        average = _as_tensor(public_plain.mean(axis=0)).permute(2, 0, 1)
+        average = as_tensor(public_plain.mean(axis=0)).permute(2, 0, 1)
         for _ in range(steps):
             count = max(2, _PIXELS_AT_ONCE // image_size**2)
-            real = _as_tensor(public_plain[rng.integers(0, len(public_plain), count)]).permute(0, 3, 1, 2)
-            made = generator(_as_tensor(encrypted[rng.integers(0, len(encrypted), count)]))
+            real = as_tensor(public_plain[rng.integers(0, len(public_plain), count)]).permute(0, 3, 1, 2)
+            made = generator(as_tensor(encrypted[rng.integers(0, len(encrypted), count)]))
             loss = functional.relu(1 - critic(real)).mean() + functional.relu(1 + critic(made.detach())).mean()
             of_critic.zero_grad()
             loss.backward()
@@ -308,35 +239,3 @@ def discriminator(image_size: int) -> nn.Sequential:
         layers += [normalised(nn.Conv2d(channels, width, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
         channels = width
     return nn.Sequential(*layers, normalised(nn.Conv2d(channels, 1, 1)))
-
-
-# --- arrays
-
-
-def _as_tensor(images: np.ndarray) -> Tensor:
-    """Any images or tokens as float32 in units of 127.5 around the middle of a byte, on the device of training."""
-    return torch.from_numpy(images.astype(np.float32)).to(device()) / 127.5 - 1
-
-
-def _inputs(encrypted: Tensor, block_size: int) -> Tensor:
-    """What the linear maps see: tokens, (n, N, width), as they are; blocks of images as nibbles, (n, N, 2 B)."""
-    if encrypted.ndim == 3:
-        return encrypted
-    count, height, width, _ = encrypted.shape
-    rows, columns = height // block_size, width // block_size
-    grid = encrypted.reshape(count, rows, block_size, columns, block_size, 3).permute(0, 1, 3, 5, 2, 4)
-    return _nibbles(grid.reshape(count, rows * columns, -1))
-
-
-def _nibbles(values: Tensor) -> Tensor:
-    """High and low nibble, -1 .. 1 each; for values between bytes the high one is whole and the low one is the rest."""
-    values = (values + 1) * 127.5
-    high = (values / 16 + 1e-3).floor()
-    return torch.cat([high, values - 16 * high], dim=-1) / 7.5 - 1
-
-
-def _to_image(blocks: Tensor, block_size: int) -> Tensor:
-    """Blocks (n, N, B) to images (n, 3, H, W)."""
-    side = round(blocks.shape[1] ** 0.5)
-    grid = blocks.unflatten(2, (3, block_size, block_size)).unflatten(1, (side, side))
-    return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
