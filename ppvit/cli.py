@@ -194,7 +194,7 @@ def verify(
 @stage
 def audit(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Somebody else's encrypted pictures, to attack instead.")
+        Path | None, typer.Argument(metavar="DIR", help="Somebody else's encrypted pictures, to attack instead.")
     ] = None,
     block_size: Annotated[int | None, typer.Option(help="With DIR: side of a block; guessed by default.")] = None,
     overrides: Overrides = None,

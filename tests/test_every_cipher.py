@@ -2,6 +2,7 @@
 
 import json
 
+import peft
 import pytest
 import torch
 from conftest import make_config, write_raw
@@ -107,6 +108,22 @@ def test_all_stages_fit_together(cipher, folder, plain_loss):
 def test_every_method_trains_and_loads_models_with_other_first_layers(cipher, method, folder):
     run = Run(folder, cipher, method=method).train().check()
     assert run.result("verify")["accuracy_percent"] == run.result("evaluate")["accuracy_percent"]
+
+
+@pytest.mark.parametrize(("cipher", "loader"), [("block", "timm.create_model"), ("etc", "ppvit.models.load_model")])
+def test_the_adapter_says_how_its_base_is_loaded(cipher, loader, folder):
+    run = Run(folder, cipher, method="lora").train()
+    card = (run.finetuned / "README.md").read_text()
+    assert f"base = {loader}(" in card
+    line = card[card.index("base = ") :].splitlines()[0]
+    from pathlib import Path  # noqa: F401
+
+    import timm  # noqa: F401
+
+    import ppvit.models  # noqa: F401
+
+    base = eval(line.removeprefix("base = "))  # as written, it works
+    peft.PeftModel.from_pretrained(base, run.finetuned)
 
 
 def test_patch_embeddings_of_every_position_are_counted(folder):

@@ -61,7 +61,8 @@ def save_finetuned(model: nn.Module, folder: Path, base: Path, record: dict[str,
             config.base_model_name_or_path = base.as_posix()
         with atomic_output(folder, directory=True) as temporary:
             model.save_pretrained(temporary)
-            (temporary / "README.md").write_text(_CARD.format(base=base.as_posix(), **record), encoding="utf-8")
+            card = _CARD.format(load=_how_to_load(base, record["num_classes"]), base=base.as_posix(), **record)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
             write_json(temporary / _RECORD, record)
         return
     configuration = read_json(base / "config.json", "adapt")
@@ -77,9 +78,15 @@ tags: [ppvit, {method}]
 Adapter trained by ppvit with `finetune.method: {method}` on images encrypted with cipher `{cipher[name]}` under key
 `{key_id}`. It works on the model in `{base}`, which takes images encrypted with that key, scaled to x / 127.5 - 1:
 
-    base = timm.create_model("local-dir:{base}", pretrained=True, num_classes={num_classes})
+    base = {load}
     model = peft.PeftModel.from_pretrained(base, "<this folder>")
 """
+
+
+def _how_to_load(base: Path, num_classes: int) -> str:
+    if "stem" in read_json(base / "config.json", "adapt"):  # a first layer that timm does not have
+        return f'ppvit.models.load_model(Path("{base.as_posix()}"), "adapt", num_classes={num_classes})'
+    return f'timm.create_model("local-dir:{base.as_posix()}", pretrained=True, num_classes={num_classes})'
 
 
 def read_finetuned_record(folder: Path) -> dict[str, Any]:
