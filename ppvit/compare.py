@@ -20,6 +20,7 @@ _LEAKS = {
     "min_difference": "min diff",
     "inverse_network": "inverse",
 }
+_LINE = 1.3  # percentage points of accuracy that a line of names takes in the plot
 HEADER = ["cipher", "unadapted", "adapted", "ConvMixer", "parameters", "images/s", "bytes/image", *_LEAKS.values()]
 HEADER += ["match", "key bits"]
 
@@ -62,7 +63,7 @@ def ciphertext_leak_percent(result: dict[str, Any]) -> float:
 
 def accuracy_against_leak(results: list[dict[str, Any]]) -> bytes:
     """A scatter plot as SVG, the same bytes for the same results: up is more accurate, left leaks less."""
-    figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
     styles = (("adapted", "o", "full"), ("unadapted", "o", "none"), ("convmixer", "^", "full"))
     for model, marker, fill in styles:
@@ -75,15 +76,32 @@ def accuracy_against_leak(results: list[dict[str, Any]]) -> bytes:
             linestyle="",
             label={"convmixer": "ConvMixer, learned matrix"}.get(model, f"ViT, {model}"),
         )
-    for number, result in enumerate(results):
-        best = result.get("adapted_accuracy_percent", result["unadapted_accuracy_percent"])
-        place = (ciphertext_leak_percent(result), best)
-        axes.annotate(result["cipher"], place, (3, 4 + 7 * (number % 3)), textcoords="offset points", fontsize=7)
+    _name_points(axes, results)
     axes.set(xlabel="leak to the best ciphertext-only attack, percent", ylabel="accuracy, percent")
     axes.set(title="Accuracy against leak; weights and known pairs leak more, see the table")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower left")
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "ppvit"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _name_points(axes: Any, results: list[dict[str, Any]]) -> None:
+    """Write the names beside the unadapted points, which every cipher has; near each other one below the other."""
+    taken: dict[int, float] = {}
+    places = [(ciphertext_leak_percent(result), result["unadapted_accuracy_percent"], result) for result in results]
+    for leak, accuracy, result in sorted(places, key=lambda place: -place[1]):
+        column = round(leak / 20)
+        height = min(accuracy, taken.get(column, 200.0) - _LINE)
+        taken[column] = height
+        left = leak > 35
+        axes.annotate(
+            result["cipher"],
+            (leak, accuracy),
+            (leak + (-5 if left else 3), height),
+            fontsize=7,
+            horizontalalignment="right" if left else "left",
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.5},
+        )
