@@ -432,7 +432,7 @@ class Project:
 def make_project(folder, **changes):
     (folder / "no_weights_of_ones_own").mkdir()
     changes = {"model": {"checkpoint": str(folder / "no_weights_of_ones_own")}} | changes
-    return Project(folder, parameters(dataset={"train_fraction": 0.1}, **changes))
+    return Project(folder, parameters(**{"dataset": {"train_fraction": 0.1}} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -515,6 +515,16 @@ def test_what_does_not_fit_is_refused_in_one_line(project, section, change, erro
     assert "\n" not in str(caught.value)
     assert not (project.folder / "refused.json").exists()
     assert not (project.folder / "refused").exists()
+
+
+def test_small_data_sets_are_audited_with_what_there_is(tmp_path):
+    small = make_project(tmp_path, dataset={"train_fraction": 0.01, "test_fraction": 0.02})
+    settings = small.settings.model_copy(update={"audit": config.Audit(training_steps=2)})
+    result = small.audit(settings)
+    assert result["audited_images"] == 10  # one of each class
+    assert "known_plaintext_10_ssim" in result
+    assert "pooled_1_ssim" in result
+    assert result["matching_chance_percent"] == 10
 
 
 def test_every_attack_can_be_asked_for():

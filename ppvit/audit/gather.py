@@ -11,7 +11,7 @@ import numpy as np
 from ppvit import images
 from ppvit.audit.view import KeySpace, View
 from ppvit.ciphers import AffineMap
-from ppvit.config import Config
+from ppvit.config import Audit, Config
 from ppvit.embedding import Embedding, fold_normalization, read_embedding
 from ppvit.encrypt import PlainImages, image_id
 from ppvit.errors import PpvitError, UsageError
@@ -46,7 +46,8 @@ def gather(
     Args: as of :func:`ppvit.audit.run`.
 
     Raises:
-        UsageError: the splits hold fewer images than ``audit.known_pairs`` or ``audit.images`` ask for.
+        UsageError: the splits hold fewer images than ``audit.known_pairs`` or ``audit.images`` ask for (their defaults
+            are lowered instead).
         PpvitError: shards or model were made with another key, cipher or size than the parameters say, or are missing.
     """
     cipher = load_cipher(config)
@@ -57,7 +58,7 @@ def gather(
     # compared with another checkpoint than its own, a model would seem to hold no key
     _check_made_with(adapted, read_record(adapted, "adapt"), {**expected, "model": config.model.name}, "adapt")
     _check_made_with(finetuned, read_finetuned_record(finetuned), expected, "finetune")
-    _check_enough(config, manifest["counts"])
+    settings = _fitting(config.audit, manifest["counts"])
     plain = {split: PlainImages(raw, split, config.dataset, config.encrypt) for split in SPLITS}
     for split in SPLITS:
         if len(plain[split]) != manifest["counts"][split]:
@@ -65,13 +66,12 @@ def gather(
                 f"{encrypted} holds {manifest['counts'][split]} {split} images and {raw} gives {len(plain[split])}; "
                 "encrypt again: dvc repro encrypt"
             )
-    settings = config.audit
-    known, pooled, public = _divide(
-        _order(len(plain["train"]), settings.seed), max(settings.known_pairs), max(settings.pooled_images), _PUBLIC
-    )
-    attacked, decoys = _divide(
-        _order(len(plain["test"]), settings.seed), settings.images, settings.candidates - settings.images
-    )
+    known, others = np.split(_order(len(plain["train"]), settings.seed), [max(settings.known_pairs)])
+    pooled, public = np.split(others, [max(settings.pooled_images)])
+    if not len(public):  # a small data set: the same images serve for all, of which no attack learns more
+        pooled = public = np.concatenate([known, others])
+    attacked, decoys = np.split(_order(len(plain["test"]), settings.seed), [settings.images])
+    decoys = decoys[: max(0, settings.candidates - settings.images)]
     truth = _read_plain(plain["test"], attacked)
     mixed = np.random.default_rng(settings.seed).permutation(len(attacked) + len(decoys))
     models = _embeddings(config, embedded, adapted, finetuned, manifest["num_classes"])
@@ -84,20 +84,15 @@ def gather(
         known_plain=_read_plain(plain["train"], known),
         known_encrypted=_read_encrypted(encrypted, "train", manifest, known),
         known_pairs=tuple(sorted(set(settings.known_pairs))),
-        pooled=_read_encrypted(encrypted, "train", manifest, pooled),
+        pooled=_read_encrypted(encrypted, "train", manifest, pooled[: max(settings.pooled_images)]),
         pooled_images=tuple(sorted({min(count, len(pooled)) for count in settings.pooled_images})),
-        public_plain=_read_plain(plain["train"], public),
+        public_plain=_read_plain(plain["train"], public[:_PUBLIC]),
         candidates=np.concatenate([truth, _read_plain(plain["test"], decoys)])[mixed],
         oracle=lambda chosen: cipher.encrypt(chosen, image_id("query", 0) + np.arange(len(chosen))),
         training_steps=settings.training_steps,
         **models,
     )
     return view, Truth(truth, cipher.affine_map())
-
-
-def _divide(order: np.ndarray, *counts: int) -> list[np.ndarray]:
-    """Disjoint parts of so many entries each, or fewer when they run out."""
-    return np.split(order, np.cumsum(counts))[: len(counts)]
 
 
 def _order(available: int, seed: int) -> np.ndarray:
@@ -138,17 +133,29 @@ def _check_made_with(folder: Path, record: dict[str, Any], expected: dict[str, A
             )
 
 
-def _check_enough(config: Config, counts: dict[str, int]) -> None:
-    largest = max(config.audit.known_pairs)
+def _fitting(settings: Audit, counts: dict[str, int]) -> Audit:
+    """The parameters, with defaults lowered to the images that there are; what was asked for must be there.
+
+    Raises:
+        UsageError: other than default values ask for more images than a split has.
+    """
+    default = Audit()
+    largest = max(settings.known_pairs)
     if largest > counts["train"]:
-        raise UsageError(
-            f"audit.known_pairs asks for {largest} known images and there are {counts['train']} training images; "
-            "name smaller numbers"
-        )
-    if config.audit.images > counts["test"]:
-        raise UsageError(
-            f"audit.images {config.audit.images} is more than the {counts['test']} test images; lower audit.images"
-        )
+        if settings.known_pairs != default.known_pairs:
+            raise UsageError(
+                f"audit.known_pairs asks for {largest} known images and there are {counts['train']} training images; "
+                "name smaller numbers"
+            )
+        fewer = [pairs for pairs in settings.known_pairs if pairs <= counts["train"]]
+        settings = settings.model_copy(update={"known_pairs": fewer})
+    if settings.images > counts["test"]:
+        if settings.images != default.images:
+            raise UsageError(
+                f"audit.images {settings.images} is more than the {counts['test']} test images; lower audit.images"
+            )
+        settings = settings.model_copy(update={"images": counts["test"]})
+    return settings
 
 
 def _read_encrypted(folder: Path, split: str, manifest: dict[str, Any], indices: np.ndarray) -> np.ndarray:
