@@ -95,7 +95,10 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         rows.append((f"accuracy, wrong key (chance {chance})", _percent(verify["wrong_key_accuracy_percent"])))
     parameters = finetune["trainable_parameters"]
     rows.append(("trainable parameters", f"{parameters:,} ({parameters / 2**20:.3f} Mi), {finetune['method']}"))
-    rows.append(("adaptation error (float64 logits)", f"{adapt['max_logit_difference_float64']:.1e}"))
+    for what, name in (("float64 logits", "float64"), ("logits of stored ciphertext", "stored")):
+        if f"max_logit_difference_{name}" in adapt:  # a new model for tokens has nothing to be compared with
+            label = "adaptation error" if adapt["adapted"] else "difference to the plain model"
+            rows.append((f"{label} ({what})", f"{adapt[f'max_logit_difference_{name}']:.1e}"))
     rows.append(("leak so far", values["audit"]["verdict"]))
     return rows
 

@@ -90,6 +90,16 @@ def test_unadapted_and_keyless_runs_say_so():
     assert not any("wrong key" in name for name in rows)
 
 
+def test_models_that_cannot_be_compared_have_no_adaptation_error():
+    values = {stage: dict(each) for stage, each in VALUES.items()}
+    values["adapt"] = {"adapted": False, "max_logit_difference_float64": 2.0}
+    assert dict(summary_rows(values))["difference to the plain model (float64 logits)"] == "2.0e+00"
+    values["adapt"] = {"adapted": False}  # neuracrypt: a new projection of tokens
+    assert not any("logits" in name for name in dict(summary_rows(values)))
+    values["adapt"] = {"adapted": True, "max_logit_difference_float64": 1e-14, "max_logit_difference_stored": 1e-3}
+    assert dict(summary_rows(values))["adaptation error (logits of stored ciphertext)"] == "1.0e-03"
+
+
 def test_attacks_without_a_figure_show_a_dash():
     rows = {name: cells for name, *cells in attack_rows(VALUES["audit"])}
     assert rows["weights"] == ["100.00 %", "1.000", "0.1 s"]
