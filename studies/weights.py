@@ -1,6 +1,6 @@
 """Does fine-tuning hide the key? Every method, on an adapted and on an unadapted model, then the `weights` attack.
 
-python studies/weights.py        (results: studies/weights.md; about 6 minutes on two cores)
+python studies/weights.py        (results: studies/weights.md; ten minutes beside other work on two cores)
 """
 
 from __future__ import annotations

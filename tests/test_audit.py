@@ -456,6 +456,7 @@ def test_run_reports_the_names_that_others_rely_on(project, result):
     assert result["ssim_of_guess"] < 0.6
     assert 0 < result["key_percent_of_guess"] < 8
     assert result["verdict"].startswith("Broken")
+    assert -1 <= result["feature_reconstruction_edge_correlation"] <= 1
     assert all(value is None or isinstance(value, int | float | str) for value in result.values())
     assert {path.name for path in (project.folder / "audit").iterdir()} == {
         *(f"{attack}.png" for attack in audit.ATTACKS if attack != "brute_force"), "verdicts.json",
@@ -515,6 +516,13 @@ def test_what_does_not_fit_is_refused_in_one_line(project, section, change, erro
     assert "\n" not in str(caught.value)
     assert not (project.folder / "refused.json").exists()
     assert not (project.folder / "refused").exists()
+
+
+def test_folding_shows_the_outlines_of_inverted_pixels(tmp_path):
+    changes = {"cipher": {"name": "pe", "colour_order": False}, "audit": {"attacks": ["feature_reconstruction"]}}
+    inverted = make_project(tmp_path, **changes).audit()
+    # digits are grey on black: folding at the middle keeps where strokes begin, which ciphertext does not show
+    assert inverted["feature_reconstruction_edge_correlation"] > 0.5
 
 
 def test_small_data_sets_are_audited_with_what_there_is(tmp_path):

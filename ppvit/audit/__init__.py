@@ -146,6 +146,8 @@ def _scores(finding: Finding, view: View, truth: Truth) -> tuple[np.ndarray, dic
         "ssim": round(mean_ssim(images, plain), 4),
         "psnr_db": round(psnr_db(images, plain), 2),
     }
+    if finding.outlines:
+        scores["edge_correlation"] = round(feature_reconstruction.edge_correlation(images, plain), 4)
     if finding.trivial is not None:
         scores["ssim_of_nothing"] = round(mean_ssim(finding.trivial, plain), 4)
     if finding.placement is not None and truth.key is not None:

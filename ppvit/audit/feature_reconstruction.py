@@ -32,7 +32,8 @@ def attack(view: View) -> Iterator[Finding]:
     def align(images: np.ndarray, plain: np.ndarray) -> np.ndarray:
         return max(found, key=lambda each: mean_ssim(each, plain))
 
-    yield Finding("one ciphertext", found[0], headline=True, free="which half of the scale is folded", align=align)
+    free = "which half of the scale is folded"
+    yield Finding("one ciphertext", found[0], headline=True, free=free, align=align, outlines=True)
 
 
 def reconstruct(images: np.ndarray, *, leading_bit: int = 0, bits: int = 8) -> np.ndarray:

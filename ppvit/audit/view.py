@@ -188,6 +188,7 @@ class Finding:
         trivial: what could be shown without any ciphertext, uint8, (m, H, W, 3), such as a mean image: no attack may
             count as one that does no better.
         placement: intp, (m, N), the ciphertext block put at each cell of each image, for scores of the block order.
+        outlines: edges are what the attack is after: their correlation with the true ones is a figure of its own.
         identifies: the images are candidates: the score is the share of them that is the image under attack.
         scores: further figures, name -> value.
         says: a sentence for the verdict, where the usual one does not fit.
@@ -204,6 +205,7 @@ class Finding:
     equivalents: Callable[[AffineMap], Iterable[AffineMap]] | None = None
     trivial: np.ndarray | None = None
     placement: np.ndarray | None = None
+    outlines: bool = False
     identifies: bool = False
     scores: dict[str, float] = field(default_factory=dict)
     says: str = ""

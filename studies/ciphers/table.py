@@ -21,7 +21,8 @@ the key (– where no exact adaptation exists), *ConvMixer* trains a small one f
 permutation matrix after its first layer (Qi 2023). Leaks in percent of everything, 0 being a guess: with the public
 checkpoint and the trained model (weights), ten known pairs (known), an oracle (chosen), a hundred ciphertexts (pooled),
 one ciphertext (jigsaw, feature, min diff), a network trained on pairs under other keys (inverse), and how often the
-plain image is picked out of 100 (match).
+plain image is picked out of 100 (match). Images/s are of the cipher alone on one core, measured beside other work: only
+their order of magnitude tells ciphers apart.
 
 """
 
