@@ -34,6 +34,7 @@ from ppvit.config import Config
 from ppvit.finetune import Training, make_accelerator
 from ppvit.images import encode_png
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, model_input
+from ppvit.schedule import make_optimizer
 from ppvit.tuners import make_tuner
 
 CASES: tuple[tuple[str, dict[str, Any], int, int, int], ...] = (
@@ -53,7 +54,9 @@ def stage(folder: Path, config: Config, arguments: dict[str, Any]) -> Callable[[
 
     def run() -> None:
         checkpoint = Checkpoint({}, folder / "scratch")
-        Training(config.finetune, make_accelerator("fp32"), model(config, arguments), dataset, checkpoint).run()
+        tuned = model(config, arguments)
+        optimizer = make_optimizer(config.finetune, tuned)
+        Training(config.finetune, make_accelerator("fp32"), tuned, optimizer, dataset, checkpoint).run()
         checkpoint.remove()
 
     return run

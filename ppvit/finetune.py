@@ -58,6 +58,8 @@ def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: P
     accelerator = make_accelerator(settings.precision)
     seed_everything(settings.seed)
     model = tuner.attach(load_model(adapted, "adapt", dataset.num_classes))
+    epoch = epoch_batches(len(dataset), settings.batch_size, settings.seed, epoch=0)
+    tuner.initialise(model, (model_input(images) for images, _ in load_batches(dataset, epoch)))
     parameters = trainable_parameters(model)
     determines = {
         "settings": settings.model_dump(),
@@ -67,13 +69,15 @@ def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: P
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
     }
-    training = Training(settings, accelerator, model, dataset, Checkpoint(determines, scratch_folder()), log)
+    optimizer = make_optimizer(settings, model, tuner.learning_rates())
+    checkpoint = Checkpoint(determines, scratch_folder())
+    training = Training(settings, accelerator, model, optimizer, dataset, checkpoint, log)
     training.run()
     if not accelerator.is_main_process:
         return
     finetuned = {"method": settings.method, "num_classes": dataset.num_classes}
     finetuned |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
-    save_finetuned(accelerator.unwrap_model(training.model).cpu(), out, adapted, finetuned)
+    save_finetuned(tuner, accelerator.unwrap_model(training.model).cpu(), out, adapted, finetuned)
     values = {
         "method": settings.method,
         "train_loss": training.history[-1]["train_loss"],
@@ -115,13 +119,14 @@ class Training:
         settings: Finetune,
         accelerator: Accelerator,
         model: nn.Module,
+        optimizer: torch.optim.Optimizer,
         dataset: EncryptedImages,
         checkpoint: Checkpoint,
         log: Log | None = None,
     ) -> None:
         self.settings, self.dataset, self.checkpoint = settings, dataset, checkpoint
         self._accelerator, self._log = accelerator, log
-        self.model, self._optimizer = accelerator.prepare(model, make_optimizer(settings, model))
+        self.model, self._optimizer = accelerator.prepare(model, optimizer)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.history: list[dict[str, float]] = []
         self.images_per_second = 0.0
@@ -186,7 +191,7 @@ class Training:
     def _optimizer_step(self, step: int) -> None:
         factor = learning_rate_factor(self.settings, step, self.settings.epochs * self._steps_per_epoch)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor
+            group["lr"] = self.settings.learning_rate * factor * group["rate"]
         if self.settings.gradient_clip:
             self._accelerator.clip_grad_norm_(self._trained, self.settings.gradient_clip)
         self._optimizer.step()

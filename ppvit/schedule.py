@@ -10,18 +10,35 @@ from torch import nn
 from ppvit.config import Finetune
 
 
-def make_optimizer(settings: Finetune, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that ``finetune.optimizer`` names; biases, norms and other vectors get no weight decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def make_optimizer(
+    settings: Finetune, model: nn.Module, learning_rates: dict[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser that ``finetune.optimizer`` names; biases, norms and other vectors get no weight decay.
+
+    Args:
+        settings: the ``finetune`` section.
+        model: what requires grad is trained.
+        learning_rates: parts of parameter names, and the multiple of the learning rate that such parameters get;
+            kept as ``rate`` in every group of the optimiser.
+    """
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = next((rate for part, rate in (learning_rates or {}).items() if part in name), 1.0)
+            members.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+            "lr": settings.learning_rate * rate,
+            "rate": rate,
+        }
+        for (rate, decays), parameters in sorted(members.items(), key=lambda item: (item[0][0] != 1.0, not item[0][1]))
     ]
-    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+        return torch.optim.SGD(groups, momentum=settings.momentum)
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=settings.learning_rate)
+    return kind(groups)
 
 
 def learning_rate_factor(settings: Finetune, step: int, total_steps: int) -> float:

@@ -388,7 +388,7 @@ def test_adapted_models_train_are_saved_and_reload(variant, method, tmp_path, ke
         stepper.zero_grad()
     tuned.eval()
     record = {"method": method, "num_classes": 5, "key_id": key.id, "cipher": cipher.settings, "image_size": 16}
-    save_finetuned(tuned, tmp_path / "finetuned", tmp_path / "adapted", record)
+    save_finetuned(make_tuner(chosen), tuned, tmp_path / "finetuned", tmp_path / "adapted", record)
     reloaded = load_finetuned(tmp_path / "adapted", tmp_path / "finetuned", 5)
     torch.testing.assert_close(logits(reloaded, images), logits(tuned, images), rtol=1e-4, atol=1e-4)
     assert (logits(reloaded, images) - logits(backbone.model, images)).abs().max() > 1e-3
@@ -526,7 +526,7 @@ def test_convmixers_train_are_saved_and_reload(method, tmp_path, key):
     make_optimizer(chosen, tuned).step()
     tuned.eval()
     record = {"method": method, "num_classes": 5, "key_id": key.id, "cipher": cipher.settings, "image_size": 16}
-    save_finetuned(tuned, tmp_path / "finetuned", tmp_path / "adapted", record)
+    save_finetuned(make_tuner(chosen), tuned, tmp_path / "finetuned", tmp_path / "adapted", record)
     reloaded = load_finetuned(tmp_path / "adapted", tmp_path / "finetuned", 5)
     torch.testing.assert_close(logits(reloaded, images), logits(tuned, images), rtol=0, atol=0)
     assert torch.equal(reloaded.stem[-1].matrix, torch.eye(16)) == (method == "linear")
@@ -601,7 +601,7 @@ def test_token_models_train(method, tmp_path, key):
     torch.nn.functional.cross_entropy(tuned(tokens), torch.arange(5)).backward()
     make_optimizer(chosen, tuned).step()
     record = {"method": method, "num_classes": 5, "key_id": key.id, "cipher": cipher.settings, "image_size": 16}
-    save_finetuned(tuned, tmp_path / "finetuned", tmp_path / "adapted", record)
+    save_finetuned(make_tuner(chosen), tuned, tmp_path / "finetuned", tmp_path / "adapted", record)
     reloaded = load_finetuned(tmp_path / "adapted", tmp_path / "finetuned", 5)
     torch.testing.assert_close(logits(reloaded, tokens), logits(tuned.eval(), tokens), rtol=1e-4, atol=1e-4)
     assert not torch.equal(reloaded.patch_embed.proj.weight, backbone.model.patch_embed.proj.weight)

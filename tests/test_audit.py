@@ -29,7 +29,7 @@ from ppvit.embedding import Embedding, encrypt_embedding, fold_normalization, re
 from ppvit.errors import PpvitError, UsageError
 from ppvit.keys import DEMO_KEY, Key
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, load_backbone, load_model
-from ppvit.tuners import save_finetuned
+from ppvit.tuners import make_tuner, save_finetuned
 
 PERMUTATIONS = ["none", "shuffle", "scramble", "block", "np", "block_np"]  # the first family; others are below
 KEYED = PERMUTATIONS[1:]
@@ -419,7 +419,8 @@ class Project:
                 parameter += 0.1 * parameter.std(correction=0) * torch.randn_like(parameter)
         record = json.loads((self.folder / "adapted" / "config.json").read_text())["ppvit"]
         record |= {"num_classes": 10, "method": "full"}
-        save_finetuned(model, self.folder / "finetuned", self.folder / "adapted", record)
+        tuner = make_tuner(config.Finetune(method="full"))
+        save_finetuned(tuner, model, self.folder / "finetuned", self.folder / "adapted", record)
 
     def audit(self, settings=None, out="audit"):
         settings = settings or self.settings

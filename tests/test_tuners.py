@@ -108,9 +108,10 @@ def test_structural_zeros_stay_zero(optimizer):
 def test_saved_model_reloads_to_identical_logits(method, tmp_path):
     backbone = tiny_backbone()
     save_model(tmp_path / "adapted", backbone, {"key_id": "pk-0"})
-    tuned = make_tuner(settings(method=method, rank=2)).attach(load_model(tmp_path / "adapted", "adapt", 5))
+    tuner = make_tuner(settings(method=method, rank=2))
+    tuned = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
     _shake(tuned)
-    save_finetuned(tuned, tmp_path / "finetuned", tmp_path / "adapted", {**RECORD, "method": method})
+    save_finetuned(tuner, tuned, tmp_path / "finetuned", tmp_path / "adapted", {**RECORD, "method": method})
     image = torch.rand(2, 3, 16, 16) * 255
     tuned.eval()
     with torch.no_grad():
@@ -152,7 +153,8 @@ def test_errors(tmp_path):
     with pytest.raises(PpvitError, match=r"ppvit\.json is missing; run the stage that writes it: dvc repro finetune"):
         load_finetuned(tmp_path, tmp_path, 5)
     save_model(tmp_path / "adapted", tiny_backbone(), {})
-    tuned = make_tuner(settings(method="lora")).attach(load_model(tmp_path / "adapted", "adapt", 5))
-    save_finetuned(tuned, tmp_path / "finetuned", tmp_path / "adapted", RECORD)
+    tuner = make_tuner(settings(method="lora"))
+    tuned = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
+    save_finetuned(tuner, tuned, tmp_path / "finetuned", tmp_path / "adapted", RECORD)
     with pytest.raises(PpvitError, match="was trained on 5 classes, the shards have 6"):
         load_finetuned(tmp_path / "adapted", tmp_path / "finetuned", 6)

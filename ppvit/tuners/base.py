@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ppvit.config import Finetune
 from ppvit.errors import UsageError
@@ -22,6 +23,14 @@ class Tuner(ABC):
     """
 
     name: ClassVar[str]
+    targets: ClassVar[tuple[str, ...]] = ()
+    """linear layers that the method attaches to where ``finetune.target_modules`` is empty; ends of module names"""
+    zero_start: ClassVar[bool] = True
+    """whether the model gives the logits of its base before the first step"""
+    mergeable: ClassVar[bool] = True
+    """whether the trained update can be folded into the base model's weights"""
+    stock: ClassVar[bool] = True
+    """whether timm and peft alone load the result, without ``import ppvit``"""
 
     def __init__(self, settings: Finetune) -> None:
         self.settings = settings
@@ -33,6 +42,30 @@ class Tuner(ABC):
         Returns:
             The model to train: the same one, or a ``peft.PeftModel`` around it.
         """
+
+    def initialise(self, model: nn.Module, batches: Iterable[Tensor]) -> None:  # noqa: B027 - most methods need none
+        """Choose start values from training inputs, where the method does so.
+
+        Args:
+            model: as :meth:`attach` returned it.
+            batches: inputs of the model, (n, 3, H, W) or (n, N, T) each; made only as they are asked for.
+        """
+
+    def learning_rates(self) -> dict[str, float]:
+        """Parts of parameter names, and the multiple of ``finetune.learning_rate`` that such parameters train with."""
+        return {}
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the trained adapter as peft does; for methods that return a ``peft.PeftModel``."""
+        model.save_pretrained(folder)
+
+    def target_names(self, model: nn.Module) -> str:
+        """The layers to attach to, as a regular expression over module names.
+
+        Raises:
+            UsageError: an ending in ``finetune.target_modules`` matches no linear layer.
+        """
+        return linear_names(model, self.settings.target_modules or list(self.targets))
 
 
 def trainable_parameters(model: nn.Module) -> int:

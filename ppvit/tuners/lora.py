@@ -5,23 +5,24 @@ from __future__ import annotations
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from ppvit.tuners.base import Tuner, head_names, linear_names
+from ppvit.tuners.base import Tuner, head_names
 
 
 class Lora(Tuner):
-    """``W' = W + (alpha / r) B A`` on ``target_modules`` (Hu et al., arXiv 2106.09685).
+    """``W' = W + (alpha / r) B A`` on the linear layers (Hu et al., arXiv 2106.09685).
 
     r (in + out) parameters a layer.
     """
 
     name = "lora"
+    targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
     def attach(self, model: nn.Module) -> nn.Module:
         config = LoraConfig(
             r=self.settings.rank,
             lora_alpha=self.settings.alpha,
             lora_dropout=self.settings.dropout,
-            target_modules=linear_names(model, self.settings.target_modules),
+            target_modules=self.target_names(model),
             modules_to_save=head_names(model),
         )
         return get_peft_model(model, config)

@@ -1,17 +1,10 @@
-"""The parameters of a run: pydantic models that mirror ``params.yaml`` one to one, and their checked loading."""
+"""The parameters of a run: pydantic models that mirror ``params.yaml`` one to one."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
-
-from ppvit.errors import UsageError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 LOCAL_DATA = "data/local"  # where dataset.path points when the user names no data of their own
 LOCAL_MODEL = "models/local"  # the same for model.checkpoint
@@ -141,16 +134,28 @@ class Adapt(Section):
 class Finetune(Section):
     """training, at the trainer"""
 
-    method: str = "lora"
-    """full, linear, melo (LoRA on q and v), lora_patch (melo + patch embedding), lora (LoRA on target_modules)"""
+    method: str = Field(
+        "lora",
+        description="full, linear; melo (LoRA on q and v), lora_patch (melo + patch embedding), lora, rslora, dora, "
+        "pissa, olora, eva; adapter, vpt_deep; aoft_lora, aoft_adapter, aoft_vpt; hta_lora, hta_adapter; oft, boft, "
+        "hra, vera, ia3, fourierft; compared in docs/methods.md",
+    )
     rank: int = Field(8, ge=1)
-    """rank r of the low-rank update; parameters grow in proportion"""
+    """rank of the low-rank update, width of an adapter's bottleneck, prompts a layer, side of oft's blocks, and so on"""
     alpha: float = Field(16.0, gt=0)
     """scale of the low-rank update, which is multiplied by alpha / rank"""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """dropout in front of the low-rank update"""
-    target_modules: list[str] = Field(["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"], min_length=1)
-    """what `lora` is attached to, as ends of module names; the other methods choose for themselves"""
+    """dropout in front of the update, where the method has one"""
+    target_modules: list[str] = []
+    """linear layers to attach to, as ends of module names such as attn.qkv, mlp.fc1; empty: the method's own choice"""
+    scaled: bool = True
+    """aoft: a learned factor for every column; without it the first product is subtracted, so as to start at zero"""
+    frequencies: int = Field(1000, ge=1)
+    """fourierft: learned spectral entries a layer"""
+    vector_learning_rate: float = Field(1.0, gt=0)
+    """aoft, hta: learning rate of their vectors, as a multiple of learning_rate"""
+    scale_learning_rate: float = Field(1.0, gt=0)
+    """aoft, hta: learning rate of the factors, as a multiple of learning_rate"""
     epochs: int = Field(10, ge=1)
     """passes over the training images"""
     batch_size: int = Field(32, ge=1)
@@ -243,94 +248,3 @@ class Config(Section):
                 f"dataset.image_size {self.dataset.image_size}"
             )
         return self
-
-
-def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Read and check a parameter file.
-
-    Args:
-        path: the YAML file.
-        overrides: ``section.name=value`` texts that replace values for this run; values are read as YAML.
-
-    Raises:
-        UsageError: the file is missing or no YAML, a name is unknown (the nearest valid one is suggested), or a
-            value has the wrong type or range; one line, naming the parameter.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} must hold sections such as dataset: and cipher:")
-    for override in overrides:
-        _set(values, override)
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
-
-
-def _set(values: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    section, dot, parameter = name.partition(".")
-    if not (equals and dot):
-        raise UsageError(f"'{override}' is not of the form section.name=value, such as cipher.name=block_np")
-    if section not in Config.model_fields:
-        raise UsageError(f"unknown section '{section}' in '{override}'{_nearest(section, list(Config.model_fields))}")
-    try:
-        values.setdefault(section, {})[parameter] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"the value in '{override}' is not valid YAML") from None
-
-
-def describe(error: ValidationError) -> str:
-    """One line that names the first bad parameter and says what it should be."""
-    first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"]]
-    where = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        return f"unknown parameter '{where}'{_nearest(location[-1], _names_beside(location))}"
-    if first["type"] == "missing":
-        return f"parameter '{where}' is missing; add it (`ppvit params` prints them all)"
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    return f"parameter '{where}': {_reason(first)}, got {first['input']!r}"
-
-
-def _reason(detail: ErrorDetails) -> str:
-    if detail["loc"] and detail["loc"][-1] == "key_id":
-        return "must be a key id such as pk-0123456789abcdef, as `ppvit keygen` prints it"
-    return detail["msg"][0].lower() + detail["msg"][1:]
-
-
-def _names_beside(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
-    for part in location[:-1]:
-        model = model.model_fields[part].annotation  # sections nest one level, so this is a Section
-    return list(model.model_fields)
-
-
-def _nearest(word: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; valid are {', '.join(valid)}"
-
-
-def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]:
-    """Yield (``section.name``, default, description) for every parameter of the sections (all by default)."""
-    for section, field in Config.model_fields.items():
-        if not sections or section in sections:
-            for name, parameter in field.annotation.model_fields.items():
-                yield f"{section}.{name}", parameter.default, parameter.description or ""
-
-
-def default_yaml() -> str:
-    """A ``params.yaml`` with every parameter at its default and its description as a comment."""
-    lines = ["# Only what changes results. How to run (device, workers, resume) is environment or command line."]
-    for section, field in Config.model_fields.items():
-        lines += ["", f"{section}:  # {field.annotation.__doc__.strip()}"]
-        for name, default, description in parameters((section,)):
-            value = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
-            lines.append(f"  {name.partition('.')[2]}: {value}  # {description}")
-    return "\n".join(lines) + "\n"

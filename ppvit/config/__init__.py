@@ -1,0 +1,36 @@
+"""The parameters of a run: ``params.yaml``, checked."""
+
+from ppvit.config.loading import default_yaml, describe, load, parameters
+from ppvit.config.sections import (
+    DEMO_KEY_ID,
+    LOCAL_DATA,
+    LOCAL_MODEL,
+    AttackName,
+    Audit,
+    Cipher,
+    Config,
+    Dataset,
+    Encrypt,
+    Evaluate,
+    Finetune,
+    Pretrain,
+)
+
+__all__ = [
+    "DEMO_KEY_ID",
+    "LOCAL_DATA",
+    "LOCAL_MODEL",
+    "AttackName",
+    "Audit",
+    "Cipher",
+    "Config",
+    "Dataset",
+    "Encrypt",
+    "Evaluate",
+    "Finetune",
+    "Pretrain",
+    "default_yaml",
+    "describe",
+    "load",
+    "parameters",
+]

@@ -1,0 +1,106 @@
+"""Checked loading of ``params.yaml``, with errors of one line that name the parameter and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ppvit.config.sections import Config
+from ppvit.errors import UsageError
+
+
+def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read and check a parameter file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``section.name=value`` texts that replace values for this run; values are read as YAML.
+
+    Raises:
+        UsageError: the file is missing or no YAML, a name is unknown (the nearest valid one is suggested), or a
+            value has the wrong type or range; one line, naming the parameter.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold sections such as dataset: and cipher:")
+    for override in overrides:
+        _set(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {describe(error)}") from None
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    section, dot, parameter = name.partition(".")
+    if not (equals and dot):
+        raise UsageError(f"'{override}' is not of the form section.name=value, such as cipher.name=block_np")
+    if section not in Config.model_fields:
+        raise UsageError(f"unknown section '{section}' in '{override}'{_nearest(section, list(Config.model_fields))}")
+    try:
+        values.setdefault(section, {})[parameter] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"the value in '{override}' is not valid YAML") from None
+
+
+def describe(error: ValidationError) -> str:
+    """One line that names the first bad parameter and says what it should be."""
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    where = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        return f"unknown parameter '{where}'{_nearest(location[-1], _names_beside(location))}"
+    if first["type"] == "missing":
+        return f"parameter '{where}' is missing; add it (`ppvit params` prints them all)"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"parameter '{where}': {_reason(first)}, got {first['input']!r}"
+
+
+def _reason(detail: ErrorDetails) -> str:
+    if detail["loc"] and detail["loc"][-1] == "key_id":
+        return "must be a key id such as pk-0123456789abcdef, as `ppvit keygen` prints it"
+    return detail["msg"][0].lower() + detail["msg"][1:]
+
+
+def _names_beside(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation  # sections nest one level, so this is a Section
+    return list(model.model_fields)
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; valid are {', '.join(valid)}"
+
+
+def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]:
+    """Yield (``section.name``, default, description) for every parameter of the sections (all by default)."""
+    for section, field in Config.model_fields.items():
+        if not sections or section in sections:
+            for name, parameter in field.annotation.model_fields.items():
+                yield f"{section}.{name}", parameter.default, parameter.description or ""
+
+
+def default_yaml() -> str:
+    """A ``params.yaml`` with every parameter at its default and its description as a comment."""
+    lines = ["# Only what changes results. How to run (device, workers, resume) is environment or command line."]
+    for section, field in Config.model_fields.items():
+        lines += ["", f"{section}:  # {field.annotation.__doc__.strip()}"]
+        for name, default, description in parameters((section,)):
+            value = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+            lines.append(f"  {name.partition('.')[2]}: {value}  # {description}")
+    return "\n".join(lines) + "\n"
