@@ -141,7 +141,7 @@ class Finetune(Section):
         "hra, vera, ia3, fourierft; compared in docs/methods.md",
     )
     rank: int = Field(8, ge=1)
-    """rank of the low-rank update, width of an adapter's bottleneck, prompts a layer, side of oft's blocks, and so on"""
+    """rank of the low-rank update, width of an adapter's bottleneck, prompts a layer, side of oft's blocks, etc."""
     alpha: float = Field(16.0, gt=0)
     """scale of the low-rank update, which is multiplied by alpha / rank"""
     dropout: float = Field(0.0, ge=0, lt=1)
