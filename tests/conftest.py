@@ -8,6 +8,10 @@ import os
 # and on a busy machine threads that wait for each other cost several times the work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import io
+import tarfile
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +110,23 @@ def write_raw(folder: Path, counts: dict[str, int], classes: int = 3, size: int 
     manifest = {"schema": SCHEMA, "name": folder.name, "classes": [f"class {label}" for label in range(classes)]}
     write_json(folder / "dataset.json", {**manifest, "source": "test", "counts": counts, "shards": shards})
     return folder
+
+
+@cache
+def cifar(count: int, every: int = 1) -> np.ndarray:
+    """CIFAR-10 images, each ``every``-th of the archive in shared assets: uint8, (count, 32, 32, 3)."""
+    folder = os.environ.get("PPVIT_ASSETS")
+    if not folder:
+        pytest.skip("PPVIT_ASSETS is not set: it names the folder of real data and weights")
+    with tarfile.open(Path(folder) / "cifar10_jpeg_q75.tar.xz") as archive:
+        files = (member for member in archive if member.name.endswith(".jpg"))
+        found = [archive.extractfile(member).read() for member in islice(files, 0, count * every, every)]
+    return np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in found])
+
+
+def enlarged(image: np.ndarray, size: int) -> np.ndarray:
+    """A uint8 RGB image at another size, bicubic."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def photographs(count: int, size: int, seed: int = 0) -> np.ndarray:

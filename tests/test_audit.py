@@ -1,10 +1,8 @@
 """The audit: attacks that find the key where it leaks, and nothing where it does not."""
 
 import contextlib
-import io
 import json
 import os
-import tarfile
 import typing
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import cifar, enlarged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -240,16 +239,8 @@ def test_known_plaintext_is_reproducible():
 @pytest.mark.parametrize("name", ["block", "block_np"])
 def test_one_cifar_image_gives_the_whole_key(name):
     """Calibration of the specification; where blocks or colours repeat, only which copy is which stays hidden."""
-    pictures = []
-    with tarfile.open(assets("cifar10_jpeg_q75.tar.xz")) as tar:
-        for member in tar:
-            if member.name.endswith(".jpg") and len(pictures) < 20:
-                picture = Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")
-                pictures.append(np.asarray(picture.resize((224, 224), Image.Resampling.BICUBIC)))
-            elif len(pictures) == 20:
-                break
     distinct = 0
-    for number, picture in enumerate(pictures):
+    for number, picture in enumerate(enlarged(image, 224) for image in cifar(20)):
         table = to_blocks(picture[None], 16)[0]
         share, recovered, _ = from_pairs(picture[None], make_cipher(name, key(number + 1), 224, 16))
         assert np.array_equal(recovered[0], picture)

@@ -1,14 +1,11 @@
 """Matching and learned inverse: they succeed where something leaks, and where nothing does they only guess."""
 
-import io
-import os
-import tarfile
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import cifar
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
@@ -48,21 +45,6 @@ def photos(count, size, seed=0):
         top, left = (int(rng.integers(0, extent - side)) for extent in image.shape[:2])
         found.append(resized(image[top : top + side, left : left + side], size))
     return np.stack(found)
-
-
-@cache
-def cifar(count):
-    folder = os.environ.get("PPVIT_ASSETS")
-    if not folder:
-        pytest.skip("PPVIT_ASSETS is not set: it names the folder of real data and weights")
-    found = []
-    with tarfile.open(Path(folder) / "cifar10_jpeg_q75.tar.xz") as archive:
-        for member in archive:
-            if member.name.endswith((".jpg", ".jpeg")):
-                found.append(np.asarray(Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGB")))
-            if len(found) == count:
-                return np.stack(found)
-    raise AssertionError(f"only {len(found)} images")
 
 
 # --- matching

@@ -1,13 +1,9 @@
 """The pooled ciphertext-only attack and the jigsaw solver under it. Expected values are the true keys and pictures."""
 
-import io
-import os
-import tarfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 import skimage.data
+from conftest import cifar, enlarged
 from conftest import photographs as crops_of_two
 from PIL import Image
 
@@ -40,22 +36,6 @@ def photographs(count, size, seed=0):
         box = (left, top, left + side, top + side)
         crops.append(np.asarray(source.resize((size, size), Image.Resampling.BICUBIC, box=box)))
     return np.stack(crops)
-
-
-def cifar(count, size, first=0):
-    """CIFAR-10 test images, enlarged."""
-    folder = os.environ.get("PPVIT_ASSETS")
-    if not folder:
-        pytest.skip("PPVIT_ASSETS is not set: it names the folder of real data and weights")
-    images = []
-    with tarfile.open(Path(folder) / "cifar10_jpeg_q75.tar.xz") as tar:
-        for member in tar:
-            if member.isfile() and member.name.endswith(".jpg"):
-                images.append(tar.extractfile(member).read())
-            if len(images) == 20 * (first + count):
-                break
-    pictures = (Image.open(io.BytesIO(data)) for data in images[20 * first :: 20])
-    return np.stack([np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)) for p in pictures])
 
 
 def attack(cipher, encrypted, seed=0):
@@ -128,7 +108,7 @@ def test_twenty_photographs_decrypt_unseen_ones(name):
 
 @pytest.mark.assets
 def test_one_enlarged_cifar_image_is_enough():
-    plain = cifar(4, 224)
+    plain = np.stack([enlarged(image, 224) for image in cifar(4, every=20)])
     cipher = make_cipher("block", key(), 224, 16)
     found = [attack(cipher, cipher.encrypt(image[None])) for image in plain]
     own = [ssim_on(cipher, each, image[None]) for each, image in zip(found, plain, strict=True)]
@@ -141,7 +121,7 @@ def test_one_enlarged_cifar_image_is_enough():
 @pytest.mark.parametrize(("size", "block_size"), [(224, 16), (32, 4), (32, 8)])
 def test_cifar_images_give_the_whole_key(size, block_size):
     cipher = make_cipher("block", key(), size, block_size)
-    found = attack(cipher, cipher.encrypt(cifar(100, size)))
+    found = attack(cipher, cipher.encrypt(np.stack([enlarged(image, size) for image in cifar(100, every=20)])))
     assert any(same(each, cipher.affine_map()) for each in equivalents(found, cipher))
 
 

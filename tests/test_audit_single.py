@@ -1,13 +1,10 @@
 """Ciphertext-only attacks on single images: what they recover of photographs, and that they fail on noise."""
 
-import io
 import itertools
-import os
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import cifar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -236,20 +233,6 @@ def test_cifar_images_in_blocks_of_4(transforms, least):
         found = jigsaw.solve(cipher, 4, transforms=transforms)
         scores.append(jigsaw.placement_scores(found.placement, truth, 8, transforms=transforms)["neighbour_percent"])
     assert np.mean(scores) > least
-
-
-def cifar(count):
-    folder = os.environ.get("PPVIT_ASSETS")
-    if not folder:
-        pytest.skip("PPVIT_ASSETS is not set: it names the folder of real data and weights")
-    pictures = []
-    with tarfile.open(Path(folder) / "cifar10_jpeg_q75.tar.xz") as tar:
-        for member in tar:
-            if member.name.endswith(".jpg"):
-                pictures.append(np.asarray(Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")))
-            if len(pictures) == count:
-                return pictures
-    return pictures
 
 
 # --- feature reconstruction
