@@ -69,11 +69,12 @@ class Checkpoint:
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
             return None
         own = _trained_state(model)
-        if own.keys() != state["model"].keys():
+        saved = state["model"]
+        if {name: own[name].shape for name in own} != {name: saved[name].shape for name in saved}:
             return None
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(state["model"][name])
+                tensor.copy_(saved[name])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         if state["cuda_random"]:

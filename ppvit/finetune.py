@@ -69,7 +69,7 @@ def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: P
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
     }
-    optimizer = make_optimizer(settings, model, tuner.learning_rates())
+    optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
     checkpoint = Checkpoint(determines, scratch_folder())
     training = Training(settings, accelerator, model, optimizer, dataset, checkpoint, log)
     training.run()

@@ -11,7 +11,10 @@ from ppvit.config import Finetune
 
 
 def make_optimizer(
-    settings: Finetune, model: nn.Module, learning_rates: dict[str, float] | None = None
+    settings: Finetune,
+    model: nn.Module,
+    learning_rates: dict[str, float] | None = None,
+    undecayed: tuple[str, ...] = (),
 ) -> torch.optim.Optimizer:
     """The optimiser that ``finetune.optimizer`` names; biases, norms and other vectors get no weight decay.
 
@@ -20,12 +23,14 @@ def make_optimizer(
         model: what requires grad is trained.
         learning_rates: parts of parameter names, and the multiple of the learning rate that such parameters get;
             kept as ``rate`` in every group of the optimiser.
+        undecayed: parts of the names of matrices that get no weight decay either.
     """
     members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rate = next((rate for part, rate in (learning_rates or {}).items() if part in name), 1.0)
-            members.setdefault((rate, parameter.ndim > 1), []).append(parameter)
+            decays = parameter.ndim > 1 and not any(part in name for part in undecayed)
+            members.setdefault((rate, decays), []).append(parameter)
     groups = [
         {
             "params": parameters,

@@ -11,7 +11,7 @@ import yaml
 from conftest import write_raw
 
 from ppvit import __version__
-from ppvit.cli import SECTIONS
+from ppvit.cli.stages import SECTIONS
 from ppvit.config import default_yaml, parameters
 
 ROOT = Path(__file__).parent.parent
@@ -135,9 +135,9 @@ def test_override_and_paths(project):
 
 
 def test_parameters_complete_in_the_shell():
-    from ppvit.cli import _complete_parameter
+    from ppvit.cli.base import complete_parameter
 
-    assert _complete_parameter("cipher.n") == ["cipher.name="]
+    assert complete_parameter("cipher.n") == ["cipher.name="]
 
 
 def test_unusable_place_is_told(project):

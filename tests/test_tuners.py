@@ -12,6 +12,7 @@ from torch import nn
 from ppvit.config import Finetune
 from ppvit.errors import PpvitError, UsageError
 from ppvit.models import load_model, save_model
+from ppvit.schedule import make_optimizer
 from ppvit.tuners import TUNERS, load_finetuned, make_tuner, save_finetuned, trainable_parameters
 
 RECORD = {"method": "x", "num_classes": 5, "key_id": "pk-0", "cipher": {"name": "block"}, "image_size": 16}
@@ -89,8 +90,6 @@ def test_lora_scales_by_alpha_over_rank_even_below_one():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_structural_zeros_stay_zero(optimizer):
-    from ppvit.schedule import make_optimizer
-
     chosen = settings(method="melo", rank=2, optimizer=optimizer, weight_decay=0.1)
     tuned = make_tuner(chosen).attach(tiny_backbone(num_classes=5).model)
     stepper = make_optimizer(chosen, tuned)
@@ -104,11 +103,30 @@ def test_structural_zeros_stay_zero(optimizer):
             assert (parameter[parameter.structural_mask] != 0).any()
 
 
+@pytest.mark.parametrize("method", ["ia3", "boft"])
+def test_scales_that_start_at_one_do_not_decay(method):
+    """Trained with a gradient of zero, a scale stays what it is; decoupled decay would pull it to zero."""
+    chosen = settings(method=method, rank=2, optimizer="adamw", weight_decay=0.5, learning_rate=0.1)
+    tuner = make_tuner(chosen)
+    tuned = tuner.attach(tiny_backbone(num_classes=5).model)
+    stepper = make_optimizer(chosen, tuned, tuner.learning_rates(), tuner.undecayed)
+    trained = {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
+    for parameter in trained.values():
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    stepper.step()
+    scales = [name for name in trained if "ia3_l" in name or "boft_s" in name]
+    assert scales
+    assert all(torch.equal(trained[name], before[name]) for name in scales)
+    assert all((trained[name] != before[name]).any() for name in trained if "head.modules" in name and "weight" in name)
+
+
 @pytest.mark.parametrize("method", TUNERS)
-def test_saved_model_reloads_to_identical_logits(method, tmp_path):
+def test_saved_model_reloads_to_identical_logits(method, tmp_path, monkeypatch):
+    monkeypatch.setattr("peft.tuners.boft.layer._FBD_CUDA", False)  # else peft compiles CUDA code, where it can
     backbone = tiny_backbone()
     save_model(tmp_path / "adapted", backbone, {"key_id": "pk-0"})
-    tuner = make_tuner(settings(method=method, rank=2))
+    tuner = make_tuner(settings(method=method, rank=2, frequencies=100))
     tuned = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
     _shake(tuned)
     save_finetuned(tuner, tuned, tmp_path / "finetuned", tmp_path / "adapted", {**RECORD, "method": method})
@@ -122,7 +140,9 @@ def test_saved_model_reloads_to_identical_logits(method, tmp_path):
             # as a stranger would: timm and peft, nothing of ours
             base = timm.create_model(f"local-dir:{tmp_path / 'adapted'}", pretrained=True, num_classes=5)
             stock = peft.PeftModel.from_pretrained(base, str(tmp_path / "finetuned")).eval()
-            torch.testing.assert_close(stock(image), expected, rtol=0, atol=0)
+            # pissa and olora train on changed base weights, and are saved for the unchanged ones: equal up to rounding
+            rounding = 1e-5 if method in ("pissa", "olora") else 0
+            torch.testing.assert_close(stock(image), expected, rtol=rounding, atol=rounding)
             config = json.loads((tmp_path / "finetuned" / "adapter_config.json").read_text())
             assert config["base_model_name_or_path"] == (tmp_path / "adapted").as_posix()
 

@@ -6,17 +6,27 @@ import difflib
 
 from ppvit.config import Finetune
 from ppvit.errors import UsageError
+from ppvit.tuners.adapter import Adapter
+from ppvit.tuners.aoft import AoftAdapter, AoftLora
 from ppvit.tuners.base import Tuner, adapter_bytes, trainable_parameters
 from ppvit.tuners.full import Full
+from ppvit.tuners.hta import HtaAdapter, HtaLora
 from ppvit.tuners.linear import Linear
 from ppvit.tuners.lora import Lora
+from ppvit.tuners.lora_export import export_lora
+from ppvit.tuners.lora_variants import Dora, Eva, Olora, Pissa, Rslora
 from ppvit.tuners.melo import LoraPatch, Melo
+from ppvit.tuners.rotations import Boft, Hra, Oft
 from ppvit.tuners.saved import load_finetuned, read_finetuned_record, save_finetuned
+from ppvit.tuners.spectral import Fourierft
+from ppvit.tuners.vectors import Ia3, Vera
+from ppvit.tuners.vpt import AoftVpt, VptDeep
 
 __all__ = [
     "TUNERS",
     "Tuner",
     "adapter_bytes",
+    "export_lora",
     "load_finetuned",
     "make_tuner",
     "read_finetuned_record",
@@ -24,7 +34,10 @@ __all__ = [
     "trainable_parameters",
 ]
 
-TUNERS: dict[str, type[Tuner]] = {tuner.name: tuner for tuner in (Full, Linear, Melo, LoraPatch, Lora)}
+_STOCK = (Full, Linear, Melo, LoraPatch, Lora, Rslora, Dora, Pissa, Olora, Eva, Oft, Boft, Hra, Vera, Ia3, Fourierft)
+_OWN = (Adapter, VptDeep, AoftLora, AoftAdapter, AoftVpt, HtaLora, HtaAdapter)
+
+TUNERS: dict[str, type[Tuner]] = {tuner.name: tuner for tuner in (*_STOCK, *_OWN)}
 
 
 def make_tuner(settings: Finetune) -> Tuner:

@@ -31,6 +31,8 @@ class Tuner(ABC):
     """whether the trained update can be folded into the base model's weights"""
     stock: ClassVar[bool] = True
     """whether timm and peft alone load the result, without ``import ppvit``"""
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """parts of the names of scales that start at one and are kept as matrices: no weight decay towards zero"""
 
     def __init__(self, settings: Finetune) -> None:
         self.settings = settings
@@ -105,6 +107,15 @@ def linear_names(model: nn.Module, endings: list[str]) -> str:
                 f"finetune.target_modules: no linear layer ends in '{ending}'; there are {', '.join(known)}"
             )
     return r"(.*\.)?(" + "|".join(re.escape(ending) for ending in sorted(endings)) + ")"
+
+
+def target_layers(model: nn.Module, names: str) -> dict[str, nn.Linear]:
+    """The linear layers whose whole names the regular expression ``names`` matches, as peft chooses them."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(names, name)
+    }
 
 
 def keep_zero(parameter: nn.Parameter, mask: torch.Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -16,6 +18,8 @@ class Lora(Tuner):
 
     name = "lora"
     targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    variant: ClassVar[dict[str, Any]] = {}
+    """arguments of ``peft.LoraConfig`` that make it another method"""
 
     def attach(self, model: nn.Module) -> nn.Module:
         config = LoraConfig(
@@ -24,5 +28,6 @@ class Lora(Tuner):
             lora_dropout=self.settings.dropout,
             target_modules=self.target_names(model),
             modules_to_save=head_names(model),
+            **self.variant,
         )
         return get_peft_model(model, config)

@@ -13,6 +13,7 @@ from ppvit.errors import PpvitError
 from ppvit.files import atomic_output, read_json, write_json
 from ppvit.models import Backbone, load_model, save_model
 from ppvit.tuners.base import Tuner
+from ppvit.tuners.rotations import without_butterfly_extension
 
 _RECORD = "ppvit.json"
 
@@ -95,7 +96,8 @@ def load_finetuned(adapted: Path, finetuned: Path, num_classes: int) -> nn.Modul
         return load_model(finetuned, "finetune")
     base = load_model(adapted, "adapt", num_classes)
     try:
-        tuned = peft.PeftModel.from_pretrained(base, str(finetuned))
+        with without_butterfly_extension():
+            tuned = peft.PeftModel.from_pretrained(base, str(finetuned))
     except (RuntimeError, ValueError, OSError) as error:
         raise PpvitError(
             f"{finetuned} cannot be loaded ({str(error).splitlines()[0]}); run dvc repro --force finetune"

@@ -1,18 +1,14 @@
-"""The ``ppvit`` command: every stage as a verb, and what a person does by hand (keys, pictures, predictions)."""
+"""Every stage of the pipeline as a verb."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
-from ppvit import __version__
-from ppvit.errors import one_line_errors
-
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+from ppvit.cli.base import PARAMS, Overrides, Params, Place, app, load
 
 # the sections of params.yaml that each stage reads, as in dvc.yaml
 SECTIONS = {
@@ -39,58 +35,15 @@ class StageCommand(TyperCommand):
             formatter.write_dl([(name, f"{description}  [default: {default}]") for name, default, description in rows])
 
 
-def _complete_parameter(incomplete: str) -> list[str]:
-    from ppvit.config import parameters
-
-    return [f"{name}=" for name, _, _ in parameters() if name.startswith(incomplete)]
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-S", metavar="NAME=VALUE", help="Override a parameter.", autocompletion=_complete_parameter),
-]
-Params = Annotated[Path, typer.Option("--params", help="The parameter file.")]
-Place = Annotated[Path | None, typer.Option(help="Default: where the pipeline keeps it.", show_default=False)]
-PARAMS = Path("params.yaml")
-
-
-def run() -> None:
-    """Entry point: the command with one-line errors."""
-    with one_line_errors():
-        app()
-
-
 def stage(function):
     """Register a stage's verb."""
     return app.command(cls=StageCommand)(function)
 
 
-def _load(params: Path, overrides: list[str] | None):
-    from ppvit.config import load
-
-    return load(params, overrides or [])
-
-
-@app.callback(invoke_without_command=True)
-def main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Fine-tune pretrained Vision Transformers on images encrypted with a secret key.
-
-    `dvc repro` runs all stages and caches them; the verbs here run one stage as it stands, whatever the cache says.
-    """
-    if debug:
-        os.environ["PPVIT_DEBUG"] = "1"
-    if version:
-        print(f"ppvit {__version__}")
-        raise typer.Exit
-
-
 @stage
 def pretrain(overrides: Overrides = None, params: Params = PARAMS, out: Place = None) -> None:
     """Train the embedded micro-ViT on rendered glyphs (12 minutes on two cores)."""
-    config = _load(params, overrides)
+    config = load(params, overrides)
     from ppvit import paths, pretrain
 
     pretrain.run(config.pretrain, out=out or paths.PRETRAINED)
@@ -99,7 +52,7 @@ def pretrain(overrides: Overrides = None, params: Params = PARAMS, out: Place = 
 @stage
 def download(overrides: Overrides = None, params: Params = PARAMS, out: Place = None) -> None:
     """Fetch a data set, or take your own, as plain shards (owner)."""
-    config = _load(params, overrides)
+    config = load(params, overrides)
     from ppvit import download, paths
 
     download.run(config, out=out or paths.raw(config))
@@ -108,7 +61,7 @@ def download(overrides: Overrides = None, params: Params = PARAMS, out: Place = 
 @stage
 def encrypt(overrides: Overrides = None, params: Params = PARAMS, raw: Place = None, out: Place = None) -> None:
     """Encrypt the plain images into keyed shards (owner)."""
-    config = _load(params, overrides)
+    config = load(params, overrides)
     from ppvit import encrypt, paths
 
     encrypt.run(config, raw=raw or paths.raw(config), out=out or paths.encrypted(config))
@@ -117,7 +70,7 @@ def encrypt(overrides: Overrides = None, params: Params = PARAMS, raw: Place = N
 @stage
 def adapt(overrides: Overrides = None, params: Params = PARAMS, out: Place = None, result: Place = None) -> None:
     """Adapt pretrained weights to the key, exactly (owner)."""
-    config = _load(params, overrides)
+    config = load(params, overrides)
     from ppvit import adapt, paths
 
     adapt.run(config, paths.PRETRAINED, out=out or paths.ADAPTED, result=result or paths.result("adapt"))
@@ -133,7 +86,7 @@ def finetune(
     result: Place = None,
 ) -> None:
     """Fine-tune on encrypted shards; needs no key (trainer)."""
-    config = _load(params, overrides)
+    config = load(params, overrides)
     from ppvit import finetune, paths
 
     finetune.run(
@@ -156,7 +109,7 @@ def evaluate(
     result: Place = None,
 ) -> None:
     """Measure the fine-tuned model on encrypted test shards; needs no key (trainer)."""
-    config = _load(params, overrides)
+    config = load(params, overrides)
     from ppvit import evaluate, paths
 
     evaluate.run(
@@ -179,7 +132,7 @@ def verify(
     result: Place = None,
 ) -> None:
     """Check the model that came back against images encrypted here, plain images and wrong keys (owner)."""
-    config = _load(params, overrides)
+    config = load(params, overrides)
     from ppvit import paths, verify
 
     verify.run(
@@ -208,7 +161,7 @@ def audit(
 
         print(audit_folder.run(folder, pictures or Path("audit"), block_size))
         return
-    config = _load(params, overrides)
+    config = load(params, overrides)
     from ppvit import audit, paths
 
     audit.run(
@@ -226,7 +179,7 @@ def audit(
 @stage
 def report(overrides: Overrides = None, params: Params = PARAMS, out: Place = None) -> None:
     """Write the report page from all results (owner)."""
-    config = _load(params, overrides)
+    config = load(params, overrides)
     from ppvit import paths, report
 
     summary = report.run(
@@ -240,65 +193,3 @@ def report(overrides: Overrides = None, params: Params = PARAMS, out: Place = No
         out=out or paths.REPORT,
     )
     print(summary)
-
-
-@app.command()
-def show(
-    overrides: Overrides = None,
-    params: Params = PARAMS,
-    raw: Place = None,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("show.png"),
-    count: Annotated[int, typer.Option(help="Number of images.")] = 4,
-    ciphers: Annotated[bool, typer.Option("--ciphers", help="One image under every cipher instead.")] = False,
-) -> None:
-    """Draw images plain, encrypted and decrypted side by side, as a PNG (owner)."""
-    config = _load(params, overrides)
-    from ppvit import paths, show
-
-    show.run(config, raw or paths.raw(config), out, count, ciphers)
-    print(out)
-
-
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, of any kind and size.", metavar="IMAGE...")],
-    overrides: Overrides = None,
-    params: Params = PARAMS,
-    top: Annotated[int, typer.Option(help="Number of classes to print.", min=1)] = 3,
-    raw: Place = None,
-    adapted: Place = None,
-    finetuned: Place = None,
-) -> None:
-    """Encrypt images with the key and classify them with the fine-tuned model (owner)."""
-    config = _load(params, overrides)
-    from ppvit import paths, predict
-
-    answers = predict.predict(
-        config, images, raw or paths.raw(config), adapted or paths.ADAPTED, finetuned or paths.FINETUNED, top
-    )
-    for image, predictions in zip(images, answers, strict=True):
-        print(f"{image}: " + ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions))
-
-
-@app.command()
-def params() -> None:
-    """Print a params.yaml with every parameter at its default."""
-    from ppvit.config import default_yaml
-
-    print(default_yaml(), end="")
-
-
-@app.command()
-def keygen(
-    label: Annotated[str, typer.Option(help="A note for you, kept beside the key file.")] = "",
-    keyring: Annotated[
-        Path | None, typer.Option(help="Default: $PPVIT_KEYRING or the user's config folder.", show_default=False)
-    ] = None,
-) -> None:
-    """Make a secret key and print its public id, for cipher.key_id in params.yaml."""
-    from ppvit import keys
-
-    key = keys.generate()
-    path = keys.save(key, keyring, label)
-    print(key.id)
-    typer.echo(f"saved in {path}; keep a backup: without it nothing can be decrypted or predicted", err=True)

@@ -1,0 +1,78 @@
+"""A training step of each of our own fine-tuning methods against one of stock peft LoRA on the same layers.
+
+python benchmarks/tuner_step.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from inputs import CLASSES
+from timing import alternate, print_table, spread
+from torch.nn import functional
+
+from ppvit.config import Finetune
+from ppvit.models import MICRO, MICRO_ARCHITECTURE
+from ppvit.schedule import make_optimizer
+from ppvit.tuners import make_tuner
+
+MODELS: tuple[tuple[str, dict[str, Any], int, int], ...] = (
+    # name, arguments of the timm model, batch size, rounds of one step each
+    ("ViT-Ti/16, 224 px", {"img_size": 224}, 16, 9),
+    ("micro-ViT, 32 px", MICRO, 16, 99),
+)
+FC2 = {"target_modules": ["mlp.fc2"]}
+PAIRS: tuple[tuple[str, dict[str, Any], str, dict[str, Any]], ...] = (
+    # our method and its parameters, the stock one with equal targets
+    ("aoft_lora", {"scaled": True}, "melo", {}),
+    ("aoft_lora", {"scaled": False}, "melo", {}),
+    ("aoft_adapter", {"scaled": True}, "lora", FC2),
+    ("aoft_adapter", {"scaled": False}, "lora", FC2),
+    ("hta_lora", {}, "lora", {"target_modules": ["attn.qkv", "attn.proj"]}),
+    ("hta_adapter", {}, "lora", FC2),
+    ("adapter", {}, "lora", FC2),
+    ("vpt_deep", {}, "melo", {}),  # prompts have no targets; melo is the cheapest LoRA here
+    ("aoft_vpt", {}, "melo", {}),
+)
+
+
+def step(method: str, values: dict[str, Any], arguments: dict[str, Any], batch_size: int) -> Callable[[], None]:
+    """Forward pass, loss, backward pass and AdamW."""
+    torch.manual_seed(0)
+    settings = Finetune(method=method, rank=8, **values)
+    tuner = make_tuner(settings)
+    model = tuner.attach(timm.create_model(MICRO_ARCHITECTURE, num_classes=CLASSES, **arguments)).train()
+    optimizer = make_optimizer(settings, model, tuner.learning_rates())
+    images = torch.rand(batch_size, 3, arguments["img_size"], arguments["img_size"])
+    labels = torch.arange(batch_size) % CLASSES
+
+    def run() -> None:
+        functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for name, arguments, batch_size, rounds in MODELS:
+        rows = []
+        for method, values, stock, stock_values in PAIRS:
+            contestants = {
+                "ours": step(method, values, arguments, batch_size),
+                "stock": step(stock, stock_values, arguments, batch_size),
+            }
+            seconds = alternate(contestants, rounds)
+            label = f"{method} {'' if values.get('scaled', True) else '(unscaled)'}".strip()
+            milliseconds = [spread(1000 * seconds[each], 0) for each in ("ours", "stock")]
+            rows.append([label, *milliseconds, spread(seconds["ours"] / seconds["stock"])])
+        print(f"\n{name}, batch {batch_size}: milliseconds a step, median (min-max)\n")
+        print_table(["method", "ours", "stock LoRA", "ours / stock"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The command itself, and the options that its verbs share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppvit import __version__
+from ppvit.errors import one_line_errors
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def run() -> None:
+    """Entry point: the command with one-line errors."""
+    with one_line_errors():
+        app()
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Fine-tune pretrained Vision Transformers on images encrypted with a secret key.
+
+    `dvc repro` runs all stages and caches them; the verbs here run one stage as it stands, whatever the cache says.
+    """
+    if debug:
+        os.environ["PPVIT_DEBUG"] = "1"
+    if version:
+        print(f"ppvit {__version__}")
+        raise typer.Exit
+
+
+def complete_parameter(incomplete: str) -> list[str]:
+    """Parameter names that begin so, for the shell."""
+    from ppvit.config import parameters
+
+    return [f"{name}=" for name, _, _ in parameters() if name.startswith(incomplete)]
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-S", metavar="NAME=VALUE", help="Override a parameter.", autocompletion=complete_parameter),
+]
+Params = Annotated[Path, typer.Option("--params", help="The parameter file.")]
+Place = Annotated[Path | None, typer.Option(help="Default: where the pipeline keeps it.", show_default=False)]
+PARAMS = Path("params.yaml")
+
+
+def load(params: Path, overrides: list[str] | None):
+    """The checked parameters."""
+    from ppvit import config
+
+    return config.load(params, overrides or [])

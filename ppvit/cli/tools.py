@@ -1,0 +1,111 @@
+"""What a person does by hand: pictures, predictions, export, parameters, keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppvit.cli.base import PARAMS, Overrides, Params, Place, app, load
+
+
+@app.command()
+def show(
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    raw: Place = None,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("show.png"),
+    count: Annotated[int, typer.Option(help="Number of images.")] = 4,
+    ciphers: Annotated[bool, typer.Option("--ciphers", help="One image under every cipher instead.")] = False,
+) -> None:
+    """Draw images plain, encrypted and decrypted side by side, as a PNG (owner)."""
+    config = load(params, overrides)
+    from ppvit import paths, show
+
+    show.run(config, raw or paths.raw(config), out, count, ciphers)
+    print(out)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, of any kind and size.", metavar="IMAGE...")],
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    top: Annotated[int, typer.Option(help="Number of classes to print.", min=1)] = 3,
+    raw: Place = None,
+    adapted: Place = None,
+    finetuned: Place = None,
+) -> None:
+    """Encrypt images with the key and classify them with the fine-tuned model (owner)."""
+    config = load(params, overrides)
+    from ppvit import paths, predict
+
+    answers = predict.predict(
+        config, images, raw or paths.raw(config), adapted or paths.ADAPTED, finetuned or paths.FINETUNED, top
+    )
+    for image, predictions in zip(images, answers, strict=True):
+        print(f"{image}: " + ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="The folder to write.", metavar="OUT")],
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    as_lora: Annotated[
+        bool,
+        typer.Option("--as-lora", help="Write the adapter as stock LoRA, where that is exact; loads without ppvit."),
+    ] = False,
+    with_key_material: Annotated[
+        bool, typer.Option("--with-key-material", help="Export tensors that reveal the key too; refused otherwise.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    encrypted: Place = None,
+    adapted: Place = None,
+    finetuned: Place = None,
+    results: Place = None,
+) -> None:
+    """Write the fine-tuned model and its card as a folder for the Hugging Face Hub (owner or trainer)."""
+    config = load(params, overrides)
+    from ppvit import export, paths
+
+    revealing = export.run(
+        config,
+        out,
+        encrypted=encrypted or paths.encrypted(config),
+        adapted=adapted or paths.ADAPTED,
+        finetuned=finetuned or paths.FINETUNED,
+        results=results or paths.RESULTS,
+        as_lora=as_lora,
+        with_key_material=with_key_material,
+        force=force,
+    )
+    print(out)
+    if revealing:
+        told = f"warning: {out} reveals the secret key to whoever has the public checkpoint; do not publish it"
+        typer.echo(told, err=True)
+
+
+@app.command()
+def params() -> None:
+    """Print a params.yaml with every parameter at its default."""
+    from ppvit.config import default_yaml
+
+    print(default_yaml(), end="")
+
+
+@app.command()
+def keygen(
+    label: Annotated[str, typer.Option(help="A note for you, kept beside the key file.")] = "",
+    keyring: Annotated[
+        Path | None, typer.Option(help="Default: $PPVIT_KEYRING or the user's config folder.", show_default=False)
+    ] = None,
+) -> None:
+    """Make a secret key and print its public id, for cipher.key_id in params.yaml."""
+    from ppvit import keys
+
+    key = keys.generate()
+    path = keys.save(key, keyring, label)
+    print(key.id)
+    typer.echo(f"saved in {path}; keep a backup: without it nothing can be decrypted or predicted", err=True)

@@ -1,0 +1,89 @@
+"""Export of a finished run as a folder for the Hugging Face Hub: weights, a card that says what they are, nothing else.
+
+Neither key nor plain image is needed or looked for, so owner and trainer can both export. Tensors that reveal the key
+stay behind unless they are asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ppvit.config import Config
+from ppvit.errors import UsageError
+from ppvit.export.card import model_card
+from ppvit.export.finished import read_finished
+from ppvit.export.weights import FILES, write_weights
+from ppvit.files import atomic_output, write_json
+
+__all__ = ["run"]
+
+_RECORD, _CARD = "ppvit.json", "README.md"
+
+
+def run(
+    config: Config,
+    out: Path,
+    *,
+    encrypted: Path,
+    adapted: Path,
+    finetuned: Path,
+    results: Path,
+    as_lora: bool = False,
+    with_key_material: bool = False,
+    force: bool = False,
+) -> list[str]:
+    """Write the folder, whole or not at all; same run, same bytes.
+
+    Args:
+        config: all of params.yaml, which must be that of the run.
+        out: the folder to write.
+        encrypted: shards, of which only the manifest is read.
+        adapted, finetuned: folders that the earlier stages wrote.
+        results: folder of ``<stage>.json``; those of `finetune` and `evaluate` must be there.
+        as_lora: write the adapter as stock LoRA, where that is exact.
+        with_key_material: export tensors that reveal the key as well.
+        force: replace an earlier export.
+
+    Returns:
+        Names of the exported tensors that reveal the key.
+
+    Raises:
+        UsageError: ``out`` is in use; tensors that reveal the key; the method is no LoRA.
+        PpvitError: a file is missing or damaged, or the files are not of one run.
+    """
+    out = out.resolve()
+    _require_free(out, force, (adapted, finetuned))
+    finished = read_finished(config, encrypted, adapted, finetuned, results)
+    with atomic_output(out, directory=True) as folder:
+        weights = write_weights(folder, finished, adapted, finetuned, as_lora)
+        if weights.revealing and not with_key_material:
+            raise UsageError(
+                f"these tensors reveal the key to whoever has the public checkpoint: {_listed(weights.revealing)}; "
+                "export them with --with-key-material, or fine-tune without them, as finetune.method=lora does"
+            )
+        record = {**finished.record, "model": finished.base["model"], "adapted": finished.base["adapted"]}
+        write_json(folder / _RECORD, record)
+        (folder / _CARD).write_text(model_card(finished, weights), encoding="utf-8")
+    return weights.revealing
+
+
+def _require_free(out: Path, force: bool, inputs: tuple[Path, ...]) -> None:
+    """Refuse to write over anything but an earlier export."""
+    for folder in inputs:
+        if out.is_relative_to(folder.resolve()):
+            raise UsageError(f"{out} is in {folder}, which the pipeline keeps; choose another folder")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"{out} is a file; choose a folder")
+    found = sorted(path.name for path in out.iterdir())
+    foreign = [name for name in found if name not in (_RECORD, _CARD, *FILES)]
+    if foreign:
+        raise UsageError(f"{out} holds '{foreign[0]}', which no export wrote; choose another folder")
+    if found and not force:
+        raise UsageError(f"{out} is not empty; choose another folder, or replace it with --force")
+
+
+def _listed(names: list[str]) -> str:
+    shown = names[:4]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")

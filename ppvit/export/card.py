@@ -1,0 +1,140 @@
+"""The model card: what a stranger must know of the folder, with the front matter that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import timm
+import yaml
+
+from ppvit.audit.verdict import NOTICEABLE
+from ppvit.config import LOCAL_MODEL, Config
+from ppvit.export.finished import Finished
+from ppvit.export.weights import Weights, base_name
+from ppvit.models import find_weights
+from ppvit.report import attack_rows
+from ppvit.tuners import TUNERS
+
+_TEMPLATE = Path(__file__).with_name("card.md.j2")
+
+# parameters of `finetune` that only some have; the others are shown for all
+_OF_ADAPTERS = ("rank", "alpha", "dropout", "target_modules")
+_OF_METHODS = {
+    "scaled": ("aoft_",),
+    "frequencies": ("fourierft",),
+    "vector_learning_rate": ("aoft_", "hta_"),
+    "scale_learning_rate": ("aoft_", "hta_"),
+}
+
+
+def model_card(finished: Finished, weights: Weights) -> str:
+    """The card as Markdown; nothing in it depends on when or where it is written."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    method = finished.record["method"]
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        front_matter=_yaml(front_matter(finished, weights)),
+        title=_title(finished),
+        run=finished,
+        weights=weights,
+        method=method,
+        method_in_words=_in_words(method),
+        hyper_parameters=_yaml({"finetune": hyper_parameters(finished.config, weights)}),
+        cipher_settings=_yaml({"cipher": finished.record["cipher"]}),
+        base_name=base_name(finished),
+        public_base=public_base(finished.config),
+        tokens=len(finished.manifest["shape"]) == 2,
+        leaks=_leaks(finished.audit),
+    )
+
+
+def front_matter(finished: Finished, weights: Weights) -> dict[str, Any]:
+    """What the Hub reads: see https://huggingface.co/docs/hub/model-cards."""
+    method, cipher = finished.record["method"], finished.record["cipher"]["name"]
+    tags = ["ppvit", "timm", "vision-transformer", "encrypted-images", f"cipher-{cipher}", method]
+    values: dict[str, Any] = {
+        "library_name": "peft" if weights.form == "adapter" else "timm",
+        "pipeline_tag": "image-classification",
+        "tags": tags if finished.keyed else [tag for tag in tags if tag != "encrypted-images"],
+    }
+    base = public_base(finished.config)
+    if base is not None:
+        values["base_model"] = base
+        values["base_model_relation"] = "adapter" if weights.form == "adapter" else "finetune"
+    values["metrics"] = ["accuracy"]
+    values["model-index"] = [{"name": _title(finished), "results": _measured(finished)}]
+    return values
+
+
+def _measured(finished: Finished) -> list[dict[str, Any]]:
+    figures = {f"cipher {finished.record['cipher']['name']}": finished.evaluate["accuracy_percent"]}
+    if finished.keyed and finished.verify is not None and "plain_accuracy_percent" in finished.verify:
+        figures["plain images, adaptation undone"] = finished.verify["plain_accuracy_percent"]
+    name = finished.config.dataset.name
+    return [
+        {
+            "task": {"type": "image-classification"},
+            "dataset": {"type": name, "name": name, "config": images, "split": "test"},
+            "metrics": [{"type": "accuracy", "value": round(percent, 2), "name": "accuracy in percent"}],
+        }
+        for images, percent in figures.items()
+    ]
+
+
+def public_base(config: Config) -> str | None:
+    """Id on the Hub of the checkpoint that the run started from; None where it was another file, or is on no hub."""
+    checkpoint = Path(config.model.checkpoint)
+    if not config.model.pretrained or checkpoint != Path(LOCAL_MODEL):
+        return None
+    if checkpoint.is_dir() and find_weights(checkpoint, config.model.name) is not None:
+        return None
+    source = timm.get_pretrained_cfg(config.model.name)
+    return source.hf_hub_id if source is not None else None
+
+
+def hyper_parameters(config: Config, weights: Weights) -> dict[str, Any]:
+    """The parameters of ``finetune`` as in params.yaml, without those that are known to have had no effect."""
+    values = config.finetune.model_dump()
+    method = values["method"]
+    # an empty list means the method's own choice
+    values["target_modules"] = values["target_modules"] or list(TUNERS[method].targets)
+    unused = set() if weights.form == "adapter" else set(_OF_ADAPTERS)
+    unused |= set() if values["target_modules"] else {"target_modules"}
+    unused |= set() if values["optimizer"] == "sgd" else {"momentum"}
+    values = {name: value for name, value in values.items() if name not in unused}
+    return {name: value for name, value in values.items() if method.startswith(_OF_METHODS.get(name, ("",)))}
+
+
+def _in_words(method: str) -> str:
+    """The first paragraph of what the method's class says of itself, as Markdown."""
+    text = inspect.getdoc(TUNERS[method]) or ""
+    text = " ".join(text.split("\n\n")[0].split())
+    return re.sub(r":\w+:`[~.]*([^`]+)`", r"`\1`", text).replace("``", "`")
+
+
+def _leaks(audit: dict[str, Any] | None) -> dict[str, Any]:
+    """Rows of the attacks that found something, and the names of the others."""
+    if audit is None:
+        return {}
+    suffix = "_strength_percent"
+    strengths = {name.removesuffix(suffix): value for name, value in audit.items() if name.endswith(suffix)}
+    strong = tuple(f"{name}_" for name, value in strengths.items() if value >= 100 * NOTICEABLE)
+    weak = [name.replace("_", " ") for name, value in strengths.items() if value < 100 * NOTICEABLE]
+    return {
+        "rows": attack_rows({name: value for name, value in audit.items() if name.startswith(strong)}),
+        "weak": weak,
+    }
+
+
+def _title(finished: Finished) -> str:
+    config = finished.config
+    return f"{config.model.name}-{config.dataset.name}-{config.cipher.name}-{finished.record['method']}"
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000).rstrip("\n")

@@ -1,0 +1,137 @@
+"""A finished run as its files tell it, checked to be of one piece: no card with the figures of another model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ppvit.config import Config
+from ppvit.errors import PpvitError
+from ppvit.files import read_json
+from ppvit.models import read_record
+from ppvit.shards import read_manifest
+from ppvit.tuners import adapter_bytes, make_tuner, read_finetuned_record
+
+# owner and trainer measure the same model on the same images; another device may tip a few of them
+ROUNDING_PERCENT = 0.5
+_RECORDED = ("method", "num_classes", "key_id", "cipher", "image_size")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A fine-tuned model, what made it and what was measured of it.
+
+    Attributes:
+        config: the parameters.
+        record: of the fine-tuned model: method, number of classes, key id, cipher settings, image size.
+        base: the same of the model it was trained on, and ``model`` (its name), ``adapted``, ``demo_key``.
+        stem: whether that model has a first layer which timm does not have.
+        manifest: of the encrypted shards.
+        finetune, evaluate: result files.
+        verify, audit: result files, None where the stage was not run.
+    """
+
+    config: Config
+    record: dict[str, Any]
+    base: dict[str, Any]
+    stem: bool
+    manifest: dict[str, Any]
+    finetune: dict[str, Any]
+    evaluate: dict[str, Any]
+    verify: dict[str, Any] | None
+    audit: dict[str, Any] | None
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a key encrypts the images: with cipher ``none`` there is nothing to reveal."""
+        return self.record["key_id"] is not None
+
+
+def read_finished(config: Config, encrypted: Path, adapted: Path, finetuned: Path, results: Path) -> Finished:
+    """Read all files of a run but the weights; arguments as of :func:`ppvit.export.run`.
+
+    Raises:
+        UsageError: params.yaml names a method that there is not.
+        PpvitError: a file is missing or damaged, or the files are not of one run.
+    """
+    make_tuner(config.finetune)  # knows the method, or says so
+    record = read_finetuned_record(finetuned)
+    if not isinstance(record, dict) or not record.keys() >= set(_RECORDED):
+        raise PpvitError(f"{finetuned}/ppvit.json is incomplete; make it again: dvc repro --force finetune")
+    base, manifest = read_record(adapted, "adapt"), read_manifest(encrypted)
+    trained = f"{finetuned} was trained with"
+    for name in ("key_id", "cipher", "image_size"):
+        _require_same(record[name], base[name], f"{trained} {name}", f"{adapted} was made with", "finetune")
+        _require_same(record[name], manifest[name], f"{trained} {name}", f"{encrypted} was made with", "finetune")
+    classes = manifest["num_classes"]
+    _require_same(record["num_classes"], classes, f"{trained} num_classes", f"{encrypted} has", "finetune")
+    _require_parameters(config, record, base, trained)
+    found = {stage: _read_result(results / f"{stage}.json", stage) for stage in ("finetune", "evaluate")}
+    for stage in ("verify", "audit"):
+        path = results / f"{stage}.json"
+        found[stage] = _read_result(path, stage) if path.exists() else None
+    _require_results(found, results, manifest, finetuned, config)
+    stem = "stem" in read_json(adapted / "config.json", "adapt")
+    return Finished(config, record, base, stem, manifest, **found)
+
+
+def _require_parameters(config: Config, record: dict[str, Any], base: dict[str, Any], trained: str) -> None:
+    """The card quotes params.yaml, so that must be what the model was trained with."""
+    pairs = {"finetune.method": (record["method"], config.finetune.method)}
+    pairs |= {f"cipher.{name}": (value, getattr(config.cipher, name)) for name, value in record["cipher"].items()}
+    if record["key_id"] is not None:
+        pairs["cipher.key_id"] = (record["key_id"], config.cipher.key_id)
+    pairs["dataset.image_size"] = (record["image_size"], config.dataset.image_size)
+    pairs["model.name"] = (base["model"], config.model.name)
+    pairs["adapt.enabled"] = (base["adapted"], config.adapt.enabled)
+    for name, (made, asked) in pairs.items():
+        _require_same(made, asked, f"{trained} {name}", "params.yaml says", "finetune", "set it back or ")
+
+
+def _require_results(
+    found: dict[str, Any], results: Path, manifest: dict[str, Any], finetuned: Path, config: Config
+) -> None:
+    # size on disk is the one trace of the very adapter that a result file has
+    expected = {"method": config.finetune.method, "epochs": config.finetune.epochs}
+    expected["adapter_bytes"] = adapter_bytes(finetuned)
+    for name, value in expected.items():
+        told = f"{results}/finetune.json says {name}"
+        _require_same(found["finetune"].get(name), value, told, f"{finetuned} and params.yaml", "finetune")
+    for stage in ("evaluate", "verify"):
+        if found[stage] is not None:
+            told = f"{results}/{stage}.json says images"
+            _require_same(found[stage]["images"], manifest["counts"]["test"], told, "the test shards hold", stage)
+    if found["verify"] is not None:
+        _require_agreement(found["evaluate"], found["verify"], results)
+
+
+def _require_agreement(evaluate: dict[str, Any], verify: dict[str, Any], results: Path) -> None:
+    measured, verified = evaluate["accuracy_percent"], verify["accuracy_percent"]
+    if abs(measured - verified) > max(ROUNDING_PERCENT, 100.0 / evaluate["images"]):
+        raise PpvitError(
+            f"{results}/verify.json says accuracy_percent {verified:.2f}, {results}/evaluate.json {measured:.2f}: they "
+            "measured different models; run dvc repro evaluate verify"
+        )
+
+
+def _require_same(found: Any, expected: Any, told: str, against: str, stage: str, remedy: str = "") -> None:
+    if found != expected:
+        raise PpvitError(f"{told} {found}, {against} {expected}; {remedy}run dvc repro {stage}")
+
+
+# what the card quotes; the rest of a result file may be missing
+_QUOTED = {
+    "finetune": {"trainable_parameters": int, "versions": str, "device": str, "git_revision": str},
+    "evaluate": {"accuracy_percent": float, "images": int},
+    "verify": {"accuracy_percent": float, "chance_percent": float, "images": int},
+    "audit": {"verdict": str, "audited_images": int},
+}
+
+
+def _read_result(path: Path, stage: str) -> dict[str, Any]:
+    values = read_json(path, stage)
+    for name, kind in _QUOTED[stage].items():
+        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
+            raise PpvitError(f"{path} has no '{name}' ({kind.__name__}); make it again: dvc repro --force {stage}")
+    return values

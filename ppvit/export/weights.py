@@ -1,0 +1,155 @@
+"""Which weights leave, in which form, and which of them reveal the key."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import peft
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from ppvit.errors import PpvitError, UsageError
+from ppvit.export.finished import Finished
+from ppvit.files import read_json, write_json
+from ppvit.models import load_model
+from ppvit.tuners import TUNERS, export_lora
+from ppvit.tuners.rotations import without_butterfly_extension
+
+_ADAPTER, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_MODEL, _MODEL_CONFIG = "model.safetensors", "config.json"
+_HEAD = "head.safetensors"
+FILES = (_ADAPTER, _ADAPTER_CONFIG, _MODEL, _MODEL_CONFIG, _HEAD)
+
+# where adaptation and training on ciphertext put the key; see ppvit.embedding and ppvit.stems
+_KEYED = frozenset({"patch_embed", "pos_embed", "stem"})
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What was written.
+
+    Attributes:
+        form: a peft adapter; the head alone; or the whole model.
+        converted: the adapter was turned into stock LoRA.
+        stock: timm and peft alone load it on its base, without ``import ppvit``.
+        revealing: names of the tensors in it that reveal the key.
+    """
+
+    form: Literal["adapter", "head", "model"]
+    converted: bool
+    stock: bool
+    revealing: list[str]
+
+
+def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Path, as_lora: bool) -> Weights:
+    """Write the trained weights into an existing folder; they are loaded first, so that nothing damaged leaves.
+
+    What is no adapter is compared with its base: where only the head was trained, only the head is written.
+
+    Raises:
+        UsageError: no LoRA equals what was trained.
+        PpvitError: weights are missing, damaged, or do not fit the base.
+    """
+    method = finished.record["method"]
+    base = set(_names(adapted / _MODEL, "adapt"))
+    heads = _heads(adapted)
+    if (finetuned / _ADAPTER_CONFIG).exists():
+        _write_adapter(folder, finished, adapted, finetuned, as_lora)
+        names = _names(folder / _ADAPTER, "finetune")
+        revealing = [name for name in names if _in_adapter_reveals(name, base, heads)]
+        stock = TUNERS[method].stock
+        return Weights("adapter", as_lora and not stock, as_lora or stock, sorted(revealing) if finished.keyed else [])
+    if as_lora:
+        raise UsageError(f"finetune.method {method} trains no adapter, so no LoRA equals it; leave out --as-lora")
+    load_model(finetuned, "finetune")
+    if _write_head(folder, adapted, finetuned, heads):
+        return Weights("head", False, True, [])
+    shutil.copyfile(finetuned / _MODEL, folder / _MODEL)
+    shutil.copyfile(finetuned / _MODEL_CONFIG, folder / _MODEL_CONFIG)
+    revealing = [name for name in _names(folder / _MODEL, "finetune") if _KEYED & set(name.split("."))]
+    return Weights("model", False, True, sorted(revealing) if finished.keyed else [])
+
+
+def _write_adapter(folder: Path, finished: Finished, adapted: Path, finetuned: Path, as_lora: bool) -> None:
+    model = _load_adapter(adapted, finetuned, finished.record["num_classes"])
+    if as_lora:
+        export_lora(model, folder)
+    else:
+        shutil.copyfile(finetuned / _ADAPTER, folder / _ADAPTER)
+        shutil.copyfile(finetuned / _ADAPTER_CONFIG, folder / _ADAPTER_CONFIG)
+    configuration = read_json(folder / _ADAPTER_CONFIG, "finetune")
+    configuration["base_model_name_or_path"] = base_name(finished)
+    write_json(folder / _ADAPTER_CONFIG, configuration)
+
+
+def base_name(finished: Finished) -> str:
+    """What the base is called. Without a slash, so that it is nobody's on the Hub: the public checkpoint would load."""
+    name, key_id = finished.base["model"], finished.record["key_id"]
+    if finished.base["adapted"] and key_id is not None:
+        return f"{name}-adapted-to-{key_id}"
+    return f"{name}-from-ppvit-adapt"
+
+
+def _load_adapter(adapted: Path, finetuned: Path, num_classes: int) -> peft.PeftModel:
+    """The fine-tuned model in eval mode, adapters unmerged."""
+    base = load_model(adapted, "adapt", num_classes)
+    try:
+        with warnings.catch_warnings(), without_butterfly_extension():
+            warnings.filterwarnings("error", message="Found missing adapter keys")  # peft would go on without them
+            return peft.PeftModel.from_pretrained(base, str(finetuned)).eval()
+    except (SafetensorError, RuntimeError, ValueError, KeyError, OSError, UserWarning) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise PpvitError(f"{finetuned} cannot be loaded ({reason}); run dvc repro --force finetune") from None
+
+
+def _write_head(folder: Path, adapted: Path, finetuned: Path, heads: tuple[str, ...]) -> bool:
+    """Write the head alone, if all else is as in the base; whether it was."""
+    state, base = _load(finetuned / _MODEL, "finetune"), _load(adapted / _MODEL, "adapt")
+    head = {name: tensor for name, tensor in state.items() if name.startswith(heads)}
+    rest = state.keys() - head.keys()
+    if any(name not in base or not torch.equal(state[name], base[name]) for name in rest):
+        return False
+    save_file(head, folder / _HEAD, metadata={"format": "pt"})
+    return True
+
+
+def _in_adapter_reveals(name: str, base: Iterable[str], heads: tuple[str, ...]) -> bool:
+    """Whether a tensor of an adapter file reveals the key.
+
+    Any in the first layers does. So may any that replaces one of the base as a whole (peft's ``modules_to_save``),
+    the head excepted: whoever has the public checkpoint can compare the two.
+    """
+    name = name.removeprefix("base_model.model.")
+    return not name.startswith(heads) and (name in base or bool(_KEYED & set(name.split("."))))
+
+
+def _heads(adapted: Path) -> tuple[str, ...]:
+    """Beginnings of the names of the classification head's tensors; distilled models have two heads."""
+    classifier: Any = read_json(adapted / _MODEL_CONFIG, "adapt")["pretrained_cfg"]["classifier"]
+    return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+
+
+def _names(path: Path, made_by: str) -> list[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, made_by, error) from None
+
+
+def _load(path: Path, made_by: str) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, made_by, error) from None
+
+
+def _unreadable(path: Path, made_by: str, error: Exception) -> PpvitError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return PpvitError(f"{path} cannot be read ({reason}); run dvc repro --force {made_by}")

@@ -1,0 +1,157 @@
+"""AOFT: low-rank updates whose factors are approximately orthogonal and come from one vector each.
+
+Source: Yang et al., arXiv 2507.13260; the matrices are in :mod:`ppvit.tuners.orthogonal`. What the paper leaves open is
+our choice: start values (``random_vector``), and alpha / r in front of the LoRA form, as in LoRA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from peft import get_peft_model
+from peft.tuners._buffer_dict import BufferDict
+from torch import Tensor, nn
+
+from ppvit.errors import UsageError
+from ppvit.tuners.base import Tuner, head_names
+from ppvit.tuners.extension import register
+from ppvit.tuners.orthogonal import difference_update, orthogonal_columns, product_update, random_vector
+from ppvit.tuners.structured import StructuredConfig, StructuredLinear, StructuredModel, Update, checked_targets
+
+
+@dataclass
+class AoftConfig(StructuredConfig):
+    """What an AOFT adapter keeps.
+
+    Attributes:
+        r: d, the columns of AO(q).
+        scaling: factor of the update.
+        scaled: whether the columns have learned factors lambda.
+    """
+
+    key = "AOFT"
+
+    r: int = 8
+    scaling: float = 1.0
+    scaled: bool = True
+
+
+class AoftLinear(StructuredLinear):
+    """``dW = scaling * AO(q_up) diag(lambda) AO(q_down)^T``, by row block.
+
+    Scaled, lambda starts at zero. Unscaled, lambda is 1, no q makes the product zero (for d >= 2 it has singular values
+    of 1 whatever q is), and so the product at the start is subtracted; its vectors are saved in the adapter, but do not
+    train.
+    """
+
+    adapter_layer_names = ("aoft_down", "aoft_up", "aoft_scale")
+    frozen_names = ("aoft_start",)
+
+    def start_values(self, adapter: str) -> dict[str, nn.Module]:
+        config, (parts, _, height, width) = self.configs[adapter], self.blocks[adapter]
+        if config.r > min(height, width):
+            raise UsageError(
+                f"finetune.rank {config.r} is more columns than a {height} x {width} update of {self.name} has; "
+                f"use at most {min(height, width)}"
+            )
+        down = {part: random_vector(width) for part in parts}
+        up = {part: random_vector(height) for part in parts}
+        start = BufferDict(persistent=True)
+        if not config.scaled:
+            start.update({f"down_{part}": vector.clone() for part, vector in down.items()})
+            start.update({f"up_{part}": vector.clone() for part, vector in up.items()})
+        scale = {part: torch.zeros(config.r) for part in parts} if config.scaled else {}
+        return {
+            "aoft_down": nn.ParameterDict(down),
+            "aoft_up": nn.ParameterDict(up),
+            "aoft_scale": nn.ParameterDict(scale),
+            "aoft_start": start,
+        }
+
+    def update(self, adapter: str) -> Update:
+        config, parts = self.configs[adapter], self.blocks[adapter].parts
+        down, up = (torch.stack([values[adapter][part] for part in parts]) for values in (self.aoft_down, self.aoft_up))
+        if config.scaled:
+            scale = torch.stack([self.aoft_scale[adapter][part] for part in parts])
+            return product_update(down, up, config.scaling * scale)
+        scale = down.new_full((len(parts), config.r), config.scaling)
+        start = self.aoft_start[adapter]
+        first_down, first_up = (torch.stack([start[f"{way}_{part}"] for part in parts]) for way in ("down", "up"))
+        return difference_update(product_update(down, up, scale), product_update(first_down, first_up, scale))
+
+    def lora_factors(self, adapter: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Blocks of rank d each, or 2 d unscaled: the second d subtract the product at the start."""
+        base, (parts, starts, height, _) = self.get_base_layer(), self.blocks[adapter]
+        pairs = [self._factors(adapter, part) for part in parts]
+        if self.configs[adapter].form == "adapter":
+            (a, b), weight = pairs[0], base.weight.detach().cpu().double()
+            bias = None if base.bias is None else b @ (a @ base.bias.detach().cpu().double())
+            return a @ weight, b, bias
+        rank = len(pairs[0][0])
+        lora_b = torch.zeros(self.out_features, rank * len(pairs), dtype=torch.float64)
+        for block, (start, (_, b)) in enumerate(zip(starts, pairs, strict=True)):
+            lora_b[start : start + height, block * rank : (block + 1) * rank] = b
+        return torch.cat([a for a, _ in pairs]), lora_b, None
+
+    def _factors(self, adapter: str, part: str) -> tuple[Tensor, Tensor]:
+        """A (d or 2 d, in) and B (out, d or 2 d) of one row block, B A = dW."""
+        config = self.configs[adapter]
+        down, up = (values[adapter][part].detach().cpu().double() for values in (self.aoft_down, self.aoft_up))
+        a, b = config.scaling * orthogonal_columns(down, config.r).T, orthogonal_columns(up, config.r)
+        if config.scaled:
+            return self.aoft_scale[adapter][part].detach().cpu().double()[:, None] * a, b
+        start = self.aoft_start[adapter]
+        first_down, first_up = (start[f"{way}_{part}"].cpu().double() for way in ("down", "up"))
+        first = -config.scaling * orthogonal_columns(first_down, config.r).T
+        return torch.cat([a, first]), torch.cat([b, orthogonal_columns(first_up, config.r)], dim=1)
+
+
+@register
+class AoftModel(StructuredModel):
+    """peft's view of AOFT."""
+
+    prefix = "aoft_"
+    config_class = AoftConfig
+    tuner_layer_cls = AoftLinear
+
+
+class AoftLora(Tuner):
+    """``W' = W + (alpha / r) AO(q_up) diag(lambda) AO(q_down)^T`` on matrices or on the rows of q, k, v.
+
+    in + out parameters a matrix, + r where scaled: 2 D a square one. Starts at zero; merges; exact as stock LoRA.
+    """
+
+    name = "aoft_lora"
+    targets = ("attn.q", "attn.v")
+    stock = False
+    form: ClassVar[str] = "lora"
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        config = AoftConfig(
+            form=self.form,
+            r=self.settings.rank,
+            scaling=self.settings.alpha / self.settings.rank if self.form == "lora" else 1.0,
+            scaled=self.settings.scaled,
+            dropout=self.settings.dropout,
+            target_modules=checked_targets(model, self.settings.target_modules or list(self.targets), self.form),
+            modules_to_save=head_names(model),
+        )
+        return get_peft_model(model, config)
+
+    def learning_rates(self) -> dict[str, float]:
+        vectors, factors = self.settings.vector_learning_rate, self.settings.scale_learning_rate
+        return {"aoft_down": vectors, "aoft_up": vectors, "aoft_scale": factors}
+
+
+class AoftAdapter(AoftLora):
+    """``out' = out + out AO(q_down) diag(lambda) AO(q_up)^T`` after the MLP, or after other layers.
+
+    2 D parameters a layer, + r where scaled. Starts at zero; merges into weight and bias; exact as stock LoRA with a
+    bias. ``finetune.alpha`` is not used.
+    """
+
+    name = "aoft_adapter"
+    targets = ("mlp.fc2",)
+    form = "adapter"

@@ -1,0 +1,177 @@
+"""LoRA with another scale (rsLoRA), a learned magnitude (DoRA) or another start (PiSSA, OLoRA, EVA), as in peft."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from peft import EvaConfig, initialize_lora_eva_weights
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from ppvit.errors import PpvitError, UsageError
+from ppvit.tuners.base import target_layers
+from ppvit.tuners.lora import Lora
+
+
+class Rslora(Lora):
+    """``W' = W + (alpha / sqrt(r)) B A``, so that the step does not shrink with r (Kalajdzievski, arXiv 2312.03732)."""
+
+    name = "rslora"
+    variant: ClassVar[dict[str, Any]] = {"use_rslora": True}
+
+
+class Dora(Lora):
+    """``W' = m (W + (alpha / r) B A) / |W + (alpha / r) B A|``, norms by row (Liu et al., arXiv 2402.09353, eq. 5).
+
+    r (in + out) + out parameters a layer: the magnitudes m train too, and start at the norms of W.
+    """
+
+    name = "dora"
+    variant: ClassVar[dict[str, Any]] = {"use_dora": True}
+
+
+class MovedBaseLora(Lora):
+    """LoRA whose start ``B0 A0`` is a part of W, which keeps the rest: ``W' = W - s B0 A0 + s B A``, s = alpha / r.
+
+    peft changes the base weights for that. The saved adapter must fit the unchanged base, hence
+    ``B A - B0 A0 = [B, -B0] [A; A0]``: a stock LoRA of rank 2 r with 2 alpha, equal up to rounding in float32.
+    """
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        require_rank(self.settings.rank, self.name, model, self.target_names(model))
+        tuned = super().attach(model)
+        self._start = {name: tensor.clone() for name, tensor in tuned.state_dict().items() if _is_factor(name)}
+        return tuned
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        state = dict(model.state_dict())
+        for name, start in self._start.items():
+            start = start.to(state[name])
+            state[name] = torch.cat([state[name], start]) if "lora_A" in name else torch.cat([state[name], -start], 1)
+        trained = model.peft_config["default"]
+        stock = copy.deepcopy(trained)
+        stock.r, stock.lora_alpha, stock.init_lora_weights = 2 * trained.r, 2 * trained.lora_alpha, True
+        model.peft_config["default"] = stock
+        try:
+            model.save_pretrained(folder, state_dict=state)
+        finally:
+            model.peft_config["default"] = trained
+
+
+class Pissa(MovedBaseLora):
+    """Starts at the r largest singular triplets of W (Meng et al., arXiv 2404.02948, eq. 2-4), by an exact SVD.
+
+    The faster randomised SVD of peft would make the start, and so a resumed run, depend on the random state.
+    """
+
+    name = "pissa"
+    variant: ClassVar[dict[str, Any]] = {"init_lora_weights": "pissa"}
+
+
+class Olora(MovedBaseLora):
+    """Starts at ``B0 = Q[:, :r]``, ``A0 = R[:r]`` of ``W = Q R`` (Buyukakyuz, arXiv 2406.01775)."""
+
+    name = "olora"
+    variant: ClassVar[dict[str, Any]] = {"init_lora_weights": "olora"}
+
+
+class Eva(Lora):
+    """A starts at the principal directions of each layer's inputs, B at zero (Paischer et al., arXiv 2410.07170).
+
+    Directions that explain more of the variance are taken first, from all layers together, so layers get different
+    ranks that sum to r times their number; a layer may get none. The scale alpha / r stays the same everywhere.
+    """
+
+    name = "eva"
+    rho = 2.0  # as in peft: a layer's rank is at most rho times the one asked for
+    images, batch = 512, 32  # at most so many training inputs are looked at, so many at once
+    most_steps = 500  # peft goes through the batches until the directions settle, which some inputs never do
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        require_rank(round(self.rho * self.settings.rank), self.name, model, self.target_names(model), self.rho)
+        return super().attach(model)
+
+    def initialise(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
+        inputs = equal_batches(batches, self.batch, self.images)
+        self._require_rows(model, inputs[0])
+        config = model.peft_config["default"]
+        config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=self.rho)
+        steps = itertools.count(1)
+
+        def forward(model: nn.Module, batch: Tensor) -> None:
+            if next(steps) > self.most_steps:
+                raise PpvitError(
+                    f"eva: the principal directions of the inputs did not settle in {self.most_steps} steps; "
+                    f"lower finetune.rank ({self.settings.rank}) or use finetune.method=lora"
+                )
+            model(batch)
+
+        initialize_lora_eva_weights(
+            model,
+            inputs,
+            forward_fn=forward,
+            prepare_model_inputs_fn=None,
+            prepare_layer_inputs_fn=None,
+            gather_distributed_inputs=False,  # every process reads the same batches
+            show_progress_bar=sys.stderr.isatty(),
+        )
+        # from here on it is a plain LoRA with a rank for each layer, and peft loads it as such
+        config.init_lora_weights, config.eva_config = True, None
+        layers = model.get_base_model().named_modules()
+        config.target_modules = sorted(name for name, module in layers if isinstance(module, LoraLayer))
+
+    def _require_rows(self, model: nn.Module, batch: Tensor) -> None:
+        with torch.no_grad():
+            tokens = model.get_base_model().forward_features(batch[:1]).shape[1]
+        directions = round(self.rho * self.settings.rank)
+        if len(batch) * tokens < directions:
+            raise UsageError(
+                f"finetune.rank {self.settings.rank}: eva looks for {directions} directions in {len(batch)} training "
+                f"images of {tokens} tokens; lower finetune.rank"
+            )
+
+
+def equal_batches(batches: Iterable[Tensor], size: int, most: int) -> list[Tensor]:
+    """The first inputs, at most ``most``, in batches of ``size``, or all in one where there are fewer.
+
+    A short last batch is left out: it could have fewer rows than directions are looked for.
+    """
+    found: list[Tensor] = []
+    for batch in batches:
+        found.append(batch)
+        if sum(map(len, found)) >= most:
+            break
+    inputs = torch.cat(found)[:most]
+    return [inputs[end - size : end] for end in range(size, len(inputs) + 1, size)] or [inputs]
+
+
+def require_rank(rank: int, method: str, model: nn.Module, names: str, share: float = 1.0) -> None:
+    """Refuse a rank that a weight matrix cannot have.
+
+    Args:
+        rank: how many directions of a matrix are needed.
+        method: named in the error.
+        model: whose layers are tuned.
+        names: regular expression of their names.
+        share: directions needed for each unit of ``finetune.rank``.
+
+    Raises:
+        UsageError: larger than the smallest side of a matrix.
+    """
+    name, layer = min(target_layers(model, names).items(), key=lambda item: min(item[1].weight.shape))
+    side = min(layer.weight.shape)
+    if rank > side:
+        raise UsageError(
+            f"finetune.rank {round(rank / share)} is too large for {method}, whose start comes from {name} "
+            f"of {layer.out_features} x {layer.in_features}; use at most {int(side / share)}"
+        )
+
+
+def _is_factor(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name

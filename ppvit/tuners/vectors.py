@@ -1,0 +1,52 @@
+"""Learned vectors that scale features: (IA)^3 those of a layer, VeRA those of a random update that layers share."""
+
+from __future__ import annotations
+
+from peft import IA3Config, VeraConfig, get_peft_model
+from torch import nn
+
+from ppvit.tuners.base import Tuner, head_names
+from ppvit.tuners.lora import Lora
+
+
+class Ia3(Tuner):
+    """Keys, values and the inner activations of the MLP are scaled by learned vectors (Liu et al., arXiv 2205.05638).
+
+    timm keeps q, k and v in one matrix, so queries are scaled as well: 3 D + 4 D parameters a layer. That is the same
+    set of functions, since queries and keys meet only in ``sum_i q_i k_i``, where their scales multiply. Of layers that
+    the user names, ``mlp.fc2`` is scaled at its input, all others at their output.
+    """
+
+    name = "ia3"
+    undecayed = ("ia3_l",)
+    targets = ("attn.qkv", "mlp.fc2")
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        config = IA3Config(
+            target_modules=self.target_names(model),
+            feedforward_modules=r"(.*\.)?mlp\.fc2",
+            modules_to_save=head_names(model),
+        )
+        return get_peft_model(model, config)
+
+
+class Vera(Tuner):
+    """``W' = W + diag(b) B diag(d) A``, A and B random and shared by all layers (Kopiczko et al., arXiv 2310.11454).
+
+    out + r parameters a layer. ``finetune.seed`` draws A and B. They are saved with the adapter, r (max in + max out)
+    numbers, so that it does not depend on what a seed means to another version of torch.
+    """
+
+    name = "vera"
+    targets = Lora.targets
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        config = VeraConfig(
+            r=self.settings.rank,
+            vera_dropout=self.settings.dropout,
+            projection_prng_key=self.settings.seed,
+            save_projection=True,
+            target_modules=self.target_names(model),
+            modules_to_save=head_names(model),
+        )
+        return get_peft_model(model, config)

@@ -1,0 +1,569 @@
+"""Export: what leaves and what must not, the card as the Hub reads it, and loading it in a fresh process."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import yaml
+from conftest import make_config, tiny_backbone, write_raw
+from huggingface_hub import ModelCard
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from torch import nn
+
+from ppvit import cli, encrypt, evaluate, export, finetune, keys, verify
+from ppvit.adapt import adapt_model
+from ppvit.config import Config
+from ppvit.errors import PpvitError, UsageError
+from ppvit.export.card import _in_words
+from ppvit.files import read_json, write_json
+from ppvit.models import load_model, save_model
+from ppvit.owner import load_cipher, public_record
+from ppvit.tuners import TUNERS, adapter_bytes, make_tuner, save_finetuned
+
+OWN = [name for name, tuner in TUNERS.items() if not tuner.stock]  # methods that peft does not have
+LORA = ["aoft_lora", "aoft_adapter"]  # those of them that equal a LoRA
+CLASSES = ["heron", "otter", "newt"]
+AUDIT = {
+    "audited_images": 20,
+    "ssim_of_guess": 0.01,
+    "ssim_of_ciphertext": 0.02,
+    "weights_key_recovered_percent": 98.76,
+    "weights_ssim": 0.987,
+    "weights_wall_seconds": 0.5,
+    "weights_strength_percent": 97.0,
+    "jigsaw_key_recovered_percent": None,
+    "jigsaw_ssim": 0.05,
+    "jigsaw_wall_seconds": 0.5,
+    "jigsaw_strength_percent": 3.0,
+    "verdict": "Broken: unseen images can be read. Strongest attack: weights.",
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A project folder after a run."""
+
+    root: Path
+    config: Config
+
+    def place(self, name: str) -> Path:
+        return self.root / {"encrypted": "data/encrypted/digits"}.get(name, f"models/{name}")
+
+    def export(self, out: str = "hub", **options) -> Path:
+        places = {name: self.place(name) for name in ("encrypted", "adapted", "finetuned")}
+        export.run(self.config, self.root / out, **places, results=self.root / "results", **options)
+        return self.root / out
+
+    def result(self, stage: str, **changes) -> dict:
+        path = self.root / "results" / f"{stage}.json"
+        write_json(path, {**read_json(path, stage), **changes})
+        return read_json(path, stage)
+
+    def copy(self, folder: Path) -> "World":
+        shutil.copytree(self.root, folder)
+        return replace(self, root=folder)
+
+
+def settings(method: str = "lora", key_id: str = "", **sections) -> Config:
+    cipher = {"name": "block", "block_size": 4} | ({"key_id": key_id} if key_id else {}) | sections.pop("cipher", {})
+    chosen = {"method": method, "rank": 2, "epochs": 2, "batch_size": 8} | sections.pop("finetune", {})
+    return make_config(dataset={"image_size": 16}, cipher=cipher, finetune=chosen, **sections)
+
+
+@pytest.fixture(scope="module")
+def keyring(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ring")
+    keys.save(keys.Key(bytes(range(32))), folder, "")
+    return folder
+
+
+def build(root: Path, keyring: Path, config: Config) -> World:
+    """The real stages on noise, the audit excepted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PPVIT_KEYRING", str(keyring))
+        patch.setenv("PPVIT_SCRATCH", str(root / "scratch"))
+        raw = write_raw(root / "raw", {"train": 24, "test": 12})
+        write_json(raw / "dataset.json", {**read_json(raw / "dataset.json", "download"), "classes": CLASSES})
+        world = World(root, config)
+        encrypted, adapted, finetuned = (world.place(name) for name in ("encrypted", "adapted", "finetuned"))
+        results = root / "results"
+        encrypt.run(config, raw, encrypted)
+        cipher, backbone = load_cipher(config), tiny_backbone()
+        adapt_model(backbone, cipher, config.adapt.enabled)
+        record = {**public_record(config, cipher), "model": config.model.name, "adapted": config.adapt.enabled}
+        save_model(adapted, backbone, record)
+        finetune.run(config.finetune, encrypted, adapted, finetuned, results / "finetune.json")
+        evaluate.run(config.evaluate, encrypted, adapted, finetuned, root / "plots", results / "evaluate.json")
+        verify.run(config, raw, adapted, finetuned, results / "verify.json")
+        return world
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, keyring) -> World:
+    key_id = keys.Key(bytes(range(32))).id
+    return build(tmp_path_factory.mktemp("run"), keyring, settings(key_id=key_id))
+
+
+@pytest.fixture
+def world(finished, tmp_path) -> World:
+    """The run's own copy for a test that changes files."""
+    return finished.copy(tmp_path / "run")
+
+
+def retrain(world: World, method: str, model: nn.Module | None = None, **changes) -> tuple[World, nn.Module]:
+    """Put a model in place that another method trained: every trained parameter is moved from its start."""
+    config = settings(method, world.config.cipher.key_id, finetune={"rank": 2, **changes})
+    config = config.model_copy(update={"cipher": world.config.cipher, "adapt": world.config.adapt})
+    tuner = make_tuner(config.finetune)
+    torch.manual_seed(1)
+    if model is None:
+        model = tuner.attach(load_model(world.place("adapted"), "adapt", len(CLASSES)))
+    torch.manual_seed(9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter) * getattr(parameter, "structural_mask", 1)
+    record = {**read_json(world.place("finetuned") / "ppvit.json", "finetune"), "method": method}
+    save_finetuned(tuner, model, world.place("finetuned"), world.place("adapted"), record)
+    world.result("finetune", method=method, adapter_bytes=adapter_bytes(world.place("finetuned")))
+    return replace(world, config=config), model.eval()
+
+
+def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model((images - 127.5) / 127.5)
+
+
+def code_of(folder: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    return code
+
+
+IMAGES = "torch.zeros(1, 3, 16, 16)"
+
+
+def run_cards(exports: dict[str, Path], base: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
+    """Run the code of each card on images of noise, all in one fresh process; returns the logits.
+
+    Those that do without ppvit come first, and ppvit must not be loaded when they are done.
+    """
+    torch.save(test_images(), tmp_path / "images.pt")
+    alone, lines = ["import sys, torch"], []
+    for name, folder in exports.items():
+        code = code_of(folder)
+        assert code.count(IMAGES) == 1
+        code = code.replace('"models/adapted"', repr(str(base))).replace('FOLDER = "."', f"FOLDER = {str(folder)!r}")
+        code = code.replace(IMAGES, f"torch.load({str(tmp_path / 'images.pt')!r})")
+        (lines if "import ppvit" in code else alone).extend([code, f"torch.save(logits, {str(tmp_path / name)!r})"])
+    script = tmp_path / "fresh.py"
+    script.write_text("\n".join([*alone, "assert 'ppvit' not in sys.modules", *lines]))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {name: torch.load(tmp_path / name) for name in exports}
+
+
+def test_images() -> torch.Tensor:
+    return torch.randint(0, 256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(4)).float()
+
+
+test_images.__test__ = False
+
+
+def test_cards_load_the_model_in_a_fresh_process(finished, tmp_path):
+    """To the trained model's logits, bit for bit: an adapter, a head and a whole model with timm and peft alone.
+
+    Our own methods likewise after ``import ppvit``, and without it where they are exported as LoRA, up to rounding.
+    """
+    exports, expected, exact = {}, {}, {}
+
+    def add(name: str, method: str, as_lora: bool = False, **changes) -> None:
+        world, model = retrain(finished.copy(tmp_path / f"run-{name}"), method, **changes)
+        exports[name] = world.export(as_lora=as_lora, with_key_material=method == "full")
+        assert ("import ppvit" in code_of(exports[name])) == (method in OWN and not as_lora)
+        expected[name], exact[name] = logits(model, test_images()), not as_lora
+
+    for method in ("lora", "linear", "full", *OWN):
+        add(method, method)
+    for method in LORA:
+        add(f"{method}-as-lora", method, as_lora=True)
+        add(f"{method}-unscaled-as-lora", method, as_lora=True, scaled=False)
+    for name, found in run_cards(exports, finished.place("adapted"), tmp_path).items():
+        tolerance = 0.0 if exact[name] else 1e-5
+        torch.testing.assert_close(found, expected[name], rtol=tolerance, atol=tolerance)
+
+
+def test_nothing_but_the_head_leaves_where_nothing_else_was_trained(world):
+    world, model = retrain(world, "linear")
+    folder = world.export()
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "head.safetensors", "ppvit.json"]
+    head = load_file(folder / "head.safetensors")
+    assert set(head) == {"head.weight", "head.bias"}
+    torch.testing.assert_close(head["head.weight"], model.head.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", LORA)
+def test_as_lora_is_stock_lora(method, world):
+    world, _ = retrain(world, method)
+    folder = world.export(as_lora=True)
+    configuration = read_json(folder / "adapter_config.json", "finetune")
+    assert configuration["peft_type"] == "LORA"
+    assert "-adapted-to-pk-" in configuration["base_model_name_or_path"]
+    text = (folder / "README.md").read_text()
+    assert "is written here as plain LoRA" in text
+    assert "import ppvit" not in text
+
+
+@pytest.mark.parametrize("method", ["adapter", "vpt_deep", "hta_lora", "dora", "full"])
+def test_what_is_no_lora_is_not_written_as_one(method, world):
+    world, _ = retrain(world, method)
+    with pytest.raises(UsageError, match="LoRA"):
+        world.export(as_lora=True)
+    assert not (world.root / "hub").exists()
+
+
+def test_front_matter_is_what_the_hub_reads(finished, tmp_path):
+    folder = finished.copy(tmp_path / "run").export()
+    card = ModelCard.load(folder / "README.md")
+    values = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", (folder / "README.md").read_text(), re.S)[1])
+    assert card.data.library_name == values["library_name"] == "peft"
+    assert card.data.pipeline_tag == "image-classification"
+    assert {"ppvit", "cipher-block", "lora"} <= set(card.data.tags)
+    assert "base_model" not in values  # the embedded model is on no hub
+    encrypted, plain = card.data.eval_results
+    accuracy = read_json(finished.root / "results/evaluate.json", "evaluate")["accuracy_percent"]
+    assert (encrypted.metric_type, encrypted.metric_value) == ("accuracy", round(accuracy, 2))
+    assert (encrypted.dataset_name, encrypted.dataset_split, encrypted.task_type) == (
+        "digits",
+        "test",
+        "image-classification",
+    )
+    assert "plain" in plain.dataset_config
+
+
+@pytest.mark.parametrize(
+    ("model", "base"),
+    [
+        ({"name": "vit_base_patch16_224.augreg_in21k"}, "timm/vit_base_patch16_224.augreg_in21k"),
+        ({"name": "vit_base_patch16_224", "checkpoint": "/models/mine.safetensors"}, None),
+        ({"name": "vit_base_patch16_224", "pretrained": False}, None),
+    ],
+)
+def test_base_model_is_named_where_it_came_from_the_hub(model, base, world):
+    config = make_config(**{**world.config.model_dump(), "model": model})
+    path = world.place("adapted") / "config.json"
+    configuration = read_json(path, "adapt")
+    configuration["ppvit"]["model"] = model["name"]
+    write_json(path, configuration)
+    card = ModelCard.load(replace(world, config=config).export() / "README.md")
+    assert card.data.get("base_model") == base
+    assert card.data.get("base_model_relation") == (base and "adapter")
+    assert "/models/mine" not in str(card)
+
+
+def test_card_says_what_was_done_and_measured(world):
+    write_json(world.root / "results/audit.json", AUDIT)
+    evaluated = world.result("evaluate", accuracy_percent=87.654)
+    world.result("verify", accuracy_percent=87.456, plain_accuracy_percent=76.543, wrong_key_accuracy_percent=23.456)
+    trained = world.result("finetune", trainable_parameters=1_234_567)
+    text = (world.export() / "README.md").read_text()
+    key_id = world.config.cipher.key_id
+    for told in (
+        "87.65 % on 12 encrypted test images",
+        "| encrypted anew by the owner of the key | 12 | 87.46 % |",
+        "| plain, adaptation undone by the owner | 12 | 76.54 % |",
+        "| encrypted with a wrong key (mean of 3) | 12 | 23.46 % |",
+        "3 classes, 24 training and 12 test images of 16 x 16 pixels",
+        "1,234,567 (1.177 Mi)",
+        f"key_id: {key_id}",
+        "block_size: 4",
+        AUDIT["verdict"],
+        "| weights | 98.76 % | 0.987 |",
+        "No more than a guess from: jigsaw.",
+        "key material itself",
+        trained["versions"],
+        evaluated["device"],
+    ):
+        assert told in text, told
+    assert "⚠️" not in text
+    settings = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])["finetune"]
+    expected = world.config.finetune.model_dump()
+    assert settings.items() >= {name: expected[name] for name in ("method", "rank", "alpha", "epochs", "seed")}.items()
+    assert settings["target_modules"] == ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+    assert not {"frequencies", "scaled", "momentum"} & settings.keys()
+
+
+def test_card_of_a_trainer_who_can_neither_verify_nor_audit(world):
+    (world.root / "results/verify.json").unlink()
+    text = (world.export() / "README.md").read_text()
+    assert "**Leak:** not audited" in text
+    assert "The owner of the key has not verified" in text
+    assert "undone" not in text
+
+
+@pytest.mark.parametrize("method", TUNERS)
+def test_methods_describe_themselves_in_markdown(method):
+    text = _in_words(method)
+    assert text
+    assert "``" not in text
+    assert not re.search(r":\w+:`", text)
+
+
+def test_trained_patch_embedding_is_refused(world):
+    world, _ = retrain(world, "lora_patch")
+    with pytest.raises(UsageError) as refused:
+        world.export()
+    assert str(refused.value) == (
+        "these tensors reveal the key to whoever has the public checkpoint: base_model.model.patch_embed.proj.bias, "
+        "base_model.model.patch_embed.proj.weight; export them with --with-key-material, or fine-tune without them, "
+        "as finetune.method=lora does"
+    )
+    assert not list(world.root.glob("*hub*"))
+    text = (world.export(with_key_material=True) / "README.md").read_text()
+    assert "⚠️ This folder holds key material" in text
+    assert "`base_model.model.patch_embed.proj.weight`" in text.split("## ")[0]
+
+
+def test_whole_model_is_refused_and_its_keyed_tensors_named(world):
+    world, _ = retrain(world, "full")
+    with pytest.raises(UsageError, match=r"patch_embed\.proj\.bias, patch_embed\.proj\.weight, pos_embed; export"):
+        world.export()
+    text = (world.export(with_key_material=True) / "README.md").read_text()
+    assert "⚠️ This folder holds key material" in text
+    assert "library_name: timm" in text
+
+
+@pytest.mark.parametrize("modules", [["patch_embed.proj"], ["patch_embed"], ["norm"]])
+def test_tensors_decide_and_not_the_name_of_the_method(world, modules):
+    """A file said to be LoRA that replaces more of the model than its head."""
+    base = load_model(world.place("adapted"), "adapt", len(CLASSES))
+    config = LoraConfig(r=2, target_modules=r".*attn\.qkv", modules_to_save=["head", *modules])
+    world, _ = retrain(world, "lora", get_peft_model(base, config))
+    with pytest.raises(UsageError, match=rf"reveal the key.*: base_model\.model\.{re.escape(modules[0])}"):
+        world.export()
+
+
+def test_update_of_the_patch_embedding_is_refused(world):
+    base = load_model(world.place("adapted"), "adapt", len(CLASSES))
+    config = LoraConfig(r=2, target_modules=["patch_embed.proj"], modules_to_save=["head"])
+    world, _ = retrain(world, "lora", get_peft_model(base, config))
+    with pytest.raises(UsageError, match=r"reveal the key.*patch_embed\.proj\.lora_A\.weight"):
+        world.export()
+
+
+def test_unadapted_run_reveals_the_key_as_well(tmp_path, keyring, finished):
+    config = settings("lora_patch", finished.config.cipher.key_id, adapt={"enabled": False})
+    world = build(tmp_path, keyring, config)
+    with pytest.raises(UsageError, match="reveal the key"):
+        world.export()
+    world, _ = retrain(world, "lora")
+    text = (world.export() / "README.md").read_text()
+    assert "not adapted to the key" in text
+    assert "holds no key" in text
+    configuration = read_json(world.root / "hub/adapter_config.json", "finetune")
+    assert configuration["base_model_name_or_path"] == "vit_micro_patch4_32-from-ppvit-adapt"
+
+
+def test_without_encryption_nothing_is_refused(tmp_path, keyring):
+    world = build(tmp_path, keyring, settings("full", cipher={"name": "none"}))
+    folder = world.export()
+    text = (folder / "README.md").read_text()
+    assert (folder / "model.safetensors").exists()
+    assert "**not encrypted** (cipher `none`)" in text
+    assert "pk-" not in text
+    assert "⚠️" not in text
+
+
+def test_demo_key_is_told(tmp_path, keyring):
+    text = (build(tmp_path, keyring, settings()).export() / "README.md").read_text()
+    assert "⚠️ Encrypted with a public key" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "cipher", "adapted", "shape"),
+    [
+        ("lora", {"name": "etc"}, True, (1, 3, 16, 16)),
+        ("lora_patch", {"name": "neuracrypt", "token_width": 24}, False, (1, 16, 24)),
+    ],
+)
+def test_first_layer_that_timm_does_not_have(tmp_path, keyring, finished, method, cipher, adapted, shape):
+    """The card's code loads the base by ppvit; tokens are not scaled."""
+    config = settings(method, finished.config.cipher.key_id, cipher=cipher, adapt={"enabled": adapted})
+    world = build(tmp_path, keyring, config)
+    code = code_of(world.export(with_key_material=not adapted))
+    assert "load_model(Path(BASE)" in code
+    assert "timm" not in code.replace("that timm does not have", "")
+    namespace: dict = {}
+    code = code.replace('"models/adapted"', repr(str(world.place("adapted"))))
+    exec(code.replace('FOLDER = "."', f"FOLDER = {str(world.root / 'hub')!r}"), namespace)
+    base = load_model(world.place("adapted"), "adapt", len(CLASSES))
+    trained = peft.PeftModel.from_pretrained(base, str(world.place("finetuned"))).eval()
+    with torch.inference_mode():
+        expected = trained(torch.zeros(shape) if len(shape) == 3 else torch.full(shape, -1.0))
+    torch.testing.assert_close(namespace["logits"], expected, rtol=0, atol=0)
+
+
+def test_same_run_same_bytes(world):
+    write_json(world.root / "results/audit.json", AUDIT)
+    first, second = world.export("one"), world.export("elsewhere/two")
+    names = sorted(path.name for path in first.iterdir())
+    assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "ppvit.json"]
+    assert names == sorted(path.name for path in second.iterdir())
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_no_secret_no_class_name_no_path(world, keyring):
+    """In any file; the secret as bytes, hex and base64, and what is derived from it."""
+    write_json(world.root / "results/audit.json", AUDIT)
+    key = keys.load(world.config.cipher.key_id, keyring)
+    derived = keys.KeyStream(key, ("block", "scramble", 4, 16)).permutation(16).tolist()
+    needles = [key.secret, key.secret.hex().encode(), base64.b64encode(key.secret), str(derived)[1:-1].encode()]
+    needles += [name.encode() for name in CLASSES]
+    needles += [str(world.root).encode(), str(Path.cwd()).encode(), str(Path.home()).encode() + b"/"]
+    needles += [os.fspath(world.place("adapted").relative_to(world.root)).encode()]
+    for path in world.export().iterdir():
+        data = path.read_bytes()
+        if path.name == "README.md":  # which tells where ppvit keeps the base
+            data = data.replace(b'BASE = "models/adapted"', b"")
+        assert not [needle for needle in needles if needle in data], path
+        assert not re.search(rb'["\'(\s]/\w+/', data if path.suffix != ".safetensors" else b"")
+    configuration = json.loads((world.root / "hub/adapter_config.json").read_text())
+    assert configuration["base_model_name_or_path"] == f"vit_micro_patch4_32-adapted-to-{key.id}"
+
+
+def damage(path: str, text: str | None = None):
+    def change(world: World) -> World:
+        place = world.root / path
+        if text is None:
+            data = place.read_bytes()
+            place.write_bytes(data[: len(data) // 2])
+        else:
+            place.write_text(text)
+        return world
+
+    return change
+
+
+def without_a_tensor(world: World) -> World:
+    from safetensors.torch import save_file
+
+    path = world.place("finetuned") / "adapter_model.safetensors"
+    state = load_file(path)
+    del state["base_model.model.blocks.0.attn.qkv.lora_A.weight"]
+    save_file(state, path)
+    world.result("finetune", adapter_bytes=adapter_bytes(world.place("finetuned")))
+    return world
+
+
+def truncated(world: World) -> World:
+    damage("models/finetuned/adapter_model.safetensors")(world)
+    world.result("finetune", adapter_bytes=adapter_bytes(world.place("finetuned")))
+    return world
+
+
+def nothing_finetuned(world: World) -> World:
+    shutil.rmtree(world.place("finetuned"))
+    return world
+
+
+def other_key(world: World) -> World:
+    path = world.place("adapted") / "config.json"
+    path.write_text(path.read_text().replace(world.config.cipher.key_id, "pk-0123456789abcdef"))
+    return world
+
+
+def other_parameters(**sections):
+    def change(world: World) -> World:
+        values = world.config.model_dump()
+        return replace(world, config=make_config(**{name: values[name] | sections.get(name, {}) for name in values}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (nothing_finetuned, r"finetuned/ppvit\.json is missing; run the stage that writes it: dvc repro finetune"),
+        (truncated, r"finetuned cannot be loaded \(.*\); run dvc repro --force finetune"),
+        (
+            without_a_tensor,
+            r"finetuned cannot be loaded \(Found missing adapter keys.*; run dvc repro --force finetune",
+        ),
+        (damage("models/finetuned/ppvit.json", "{}"), r"ppvit\.json is incomplete; make it again"),
+        (damage("models/finetuned/adapter_config.json"), r"finetuned and params\.yaml"),
+        (other_key, r"was trained with key_id pk-.*adapted was made with pk-0123456789abcdef; run dvc repro finetune"),
+        (damage("results/evaluate.json", '{"accuracy_percent": "high"}'), r"evaluate\.json has no 'accuracy_percent'"),
+        (lambda world: world.result("finetune", method="melo") and world, r"finetune\.json says method melo"),
+        (lambda world: world.result("evaluate", images=13) and world, r"says images 13, the test shards hold 12; run"),
+        (
+            lambda world: world.result("verify", accuracy_percent=101.0) and world,
+            r"verify\.json says accuracy_percent 101\.00, .*evaluate\.json \d.*measured different models; run",
+        ),
+        (other_parameters(finetune={"method": "melloo"}), r"unknown finetune\.method 'melloo'; did you mean 'melo'"),
+        (
+            other_parameters(finetune={"method": "melo"}),
+            r"was trained with finetune\.method lora, params\.yaml says melo; set it back or run dvc repro finetune",
+        ),
+        (other_parameters(cipher={"key_id": "pk-0123456789abcdef"}), r"cipher\.key_id pk-.*params\.yaml says pk-0123"),
+        (other_parameters(cipher={"name": "shuffle"}), r"cipher\.name block, params\.yaml says shuffle; set it back"),
+        (other_parameters(adapt={"enabled": False}), r"adapt\.enabled True, params\.yaml says False; set it back"),
+    ],
+)
+def test_files_that_are_not_of_one_run(world, change, told):
+    with pytest.raises(PpvitError, match=told) as error:
+        change(world).export()
+    assert "\n" not in str(error.value)
+    assert not list(world.root.glob("*hub*"))
+
+
+def test_folder_in_use(world):
+    folder = world.export()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UsageError, match=r"hub is not empty; choose another folder, or replace it with --force"):
+        world.export()
+    changed, _ = retrain(world, "lora_patch")
+    with pytest.raises(UsageError, match="reveal the key"):
+        changed.export(force=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before  # a refusal leaves it alone
+    linear, _ = retrain(world, "linear")
+    linear.export(force=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "head.safetensors", "ppvit.json"]
+
+
+def test_force_replaces_nothing_but_an_export(world):
+    (world.root / "mine").mkdir()
+    (world.root / "mine/thesis.tex").write_text("")
+    with pytest.raises(UsageError, match=r"mine holds 'thesis\.tex', which no export wrote"):
+        world.export("mine", force=True)
+    with pytest.raises(UsageError, match="models/finetuned, which the pipeline keeps"):
+        world.export("models/finetuned", force=True)
+    (world.root / "file").write_text("")
+    with pytest.raises(UsageError, match="file is a file; choose a folder"):
+        world.export("file", force=True)
+
+
+def test_verb(world, monkeypatch, capsys):
+    """The command in a project folder, as a person runs it."""
+    world, _ = retrain(world, "lora_patch")
+    (world.root / "params.yaml").write_text(yaml.safe_dump(world.config.model_dump()))
+    monkeypatch.chdir(world.root)
+    monkeypatch.setattr(sys, "argv", ["ppvit", "export", "hub"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.run()
+    assert re.fullmatch(r"error: these tensors reveal the key .*\n", capsys.readouterr().err)
+    monkeypatch.setattr(sys, "argv", ["ppvit", "export", "hub", "--with-key-material"])
+    with pytest.raises(SystemExit, match="0"):
+        cli.run()
+    told = capsys.readouterr()
+    assert told.out == "hub\n"
+    assert told.err == ("warning: hub reveals the secret key to whoever has the public checkpoint; do not publish it\n")
