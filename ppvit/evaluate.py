@@ -21,7 +21,7 @@ from ppvit.errors import PpvitError
 from ppvit.files import atomic_output
 from ppvit.models import model_input, read_record
 from ppvit.results import Stopwatch, write_result
-from ppvit.tuners import load_finetuned
+from ppvit.tuners import finetuned_id, load_finetuned
 
 BATCH = 64
 
@@ -139,7 +139,7 @@ def run(settings: Evaluate, encrypted: Path, adapted: Path, finetuned: Path, plo
     scores = score(model, batches, Scores(dataset.num_classes, settings.calibration_bins))
     with atomic_output(plots, directory=True) as folder:
         write_plots(folder, scores)
-    write_result(result, scores.summary(), watch)
+    write_result(result, {**scores.summary(), "finetuned_id": finetuned_id(finetuned)}, watch)
 
 
 def write_plots(folder: Path, scores: Scores) -> None:

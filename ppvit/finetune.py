@@ -28,7 +28,7 @@ from ppvit.files import sha256_of
 from ppvit.models import load_model, model_input, read_record
 from ppvit.results import Stopwatch, write_result
 from ppvit.schedule import learning_rate_factor, make_optimizer
-from ppvit.tuners import adapter_bytes, make_tuner, save_finetuned, trainable_parameters
+from ppvit.tuners import adapter_bytes, finetuned_id, make_tuner, save_finetuned, trainable_parameters
 
 Log = Callable[[int, dict[str, float]], None]
 
@@ -75,7 +75,7 @@ def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: P
     training.run()
     if not accelerator.is_main_process:
         return
-    finetuned = {"method": settings.method, "num_classes": dataset.num_classes}
+    finetuned = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
     finetuned |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
     save_finetuned(tuner, accelerator.unwrap_model(training.model).cpu(), out, adapted, finetuned)
     values = {
@@ -87,6 +87,7 @@ def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: P
         "adapter_bytes": adapter_bytes(out),
         "images_per_second": training.images_per_second,
         "epochs": settings.epochs,
+        "finetuned_id": finetuned_id(out),
     }
     write_result(result, values, watch)
     training.checkpoint.remove()

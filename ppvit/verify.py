@@ -19,7 +19,7 @@ from ppvit.errors import PpvitError
 from ppvit.evaluate import Scores, score
 from ppvit.owner import load_cipher, public_record
 from ppvit.results import Stopwatch, write_result
-from ppvit.tuners import load_finetuned, read_finetuned_record
+from ppvit.tuners import finetuned_id, load_finetuned, read_finetuned_record
 
 
 def run(config: Config, raw: Path, adapted: Path, finetuned: Path, result: Path) -> None:
@@ -58,6 +58,7 @@ def run(config: Config, raw: Path, adapted: Path, finetuned: Path, result: Path)
         undo_adaptation(model, cipher)
         values["plain_accuracy_percent"] = accuracy(model, None)
     values["images"] = len(plain)
+    values["finetuned_id"] = finetuned_id(finetuned)
     write_result(result, values, watch)
 
 

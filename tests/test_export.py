@@ -28,7 +28,7 @@ from ppvit.export.card import _in_words
 from ppvit.files import read_json, write_json
 from ppvit.models import load_model, save_model
 from ppvit.owner import load_cipher, public_record
-from ppvit.tuners import TUNERS, adapter_bytes, make_tuner, save_finetuned
+from ppvit.tuners import TUNERS, finetuned_id, make_tuner, save_finetuned
 
 OWN = [name for name, tuner in TUNERS.items() if not tuner.stock]  # methods that peft does not have
 LORA = ["aoft_lora", "aoft_adapter"]  # those of them that equal a LoRA
@@ -68,6 +68,15 @@ class World:
         path = self.root / "results" / f"{stage}.json"
         write_json(path, {**read_json(path, stage), **changes})
         return read_json(path, stage)
+
+    def measured_anew(self) -> None:
+        """Pass the results there are off as those of the fine-tuned model that is there now."""
+        for path in (self.root / "results").glob("*.json"):
+            self.result(path.stem, finetuned_id=finetuned_id(self.place("finetuned")))
+
+    def audited(self) -> None:
+        """A result of the audit as if it had attacked the model that is there."""
+        write_json(self.root / "results/audit.json", {**AUDIT, "finetuned_id": finetuned_id(self.place("finetuned"))})
 
     def copy(self, folder: Path) -> "World":
         shutil.copytree(self.root, folder)
@@ -133,9 +142,11 @@ def retrain(world: World, method: str, model: nn.Module | None = None, **changes
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn_like(parameter) * getattr(parameter, "structural_mask", 1)
-    record = {**read_json(world.place("finetuned") / "ppvit.json", "finetune"), "method": method}
+    record = read_json(world.place("finetuned") / "ppvit.json", "finetune")
+    record |= {"method": method, "finetune": config.finetune.model_dump()}
     save_finetuned(tuner, model, world.place("finetuned"), world.place("adapted"), record)
-    world.result("finetune", method=method, adapter_bytes=adapter_bytes(world.place("finetuned")))
+    world.result("finetune", method=method)
+    world.measured_anew()
     return replace(world, config=config), model.eval()
 
 
@@ -271,7 +282,7 @@ def test_base_model_is_named_where_it_came_from_the_hub(model, base, world):
 
 
 def test_card_says_what_was_done_and_measured(world):
-    write_json(world.root / "results/audit.json", AUDIT)
+    world.audited()
     evaluated = world.result("evaluate", accuracy_percent=87.654)
     world.result("verify", accuracy_percent=87.456, plain_accuracy_percent=76.543, wrong_key_accuracy_percent=23.456)
     trained = world.result("finetune", trainable_parameters=1_234_567)
@@ -413,7 +424,7 @@ def test_first_layer_that_timm_does_not_have(tmp_path, keyring, finished, method
 
 
 def test_same_run_same_bytes(world):
-    write_json(world.root / "results/audit.json", AUDIT)
+    world.audited()
     first, second = world.export("one"), world.export("elsewhere/two")
     names = sorted(path.name for path in first.iterdir())
     assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "ppvit.json"]
@@ -424,7 +435,7 @@ def test_same_run_same_bytes(world):
 
 def test_no_secret_no_class_name_no_path(world, keyring):
     """In any file; the secret as bytes, hex and base64, and what is derived from it."""
-    write_json(world.root / "results/audit.json", AUDIT)
+    world.audited()
     key = keys.load(world.config.cipher.key_id, keyring)
     derived = keys.KeyStream(key, ("block", "scramble", 4, 16)).permutation(16).tolist()
     needles = [key.secret, key.secret.hex().encode(), base64.b64encode(key.secret), str(derived)[1:-1].encode()]
@@ -461,14 +472,24 @@ def without_a_tensor(world: World) -> World:
     state = load_file(path)
     del state["base_model.model.blocks.0.attn.qkv.lora_A.weight"]
     save_file(state, path)
-    world.result("finetune", adapter_bytes=adapter_bytes(world.place("finetuned")))
+    world.measured_anew()
     return world
 
 
 def truncated(world: World) -> World:
     damage("models/finetuned/adapter_model.safetensors")(world)
-    world.result("finetune", adapter_bytes=adapter_bytes(world.place("finetuned")))
+    world.measured_anew()
     return world
+
+
+def about_another_model(stage: str):
+    def change(world: World) -> World:
+        if stage == "audit":
+            world.audited()
+        world.result(stage, finetuned_id="0" * 16)
+        return world
+
+    return change
 
 
 def nothing_finetuned(world: World) -> World:
@@ -500,20 +521,20 @@ def other_parameters(**sections):
             r"finetuned cannot be loaded \(Found missing adapter keys.*; run dvc repro --force finetune",
         ),
         (damage("models/finetuned/ppvit.json", "{}"), r"ppvit\.json is incomplete; make it again"),
-        (damage("models/finetuned/adapter_config.json"), r"finetuned and params\.yaml"),
+        (damage("models/finetuned/adapter_config.json"), r"finetuned cannot be loaded \(.*\); run dvc repro --force"),
         (other_key, r"was trained with key_id pk-.*adapted was made with pk-0123456789abcdef; run dvc repro finetune"),
         (damage("results/evaluate.json", '{"accuracy_percent": "high"}'), r"evaluate\.json has no 'accuracy_percent'"),
-        (lambda world: world.result("finetune", method="melo") and world, r"finetune\.json says method melo"),
-        (lambda world: world.result("evaluate", images=13) and world, r"says images 13, the test shards hold 12; run"),
-        (
-            lambda world: world.result("verify", accuracy_percent=101.0) and world,
-            r"verify\.json says accuracy_percent 101\.00, .*evaluate\.json \d.*measured different models; run",
+        *(
+            (about_another_model(stage), rf"{stage}\.json is about the fine-tuned model 0+, .* holds [0-9a-f]+; run")
+            for stage in ("finetune", "evaluate", "verify", "audit")
         ),
+        (lambda world: world.result("evaluate", images=13) and world, r"says images 13, the test shards hold 12; run"),
         (other_parameters(finetune={"method": "melloo"}), r"unknown finetune\.method 'melloo'; did you mean 'melo'"),
         (
             other_parameters(finetune={"method": "melo"}),
             r"was trained with finetune\.method lora, params\.yaml says melo; set it back or run dvc repro finetune",
         ),
+        (other_parameters(finetune={"rank": 3}), r"with finetune\.rank 2, params\.yaml says 3; set it back"),
         (other_parameters(cipher={"key_id": "pk-0123456789abcdef"}), r"cipher\.key_id pk-.*params\.yaml says pk-0123"),
         (other_parameters(cipher={"name": "shuffle"}), r"cipher\.name block, params\.yaml says shuffle; set it back"),
         (other_parameters(adapt={"enabled": False}), r"adapt\.enabled True, params\.yaml says False; set it back"),

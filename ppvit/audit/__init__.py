@@ -36,6 +36,7 @@ from ppvit.config import Config
 from ppvit.files import atomic_output, write_json
 from ppvit.results import Stopwatch, write_result
 from ppvit.show import image_grid
+from ppvit.tuners import finetuned_id
 
 __all__ = ["ATTACKS", "audit", "run"]
 
@@ -80,7 +81,7 @@ def run(
     view, truth = gather(config, raw, encrypted, embedded, adapted, finetuned)
     with atomic_output(pictures, directory=True) as folder:
         values = audit(view, truth, config.audit.attacks, folder)
-        write_result(result, values, watch)
+        write_result(result, {**values, "finetuned_id": finetuned_id(finetuned)}, watch)
 
 
 def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import peft
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -18,8 +16,7 @@ from ppvit.errors import PpvitError, UsageError
 from ppvit.export.finished import Finished
 from ppvit.files import read_json, write_json
 from ppvit.models import load_model
-from ppvit.tuners import TUNERS, export_lora
-from ppvit.tuners.rotations import without_butterfly_extension
+from ppvit.tuners import TUNERS, export_lora, load_adapter
 
 _ADAPTER, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _MODEL, _MODEL_CONFIG = "model.safetensors", "config.json"
@@ -77,7 +74,7 @@ def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Pa
 
 
 def _write_adapter(folder: Path, finished: Finished, adapted: Path, finetuned: Path, as_lora: bool) -> None:
-    model = _load_adapter(adapted, finetuned, finished.record["num_classes"])
+    model = load_adapter(adapted, finetuned, finished.record["num_classes"])
     if as_lora:
         export_lora(model, folder)
     else:
@@ -94,18 +91,6 @@ def base_name(finished: Finished) -> str:
     if finished.base["adapted"] and key_id is not None:
         return f"{name}-adapted-to-{key_id}"
     return f"{name}-from-ppvit-adapt"
-
-
-def _load_adapter(adapted: Path, finetuned: Path, num_classes: int) -> peft.PeftModel:
-    """The fine-tuned model in eval mode, adapters unmerged."""
-    base = load_model(adapted, "adapt", num_classes)
-    try:
-        with warnings.catch_warnings(), without_butterfly_extension():
-            warnings.filterwarnings("error", message="Found missing adapter keys")  # peft would go on without them
-            return peft.PeftModel.from_pretrained(base, str(finetuned)).eval()
-    except (SafetensorError, RuntimeError, ValueError, KeyError, OSError, UserWarning) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise PpvitError(f"{finetuned} cannot be loaded ({reason}); run dvc repro --force finetune") from None
 
 
 def _write_head(folder: Path, adapted: Path, finetuned: Path, heads: tuple[str, ...]) -> bool:

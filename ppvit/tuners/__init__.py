@@ -17,7 +17,7 @@ from ppvit.tuners.lora_export import export_lora
 from ppvit.tuners.lora_variants import Dora, Eva, Olora, Pissa, Rslora
 from ppvit.tuners.melo import LoraPatch, Melo
 from ppvit.tuners.rotations import Boft, Hra, Oft
-from ppvit.tuners.saved import load_finetuned, read_finetuned_record, save_finetuned
+from ppvit.tuners.saved import finetuned_id, load_adapter, load_finetuned, read_finetuned_record, save_finetuned
 from ppvit.tuners.spectral import Fourierft
 from ppvit.tuners.vectors import Ia3, Vera
 from ppvit.tuners.vpt import AoftVpt, VptDeep
@@ -27,6 +27,8 @@ __all__ = [
     "Tuner",
     "adapter_bytes",
     "export_lora",
+    "finetuned_id",
+    "load_adapter",
     "load_finetuned",
     "make_tuner",
     "read_finetuned_record",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import peft
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from torch import nn
 
 from ppvit.errors import PpvitError
-from ppvit.files import atomic_output, read_json, write_json
+from ppvit.files import atomic_output, read_json, sha256_of, write_json
 from ppvit.models import Backbone, load_model, save_model
 from ppvit.tuners.base import Tuner
 from ppvit.tuners.rotations import without_butterfly_extension
 
 _RECORD = "ppvit.json"
+_WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 
 
 def save_finetuned(tuner: Tuner, model: nn.Module, folder: Path, base: Path, record: dict[str, Any]) -> None:
@@ -66,6 +69,18 @@ def read_finetuned_record(folder: Path) -> dict[str, Any]:
     return read_json(folder / _RECORD, "finetune")
 
 
+def finetuned_id(folder: Path) -> str:
+    """16 hexadecimal digits that tell one fine-tuned model from another: the start of the SHA-256 of its weights.
+
+    Raises:
+        PpvitError: there are none.
+    """
+    weights = [path for name in _WEIGHTS if (path := folder / name).exists()]
+    if not weights:
+        raise PpvitError(f"{folder} holds no weights; run the stage that writes it: dvc repro finetune")
+    return sha256_of(weights[0])[:16]
+
+
 def is_mergeable(model: peft.PeftModel) -> bool:
     """Whether every adapter of a model can be folded into its base."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -94,13 +109,22 @@ def load_finetuned(adapted: Path, finetuned: Path, num_classes: int) -> nn.Modul
         )
     if not (finetuned / "adapter_config.json").exists():
         return load_model(finetuned, "finetune")
-    base = load_model(adapted, "adapt", num_classes)
-    try:
-        with without_butterfly_extension():
-            tuned = peft.PeftModel.from_pretrained(base, str(finetuned))
-    except (RuntimeError, ValueError, OSError) as error:
-        raise PpvitError(
-            f"{finetuned} cannot be loaded ({str(error).splitlines()[0]}); run dvc repro --force finetune"
-        ) from None
+    tuned = load_adapter(adapted, finetuned, num_classes)
     model = tuned.merge_and_unload() if is_mergeable(tuned) else tuned.get_base_model()
     return model.eval()
+
+
+def load_adapter(adapted: Path, finetuned: Path, num_classes: int) -> peft.PeftModel:
+    """Load a fine-tuned model with its adapters unmerged, in eval mode; arguments as of :func:`load_finetuned`.
+
+    Raises:
+        PpvitError: missing, unreadable or incomplete.
+    """
+    base = load_model(adapted, "adapt", num_classes)
+    try:
+        with warnings.catch_warnings(), without_butterfly_extension():
+            warnings.filterwarnings("error", message="Found missing adapter keys")  # peft would go on without them
+            return peft.PeftModel.from_pretrained(base, str(finetuned)).eval()
+    except (SafetensorError, RuntimeError, ValueError, KeyError, OSError, UserWarning) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise PpvitError(f"{finetuned} cannot be loaded ({reason}); run dvc repro --force finetune") from None
