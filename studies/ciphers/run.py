@@ -1,10 +1,11 @@
 """One cipher of the study: fine-tuned adapted and unadapted, then attacked.
 
-dvc repro studies/ciphers/dvc.yaml:run@etc        (or: stages/python studies/ciphers/run.py etc)
+dvc repro ciphers/dvc.yaml:run@etc        (in studies/; or, here: ../../stages/python run.py etc)
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -21,7 +22,8 @@ from ppvit.files import read_json, write_json
 from ppvit.owner import load_cipher
 from ppvit.results import Stopwatch
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.resolve()
+ROOT = HERE.parent.parent
 EPOCHS = 5
 CONVMIXER = [
     "model.name=convmixer_micro_patch4",
@@ -109,5 +111,6 @@ if __name__ == "__main__":
     with one_line_errors():
         if len(sys.argv) != 2:
             sys.exit("usage: run.py <variant of variants.yaml>")
-        main(sys.argv[1])
+        with contextlib.chdir(ROOT):  # where the paths of ppvit.paths and params.yaml start
+            main(sys.argv[1])
         print(json.dumps(read_json(HERE / "results" / f"{sys.argv[1]}.json", "run"), indent=1))

@@ -1,4 +1,4 @@
-"""The table and the plot of the study, from its results.    dvc repro studies/ciphers/dvc.yaml:table"""
+"""The table and the plot of the study, from its results.    dvc repro ciphers/dvc.yaml:table (in studies/)"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 HEAD = """# Every cipher: accuracy, cost and leak
 
 Digits at 32 px, 4-px blocks, the embedded micro-ViT, LoRA as in `params.yaml` for 5 epochs; one seed. Made by
-`dvc repro studies/ciphers/dvc.yaml`; what each name stands for is in `variants.yaml`.
+`dvc repro ciphers/dvc.yaml` in `studies`; what each name stands for is in `variants.yaml`.
 
 Accuracies in percent: *unadapted* trains the public weights on ciphertext as they are, *adapted* those transformed by
 the key (– where no exact adaptation exists), *ConvMixer* trains a small one from random weights with a learned
@@ -30,7 +30,6 @@ their order of magnitude tells ciphers apart.
 def main() -> None:
     order = list(yaml.safe_load((HERE / "variants.yaml").read_text(encoding="utf-8"))["variants"])
     results = [read_json(HERE / "results" / f"{name}.json", "run") for name in order]
-    # not among this stage's outs: the root's report reads it, and would otherwise make `dvc repro` run the study
     write_json(HERE / "ciphers.json", results)
     (HERE / "ciphers.md").write_text(HEAD + cipher_table(results) + "\n\n![accuracy against leak](ciphers.svg)\n")
     (HERE / "ciphers.svg").write_bytes(accuracy_against_leak(results))
