@@ -12,7 +12,7 @@ PACKAGES = ("ciphers", "config", "datasets", "tuners", "audit")  # listed as fol
 def imported_files(stage: str) -> set[str]:
     """Paths relative to the repository: the stage's script and every module of ppvit it reaches, packages as folders.
 
-    ``ppvit/__init__.py`` holds the version and what loads our adapters, and is left out, so that a release reruns nothing.
+    ``ppvit/__init__.py`` holds the version and what loads our adapters, and is left out: a release reruns nothing.
     """
     reached: set[Path] = set()
     waiting = [ROOT / "stages" / f"{stage}.py"]
