@@ -5,7 +5,7 @@
 Compared: forward pass, cross-entropy, backward pass and AdamW on images in memory, random weights, rank 8, one thread;
 alternating step by step, so that ratios hold on a busy machine, where times alone say little. The stock methods are
 melo (LoRA on query and value) for aoft_lora, LoRA on qkv and the output projection for hta_lora, LoRA on the MLP's
-second layer for what stands behind the MLP. Prompts go into whole blocks, so the LoRA of equal targets is on all of their
+second layer for what stands behind the MLP. Prompts go into whole blocks, so LoRA of equal targets is on all their
 layers; melo, the cheapest LoRA, is beside it: 8 prompts are 4 % more tokens at 224 px, 12 % at 32 px. The methods
 that peft brings are here for the choice of the user; their code is peft's.
 Aim: at most 1.1 times the time of stock LoRA, for our own.
