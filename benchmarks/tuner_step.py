@@ -9,10 +9,12 @@ second layer for what stands behind the MLP. Prompts go into whole blocks, so Lo
 layers; melo, the cheapest LoRA, is beside it: 8 prompts are 4 % more tokens at 224 px, 12 % at 32 px. The methods
 that peft brings are here for the choice of the user; their code is peft's.
 Aim: at most 1.1 times the time of stock LoRA, for our own.
-Measured (2 cores, shared with about 6 busy processes, 2026-11-21; median ratio, ViT-Ti and micro-ViT): aoft_lora 0.94
-and 0.99 (unscaled 0.94 and 0.99), aoft_adapter 0.93 and 0.97 (unscaled 0.90 and 0.97), hta_lora 0.96 and 1.02,
-hta_adapter 0.93 and 0.96, adapter 0.91 and 0.94; prompts: vpt_deep 0.99 and 1.09, aoft_vpt 1.00 and 1.13. Rounds at
-224 px were mostly within 0.1 of these. Not measured on a GPU, where AOFT and HTA have many small operations a layer.
+Measured (2 cores, the other one partly busy, 2026-11-21; ViT-Ti at 224 px, median ratio): aoft_lora 0.94 (unscaled
+0.96), aoft_adapter 0.90 (0.93), hta_lora 0.95, hta_adapter 0.94, adapter 0.91, vpt_deep 0.73 (against melo 0.99),
+aoft_vpt 0.65 (0.99); rounds within 0.07 of these. peft's: rslora 1.00, pissa 1.00, oft 1.03, vera 0.94, ia3 0.88,
+dora 1.19, hra 1.28, fourierft 1.51, boft 2.41. Micro-ViT, on a machine shared with about 6 busy processes, rounds
+from 0.3 to 3: ours 0.94 to 1.02, against melo vpt_deep 1.09 and aoft_vpt 1.13. Not measured on a GPU, where AOFT and
+HTA have many small operations.
 """
 
 from __future__ import annotations
