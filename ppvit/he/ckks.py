@@ -1,6 +1,6 @@
-"""CKKS (Cheon, Kim, Kim, Song, ASIACRYPT 2017) as TenSEAL's binding of Microsoft SEAL offers it, with scales tracked.
+"""CKKS (Cheon, Kim, Kim, Song, ASIACRYPT 2017) through the binding of Microsoft SEAL in TenSEAL, with exact scales.
 
-Numbers live in N/2 slots of a ciphertext, multiplied by a scale. A product multiplies the scales; :meth:`Session.rescale`
+Numbers live in N/2 slots of a ciphertext, times a scale. A product multiplies the scales; :meth:`Session.rescale`
 divides by the last prime of the modulus chain and drops it. Primes are near, never equal to, powers of two, so scales
 are tracked exactly and the few that must agree are made to.
 """
