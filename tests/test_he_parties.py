@@ -11,19 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import make_config, write_raw
 from safetensors.numpy import load_file
 
 from ppvit import he
 from ppvit.config import Config
+from ppvit.encrypt import PlainImages
 from ppvit.errors import PpvitError, UsageError
 from ppvit.he import ckks, owner, twin
-from ppvit.he.features import extract
+from ppvit.he.features import backbone_of, extract
 from ppvit.he.folders import load_plan, read_manifest, weights_name
+from ppvit.he.model import save_model_with_head
 from ppvit.he.train import run as run_trainer
-from ppvit.models import load_model
+from ppvit.models import model_input
 from ppvit.tuners import load_finetuned
+from ppvit.verify import batches
 
 pytest.importorskip("tenseal")
 PRETRAINED = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
@@ -178,25 +182,31 @@ def test_trainer_refuses_what_does_not_fit_its_memory(finished, monkeypatch):
         run_trainer(finished / "trainer")
 
 
-def test_stage_with_refresh_and_a_backbone(tmp_path):
-    """All parties at once; the head comes back as a whole model for plain images."""
-    raw = write_raw(tmp_path / "raw", {"train": 60, "test": 30}, size=32)
-    settings = {"mode": "refresh", "iterations": 3, "components": 5, "batch_images": 40}
-    config = make_config(he=settings)
-    he.run(config, raw, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
+def test_stage_with_refresh_and_mini_batches(finished, tmp_path):
+    config = configured(mode="refresh", iterations=3, batch_images=60)
+    he.run(config, finished / "raw", PRETRAINED, tmp_path / "head", tmp_path / "he.json")
     result = json.loads((tmp_path / "he.json").read_text())
     assert result["max_weight_error"] < 5e-3
     assert result["iterations"] == 3
-    model = load_finetuned(tmp_path / "unused", tmp_path / "head", 3)
-    from ppvit.encrypt import PlainImages
-    from ppvit.evaluate import Scores, score
-    from ppvit.verify import batches
+    assert result["accuracy_percent"] > result["chance_percent"] + 40
 
-    plain = PlainImages(raw, "test", config.dataset, config.encrypt)
-    scores = score(model, batches(plain, None), Scores(3, 15))
-    assert scores.accuracy_percent() == pytest.approx(result["folded_accuracy_percent"])
-    stock = load_model(tmp_path / "head", "he")
-    assert stock.num_classes == 3
+
+def test_head_on_its_backbone_is_what_finetune_linear_would_write(tmp_path):
+    raw = write_raw(tmp_path / "raw", {"train": 6, "test": 6}, size=32)
+    config = make_config()
+    backbone = backbone_of(config, PRETRAINED)
+    features, labels = extract(config, raw, "test", 6, backbone)
+    random = np.random.default_rng(0)
+    weight, bias = random.normal(size=(3, features.shape[1])), random.normal(size=3)
+    folder = tmp_path / "head"
+    folder.mkdir()
+    save_model_with_head(folder, backbone, weight, bias, 32)
+    model = load_finetuned(tmp_path / "unused", folder, 3)
+    (images, read_labels), *_ = batches(PlainImages(raw, "test", config.dataset, config.encrypt), None)
+    with torch.inference_mode():
+        logits = model(model_input(images)).numpy()
+    np.testing.assert_allclose(logits, features @ weight.T + bias, atol=1e-3)
+    assert (read_labels.numpy() == labels).all()
 
 
 def test_owner_warns_before_upload_when_scores_leave_the_cubic(finished, tmp_path, capsys):
