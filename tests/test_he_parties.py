@@ -191,6 +191,15 @@ def test_stage_with_refresh_and_mini_batches(finished, tmp_path):
     assert result["accuracy_percent"] > result["chance_percent"] + 40
 
 
+def test_a_party_that_fails_ends_the_stage_with_one_line(finished, tmp_path, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        he.run(configured(iterations=9), finished / "raw", PRETRAINED, tmp_path / "head", tmp_path / "he.json")
+    told = capfd.readouterr().err
+    assert told.startswith("error: 9 iterations in mode levelled")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "head").exists()
+
+
 def test_head_on_its_backbone_is_what_finetune_linear_would_write(tmp_path):
     raw = write_raw(tmp_path / "raw", {"train": 6, "test": 6}, size=32)
     config = make_config()

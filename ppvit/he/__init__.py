@@ -8,13 +8,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
 from ppvit.config import Config
-from ppvit.errors import PpvitError
 from ppvit.he.ckks import sealapi
+
+_POLL_SECONDS = 0.2  # at most this passes before a helper's failure is seen
 
 
 def run(config: Config, raw: Path, embedded: Path, out: Path, result: Path) -> None:
@@ -28,7 +30,8 @@ def run(config: Config, raw: Path, embedded: Path, out: Path, result: Path) -> N
         result: JSON of the figures.
 
     Raises:
-        PpvitError: TenSEAL is not installed, or a party failed; its own message stands above.
+        PpvitError: TenSEAL is not installed.
+        SystemExit: a party failed, with its exit code, and has said why.
     """
     sealapi()
     with tempfile.TemporaryDirectory(prefix="ppvit-he-") as scratch:
@@ -39,12 +42,7 @@ def run(config: Config, raw: Path, embedded: Path, out: Path, result: Path) -> N
         _call("keys", *mine)
         _call("encrypt", *mine, "--embedded", embedded)
         helper = _start("refresh", "--owner", owner, "--trainer", trainer) if config.he.mode == "refresh" else None
-        try:
-            _call("train", "--trainer", trainer)
-        finally:
-            if helper is not None:
-                helper.terminate()
-                helper.wait()
+        _wait(_start("train", "--trainer", trainer), helper)
         _call("decrypt", *mine, "--embedded", embedded, "--out", out, "--result", result)
 
 
@@ -53,5 +51,21 @@ def _start(verb: str, *arguments: str | Path) -> subprocess.Popen:
 
 
 def _call(verb: str, *arguments: str | Path) -> None:
-    if code := _start(verb, *arguments).wait():
-        raise PpvitError(f"ppvit he {verb} ended with exit code {code}; its message stands above")
+    _wait(_start(verb, *arguments))
+
+
+def _wait(process: subprocess.Popen, helper: subprocess.Popen | None = None) -> None:
+    """Wait until a party is done; it never outlives us, nor waits for a helper that has failed."""
+    try:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(_POLL_SECONDS)
+                break
+            if helper is not None and (code := helper.poll()):
+                break
+    finally:
+        for each in filter(None, (process, helper)):
+            each.terminate()
+            each.wait()
+    if code:
+        raise SystemExit(code)  # the party has told its one line already

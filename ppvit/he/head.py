@@ -21,7 +21,7 @@ def run(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path, o
     """Decrypt the head, fold the whitening into it, measure it on test images, and write it.
 
     ``accuracy_percent`` clips test features as training did; ``folded_accuracy_percent`` is that of the plain linear
-    head, which does not clip.
+    head, which does not clip. ``wall_seconds`` and ``peak_memory_bytes`` are of this last step alone.
 
     Args:
         config: the parameters of the run.

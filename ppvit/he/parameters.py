@@ -109,12 +109,15 @@ class Plan:
         """Size of features and labels as uploaded, before compression."""
         return sum(1 for _ in self.groups()) * (self.blocks + 1) * self.parameters.ciphertext_bytes() // 2
 
-    def memory_bytes(self) -> int:
-        """Estimate of the trainer's memory: one batch of ciphertexts, evaluation keys, and working space."""
-        groups = max(len(self.batch_groups(iteration)) for iteration in range(self.batches))
+    def memory_bytes(self, processes: int = 1) -> int:
+        """Estimate of the trainer's memory: ciphertexts, evaluation keys, and working space.
+
+        Without mini-batches all ciphertexts stay in memory; with them every process keeps one group of images.
+        """
+        groups = len(self.batch_groups(0)) if self.batches == 1 else processes
         data = groups * (self.blocks + 1) * self.parameters.ciphertext_bytes()
         keys = self.parameters.key_bytes(len(self.rotations()))
-        working = 12 * self.blocks * self.parameters.ciphertext_bytes()
+        working = processes * 6 * self.blocks * self.parameters.ciphertext_bytes()
         return data + keys + working + 150 * 2**20  # Python, NumPy, SEAL's tables
 
     def as_record(self) -> dict[str, Any]:
@@ -209,13 +212,13 @@ def make_plan(
     return min(candidates, key=lambda each: (_key_switches(each.blocks, len(each.batch_groups(0)), each), each.tile))
 
 
-def require_memory(plan: Plan, available_bytes: int) -> None:
+def require_memory(plan: Plan, available_bytes: int, processes: int = 1) -> None:
     """Refuse, before any work, what would not fit.
 
     Raises:
         PpvitError: fewer bytes are available than :meth:`Plan.memory_bytes`.
     """
-    needed = plan.memory_bytes()
+    needed = plan.memory_bytes(processes)
     if needed > available_bytes:
         raise PpvitError(
             f"training on {plan.batch} encrypted images of {plan.columns} columns at once takes about "

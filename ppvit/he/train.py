@@ -36,7 +36,7 @@ def run(folder: Path, data: Path | None = None) -> None:
     """
     watch = Stopwatch()
     plan, fingerprint = load_plan(folder)
-    require_memory(plan, psutil.virtual_memory().available)
+    require_memory(plan, psutil.virtual_memory().available, process_count(len(plan.batch_groups(0))))
     data = data or folder / "data"
     for place, made_by in ((folder / "keys", "keys"), (data, "encrypt")):
         read_manifest(place, made_by, fingerprint)
