@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from ppvit.config import Config
-from ppvit.he.ckks import sealapi
+from ppvit.he.scheme import sealapi
 
 _POLL_SECONDS = 0.2  # at most this passes before a helper's failure is seen
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ppvit.errors import PpvitError, UsageError
-from ppvit.he.ckks import CAPS, Parameters
+from ppvit.he.scheme import CAPS, Parameters
 
 MAX_CLASSES, MAX_COLUMNS, MAX_IMAGES = 1024, 4096, 65_536
 _SCALES = range(36, 25, -1)  # bits; below 26 rounding shows in the accuracy, above 36 nothing is gained
@@ -37,7 +37,7 @@ class Plan:
         learning_rate, l2: step size, and the factor of the squared weights' penalty.
         lanes: slots for classes, a power of two.
         tile: features in one ciphertext, F, a power of two.
-        ring, prime_bits, scale_bits: see :class:`ppvit.he.ckks.Parameters`.
+        ring, prime_bits, scale_bits: see :class:`ppvit.he.scheme.Parameters`.
     """
 
     images: int
