@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from ppvit.errors import PpvitError, UsageError
-from ppvit.he.scheme import Parameters, sealapi
+from ppvit.he.scheme import CAPS, Parameters, sealapi
+
+__all__ = ["CAPS", "Parameters", "SecretSession", "Session", "sealapi"]
 
 _SAME_SCALE = 1e-9  # relative; far below the noise
 
