@@ -27,7 +27,7 @@ def convolution_names(model: nn.Module, endings: list[str]) -> str:
     found = [name for name, module in model.named_modules() if _takes_lora(module, model)]
     for ending in endings:
         if not any(_ends_in(name, ending) for name in found):
-            known = sorted({re.sub(r"^.*?\d+\.", "", name) for name in found})
+            known = sorted({re.sub(r"^(.*?\d+\.)+(?=\D)", "", name) for name in found})
             raise UsageError(
                 f"finetune.target_modules: no ungrouped convolution ends in '{ending}'; there are {', '.join(known)}"
             )
