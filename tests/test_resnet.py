@@ -1,6 +1,7 @@
 """ResNets: the network for small images, normalisation, LoRA on convolutions, and the pipeline from adapt to export."""
 
 import json
+import re
 
 import numpy as np
 import peft
@@ -10,7 +11,7 @@ import torch
 from conftest import make_config, write_raw
 from torch import nn
 
-from ppvit import adapt, encrypt, evaluate, finetune, verify
+from ppvit import adapt, encrypt, evaluate, export, finetune, verify
 from ppvit.adapt import adapt_model
 from ppvit.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.errors import UsageError
@@ -266,3 +267,33 @@ def test_pipeline(method, mode, world, tmp_path):
         before, after = base.get_submodule(name), tuned.get_submodule(name)
         assert torch.equal(before.running_mean, after.running_mean) == (mode == "frozen")
         assert torch.equal(before.weight, after.weight) == (mode != "affine")
+
+
+@pytest.mark.parametrize(("method", "mode"), [("lora", "affine"), ("linear", "frozen"), ("full", "stats")])
+def test_export_loads_as_its_card_says(method, mode, world, tmp_path):
+    folder, config = world
+    chosen = {"method": method, "batch_norm": mode, "rank": 2, "epochs": 1, "batch_size": 10}
+    config = config.model_copy(update={"finetune": make_config(finetune=chosen).finetune})
+    encrypted, adapted, out, results = (
+        folder / "encrypted",
+        folder / "adapted",
+        tmp_path / "tuned",
+        tmp_path / "results",
+    )
+    finetune.run(config.finetune, encrypted, adapted, out, results / "finetune.json")
+    evaluate.run(config.evaluate, encrypted, adapted, out, tmp_path / "plots", results / "evaluate.json")
+    places = {"encrypted": encrypted, "adapted": adapted, "finetuned": out, "results": results}
+    assert export.run(config, tmp_path / "hub", **places) == []  # no key, so nothing reveals one
+    card = (tmp_path / "hub" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    code = code.replace('"models/adapted"', repr(str(adapted))).replace(
+        'FOLDER = "."', f"FOLDER = {str(tmp_path / 'hub')!r}"
+    )
+    found = {}
+    exec(code, found)  # classifies a black image
+    with torch.inference_mode():
+        expected = load_finetuned(adapted, out, CLASSES)(-torch.ones(1, 3, 32, 32))
+    torch.testing.assert_close(found["logits"], expected, rtol=1e-5, atol=1e-5)
+    assert f"batch_norm: {mode}" in card
+    assert "vision-transformer" not in card
+    assert "attn.qkv" not in card
