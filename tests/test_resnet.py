@@ -18,7 +18,15 @@ from ppvit.errors import UsageError
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
 from ppvit.owner import load_cipher
 from ppvit.stems import stem_of
-from ppvit.tuners import TUNERS, load_adapter, load_finetuned, make_tuner, save_finetuned, trainable_parameters
+from ppvit.tuners import (
+    TUNERS,
+    finetuned_id,
+    load_adapter,
+    load_finetuned,
+    make_tuner,
+    save_finetuned,
+    trainable_parameters,
+)
 
 MICRO = "resnet10_micro_cifar"
 ON_CONVOLUTIONS = ("lora", "rslora", "dora")
@@ -192,6 +200,28 @@ def test_grouped_convolutions_are_left_out():
     assert {module.base_layer.groups for module in wrapped} == {1}
 
 
+def test_patch_projections_are_left_out():
+    """A ConvMixer's holds the key after adaptation; its convolutions over space are grouped."""
+    tuned = tuner_of().attach(timm.create_model("convmixer_micro_patch4"))
+    layers = [module.base_layer for module in tuned.modules() if isinstance(module, peft.tuners.lora.Conv2d)]
+    assert [layer.kernel_size for layer in layers] == [(1, 1)] * 6
+
+
+@pytest.mark.parametrize("name", [MICRO, "resnet26d"])
+@pytest.mark.parametrize("mode", ["frozen", "stats", "affine"])
+def test_what_trains_beside_lora(name, mode):
+    """Every normalisation is copied once into the adapter, those of a stem of three convolutions too."""
+    model = timm.create_model(name)
+    channels = [module.num_features for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    head = model.fc.weight.numel() + model.fc.bias.numel()
+    tuned = set_batch_norm(tuner_of(batch_norm=mode).attach(model), mode)
+    trained = [value for name, value in tuned.named_parameters() if value.requires_grad and "lora_" not in name]
+    assert sum(value.numel() for value in trained) - head == (2 * sum(channels) if mode == "affine" else 0)
+    saved = peft.get_peft_model_state_dict(tuned)
+    statistics = sum(value.numel() for name, value in saved.items() if name.endswith("running_var"))
+    assert statistics == (0 if mode == "frozen" else sum(channels))
+
+
 @pytest.mark.parametrize("method", ON_CONVOLUTIONS)
 def test_merged_equals_unmerged(method):
     # DoRA needs no other tolerance: its merged weight is what its forward pass computes
@@ -267,6 +297,28 @@ def test_pipeline(method, mode, world, tmp_path):
         before, after = base.get_submodule(name), tuned.get_submodule(name)
         assert torch.equal(before.running_mean, after.running_mean) == (mode == "frozen")
         assert torch.equal(before.weight, after.weight) == (mode != "affine")
+
+
+@pytest.mark.parametrize(("method", "mode"), [("lora", "affine"), ("full", "stats")])
+def test_resumed_run_has_the_same_statistics(method, mode, world, tmp_path):
+    folder, _ = world
+    chosen = {"method": method, "batch_norm": mode, "rank": 2, "epochs": 3, "batch_size": 10}
+    settings = make_config(finetune=chosen).finetune
+
+    def stop(epoch, metrics):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def run(name, log=None):
+        finetune.run(settings, folder / "encrypted", folder / "adapted", tmp_path / name, tmp_path / "result.json", log)
+
+    run("uninterrupted")
+    with pytest.raises(KeyboardInterrupt):
+        run("resumed", stop)
+    epochs = []
+    run("resumed", lambda epoch, metrics: epochs.append(epoch))
+    assert epochs == [1, 2, 3]  # earlier ones are told again
+    assert finetuned_id(tmp_path / "resumed") == finetuned_id(tmp_path / "uninterrupted")
 
 
 @pytest.mark.parametrize(("method", "mode"), [("lora", "affine"), ("linear", "frozen"), ("full", "stats")])
