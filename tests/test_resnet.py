@@ -200,6 +200,16 @@ def test_grouped_convolutions_are_left_out():
     assert {module.base_layer.groups for module in wrapped} == {1}
 
 
+def test_dilated_convolutions_are_left_out():
+    model = timm.create_model(MICRO, output_stride=8)
+    dilated = [name for name, module in model.named_modules() if getattr(module, "dilation", None) == (4, 4)]
+    tuned = tuner_of().attach(model)
+    wrapped = {name for name, module in tuned.get_base_model().named_modules() if hasattr(module, "lora_A")}
+    assert dilated
+    assert not wrapped & set(dilated)
+    assert tuned(images_of(1)).shape == (1, 10)
+
+
 def test_patch_projections_are_left_out():
     """A ConvMixer's holds the key after adaptation; its convolutions over space are grouped."""
     tuned = tuner_of().attach(timm.create_model("convmixer_micro_patch4"))
@@ -297,6 +307,33 @@ def test_pipeline(method, mode, world, tmp_path):
         before, after = base.get_submodule(name), tuned.get_submodule(name)
         assert torch.equal(before.running_mean, after.running_mean) == (mode == "frozen")
         assert torch.equal(before.weight, after.weight) == (mode != "affine")
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_was_trained_on_ciphertext_in_the_first_layer_is_key_material(method, tmp_path):
+    write_raw(tmp_path / "raw", {"train": 12, "test": 6}, size=32)
+    (tmp_path / "empty").mkdir()
+    config = make_config(
+        cipher={"name": "block"},
+        model={"name": MICRO, "pretrained": False, "checkpoint": str(tmp_path / "empty")},
+        adapt={"enabled": False},
+        finetune={"method": method, "rank": 2, "epochs": 1, "batch_size": 6},
+    )
+    encrypted, adapted, out, results = (tmp_path / name for name in ("encrypted", "adapted", "finetuned", "results"))
+    encrypt.run(config, tmp_path / "raw", encrypted)
+    adapt.run(config, tmp_path / "unused", adapted, results / "adapt.json")
+    finetune.run(config.finetune, encrypted, adapted, out, results / "finetune.json")
+    evaluate.run(config.evaluate, encrypted, adapted, out, tmp_path / "plots", results / "evaluate.json")
+    verify.run(config, tmp_path / "raw", adapted, out, results / "verify.json")
+    verified = json.loads((results / "verify.json").read_text())
+    assert "wrong_key_accuracy_percent" in verified
+    assert "plain_accuracy_percent" not in verified  # there is no adaptation to undo
+    places = {"encrypted": encrypted, "adapted": adapted, "finetuned": out, "results": results}
+    with pytest.raises(UsageError, match=r"reveal the key .*conv1\.1"):
+        export.run(config, tmp_path / "hub", **places)
+    revealing = export.run(config, tmp_path / "hub", **places, with_key_material=True)
+    assert revealing
+    assert not any("layer" in name for name in revealing)
 
 
 @pytest.mark.parametrize(("method", "mode"), [("lora", "affine"), ("full", "stats")])
