@@ -51,7 +51,7 @@ def plain_ball(norm: Norm, epsilon: float, cipher: Mapping[str, Any]) -> Ball:
         return Ball.of_grey_levels(norm, epsilon)
     if name != "orthogonal":
         raise UsageError(
-            f"cipher.name '{name}' does not keep distances between images, so adversarial.epsilon would not be in plain "
+            f"cipher.name '{name}' does not keep distances between images, so epsilon would not be in plain "
             "pixels; choose a cipher that moves and inverts values, such as block_np, or set finetune.adversarial=none"
         )
     if norm != "l2":
