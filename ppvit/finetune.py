@@ -20,6 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ppvit import __version__
+from ppvit.batch_norm import set_batch_norm
 from ppvit.batches import EncryptedImages, epoch_batches, load_batches, require_same_key
 from ppvit.checkpoint import Checkpoint, scratch_folder, seed_everything
 from ppvit.config import Finetune
@@ -57,7 +58,7 @@ def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: P
     tuner = make_tuner(settings)
     accelerator = make_accelerator(settings.precision)
     seed_everything(settings.seed)
-    model = tuner.attach(load_model(adapted, "adapt", dataset.num_classes))
+    model = set_batch_norm(tuner.attach(load_model(adapted, "adapt", dataset.num_classes)), settings.batch_norm)
     epoch = epoch_batches(len(dataset), settings.batch_size, settings.seed, epoch=0)
     tuner.initialise(model, (model_input(images) for images, _ in load_batches(dataset, epoch)))
     parameters = trainable_parameters(model)

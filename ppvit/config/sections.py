@@ -77,12 +77,15 @@ class Cipher(Section):
 
 
 class Model(Section):
-    """the pretrained Vision Transformer"""
+    """the pretrained Vision Transformer, or ResNet"""
 
-    name: str = "vit_micro_patch4_32"
-    """vit_micro_patch4_32 (embedded), or the name of any timm Vision Transformer with non-overlapping patches"""
+    name: str = Field(
+        "vit_micro_patch4_32",
+        description="vit_micro_patch4_32 (embedded), or the name of any timm Vision Transformer with non-overlapping "
+        "patches; for cipher none or unadapted also resnet18_cifar (32 px) and timm's ResNets",
+    )
     checkpoint: str = LOCAL_MODEL
-    """a .safetensors or .pth file; the empty default means: the embedded weights, or timm's hub for other names"""
+    """a .safetensors, .pth or .ckpt file; the empty default means: embedded weights, or timm's hub for other names"""
     pretrained: bool = True
     """false starts from random weights; for baselines such as convmixer_micro_patch4, which has no others"""
     adaptive_matrix: bool = False
@@ -147,7 +150,9 @@ class Finetune(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """dropout in front of the update, where the method has one"""
     target_modules: list[str] = []
-    """linear layers to attach to, as ends of module names such as attn.qkv, mlp.fc1; empty: the method's own choice"""
+    """layers to attach to, as ends of module names such as attn.qkv, mlp.fc1; empty: the method's own choice"""
+    batch_norm: Literal["frozen", "stats", "affine"] = "frozen"
+    """ResNets: stats lets running statistics follow the training images, affine trains weight and bias as well"""
     scaled: bool = True
     """aoft: a learned factor for every column; without it the first product is subtracted, so as to start at zero"""
     frequencies: int = Field(1000, ge=1)

@@ -15,9 +15,9 @@ from ppvit.audit.verdict import NOTICEABLE
 from ppvit.config import LOCAL_MODEL, Config
 from ppvit.export.finished import Finished
 from ppvit.export.weights import Weights, base_name
-from ppvit.models import find_weights
 from ppvit.report import attack_rows
 from ppvit.tuners import TUNERS
+from ppvit.weights_file import find_weights
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 
