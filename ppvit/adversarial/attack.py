@@ -1,6 +1,6 @@
 """Projected gradient descent on the input, with a model of which nothing but the input takes a gradient.
 
-Sources: PGD, Madry et al., arXiv 1706.06083; the KL loss, Zhang et al., arXiv 1901.08573, Eq. 5; N-FGSM, de Jorge et
+Sources: PGD, Madry et al., arXiv 1706.06083; the KL loss, Zhang et al., TRADES, arXiv 1901.08573; N-FGSM, de Jorge et
 al., arXiv 2202.01181.
 """
 
@@ -108,7 +108,7 @@ def _start(origin: Tensor, ball: Ball, start: Start, generator: torch.Generator 
 
 
 def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
-    """KL(softmax z || softmax z') summed over images; logits z and z', (n, C) (TRADES, Eq. 5; LoFT's second term)."""
+    """KL(softmax z || softmax z') summed over images; logits z and z', (n, C) (TRADES; LoFT's second term)."""
     clean, adversarial = (functional.log_softmax(logits, 1) for logits in (clean, adversarial))
     return functional.kl_div(adversarial, clean, reduction="sum", log_target=True)
 
