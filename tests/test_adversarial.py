@@ -16,6 +16,7 @@ from ppvit.ciphers import CIPHERS, make_cipher
 from ppvit.ciphers.gather import FlatMap
 from ppvit.errors import PpvitError, UsageError
 from ppvit.models import model_input
+from ppvit.tuners.base import keep_zero
 
 ISOMETRIC = sorted(set(CIPHERS) - {"le", "ele", "ffx", "neuracrypt"})
 NORMS = st.sampled_from(["linf", "l2"])
@@ -106,6 +107,16 @@ def test_frozen_puts_all_back_after_an_error():
         1 / 0  # noqa: B018 - the error is the point
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_structural_zeros_survive_an_attack():
+    """The hook that keeps entries of a low-rank update at zero still works after the parameter was frozen."""
+    layer = nn.Linear(2, 2)
+    keep_zero(layer.weight, torch.eye(2, dtype=torch.bool))
+    with frozen(layer):
+        pass
+    layer(torch.ones(1, 2)).sum().backward()
+    assert torch.equal(layer.weight.grad, torch.eye(2))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
