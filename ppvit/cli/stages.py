@@ -16,7 +16,7 @@ SECTIONS = {
     "download": ("dataset", "download"),
     "encrypt": ("dataset", "cipher", "encrypt"),
     "adapt": ("dataset", "cipher", "model", "adapt"),
-    "finetune": ("finetune",),
+    "finetune": ("finetune", "adversarial"),
     "evaluate": ("evaluate",),
     "verify": ("dataset", "cipher", "encrypt", "evaluate", "verify"),
     "audit": ("dataset", "cipher", "model", "encrypt", "audit"),
@@ -95,6 +95,7 @@ def finetune(
         adapted=adapted or paths.ADAPTED,
         out=out or paths.FINETUNED,
         result=result or paths.result("finetune"),
+        adversarial=config.adversarial,
     )
 
 

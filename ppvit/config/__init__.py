@@ -1,5 +1,6 @@
 """The parameters of a run: ``params.yaml``, checked."""
 
+from ppvit.config.adversarial import Adversarial
 from ppvit.config.loading import default_yaml, describe, load, parameters
 from ppvit.config.sections import (
     DEMO_KEY_ID,
@@ -20,6 +21,7 @@ __all__ = [
     "DEMO_KEY_ID",
     "LOCAL_DATA",
     "LOCAL_MODEL",
+    "Adversarial",
     "AttackName",
     "Audit",
     "Cipher",

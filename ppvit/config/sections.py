@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from ppvit.config.adversarial import Adversarial, AdversarialLoss, require_consistent
+from ppvit.config.section import Section
 
 LOCAL_DATA = "data/local"  # where dataset.path points when the user names no data of their own
 LOCAL_MODEL = "models/local"  # the same for model.checkpoint
@@ -23,12 +26,6 @@ AttackName = Literal[
     "matching",
     "brute_force",
 ]
-
-
-class Section(BaseModel):
-    """One section of ``params.yaml``: no unknown names, no silent conversion from text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class Dataset(Section):
@@ -149,7 +146,7 @@ class Finetune(Section):
     """scale of the low-rank update, which is multiplied by alpha / rank"""
     dropout: float = Field(0.0, ge=0, lt=1)
     """dropout in front of the update, where the method has one"""
-    target_modules: list[str] = []
+    target_modules: list[str] = Field([])
     """layers to attach to, as ends of module names such as attn.qkv, mlp.fc1; empty: the method's own choice"""
     batch_norm: Literal["frozen", "stats", "affine"] = "frozen"
     """ResNets: stats lets running statistics follow the training images, affine trains weight and bias as well"""
@@ -183,6 +180,8 @@ class Finetune(Section):
     """share of the target probability spread over all classes"""
     gradient_clip: float = Field(1.0, ge=0)
     """largest norm of the gradient; 0 switches clipping off"""
+    adversarial: AdversarialLoss = "none"
+    """against attacks on the input, see section adversarial: at, loss under attack; trades (LoFT), clean loss too"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -240,6 +239,7 @@ class Config(Section):
     encrypt: Encrypt
     adapt: Adapt
     finetune: Finetune
+    adversarial: Adversarial
     evaluate: Evaluate
     verify: Verify
     audit: Audit
@@ -252,4 +252,9 @@ class Config(Section):
                 f"cipher.block_size {self.cipher.block_size} does not divide "
                 f"dataset.image_size {self.dataset.image_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attack_fits(self) -> Config:
+        require_consistent(self.finetune.adversarial, self.adversarial)
         return self

@@ -86,6 +86,12 @@ def trainable_parameters(model: nn.Module) -> int:
     return count
 
 
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes in a model, by name: parameters that require grad, and buffers; the tensors themselves."""
+    trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return trained | dict(model.named_buffers())
+
+
 def head_names(model: nn.Module) -> list[str]:
     """Module names of the classification head; distilled models have two."""
     classifier = model.pretrained_cfg["classifier"]
