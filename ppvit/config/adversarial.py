@@ -16,11 +16,11 @@ class Adversarial(Section):
 
     norm: Literal["linf", "l2"] = "linf"
     """how far an image may be moved: linf, every value by epsilon at most; l2, Euclidean norm over all values"""
-    epsilon: float = Field(8.0, gt=0, le=255)
+    epsilon: float = Field(8.0, gt=0, le=100_000)
     """radius in grey levels of the plain image, whatever the cipher: 8 is 8/255; 128 in l2 is about 0.5 on 0..1"""
     steps: int = Field(10, ge=1, le=1000)
     """gradients an attack; its time is proportional to them"""
-    step_size: float = Field(2.0, gt=0, le=1000)
+    step_size: float = Field(2.0, gt=0, le=100_000)
     """length of a step in grey levels, in the same norm"""
     start: Literal["auto", "none", "noise", "uniform", "n_fgsm"] = "auto"
     """auto: noise (0.001 of the range) for kl, uniform in the ball for ce; n_fgsm: twice the ball, for one step"""
@@ -50,6 +50,10 @@ def require_consistent(loss: AdversarialLoss, settings: Adversarial) -> None:
     Raises:
         ValueError: one line that names the parameters.
     """
+    if settings.norm == "linf" and settings.epsilon > 255:
+        raise ValueError(
+            f"adversarial.epsilon {settings.epsilon:g} is beyond the 255 grey levels of a pixel; choose less"
+        )
     if loss == "none":
         return
     if settings.start == "n_fgsm" and settings.steps != 1:
