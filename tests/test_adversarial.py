@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import tiny_backbone
 from hypothesis import given
@@ -13,6 +14,7 @@ from ppvit.adapt import adapt_model
 from ppvit.adversarial import Attack, Ball, frozen, pgd, plain_ball
 from ppvit.adversarial.attack import divergence
 from ppvit.adversarial.ball import TOLERANCE
+from ppvit.batch_norm import set_batch_norm
 from ppvit.ciphers import CIPHERS, make_cipher
 from ppvit.ciphers.gather import FlatMap
 from ppvit.errors import PpvitError, UsageError
@@ -97,6 +99,17 @@ def test_an_attack_leaves_no_gradient_and_the_model_as_it_was(inner_loss):
     assert (moved != images).any()
     assert all(parameter.grad is None for parameter in model.parameters())
     assert [parameter.requires_grad for parameter in model.parameters()] == trained
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("mode", ["frozen", "stats", "affine"])
+def test_an_attack_leaves_running_statistics_alone(mode):
+    model = set_batch_norm(timm.create_model("resnet18_cifar", num_classes=3), mode).train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    modes = [module.training for module in model.modules()]
+    attack = Attack(Ball.of_grey_levels("linf", 8), 1, 8 / 127.5, "noise", "kl")
+    attack.perturb(model, as_input(noise_images(2, 32)), torch.tensor([0, 1]))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     assert [module.training for module in model.modules()] == modes
 
 
