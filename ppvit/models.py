@@ -26,7 +26,6 @@ from ppvit.weights_file import brief, classes_of, find_weights, misfit, read_wei
 MICRO_NAME = "vit_micro_patch4_32"
 MICRO_ARCHITECTURE = "vit_tiny_patch16_224"
 MICRO = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4}
-CONVOLUTIONAL = ("convmixer", "resnet")  # timm's modules whose networks fit images of any size
 
 
 @dataclass
@@ -84,7 +83,7 @@ def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path, 
         hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
         raise UsageError(f"model.name '{name}' is not a timm model; {hint}")
     model_args = dict(arguments)
-    if not is_model_in_modules(architecture, CONVOLUTIONAL):
+    if not is_convolutional(architecture):
         model_args["img_size"] = image_size
     if not pretrained:
         torch.manual_seed(0)
@@ -98,6 +97,11 @@ def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path, 
         model = _from_file(architecture, model_args, weights) if weights else _from_hub(architecture, model_args)
     configuration = model.pretrained_cfg
     return Backbone(model.eval(), architecture, model_args, tuple(configuration["mean"]), tuple(configuration["std"]))
+
+
+def is_convolutional(architecture: str) -> bool:
+    """Whether it is a ConvMixer or ResNet, which fit images of any size, and have batch normalisation."""
+    return is_model_in_modules(architecture, ("convmixer", "resnet"))  # timm's files, and ours
 
 
 def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> torch.nn.Module:

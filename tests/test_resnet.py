@@ -1,6 +1,7 @@
 """ResNets: the network for small images, normalisation, LoRA on convolutions, and the pipeline from adapt to export."""
 
 import json
+import re
 
 import numpy as np
 import peft
@@ -10,14 +11,22 @@ import torch
 from conftest import make_config, write_raw
 from torch import nn
 
-from ppvit import adapt, encrypt, evaluate, finetune, verify
+from ppvit import adapt, encrypt, evaluate, export, finetune, verify
 from ppvit.adapt import adapt_model
 from ppvit.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.errors import UsageError
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
 from ppvit.owner import load_cipher
 from ppvit.stems import stem_of
-from ppvit.tuners import TUNERS, load_adapter, load_finetuned, make_tuner, save_finetuned, trainable_parameters
+from ppvit.tuners import (
+    TUNERS,
+    finetuned_id,
+    load_adapter,
+    load_finetuned,
+    make_tuner,
+    save_finetuned,
+    trainable_parameters,
+)
 
 MICRO = "resnet10_micro_cifar"
 ON_CONVOLUTIONS = ("lora", "rslora", "dora")
@@ -191,6 +200,38 @@ def test_grouped_convolutions_are_left_out():
     assert {module.base_layer.groups for module in wrapped} == {1}
 
 
+def test_dilated_convolutions_are_left_out():
+    model = timm.create_model(MICRO, output_stride=8)
+    dilated = [name for name, module in model.named_modules() if getattr(module, "dilation", None) == (4, 4)]
+    tuned = tuner_of().attach(model)
+    wrapped = {name for name, module in tuned.get_base_model().named_modules() if hasattr(module, "lora_A")}
+    assert dilated
+    assert not wrapped & set(dilated)
+    assert tuned(images_of(1)).shape == (1, 10)
+
+
+def test_patch_projections_are_left_out():
+    """A ConvMixer's holds the key after adaptation; its convolutions over space are grouped."""
+    tuned = tuner_of().attach(timm.create_model("convmixer_micro_patch4"))
+    layers = [module.base_layer for module in tuned.modules() if isinstance(module, peft.tuners.lora.Conv2d)]
+    assert [layer.kernel_size for layer in layers] == [(1, 1)] * 6
+
+
+@pytest.mark.parametrize("name", [MICRO, "resnet26d"])
+@pytest.mark.parametrize("mode", ["frozen", "stats", "affine"])
+def test_what_trains_beside_lora(name, mode):
+    """Every normalisation is copied once into the adapter, those of a stem of three convolutions too."""
+    model = timm.create_model(name)
+    channels = [module.num_features for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    head = model.fc.weight.numel() + model.fc.bias.numel()
+    tuned = set_batch_norm(tuner_of(batch_norm=mode).attach(model), mode)
+    trained = [value for name, value in tuned.named_parameters() if value.requires_grad and "lora_" not in name]
+    assert sum(value.numel() for value in trained) - head == (2 * sum(channels) if mode == "affine" else 0)
+    saved = peft.get_peft_model_state_dict(tuned)
+    statistics = sum(value.numel() for name, value in saved.items() if name.endswith("running_var"))
+    assert statistics == (0 if mode == "frozen" else sum(channels))
+
+
 @pytest.mark.parametrize("method", ON_CONVOLUTIONS)
 def test_merged_equals_unmerged(method):
     # DoRA needs no other tolerance: its merged weight is what its forward pass computes
@@ -266,3 +307,82 @@ def test_pipeline(method, mode, world, tmp_path):
         before, after = base.get_submodule(name), tuned.get_submodule(name)
         assert torch.equal(before.running_mean, after.running_mean) == (mode == "frozen")
         assert torch.equal(before.weight, after.weight) == (mode != "affine")
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_was_trained_on_ciphertext_in_the_first_layer_is_key_material(method, tmp_path):
+    write_raw(tmp_path / "raw", {"train": 12, "test": 6}, size=32)
+    (tmp_path / "empty").mkdir()
+    config = make_config(
+        cipher={"name": "block"},
+        model={"name": MICRO, "pretrained": False, "checkpoint": str(tmp_path / "empty")},
+        adapt={"enabled": False},
+        finetune={"method": method, "rank": 2, "epochs": 1, "batch_size": 6},
+    )
+    encrypted, adapted, out, results = (tmp_path / name for name in ("encrypted", "adapted", "finetuned", "results"))
+    encrypt.run(config, tmp_path / "raw", encrypted)
+    adapt.run(config, tmp_path / "unused", adapted, results / "adapt.json")
+    finetune.run(config.finetune, encrypted, adapted, out, results / "finetune.json")
+    evaluate.run(config.evaluate, encrypted, adapted, out, tmp_path / "plots", results / "evaluate.json")
+    verify.run(config, tmp_path / "raw", adapted, out, results / "verify.json")
+    verified = json.loads((results / "verify.json").read_text())
+    assert "wrong_key_accuracy_percent" in verified
+    assert "plain_accuracy_percent" not in verified  # there is no adaptation to undo
+    places = {"encrypted": encrypted, "adapted": adapted, "finetuned": out, "results": results}
+    with pytest.raises(UsageError, match=r"reveal the key .*conv1\.1"):
+        export.run(config, tmp_path / "hub", **places)
+    revealing = export.run(config, tmp_path / "hub", **places, with_key_material=True)
+    assert revealing
+    assert not any("layer" in name for name in revealing)
+
+
+@pytest.mark.parametrize(("method", "mode"), [("lora", "affine"), ("full", "stats")])
+def test_resumed_run_has_the_same_statistics(method, mode, world, tmp_path):
+    folder, _ = world
+    chosen = {"method": method, "batch_norm": mode, "rank": 2, "epochs": 3, "batch_size": 10}
+    settings = make_config(finetune=chosen).finetune
+
+    def stop(epoch, metrics):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def run(name, log=None):
+        finetune.run(settings, folder / "encrypted", folder / "adapted", tmp_path / name, tmp_path / "result.json", log)
+
+    run("uninterrupted")
+    with pytest.raises(KeyboardInterrupt):
+        run("resumed", stop)
+    epochs = []
+    run("resumed", lambda epoch, metrics: epochs.append(epoch))
+    assert epochs == [1, 2, 3]  # earlier ones are told again
+    assert finetuned_id(tmp_path / "resumed") == finetuned_id(tmp_path / "uninterrupted")
+
+
+@pytest.mark.parametrize(("method", "mode"), [("lora", "affine"), ("linear", "frozen"), ("full", "stats")])
+def test_export_loads_as_its_card_says(method, mode, world, tmp_path):
+    folder, config = world
+    chosen = {"method": method, "batch_norm": mode, "rank": 2, "epochs": 1, "batch_size": 10}
+    config = config.model_copy(update={"finetune": make_config(finetune=chosen).finetune})
+    encrypted, adapted, out, results = (
+        folder / "encrypted",
+        folder / "adapted",
+        tmp_path / "tuned",
+        tmp_path / "results",
+    )
+    finetune.run(config.finetune, encrypted, adapted, out, results / "finetune.json")
+    evaluate.run(config.evaluate, encrypted, adapted, out, tmp_path / "plots", results / "evaluate.json")
+    places = {"encrypted": encrypted, "adapted": adapted, "finetuned": out, "results": results}
+    assert export.run(config, tmp_path / "hub", **places) == []  # no key, so nothing reveals one
+    card = (tmp_path / "hub" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    code = code.replace('"models/adapted"', repr(str(adapted))).replace(
+        'FOLDER = "."', f"FOLDER = {str(tmp_path / 'hub')!r}"
+    )
+    found = {}
+    exec(code, found)  # classifies a black image
+    with torch.inference_mode():
+        expected = load_finetuned(adapted, out, CLASSES)(-torch.ones(1, 3, 32, 32))
+    torch.testing.assert_close(found["logits"], expected, rtol=1e-5, atol=1e-5)
+    assert f"batch_norm: {mode}" in card
+    assert "vision-transformer" not in card
+    assert "attn.qkv" not in card
