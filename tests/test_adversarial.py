@@ -2,16 +2,19 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import tiny_backbone
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from ppvit.adapt import adapt_model
 from ppvit.adversarial import Attack, Ball, frozen, pgd, plain_ball
 from ppvit.adversarial.attack import divergence
 from ppvit.adversarial.ball import TOLERANCE
+from ppvit.batch_norm import set_batch_norm
 from ppvit.ciphers import CIPHERS, make_cipher
 from ppvit.ciphers.gather import FlatMap
 from ppvit.errors import PpvitError, UsageError
@@ -99,6 +102,17 @@ def test_an_attack_leaves_no_gradient_and_the_model_as_it_was(inner_loss):
     assert [module.training for module in model.modules()] == modes
 
 
+@pytest.mark.parametrize("mode", ["frozen", "stats", "affine"])
+def test_an_attack_leaves_running_statistics_alone(mode):
+    model = set_batch_norm(timm.create_model("resnet18_cifar", num_classes=3), mode).train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    modes = [module.training for module in model.modules()]
+    attack = Attack(Ball.of_grey_levels("linf", 8), 1, 8 / 127.5, "noise", "kl")
+    attack.perturb(model, as_input(noise_images(2, 32)), torch.tensor([0, 1]))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_frozen_puts_all_back_after_an_error():
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     with pytest.raises(ZeroDivisionError), frozen(model):
@@ -135,7 +149,7 @@ def test_divergence_is_the_formula():
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_table_of_isometries_is_what_the_ciphers_do(name, norm, key):
     """Distances between ciphertexts against distances between plain images, and the refusals where they differ."""
-    cipher = make_cipher(name, key, 16, 4)
+    cipher = make_cipher(name, key, 16, 4, **({"token_width": 64} if name == "neuracrypt" else {}))
     plain, ids = noise_images(8), np.arange(8)
     near = np.clip(plain.astype(int) + np.random.default_rng(1).integers(-8, 9, plain.shape), 0, 255).astype(np.uint8)
     # both versions of an image are the same image, under the same sub-key
@@ -177,3 +191,26 @@ def decrypted(cipher, moved: torch.Tensor) -> torch.Tensor:
     plain = np.empty((len(moved), flat.gather.size))
     plain[:, flat.gather] = np.where(flat.flip, -1, 1) * ciphertext.reshape(plain.shape)
     return torch.from_numpy(plain.reshape(ciphertext.shape).transpose(0, 3, 1, 2).copy())
+
+
+def test_attack_on_rotated_blocks_rotates_back_to_the_attack_on_plain_images(key):
+    """Under ``orthogonal`` too, in L2, where the attack does not know the box of valid pixels."""
+    cipher = make_cipher("orthogonal", key, 16, 4)
+    plain, adapted = tiny_backbone(), tiny_backbone()
+    adapt_model(adapted, cipher)
+    images, labels = noise_images(2), torch.tensor([0, 3])
+    attack = Attack(plain_ball("l2", 300, cipher.settings), 3, 1.0, "none")
+    on_plain = attack.perturb(plain.model.double(), as_input(images, torch.float64), labels)
+    ciphertext = as_input(cipher.encrypt_exactly(images), torch.float64)
+    on_cipher = attack.perturb(adapted.model.double(), ciphertext, labels)
+    assert on_plain.abs().max() > 1  # outside of the box
+    torch.testing.assert_close(_blocks(on_cipher) @ _inverse(cipher).T, _blocks(on_plain), atol=1e-4, rtol=0)
+
+
+def _inverse(cipher) -> torch.Tensor:
+    return torch.from_numpy(np.linalg.inv(cipher.affine_map().matrix))
+
+
+def _blocks(images: torch.Tensor, side: int = 4) -> torch.Tensor:
+    """(n, 3, H, W) to (n, N, 3 side^2), values of a block as C, h, w."""
+    return functional.unfold(images, side, stride=side).transpose(1, 2)

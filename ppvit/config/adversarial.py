@@ -39,7 +39,7 @@ class Adversarial(Section):
     head_epochs: int = Field(2, ge=1)
     """epochs of that"""
     monitor_images: int = Field(512, ge=0, le=10000)
-    """training images held out, a fifth at most, on which PGD-20 chooses the best epoch; 0 keeps the last one"""
+    """training images held out, a tenth at most, on which PGD-20 chooses the best epoch; 0 keeps the last one"""
     fallback_steps: int = Field(10, ge=1, le=1000)
     """steps from the epoch on in which accuracy under PGD-20 falls 5 points below its best, where steps are fewer"""
 
