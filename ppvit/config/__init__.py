@@ -2,6 +2,7 @@
 
 from ppvit.config.adversarial import Adversarial
 from ppvit.config.loading import default_yaml, describe, load, parameters
+from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.sections import (
     DEMO_KEY_ID,
     LOCAL_DATA,
@@ -31,6 +32,8 @@ __all__ = [
     "Evaluate",
     "Finetune",
     "Pretrain",
+    "Robustness",
+    "Threats",
     "default_yaml",
     "describe",
     "load",

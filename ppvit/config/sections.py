@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from ppvit.config.adversarial import Adversarial, AdversarialLoss, require_consistent
+from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.section import Section
 
 LOCAL_DATA = "data/local"  # where dataset.path points when the user names no data of their own
@@ -241,8 +242,10 @@ class Config(Section):
     finetune: Finetune
     adversarial: Adversarial
     evaluate: Evaluate
+    robustness: Robustness
     verify: Verify
     audit: Audit
+    threats: Threats
     report: Report
 
     @model_validator(mode="after")
