@@ -52,7 +52,7 @@ def require_consistent(loss: AdversarialLoss, settings: Adversarial) -> None:
     """
     if settings.norm == "linf" and settings.epsilon > 255:
         raise ValueError(
-            f"adversarial.epsilon {settings.epsilon:g} is beyond the 255 grey levels of a pixel; choose less"
+            f"adversarial.epsilon {settings.epsilon:g} is beyond the 255 levels of a pixel; choose less"
         )
     if loss == "none":
         return
