@@ -2,7 +2,7 @@
 
     python benchmarks/finetune_step.py
 
-Compared: one epoch of `ppvit.finetune.Training` (shards on disk, decoding, gradient clipping, schedule, metrics and a
+Compared: one epoch of `ppvit.training.Training` (shards on disk, decoding, gradient clipping, schedule, metrics and a
 checkpoint included) against forward, loss, backward and AdamW on the same model and adapters over preloaded float
 batches; and `ppvit.batches.load_batches` alone against what the stage consumes. LoRA of rank 8; micro-ViT at 32 px and
 ViT-Ti/16 at 224 px, random weights. No reading processes, the default on a CPU; one thread, because two that wait for
@@ -31,10 +31,10 @@ from ppvit import encrypt
 from ppvit.batches import EncryptedImages, epoch_batches, load_batches
 from ppvit.checkpoint import Checkpoint
 from ppvit.config import Config
-from ppvit.finetune import Training, make_accelerator
 from ppvit.images import encode_png
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, model_input
 from ppvit.schedule import make_optimizer
+from ppvit.training import Training, make_accelerator
 from ppvit.tuners import make_tuner
 
 CASES: tuple[tuple[str, dict[str, Any], int, int, int], ...] = (

@@ -9,22 +9,26 @@ Why [-1, 1] and not raw 0..255 pixels: that scaling is the same for all colours 
 sign. Every cipher step is then an orthogonal map of the input, so that training the patch embedding as well goes
 exactly as on plain images, and its weights keep the size that optimisers expect (raw pixels make them 127.5 times
 smaller).
+
+A ResNet mixes neighbouring pixels of different blocks, so that no weights of it undo a cipher; only its normalisation
+is put in place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from timm.models import VisionTransformer
+from timm.models import ResNet, VisionTransformer
 from torch import Tensor, nn
 
 from ppvit.ciphers import Cipher
 from ppvit.ciphers.neuracrypt import NeuraCrypt
 from ppvit.config import Config
 from ppvit.embedding import (
-    Embedding,
     encrypt_embedding,
     fold_normalization,
     position_offset,
@@ -35,7 +39,7 @@ from ppvit.errors import PpvitError, UsageError
 from ppvit.models import Backbone, load_backbone, model_input, save_model
 from ppvit.owner import load_cipher, public_record
 from ppvit.results import Stopwatch, write_result
-from ppvit.stems import add_adaptive_matrix, install_stem, patch_projection
+from ppvit.stems import add_adaptive_matrix, install_stem, normalize_input, patch_projection
 
 TOLERANCE_FLOAT64 = 1e-6  # largest accepted logit difference; measured ones are near 1e-13
 TOLERANCE_FLOAT32 = 1e-3
@@ -47,8 +51,16 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
 
     Raises:
         UsageError: the cipher has no affine map, the patch embedding is no non-overlapping convolution of the block's
-            size, or blocks are scrambled and the model knows positions by anything but one learned absolute embedding.
+            size (as of a ResNet, with any key), or blocks are scrambled and the model knows positions by anything but
+            one learned absolute embedding.
     """
+    if isinstance(model, ResNet):
+        if not cipher.keyed:
+            return
+        raise UsageError(
+            f"a ResNet has overlapping kernels, so it cannot be adapted to cipher '{cipher.name}'; set "
+            "cipher.name=none, or adapt.enabled=false for the unadapted baseline, or choose a plain timm ViT"
+        )
     affine = cipher.affine_map()
     if affine is None:
         why = "every image has a key of its own" if cipher.image_keys else "it is no affine map of a block's values"
@@ -102,9 +114,13 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
     if isinstance(cipher, NeuraCrypt):
         make_token_model(backbone.model, cipher)
         return {}
-    plain = fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std)
-    adapted = encrypt_embedding(plain, cipher.affine_map()) if enabled else plain
-    differences = _compare(backbone, cipher, adapted)
+    if isinstance(backbone.model, ResNet):
+        change = partial(normalize_input, mean=backbone.mean, std=backbone.std)
+    else:
+        plain = fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std)
+        adapted = encrypt_embedding(plain, cipher.affine_map()) if enabled else plain
+        change = partial(write_embedding, embedding=adapted)
+    differences = _compare(backbone, cipher, change)
     if enabled and (
         differences["max_logit_difference_float64"] > TOLERANCE_FLOAT64
         or differences["max_logit_difference_float32"] > TOLERANCE_FLOAT32
@@ -134,8 +150,8 @@ def make_token_model(model: nn.Module, cipher: NeuraCrypt) -> None:
         model.pos_embed[0, position_offset(model) :].zero_()
 
 
-def _compare(backbone: Backbone, cipher: Cipher, adapted: Embedding) -> dict[str, float]:
-    """Write ``adapted`` into the model and measure; noise images reach every pixel and every block alike."""
+def _compare(backbone: Backbone, cipher: Cipher, change: Callable[[nn.Module], None]) -> dict[str, float]:
+    """Let ``change`` adapt the model and measure; noise images reach every pixel and every block alike."""
     model = backbone.model
     size = cipher.image_size
     images = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, size, size, 3), dtype=np.uint8)
@@ -146,7 +162,7 @@ def _compare(backbone: Backbone, cipher: Cipher, adapted: Embedding) -> dict[str
     normalized = (plain / 255 - mean) / std
     plain32 = _logits(model, normalized.float())
     plain64 = _logits(model.double(), normalized)
-    write_embedding(model, adapted)
+    change(model)  # in float64
     adapted64 = _logits(model, model_input(encrypted))
     differences = {"max_logit_difference_float64": (adapted64 - plain64).abs().max().item()}
     if cipher.dtype != exact.dtype:  # what rounding the ciphertext to its storage costs, beside adaptation

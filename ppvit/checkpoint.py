@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ppvit.files import atomic_output
+from ppvit.tuners import trained_state
 
 SAVE_SECONDS = 60.0  # at most this much work is lost; when a checkpoint is saved never changes the result
 
@@ -52,7 +53,7 @@ class Checkpoint:
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
         """Save trained parameters, buffers, optimiser, random states and ``progress``; whole or not at all."""
         state = {
-            "model": _trained_state(model),
+            "model": trained_state(model),
             "optimizer": optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -68,7 +69,7 @@ class Checkpoint:
             state = torch.load(self._path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
             return None
-        own = _trained_state(model)
+        own = trained_state(model)
         saved = state["model"]
         if {name: own[name].shape for name in own} != {name: saved[name].shape for name in saved}:
             return None
@@ -84,11 +85,6 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget the checkpoint once the result is written."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return trained | dict(model.named_buffers())
 
 
 def seed_everything(seed: int) -> None:

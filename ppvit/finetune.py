@@ -1,39 +1,50 @@
-"""Fine-tuning on encrypted shards: one loop for every method, resumable, on one device or many (accelerate).
+"""Fine-tuning on encrypted shards: model and method, plain or against an attack, and what is written at the end.
 
 Neither key nor plain image is needed or looked for.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import Tensor, nn
-from torch.nn import functional
-from tqdm import tqdm
+from torch import nn
+from torch.utils.data import Dataset, Subset
 
 from ppvit import __version__
+from ppvit.adversarial import Ball, plain_ball
+from ppvit.adversarial.monitor import Monitor, hold_out
+from ppvit.adversarial.objective import Robust
+from ppvit.batch_norm import set_batch_norm
 from ppvit.batches import EncryptedImages, epoch_batches, load_batches, require_same_key
 from ppvit.checkpoint import Checkpoint, scratch_folder, seed_everything
-from ppvit.config import Finetune
-from ppvit.errors import PpvitError, UsageError
+from ppvit.config import Adversarial, Finetune
+from ppvit.errors import PpvitError
 from ppvit.files import sha256_of
 from ppvit.models import load_model, model_input, read_record
+from ppvit.objective import Objective
 from ppvit.results import Stopwatch, write_result
-from ppvit.schedule import learning_rate_factor, make_optimizer
-from ppvit.tuners import adapter_bytes, finetuned_id, make_tuner, save_finetuned, trainable_parameters
+from ppvit.schedule import make_optimizer
+from ppvit.training import Log, Training, make_accelerator
+from ppvit.tuners import Tuner, adapter_bytes, finetuned_id, make_tuner, save_finetuned, trainable_parameters
 
-Log = Callable[[int, dict[str, float]], None]
+MakeObjective = Callable[[Finetune, Accelerator], Objective]
 
 
-def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: Path, log: Log | None = None) -> None:
+def run(
+    settings: Finetune,
+    encrypted: Path,
+    adapted: Path,
+    out: Path,
+    result: Path,
+    log: Log | None = None,
+    adversarial: Adversarial | None = None,
+) -> None:
     """Fine-tune the adapted model on the encrypted training shards.
 
     Args:
@@ -43,40 +54,53 @@ def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: P
         out: folder of the adapter, or of the whole model where the method has no adapter.
         result: JSON of parameter counts, speed, memory and the last training loss.
         log: called after every epoch with its number and metrics; after a resume with all earlier epochs first.
+        adversarial: the ``adversarial`` section, its defaults if None; unused where ``finetune.adversarial`` is none.
 
     A run that was killed goes on from its last checkpoint, and on a CPU ends with the result of an uninterrupted one.
 
     Raises:
         PpvitError: shards or model missing, damaged or not made for each other; the loss is not a number.
-        UsageError: unknown method, precision that the device lacks.
+        UsageError: unknown method, precision that the device lacks, a cipher under which an attack has no radius.
     """
     watch = Stopwatch()
     dataset = EncryptedImages(encrypted, "train")
     record = read_record(adapted, "adapt")
     require_same_key(dataset.manifest, record)
     tuner = make_tuner(settings)
+    defence = None
+    if settings.adversarial != "none":
+        defence = Defence(settings, adversarial or Adversarial(), dataset, record["cipher"])
+    images = defence.images if defence else dataset
     accelerator = make_accelerator(settings.precision)
     seed_everything(settings.seed)
-    model = tuner.attach(load_model(adapted, "adapt", dataset.num_classes))
-    epoch = epoch_batches(len(dataset), settings.batch_size, settings.seed, epoch=0)
-    tuner.initialise(model, (model_input(images) for images, _ in load_batches(dataset, epoch)))
-    parameters = trainable_parameters(model)
+    model = load_model(adapted, "adapt", dataset.num_classes)
     determines = {
         "settings": settings.model_dump(),
+        "adversarial": defence.adversarial.model_dump() if defence else None,
         "model": sha256_of(adapted / "model.safetensors"),
         "shards": dataset.manifest["shards"],
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
     }
+    probe = None
+    if defence and defence.adversarial.head_init == "robust":
+        probe = robust_head(defence, model, determines)
+        accelerator = make_accelerator(settings.precision)
+        seed_everything(settings.seed)  # the method's new weights must not depend on whether the probe was resumed
+    objective = defence.objective(settings, accelerator) if defence else None
+    model = attach(tuner, model, settings, images)
+    parameters = trainable_parameters(model)
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
     checkpoint = Checkpoint(determines, scratch_folder())
-    training = Training(settings, accelerator, model, optimizer, dataset, checkpoint, log)
+    training = Training(settings, accelerator, model, optimizer, images, checkpoint, log, objective)
     training.run()
     if not accelerator.is_main_process:
         return
     finetuned = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
     finetuned |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
+    if defence:
+        finetuned["adversarial"] = defence.adversarial.model_dump()
     save_finetuned(tuner, accelerator.unwrap_model(training.model).cpu(), out, adapted, finetuned)
     values = {
         "method": settings.method,
@@ -89,158 +113,97 @@ def run(settings: Finetune, encrypted: Path, adapted: Path, out: Path, result: P
         "epochs": settings.epochs,
         "finetuned_id": finetuned_id(out),
     }
+    if isinstance(objective, Robust):
+        values |= robust_values(objective, training)
     write_result(result, values, watch)
-    training.checkpoint.remove()
+    for finished in filter(None, (checkpoint, probe)):
+        finished.remove()
 
 
-def make_accelerator(precision: str) -> Accelerator:
-    """accelerate's view of the devices; ``precision`` is fp32, bf16 or fp16.
-
-    Raises:
-        UsageError: fp16 without a GPU.
-    """
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError("finetune.precision fp16 needs a GPU; use bf16 or fp32")
-    # accelerate keeps the first precision of a process for all later ones, unless its state is cleared
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+def attach(tuner: Tuner, model: nn.Module, settings: Finetune, images: Dataset) -> nn.Module:
+    """The model extended by the method, with its start values, ready to train on ``images``."""
+    model = set_batch_norm(tuner.attach(model), settings.batch_norm)
+    epoch = epoch_batches(len(images), settings.batch_size, settings.seed, epoch=0)
+    tuner.initialise(model, (model_input(batch) for batch, _ in load_batches(images, epoch)))
+    return model
 
 
-class Training:
-    """One training run, its position, and what it has measured.
+class Defence:
+    """What adversarial fine-tuning needs beside the model.
+
+    Args:
+        settings, adversarial: the sections.
+        dataset: training images.
+        cipher: its public settings.
 
     Attributes:
-        model: as accelerate prepared it.
-        history: one dictionary of metrics an epoch.
-        images_per_second: over all processes and the steps made since the last start, loading included.
+        images: what is trained on; the rest is held out.
+
+    Raises:
+        PpvitError: one class only.
+        UsageError: the cipher does not keep distances.
     """
 
     def __init__(
-        self,
-        settings: Finetune,
-        accelerator: Accelerator,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        dataset: EncryptedImages,
-        checkpoint: Checkpoint,
-        log: Log | None = None,
+        self, settings: Finetune, adversarial: Adversarial, dataset: EncryptedImages, cipher: dict[str, Any]
     ) -> None:
-        self.settings, self.dataset, self.checkpoint = settings, dataset, checkpoint
-        self._accelerator, self._log = accelerator, log
-        self.model, self._optimizer = accelerator.prepare(model, optimizer)
-        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.history: list[dict[str, float]] = []
-        self.images_per_second = 0.0
-        self._effective_batch = settings.batch_size * settings.accumulation
-        self._steps_per_epoch = math.ceil(len(dataset) / self._effective_batch)
-        # summed loss and number of right answers of this epoch so far, in this process
-        self._sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-
-    def run(self) -> None:
-        """Train from the checkpoint, or from the start, to the end."""
-        first_epoch, step = self._resume()
-        total = self.settings.epochs * len(self.dataset)
-        earlier = first_epoch * len(self.dataset) + step * self._effective_batch
-        quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
-        watch, done = Stopwatch(), 0
-        with tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr) as bar:
-            for epoch in range(first_epoch, self.settings.epochs):
-                for images in self._steps(epoch, step):
-                    done += images
-                    bar.update(images)
-                step = 0
-                self._finish_epoch(epoch)
-                bar.set_postfix(loss=f"{self.history[-1]['train_loss']:.4f}")
-        self.images_per_second = done / watch.seconds() if done else 0.0
-
-    def _steps(self, epoch: int, first_step: int) -> Iterator[int]:
-        """Make the optimiser steps of an epoch from ``first_step`` on; yields the images (of all processes) of each."""
-        self.model.train()
-        accumulation = self.settings.accumulation
-        rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        batches = epoch_batches(len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world)
-        batches = batches[first_step * accumulation :]
-        # a process without an image in the last batch computes one at weight zero, so that all processes meet
-        loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
-        for step in range(first_step, self._steps_per_epoch):
-            count = min(self._effective_batch, len(self.dataset) - step * self._effective_batch)
-            micro_batches, batches = batches[:accumulation], batches[accumulation:]
-            for position, batch in enumerate(micro_batches):
-                # sums weighted by 1 / count add up to the mean over the effective batch, whatever its division into
-                # micro-batches and processes; accelerate averages over processes, hence the factor world
-                weight = world / count if len(batch) else 0.0
-                last = position == len(micro_batches) - 1
-                with nullcontext() if last else self._accelerator.no_sync(self.model):
-                    self._backward(*next(loaded), weight)
-            self._optimizer_step(epoch * self._steps_per_epoch + step)
-            yield count
-            if step + 1 < self._steps_per_epoch and self._checkpoint_due():
-                self._save(epoch, step + 1)
-
-    def _backward(self, images: Tensor, labels: Tensor, weight: float) -> None:
-        """Add the gradient of the summed cross-entropy times ``weight``; images are uint8 (n, 3, H, W)."""
-        device = self._accelerator.device
-        labels = labels.to(device, non_blocking=True)
-        logits = self.model(model_input(images.to(device, non_blocking=True))).float()
-        smoothing = self.settings.label_smoothing
-        loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-        self._accelerator.backward(loss * weight)
-        if weight:
-            right = (logits.detach().argmax(1) == labels).sum()
-            self._sums += torch.stack([loss.detach(), right]).double()
-
-    def _optimizer_step(self, step: int) -> None:
-        factor = learning_rate_factor(self.settings, step, self.settings.epochs * self._steps_per_epoch)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor * group["rate"]
-        if self.settings.gradient_clip:
-            self._accelerator.clip_grad_norm_(self._trained, self.settings.gradient_clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-
-    def _finish_epoch(self, epoch: int) -> None:
-        self._require_finite(epoch)
-        loss, right = (self._accelerator.reduce(self._sums) / len(self.dataset)).tolist()
-        rate = self._optimizer.param_groups[0]["lr"]
-        self.history.append({"train_loss": loss, "train_accuracy_percent": 100 * right, "learning_rate": rate})
-        self._sums.zero_()
-        self._report(epoch)
-        self._save(epoch + 1, 0)
-
-    def _report(self, epoch: int) -> None:
-        if self._log and self._accelerator.is_main_process:
-            self._log(epoch + 1, self.history[epoch])
-
-    def _require_finite(self, epoch: int) -> None:
-        if not torch.isfinite(self._sums[0]):
+        if dataset.num_classes < 2:
             raise PpvitError(
-                f"the training loss is not a number in epoch {epoch + 1}; lower finetune.learning_rate "
-                f"({self.settings.learning_rate}) or set finetune.precision=fp32"
+                f"the shards have {dataset.num_classes} class, so there is nothing to attack; set "
+                "finetune.adversarial=none or dataset.name to a set of two classes or more"
             )
+        self.settings, self.adversarial = settings, adversarial
+        self.ball: Ball = plain_ball(adversarial.norm, adversarial.epsilon, cipher)
+        self._classes = dataset.num_classes
+        trained, held_out = hold_out(len(dataset), adversarial.monitor_images, settings.seed)
+        self.images = Subset(dataset, trained.tolist()) if len(held_out) else dataset
+        self._held_out = Subset(dataset, held_out.tolist()) if len(held_out) else None
 
-    def _checkpoint_due(self) -> bool:
-        due = self.checkpoint.due()
-        if self._accelerator.num_processes > 1:  # clocks differ, and all processes must decide alike
-            due = bool(self._accelerator.reduce(torch.tensor(float(due), device=self._sums.device)) > 0)
-        return due
+    def objective(self, settings: Finetune, accelerator: Accelerator, monitored: bool = True) -> Robust:
+        """The objective of one training run, with a state of its own."""
+        monitor = None
+        if monitored and self._held_out is not None:
+            monitor = Monitor(self._held_out, self.ball, settings.batch_size, accelerator)
+        steps = math.ceil(len(self.images) / (settings.batch_size * settings.accumulation))
+        return Robust(settings, self.adversarial, self.ball, accelerator, steps, self._classes, monitor)
 
-    def _save(self, epoch: int, step: int) -> None:
-        self._require_finite(epoch)
-        sums = self._accelerator.reduce(self._sums)
-        if self._accelerator.is_main_process:
-            progress = {"epoch": epoch, "step": step, "history": self.history, "sums": sums.tolist()}
-            self.checkpoint.save(self._accelerator.unwrap_model(self.model), self._optimizer, progress)
 
-    def _resume(self) -> tuple[int, int]:
-        """Epoch and optimiser step to start at."""
-        progress = self.checkpoint.load(self._accelerator.unwrap_model(self.model), self._optimizer)
-        if progress is None:
-            return 0, 0
-        self.history = progress["history"]
-        # every process counts from the main one's sums, the others from zero, so that their sum is right
-        if self._accelerator.is_main_process:
-            self._sums += torch.tensor(progress["sums"], dtype=torch.float64, device=self._sums.device)
-        for epoch in range(len(self.history)):
-            self._report(epoch)
-        print(f"finetune: resumed after {progress['epoch']} epochs and {progress['step']} steps", file=sys.stderr)
-        return progress["epoch"], progress["step"]
+def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) -> Checkpoint:
+    """Train the head alone against the attack, in place, on the frozen backbone.
+
+    Source: RoLI, Hua et al., "Initialization matters for adversarial transfer learning", CVPR 2024.
+
+    Returns:
+        The checkpoint of the finished probe, to be kept until the run is finished too: a resumed run loads it.
+    """
+    settings = defence.settings.model_copy(
+        update={"method": "linear", "epochs": defence.adversarial.head_epochs, "batch_norm": "frozen"}
+    )
+    accelerator = make_accelerator(settings.precision)
+    # a copy, so that devices, precision and frozen statistics of the probe leave no trace
+    probed = attach(make_tuner(settings), copy.deepcopy(model), settings, defence.images)
+    checkpoint = Checkpoint({**determines, "phase": "head"}, scratch_folder())
+    objective = defence.objective(settings, accelerator, monitored=False)
+    optimizer = make_optimizer(settings, probed)
+    training = Training(settings, accelerator, probed, optimizer, defence.images, checkpoint, objective=objective)
+    training.run()
+    probed = dict(accelerator.unwrap_model(training.model).named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if probed[name].requires_grad:
+                parameter.copy_(probed[name])
+    return checkpoint
+
+
+def robust_values(objective: Robust, training: Training) -> dict[str, Any]:
+    """Figures of adversarial training for the result file; those of the selected epoch where one was selected."""
+    chosen = training.history[(objective.selected_epoch or len(training.history)) - 1]
+    seconds = training.seconds
+    values = {
+        name: value for name, value in chosen.items() if name.startswith(("train_natural", "train_robust", "heldout"))
+    }
+    return values | {
+        "attack_steps": objective.attack.steps,
+        "attack_time_percent": 100 * objective.attack_seconds / seconds if seconds else 0.0,
+        "selected_epoch": objective.selected_epoch or len(training.history),
+    }

@@ -1,4 +1,4 @@
-"""Vision Transformers by name and on disk, in the folder layout that timm's ``local-dir:`` reads."""
+"""Vision Transformers and ResNets by name and on disk, in the folder layout that timm's ``local-dir:`` reads."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.models import load_state_dict
+from timm.models import is_model_in_modules
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from ppvit.convmixer import convmixer_micro_patch4
+from ppvit import convmixer, resnet  # noqa: F401 - registers models with timm
 from ppvit.errors import PpvitError, UsageError
 from ppvit.files import atomic_output, read_json, write_json
 from ppvit.stems import install_stem, stem_of
+from ppvit.weights_file import brief, classes_of, find_weights, misfit, read_weights, solo_learn_backbone
 
 # our embedded backbone is a plain timm architecture with other sizes, so that everybody's timm can build it
 MICRO_NAME = "vit_micro_patch4_32"
 MICRO_ARCHITECTURE = "vit_tiny_patch16_224"
 MICRO = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4}
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 @dataclass
@@ -83,53 +83,51 @@ def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path, 
         hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
         raise UsageError(f"model.name '{name}' is not a timm model; {hint}")
     model_args = dict(arguments)
-    if not architecture.startswith("convmixer"):  # fully convolutional: fits any size
+    if not is_convolutional(architecture):
         model_args["img_size"] = image_size
     if not pretrained:
         torch.manual_seed(0)
         model = _create(architecture, model_args)
         model_args["num_classes"] = model.num_classes
-    elif name == convmixer_micro_patch4.__name__ and weights is None:
-        raise UsageError(f"there are no pretrained weights of {name}; set model.pretrained=false")
+    elif weights is None and not _on_hub(architecture):
+        raise UsageError(
+            f"there are no pretrained weights of {name}; set model.pretrained=false, or model.checkpoint to a file"
+        )
     else:
         model = _from_file(architecture, model_args, weights) if weights else _from_hub(architecture, model_args)
     configuration = model.pretrained_cfg
     return Backbone(model.eval(), architecture, model_args, tuple(configuration["mean"]), tuple(configuration["std"]))
 
 
-def find_weights(checkpoint: Path, name: str) -> Path | None:
-    """The weights file that ``model.checkpoint`` means: itself, or the one in that folder; None for an empty folder."""
-    if checkpoint.is_file():
-        return checkpoint
-    if not checkpoint.is_dir():
-        raise UsageError(f"model.checkpoint {checkpoint} does not exist; name a {' or '.join(WEIGHT_SUFFIXES)} file")
-    found = sorted(path for path in checkpoint.iterdir() if path.suffix in WEIGHT_SUFFIXES)
-    named = [path for path in found if path.stem == name]
-    if len(found) > 1 and len(named) != 1:
-        raise UsageError(f"model.checkpoint {checkpoint} holds {len(found)} weights files; name one of them")
-    return (named or found or [None])[0]
+def is_convolutional(architecture: str) -> bool:
+    """Whether it is a ConvMixer or ResNet, which fit images of any size, and have batch normalisation."""
+    return is_model_in_modules(architecture, ("convmixer", "resnet"))  # timm's files, and ours
 
 
 def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> torch.nn.Module:
-    try:
-        state = load_state_dict(str(weights), use_ema=True, weights_only=True)
-    except Exception as error:  # safetensors, torch, pickle and zipfile raise kinds of their own
-        if "weights_only" in str(error):
-            reason = f"{weights} is not a plain weights file: loading it could run code; have it saved as .safetensors"
-        else:
-            reason = f"{weights} cannot be read as weights ({_brief(error)}); fetch it again"
-        raise PpvitError(reason) from None
-    head = state.get("head.weight")
-    model_args["num_classes"] = 0 if head is None else len(head)
+    state = read_weights(weights)
+    if (backbone := solo_learn_backbone(state)) is not None:
+        state = backbone
+        if timm.model_entrypoint(architecture).__module__ == resnet.__name__:
+            model_args["stem_padding"] = resnet.SOLO_LEARN_PADDING
+    model_args["num_classes"] = classes_of(state)
     with _NoRandomWeights():
         model = _create(architecture, model_args)
     try:
         model.load_state_dict(checkpoint_filter_fn(state, model) if hasattr(model, "pos_embed") else state, strict=True)
     except (RuntimeError, KeyError) as error:
-        raise PpvitError(
-            f"{weights} does not fit model.name {architecture} ({_brief(error)}); set model.name and model.checkpoint"
-        ) from None
+        why = misfit(state, model) or f"{brief(error)}; set model.name and model.checkpoint"
+        raise PpvitError(f"{weights} does not fit model.name {architecture}: {why}") from None
     return model
+
+
+def _on_hub(architecture: str) -> bool:
+    """Whether timm knows where the weights are; of a tag that it does not know it says so itself."""
+    try:
+        configuration = timm.get_pretrained_cfg(architecture)
+    except RuntimeError:
+        return True
+    return configuration is None or configuration.has_weights
 
 
 class _NoRandomWeights(TorchFunctionMode):
@@ -153,7 +151,7 @@ def _from_hub(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
         raise
     except Exception as error:  # huggingface_hub, requests and urllib raise kinds of their own without a network
         raise PpvitError(
-            f"the weights of {architecture} cannot be fetched from timm's hub ({_brief(error)}); set "
+            f"the weights of {architecture} cannot be fetched from timm's hub ({brief(error)}); set "
             "model.checkpoint to a local .safetensors file"
         ) from None
     model_args["num_classes"] = model.num_classes
@@ -166,15 +164,10 @@ def _create(architecture: str, model_args: dict[str, Any], pretrained: bool = Fa
     except (TypeError, AssertionError) as error:
         if "img_size" in str(error):
             raise UsageError(
-                f"model.name {architecture} is no Vision Transformer with a patch grid, so it cannot be adapted; "
+                f"model.name {architecture} is neither a Vision Transformer with a patch grid nor a ResNet; "
                 "choose a timm ViT such as vit_base_patch16_224"
             ) from None
-        raise UsageError(f"model.name {architecture} cannot be built for these sizes ({_brief(error)})") from None
-
-
-def _brief(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return (text if len(text) < 200 else text[:200] + " ...") or type(error).__name__
+        raise UsageError(f"model.name {architecture} cannot be built for these sizes ({brief(error)})") from None
 
 
 def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None:
@@ -250,7 +243,7 @@ def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> to
             model = timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise PpvitError(
-            f"{folder} cannot be loaded ({_brief(error)}); make it again: dvc repro --force {made_by}"
+            f"{folder} cannot be loaded ({brief(error)}); make it again: dvc repro --force {made_by}"
         ) from None
     # weights that are loaded were drawn first, differently many for different first layers: a new head must not depend
     # on that, so that training on ciphertext stays exactly training on plain images

@@ -16,6 +16,7 @@ HE = Path("models/he")
 RESULTS = Path("results")
 LIVE = RESULTS / "live"  # metrics of every epoch, as DVCLive writes them
 PLOTS = RESULTS / "plots"
+CURVES = RESULTS / "robustness"  # accuracy against epsilon
 PICTURES = RESULTS / "audit"
 REPORT = RESULTS / "report.html"
 CIPHER_STUDY = Path("studies/ciphers/ciphers.json")  # in git

@@ -13,18 +13,27 @@ import jinja2
 import matplotlib.figure
 import numpy as np
 
+from ppvit.attackers import draw_curve, threat_rows
 from ppvit.compare import HEADER, WAYS, accuracy_against_leak, cipher_rows, three_ways
 from ppvit.config import Config
 from ppvit.files import atomic_output, read_json
 from ppvit.shards import read_manifest
 from ppvit.show import examples, image_grid, over_ciphers
 
-STAGES = ("adapt", "finetune", "evaluate", "verify", "audit")
+STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")
 NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which would overlap
 
 
 def run(
-    config: Config, raw: Path, results: Path, live: Path, plots: Path, pictures: Path, ciphers: Path, out: Path
+    config: Config,
+    raw: Path,
+    results: Path,
+    live: Path,
+    plots: Path,
+    curves: Path,
+    pictures: Path,
+    ciphers: Path,
+    out: Path,
 ) -> str:
     """Write the report.
 
@@ -34,6 +43,7 @@ def run(
         results: folder of ``<stage>.json``.
         live: folder of the training metrics that DVCLive wrote.
         plots: folder of the tables that `evaluate` wrote.
+        curves: folder of the table that `robustness` wrote.
         pictures: folder of PNGs that `audit` wrote.
         ciphers: results of `studies/ciphers`, shown beside this run where there are any.
         out: the HTML file; pictures and style are inside, it loads nothing.
@@ -59,6 +69,7 @@ def run(
         summary=summary,
         verdict=values["audit"]["verdict"],
         attacks=attack_rows(values["audit"]),
+        threats=threat_rows(values["threats"]),
         sentences=read_json(pictures / "verdicts.json", "audit"),
         examples=_png(image_grid(list(columns.values()), list(columns))),
         attack_pictures={
@@ -68,6 +79,7 @@ def run(
         confusion=_draw(lambda axes: _draw_confusion(axes, plots, classes)),
         calibration=_draw(lambda axes: _draw_calibration(axes, plots)),
         ways=[WAYS, *three_ways(values)],
+        curve=_draw(lambda axes: draw_curve(axes, curves)),
         compared=_compared(ciphers),
         over_ciphers=_png(over_ciphers(config, raw)),
         parameters=[(section, settings) for section, settings in config.model_dump().items()],
@@ -105,6 +117,9 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     if he := values.get("he"):
         text = f"{_percent(he['accuracy_percent'])}, {he['train_seconds']:.1f} s"
         rows.append(("accuracy, head trained under CKKS", text))
+    robust = values["threats"].get("headline_accuracy_percent")
+    if robust is not None:
+        rows.append(("accuracy under attack, strongest attacker", _percent(robust)))
     rows.append(("leak so far", values["audit"]["verdict"]))
     return rows
 

@@ -1,4 +1,5 @@
-"""Patch embeddings that one convolution cannot express, for ciphers with keys per block position, nibbles or tokens.
+"""First layers that timm does not have: patch embeddings for ciphers with keys per block position, nibbles or tokens,
+and the normalisation in front of a ResNet.
 
 A model whose first layer was replaced says so in its ``config.json`` (``stem``), from which :func:`install_stem` builds
 it again.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.models import ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -105,6 +107,38 @@ class AdaptivePermutation(nn.Module):
         return (features.flatten(2) @ self.matrix).view_as(features)
 
 
+class InputNormalization(nn.Module):
+    """``(u - center) / scale`` by colour: pixels u in [-1, 1] as a network expects them, (n, 3, H, W) to the same.
+
+    It cannot be folded into a convolution that pads: its zeros stand for the mean colour, not for u = 0.
+
+    Attributes:
+        center: (3, 1, 1), 2 m - 1 for a mean m on a 0..1 scale.
+        scale: (3, 1, 1), 2 s for a standard deviation s.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(3, 1, 1))
+        self.register_buffer("scale", torch.ones(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.center) / self.scale
+
+
+def normalize_input(model: ResNet, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Let a ResNet for ``(x / 255 - mean) / std`` take u = x / 127.5 - 1: ``(u - (2 m - 1)) / (2 s)`` is the same.
+
+    Nothing is installed where mean = std = 0.5, which is u itself.
+    """
+    if set((*mean, *std)) == {0.5}:
+        return
+    install_stem(model, {"normalization": True})
+    layer, dtype = model.conv1[0], next(model.parameters()).dtype
+    layer.center.copy_(2 * torch.tensor(mean, dtype=dtype).view(3, 1, 1) - 1)
+    layer.scale.copy_(2 * torch.tensor(std, dtype=dtype).view(3, 1, 1))
+
+
 def patch_projection(model: nn.Module) -> nn.Module | None:
     """The layer that embeds patches, in a Vision Transformer or a ConvMixer; None where there is none."""
     stem = getattr(model, "stem", None)
@@ -121,6 +155,9 @@ def stem_of(model: nn.Module) -> dict[str, Any] | None:
     embedding = getattr(model, "patch_embed", None)
     if isinstance(embedding, TokenEmbedding):
         return {"tokens": embedding.num_patches, "token_width": embedding.token_width}
+    if isinstance(model, ResNet):
+        normalized = isinstance(model.conv1, nn.Sequential) and isinstance(model.conv1[0], InputNormalization)
+        return {"normalization": True} if normalized else None
     stem: dict[str, Any] = {}
     projection = patch_projection(model)
     if isinstance(projection, KeyedProjection):
@@ -135,11 +172,14 @@ def install_stem(model: nn.Module, stem: dict[str, Any]) -> None:
     """Replace a model's first layers, in its dtype; weights are zero (a learned matrix: the identity) until loaded.
 
     Args:
-        model: a timm ViT or ConvMixer.
+        model: a timm ViT, ConvMixer or ResNet.
         stem: ``blocks`` and ``nibbles`` (:class:`KeyedProjection`), ``tokens`` and ``token_width``
-            (:class:`TokenEmbedding`), ``adaptive_matrix`` (:class:`AdaptivePermutation`).
+            (:class:`TokenEmbedding`), ``adaptive_matrix`` (:class:`AdaptivePermutation`), ``normalization``
+            (:class:`InputNormalization`).
     """
     dtype = next(model.parameters()).dtype
+    if "normalization" in stem:
+        model.conv1 = nn.Sequential(InputNormalization().to(dtype), model.conv1)
     if "tokens" in stem:
         model.patch_embed = TokenEmbedding(stem["tokens"], stem["token_width"], model.embed_dim).to(dtype)
     if "blocks" in stem:

@@ -19,6 +19,7 @@ from ppvit.errors import PpvitError
 from ppvit.evaluate import Scores, score
 from ppvit.owner import load_cipher, public_record
 from ppvit.results import Stopwatch, write_result
+from ppvit.stems import patch_projection
 from ppvit.tuners import finetuned_id, load_finetuned, read_finetuned_record
 
 
@@ -54,7 +55,7 @@ def run(config: Config, raw: Path, adapted: Path, finetuned: Path, result: Path)
         others = [load_cipher(config, wrong_key(number)) for number in range(config.verify.wrong_keys)]
         values["wrong_key_accuracy_percent"] = float(np.mean([accuracy(model, other) for other in others]))
     values["chance_percent"] = 100.0 * np.bincount(plain.labels).max() / len(plain)
-    if cipher.affine_map() is not None:
+    if not cipher.keyed or (cipher.affine_map() is not None and patch_projection(model) is not None):
         undo_adaptation(model, cipher)
         values["plain_accuracy_percent"] = accuracy(model, None)
     values["images"] = len(plain)
@@ -70,6 +71,8 @@ def wrong_key(number: int) -> keys.Key:
 def undo_adaptation(model: nn.Module, cipher: Cipher) -> None:
     """Turn a model for ciphertext into one for plain images, in place: it then takes plain ones."""
     model.cpu()
+    if not cipher.keyed:
+        return
     write_embedding(model, decrypt_embedding(read_embedding(model), cipher.affine_map()))
 
 

@@ -25,6 +25,7 @@ def main() -> None:
             out=paths.FINETUNED,
             result=paths.result("finetune"),
             log=log,
+            adversarial=config.adversarial,
         )
 
 

@@ -13,6 +13,7 @@ def main() -> None:
         results=paths.RESULTS,
         live=paths.LIVE,
         plots=paths.PLOTS,
+        curves=paths.CURVES,
         pictures=paths.PICTURES,
         ciphers=paths.CIPHER_STUDY,
         out=paths.REPORT,

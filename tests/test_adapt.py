@@ -260,7 +260,7 @@ def test_unadapted_baseline_differs_but_is_written(key):
 @pytest.mark.parametrize(
     ("name", "arguments", "cipher", "told"),
     [
-        ("resnet18", {}, "shuffle", "has no patch convolution"),
+        ("resnet18", {}, "shuffle", "has overlapping kernels, so it cannot be adapted"),
         ("vit_tiny_r_s16_p8_224", {"img_size": 32}, "shuffle", "has no patch convolution"),
         ("convnext_atto", {}, "shuffle", "patches have 4 pixels a side; set cipher.block_size"),
         ("convnext_atto", {}, "block of 4", "knows patch positions by other means"),
@@ -673,8 +673,8 @@ def test_checkpoint_errors(tmp_path):
     torch.save({"x": Exception}, tmp_path / "evil.pth")
     with pytest.raises(PpvitError, match="is not a plain weights file"):
         load_backbone("vit_tiny_patch16_224", tmp_path / "evil.pth", 32, empty)
-    with pytest.raises(UsageError, match="cannot be adapted|cannot be built"):
-        load_backbone("resnet18", path, 32, empty)
+    with pytest.raises(UsageError, match="neither a Vision Transformer with a patch grid nor a ResNet; choose"):
+        load_backbone("vgg11", path, 32, empty)
     (empty / "a.safetensors").write_bytes(b"")
     (empty / "b.pth").write_bytes(b"")
     with pytest.raises(UsageError, match="holds 2 weights files; name one"):

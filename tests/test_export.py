@@ -335,8 +335,8 @@ def test_trained_patch_embedding_is_refused(world):
         world.export()
     assert str(refused.value) == (
         "these tensors reveal the key to whoever has the public checkpoint: base_model.model.patch_embed.proj.bias, "
-        "base_model.model.patch_embed.proj.weight; export them with --with-key-material, or fine-tune without them, "
-        "as finetune.method=lora does"
+        "base_model.model.patch_embed.proj.weight; export them with --with-key-material, or train without them "
+        "(finetune.method, target_modules)"
     )
     assert not list(world.root.glob("*hub*"))
     text = (world.export(with_key_material=True) / "README.md").read_text()

@@ -27,9 +27,11 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 QUICK = {
     "dataset": {"train_fraction": 0.1},
     "finetune": {"epochs": 1, "rank": 2, "target_modules": ["attn.qkv"]},
+    "robustness": {"attack": "pgd", "images": 2, "epsilons": [8.0, 32.0]},
     "verify": {"wrong_keys": 1},
     "he": {"train_images": 64, "components": 12},
     "audit": {"known_pairs": [1], "pooled_images": [1], "images": 2, "candidates": 4, "training_steps": 2},
+    "threats": {"images": 2, "surrogate_images": 20, "queries": 2},
 }
 
 
@@ -134,6 +136,8 @@ def test_metrics_are_the_promised_names(owner):
         },
         "evaluate": {"accuracy_percent", "cross_entropy", "calibration_error_percent"},
         "verify": {"accuracy_percent", "plain_accuracy_percent", "wrong_key_accuracy_percent"},
+        "robustness": {"clean_accuracy_percent", "pgd_accuracy_percent", "headline_accuracy_percent"},
+        "threats": {f"k{number}_accuracy_percent" for number in range(1, 5)} | {"headline_accuracy_percent"},
         "audit": {
             "weights_key_recovered_percent",
             "known_plaintext_key_recovered_percent",
@@ -154,7 +158,7 @@ def test_metrics_are_the_promised_names(owner):
 def test_plots_show_draws_the_tables(owner):
     owner.dvc("plots", "show")
     page = (owner.root / "dvc_plots" / "index.html").read_text()
-    assert all(name in page for name in ("confusion", "calibration", "train_loss"))
+    assert all(name in page for name in ("confusion", "calibration", "train_loss", "epsilon"))
 
 
 def test_report_is_one_self_contained_page(owner):
@@ -315,7 +319,7 @@ def test_deps_are_the_modules_that_the_stage_imports(stage):
     assert {name for name in code if not name.endswith(".j2")} == imported_files(stage)
 
 
-@pytest.mark.parametrize("stage", ["finetune", "evaluate"])
+@pytest.mark.parametrize("stage", ["finetune", "evaluate", "robustness"])
 def test_trainer_stages_neither_import_nor_read_what_is_secret(stage):
     assert not {"ppvit/keys.py", "ppvit/owner.py", "ppvit/ciphers", "ppvit/encrypt.py"} & set(STAGES[stage]["deps"])
     assert not any("raw" in name for name in STAGES[stage]["deps"])
@@ -345,8 +349,9 @@ def test_outs_of_dvc_yaml_are_the_paths_of_the_command_line():
         for name in ([out] if isinstance(out, str) else out)
     }
     expected = {paths.raw(config), paths.encrypted(config), paths.PRETRAINED, paths.ADAPTED, paths.FINETUNED, paths.HE}
-    expected |= {paths.LIVE, paths.PLOTS, paths.PICTURES, paths.REPORT}
-    expected |= {paths.result(stage) for stage in ("adapt", "finetune", "evaluate", "verify", "audit", "he")}
+    expected |= {paths.LIVE, paths.PLOTS, paths.PICTURES, paths.CURVES, paths.REPORT}
+    stages = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats", "he")
+    expected |= {paths.result(stage) for stage in stages}
     assert {Path(name.replace("${dataset.name}", config.dataset.name)) for name in outs} == expected
 
 

@@ -28,6 +28,13 @@ VALUES = {
         "accuracy_percent": 91.25, "plain_accuracy_percent": 91.25,
         "wrong_key_accuracy_percent": 33.1, "chance_percent": 33.3,
     },
+    "robustness": {"clean_accuracy_percent": 90.0, "headline_accuracy_percent": 1.5, "verdict": "1.5 % withstand."},
+    "threats": {
+        "k1_accuracy_percent": 1.25, "k2_accuracy_percent": 2.25, "k3_accuracy_percent": 40.5,
+        "k4_accuracy_percent": 60.5, "naive_accuracy_percent": 89.5, "headline_accuracy_percent": 1.25,
+        "k2_attack": "weights", "k2_key_recovered_percent": 100.0, "k2_key_seconds": 0.2,
+        "verdict": "1.2 % withstand K1.",
+    },
     "audit": {
         "weights_key_recovered_percent": 100.0, "weights_ssim": 1.0, "weights_wall_seconds": 0.1,
         "known_plaintext_10_key_recovered_percent": 66.4,
@@ -44,13 +51,14 @@ VALUES = {
 def world(tmp_path):
     write_raw(tmp_path / "raw", {"train": 30, "test": 6})
     results = tmp_path / "results"
-    for folder in ("live/plots/metrics", "plots", "audit"):
+    for folder in ("live/plots/metrics", "plots", "audit", "robustness"):
         (results / folder).mkdir(parents=True)
     for stage, values in VALUES.items():
         (results / f"{stage}.json").write_text(json.dumps({**values, **COMMON}))
     (results / "audit" / "verdicts.json").write_text('{"weights": "Broken."}')
     (results / "plots" / "confusion.csv").write_text("actual,predicted\n0,0\n1,2\n2,2\n")
     (results / "plots" / "calibration.csv").write_text("confidence_percent,accuracy_percent,images\n90,80,3\n")
+    (results / "robustness" / "curve.csv").write_text("epsilon,accuracy_percent\n0,90\n8,1.5\n")
     for name in ("train_loss", "train_accuracy_percent"):
         (results / "live/plots/metrics" / f"{name}.tsv").write_text(f"step\t{name}\n1\t2.0\n2\t1.0\n")
     return tmp_path
@@ -69,7 +77,15 @@ HE = {
 def write(world) -> str:
     results = world / "results"
     config = make_config(dataset={"image_size": 16})
-    places = (world / "raw", results, results / "live", results / "plots", results / "audit", world / "study.json")
+    places = (
+        world / "raw",
+        results,
+        results / "live",
+        results / "plots",
+        results / "robustness",
+        results / "audit",
+        world / "study.json",
+    )
     return report.run(config, *places, world / "report.html")
 
 
@@ -171,3 +187,11 @@ def test_three_ways_stand_beside_each_other(world):
     (world / "results" / "he.json").write_text(json.dumps({**HE, **COMMON, "mode": "refresh"}))
     write(world)
     assert "Refreshing shows the intermediate weights" in (world / "report.html").read_text()
+
+
+def test_every_attacker_stands_beside_the_headline(world):
+    write(world)
+    page = (world / "report.html").read_text()
+    for text in ("1.2 % withstand K1.", "1.5 % withstand.", "1.25 %", "2.25 %", "40.50 %", "60.50 %", "89.50 %"):
+        assert text in page
+    assert "obfuscation, not robustness" in page

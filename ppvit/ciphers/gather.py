@@ -53,7 +53,11 @@ class GatherCipher(Cipher):
 
     def _maps_of_images(self, images: np.ndarray, ids: np.ndarray | None) -> Iterator[FlatMap]:
         for number in self._check_ids(images, ids).tolist():
-            yield FlatMap.of(self._make_map("image", number), self.image_size, self.block_size)
+            yield FlatMap.of(self.image_map(number), self.image_size, self.block_size)
+
+    def image_map(self, number: int) -> AffineMap:
+        """The map of the image with that id, where every image has a key of its own."""
+        return self._make_map("image", number)
 
     def affine_map(self) -> AffineMap | None:
         return None if self.image_keys else self._map

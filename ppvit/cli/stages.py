@@ -16,10 +16,12 @@ SECTIONS = {
     "download": ("dataset", "download"),
     "encrypt": ("dataset", "cipher", "encrypt"),
     "adapt": ("dataset", "cipher", "model", "adapt"),
-    "finetune": ("finetune",),
+    "finetune": ("finetune", "adversarial"),
     "evaluate": ("evaluate",),
+    "robustness": ("robustness",),
     "verify": ("dataset", "cipher", "encrypt", "evaluate", "verify"),
     "audit": ("dataset", "cipher", "model", "encrypt", "audit"),
+    "threats": ("dataset", "cipher", "model", "encrypt", "adapt", "robustness", "threats"),
     "he": ("dataset", "model", "encrypt", "he"),
     "report": ("dataset", "cipher", "encrypt", "report"),
 }
@@ -104,6 +106,7 @@ def finetune(
         adapted=adapted or paths.ADAPTED,
         out=out or paths.FINETUNED,
         result=result or paths.result("finetune"),
+        adversarial=config.adversarial,
     )
 
 
@@ -128,6 +131,30 @@ def evaluate(
         finetuned=finetuned or paths.FINETUNED,
         plots=plots or paths.PLOTS,
         result=result or paths.result("evaluate"),
+    )
+
+
+@stage
+def robustness(
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    encrypted: Place = None,
+    adapted: Place = None,
+    finetuned: Place = None,
+    plots: Place = None,
+    result: Place = None,
+) -> None:
+    """Attack the fine-tuned model on encrypted test shards; needs no key (trainer)."""
+    config = load(params, overrides)
+    from ppvit import paths, robustness
+
+    robustness.run(
+        config.robustness,
+        encrypted=encrypted or paths.encrypted(config),
+        adapted=adapted or paths.ADAPTED,
+        finetuned=finetuned or paths.FINETUNED,
+        plots=plots or paths.CURVES,
+        result=result or paths.result("robustness"),
     )
 
 
@@ -186,6 +213,29 @@ def audit(
 
 
 @stage
+def threats(
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    raw: Place = None,
+    adapted: Place = None,
+    finetuned: Place = None,
+    result: Place = None,
+) -> None:
+    """Measure robustness against attackers with key, weights, other models or nothing (owner)."""
+    config = load(params, overrides)
+    from ppvit import paths, threats
+
+    threats.run(
+        config,
+        raw=raw or paths.raw(config),
+        embedded=paths.PRETRAINED,
+        adapted=adapted or paths.ADAPTED,
+        finetuned=finetuned or paths.FINETUNED,
+        result=result or paths.result("threats"),
+    )
+
+
+@stage
 def report(overrides: Overrides = None, params: Params = PARAMS, out: Place = None) -> None:
     """Write the report page from all results (owner)."""
     config = load(params, overrides)
@@ -197,6 +247,7 @@ def report(overrides: Overrides = None, params: Params = PARAMS, out: Place = No
         results=paths.RESULTS,
         live=paths.LIVE,
         plots=paths.PLOTS,
+        curves=paths.CURVES,
         pictures=paths.PICTURES,
         ciphers=paths.CIPHER_STUDY,
         out=out or paths.REPORT,

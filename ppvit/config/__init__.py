@@ -1,6 +1,8 @@
 """The parameters of a run: ``params.yaml``, checked."""
 
+from ppvit.config.adversarial import Adversarial
 from ppvit.config.loading import default_yaml, describe, load, parameters
+from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.sections import (
     DEMO_KEY_ID,
     LOCAL_DATA,
@@ -21,6 +23,7 @@ __all__ = [
     "DEMO_KEY_ID",
     "LOCAL_DATA",
     "LOCAL_MODEL",
+    "Adversarial",
     "AttackName",
     "Audit",
     "Cipher",
@@ -31,6 +34,8 @@ __all__ = [
     "Finetune",
     "He",
     "Pretrain",
+    "Robustness",
+    "Threats",
     "default_yaml",
     "describe",
     "load",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from ppvit.config.adversarial import Adversarial, AdversarialLoss, require_consistent
+from ppvit.config.robustness import Robustness, Threats
+from ppvit.config.section import Section
 
 LOCAL_DATA = "data/local"  # where dataset.path points when the user names no data of their own
 LOCAL_MODEL = "models/local"  # the same for model.checkpoint
@@ -23,12 +27,6 @@ AttackName = Literal[
     "matching",
     "brute_force",
 ]
-
-
-class Section(BaseModel):
-    """One section of ``params.yaml``: no unknown names, no silent conversion from text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class Dataset(Section):
@@ -77,12 +75,15 @@ class Cipher(Section):
 
 
 class Model(Section):
-    """the pretrained Vision Transformer"""
+    """the pretrained Vision Transformer, or ResNet"""
 
-    name: str = "vit_micro_patch4_32"
-    """vit_micro_patch4_32 (embedded), or the name of any timm Vision Transformer with non-overlapping patches"""
+    name: str = Field(
+        "vit_micro_patch4_32",
+        description="vit_micro_patch4_32 (embedded), or the name of any timm Vision Transformer with non-overlapping "
+        "patches; for cipher none or unadapted also resnet18_cifar (32 px) and timm's ResNets",
+    )
     checkpoint: str = LOCAL_MODEL
-    """a .safetensors or .pth file; the empty default means: the embedded weights, or timm's hub for other names"""
+    """a .safetensors, .pth or .ckpt file; the empty default means: embedded weights, or timm's hub for other names"""
     pretrained: bool = True
     """false starts from random weights; for baselines such as convmixer_micro_patch4, which has no others"""
     adaptive_matrix: bool = False
@@ -146,8 +147,10 @@ class Finetune(Section):
     """scale of the low-rank update, which is multiplied by alpha / rank"""
     dropout: float = Field(0.0, ge=0, lt=1)
     """dropout in front of the update, where the method has one"""
-    target_modules: list[str] = []
-    """linear layers to attach to, as ends of module names such as attn.qkv, mlp.fc1; empty: the method's own choice"""
+    target_modules: list[str] = Field([])
+    """layers to attach to, as ends of module names such as attn.qkv, mlp.fc1; empty: the method's own choice"""
+    batch_norm: Literal["frozen", "stats", "affine"] = "frozen"
+    """ResNets: stats lets running statistics follow the training images, affine trains weight and bias as well"""
     scaled: bool = True
     """aoft: a learned factor for every column; without it the first product is subtracted, so as to start at zero"""
     frequencies: int = Field(1000, ge=1)
@@ -178,6 +181,8 @@ class Finetune(Section):
     """share of the target probability spread over all classes"""
     gradient_clip: float = Field(1.0, ge=0)
     """largest norm of the gradient; 0 switches clipping off"""
+    adversarial: AdversarialLoss = "none"
+    """against attacks on the input, see section adversarial: at, loss under attack; trades (LoFT), clean loss too"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -256,9 +261,12 @@ class Config(Section):
     encrypt: Encrypt
     adapt: Adapt
     finetune: Finetune
+    adversarial: Adversarial
     evaluate: Evaluate
+    robustness: Robustness
     verify: Verify
     audit: Audit
+    threats: Threats
     he: He
     report: Report
 
@@ -269,4 +277,9 @@ class Config(Section):
                 f"cipher.block_size {self.cipher.block_size} does not divide "
                 f"dataset.image_size {self.dataset.image_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attack_fits(self) -> Config:
+        require_consistent(self.finetune.adversarial, self.adversarial)
         return self

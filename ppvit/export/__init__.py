@@ -59,7 +59,7 @@ def run(
         if weights.revealing and not with_key_material:
             raise UsageError(
                 f"these tensors reveal the key to whoever has the public checkpoint: {_listed(weights.revealing)}; "
-                "export them with --with-key-material, or fine-tune without them, as finetune.method=lora does"
+                "export them with --with-key-material, or train without them (finetune.method, target_modules)"
             )
         record = {**finished.record, "model": finished.base["model"], "adapted": finished.base["adapted"]}
         write_json(folder / _RECORD, record)

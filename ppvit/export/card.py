@@ -15,9 +15,10 @@ from ppvit.audit.verdict import NOTICEABLE
 from ppvit.config import LOCAL_MODEL, Config
 from ppvit.export.finished import Finished
 from ppvit.export.weights import Weights, base_name
-from ppvit.models import find_weights
+from ppvit.models import is_convolutional
 from ppvit.report import attack_rows
 from ppvit.tuners import TUNERS
+from ppvit.weights_file import find_weights
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 
@@ -56,7 +57,8 @@ def model_card(finished: Finished, weights: Weights) -> str:
 def front_matter(finished: Finished, weights: Weights) -> dict[str, Any]:
     """What the Hub reads: see https://huggingface.co/docs/hub/model-cards."""
     method, cipher = finished.record["method"], finished.record["cipher"]["name"]
-    tags = ["ppvit", "timm", "vision-transformer", "encrypted-images", f"cipher-{cipher}", method]
+    network = "convolutional-network" if is_convolutional(finished.base["model"]) else "vision-transformer"
+    tags = ["ppvit", "timm", network, "encrypted-images", f"cipher-{cipher}", method]
     values: dict[str, Any] = {
         "library_name": "peft" if weights.form == "adapter" else "timm",
         "pipeline_tag": "image-classification",
@@ -101,9 +103,11 @@ def hyper_parameters(config: Config, weights: Weights) -> dict[str, Any]:
     """The parameters of ``finetune`` as in params.yaml, without those that are known to have had no effect."""
     values = config.finetune.model_dump()
     method = values["method"]
+    convolutional = is_convolutional(config.model.name)
     # an empty list means the method's own choice
-    values["target_modules"] = values["target_modules"] or list(TUNERS[method].targets)
-    unused = set() if weights.form == "adapter" else set(_OF_ADAPTERS)
+    values["target_modules"] = values["target_modules"] or ([] if convolutional else list(TUNERS[method].targets))
+    unused = set() if convolutional else {"batch_norm"}
+    unused |= set() if weights.form == "adapter" else set(_OF_ADAPTERS)
     unused |= set() if values["target_modules"] else {"target_modules"}
     unused |= set() if values["optimizer"] == "sgd" else {"momentum"}
     values = {name: value for name, value in values.items() if name not in unused}

@@ -79,6 +79,8 @@ def _require_parameters(config: Config, record: dict[str, Any], base: dict[str, 
     asked = config.finetune.model_dump()
     pairs = {f"finetune.{name}": (record["finetune"].get(name), value) for name, value in asked.items()}
     pairs |= {f"cipher.{name}": (value, getattr(config.cipher, name)) for name, value in record["cipher"].items()}
+    attack = record.get("adversarial", {})  # only where the model was trained against one
+    pairs |= {f"adversarial.{name}": (value, getattr(config.adversarial, name, None)) for name, value in attack.items()}
     if record["key_id"] is not None:
         pairs["cipher.key_id"] = (record["key_id"], config.cipher.key_id)
     pairs["dataset.image_size"] = (record["image_size"], config.dataset.image_size)

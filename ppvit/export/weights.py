@@ -25,6 +25,7 @@ FILES = (_ADAPTER, _ADAPTER_CONFIG, _MODEL, _MODEL_CONFIG, _HEAD)
 
 # where adaptation and training on ciphertext put the key; see ppvit.embedding and ppvit.stems
 _KEYED = frozenset({"patch_embed", "pos_embed", "stem"})
+_FIRST = ("conv1",)  # of a ResNet, whose blocks have a conv1 too
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Pa
         return Weights("head", False, True, [])
     shutil.copyfile(finetuned / _MODEL, folder / _MODEL)
     shutil.copyfile(finetuned / _MODEL_CONFIG, folder / _MODEL_CONFIG)
-    revealing = [name for name in _names(folder / _MODEL, "finetune") if _KEYED & set(name.split("."))]
+    revealing = [name for name in _names(folder / _MODEL, "finetune") if _in_first_layers(name)]
     return Weights("model", False, True, sorted(revealing) if finished.keyed else [])
 
 
@@ -111,7 +112,12 @@ def _in_adapter_reveals(name: str, base: Iterable[str], heads: tuple[str, ...]) 
     the head excepted: whoever has the public checkpoint can compare the two.
     """
     name = name.removeprefix("base_model.model.")
-    return not name.startswith(heads) and (name in base or bool(_KEYED & set(name.split("."))))
+    return not name.startswith(heads) and (name in base or _in_first_layers(name))
+
+
+def _in_first_layers(name: str) -> bool:
+    parts = name.split(".")
+    return parts[0] in _FIRST or bool(_KEYED & set(parts))
 
 
 def _heads(adapted: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from ppvit.config import Finetune
 from ppvit.errors import UsageError
 from ppvit.tuners.adapter import Adapter
 from ppvit.tuners.aoft import AoftAdapter, AoftLora
-from ppvit.tuners.base import Tuner, adapter_bytes, trainable_parameters
+from ppvit.tuners.base import Tuner, adapter_bytes, trainable_parameters, trained_state
 from ppvit.tuners.full import Full
 from ppvit.tuners.hta import HtaAdapter, HtaLora
 from ppvit.tuners.linear import Linear
@@ -34,6 +34,7 @@ __all__ = [
     "read_finetuned_record",
     "save_finetuned",
     "trainable_parameters",
+    "trained_state",
 ]
 
 _STOCK = (Full, Linear, Melo, LoraPatch, Lora, Rslora, Dora, Pissa, Olora, Eva, Oft, Boft, Hra, Vera, Ia3, Fourierft)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ppvit.config import Finetune
 from ppvit.errors import UsageError
+from ppvit.tuners.convolutions import convolution_names
 
 
 class Tuner(ABC):
@@ -29,6 +30,8 @@ class Tuner(ABC):
     """whether the model gives the logits of its base before the first step"""
     mergeable: ClassVar[bool] = True
     """whether the trained update can be folded into the base model's weights"""
+    convolutions: ClassVar[bool] = False
+    """whether the method attaches to convolutions, in networks that have no linear layers but their head"""
     stock: ClassVar[bool] = True
     """whether timm and peft alone load the result, without ``import ppvit``"""
     undecayed: ClassVar[tuple[str, ...]] = ()
@@ -65,8 +68,11 @@ class Tuner(ABC):
         """The layers to attach to, as a regular expression over module names.
 
         Raises:
-            UsageError: an ending in ``finetune.target_modules`` matches no linear layer.
+            UsageError: an ending in ``finetune.target_modules`` matches no layer; the method takes linear layers only,
+                and the model has none.
         """
+        if self.convolutions and not linear_layers(model):
+            return convolution_names(model, self.settings.target_modules)
         return linear_names(model, self.settings.target_modules or list(self.targets))
 
 
@@ -78,6 +84,12 @@ def trainable_parameters(model: nn.Module) -> int:
             mask = getattr(parameter, "structural_mask", None)
             count += parameter.numel() if mask is None else int(mask.sum())
     return count
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes in a model, by name: parameters that require grad, and buffers; the tensors themselves."""
+    trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return trained | dict(model.named_buffers())
 
 
 def head_names(model: nn.Module) -> list[str]:
@@ -92,14 +104,24 @@ def freeze_all_but(model: nn.Module, modules: list[str]) -> None:
         parameter.requires_grad_(any(name.startswith(f"{module}.") for module in modules))
 
 
+def linear_layers(model: nn.Module) -> list[str]:
+    """Module names of the linear layers, heads excepted."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in linear if name not in head_names(model)]
+
+
 def linear_names(model: nn.Module, endings: list[str]) -> str:
     """A regular expression that matches the linear layers whose names end in one of ``endings``, heads excepted.
 
     Raises:
-        UsageError: an ending matches nothing.
+        UsageError: an ending matches nothing, or there are no linear layers.
     """
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    linear = [name for name in linear if name not in head_names(model)]
+    linear = linear_layers(model)
+    if not linear:
+        raise UsageError(
+            f"{type(model).__name__} has no linear layers but its head; set finetune.method to one that takes "
+            "convolutions or needs no layers: lora, rslora, dora, full or linear"
+        )
     for ending in endings:
         if not any(name == ending or name.endswith(f".{ending}") for name in linear):
             known = sorted({re.sub(r"^.*?\d+\.", "", name) for name in linear})

@@ -1,4 +1,4 @@
-"""LoRA on any linear layers, as peft has it."""
+"""LoRA on any linear layers or convolutions, as peft has it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Any, ClassVar
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from ppvit.batch_norm import batch_norm_names
 from ppvit.tuners.base import Tuner, head_names
 
 
 class Lora(Tuner):
     """``W' = W + (alpha / r) B A`` on the linear layers (Hu et al., arXiv 2106.09685).
 
-    r (in + out) parameters a layer.
+    r (in + out) parameters a layer. In a network without linear layers it is on the convolutions, r (k^2 in + out)
+    parameters each, and ``finetune.batch_norm`` says what else trains; its normalisations are then in the adapter.
     """
 
     name = "lora"
+    convolutions = True
     targets = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     variant: ClassVar[dict[str, Any]] = {}
     """arguments of ``peft.LoraConfig`` that make it another method"""
@@ -27,7 +30,11 @@ class Lora(Tuner):
             lora_alpha=self.settings.alpha,
             lora_dropout=self.settings.dropout,
             target_modules=self.target_names(model),
-            modules_to_save=head_names(model),
+            modules_to_save=[*head_names(model), *self._normalizations(model)],
             **self.variant,
         )
         return get_peft_model(model, config)
+
+    def _normalizations(self, model: nn.Module) -> list[str]:
+        """Those that training changes; as ``modules_to_save``, peft keeps their running statistics as well."""
+        return [] if self.settings.batch_norm == "frozen" else batch_norm_names(model)

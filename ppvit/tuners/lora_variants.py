@@ -43,6 +43,8 @@ class MovedBaseLora(Lora):
     ``B A - B0 A0 = [B, -B0] [A; A0]``: a stock LoRA of rank 2 r with 2 alpha, equal up to rounding in float32.
     """
 
+    convolutions = False  # their starts are decompositions of matrices
+
     def attach(self, model: nn.Module) -> nn.Module:
         require_rank(self.settings.rank, self.name, model, self.target_names(model))
         tuned = super().attach(model)
@@ -89,6 +91,7 @@ class Eva(Lora):
     """
 
     name = "eva"
+    convolutions = False
     rho = 2.0  # as in peft: a layer's rank is at most rho times the one asked for
     images, batch = 512, 32  # at most so many training inputs are looked at, so many at once
     most_steps = 500  # peft goes through the batches until the directions settle, which some inputs never do

@@ -27,6 +27,7 @@ ROOT = HERE.parent.parent
 EPOCHS = 5
 CONVMIXER = [
     "model.name=convmixer_micro_patch4",
+    "finetune.batch_norm=affine",  # it starts from random weights
     "model.pretrained=false",
     "model.adaptive_matrix=true",
     "adapt.enabled=false",

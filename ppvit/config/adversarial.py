@@ -1,0 +1,68 @@
+"""The parameters of adversarial fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ppvit.config.section import Section
+
+AdversarialLoss = Literal["none", "at", "trades"]
+
+
+class Adversarial(Section):
+    """the attack of adversarial fine-tuning, where finetune.adversarial is at or trades; else unused"""
+
+    norm: Literal["linf", "l2"] = "linf"
+    """how far an image may be moved: linf, every value by epsilon at most; l2, Euclidean norm over all values"""
+    epsilon: float = Field(8.0, gt=0, le=100_000)
+    """radius in grey levels of the plain image, whatever the cipher: 8 is 8/255; 128 in l2 is about 0.5 on 0..1"""
+    steps: int = Field(10, ge=1, le=1000)
+    """gradients an attack; its time is proportional to them"""
+    step_size: float = Field(2.0, gt=0, le=100_000)
+    """length of a step in grey levels, in the same norm"""
+    start: Literal["auto", "none", "noise", "uniform", "n_fgsm"] = "auto"
+    """auto: noise (0.001 of the range) for kl, uniform in the ball for ce; n_fgsm: twice the ball, for one step"""
+    inner_loss: Literal["auto", "ce", "kl"] = "auto"
+    """what the attack climbs: kl, divergence from the clean prediction (auto for trades); ce, cross-entropy (for at)"""
+    natural_weight: float = Field(1.0, ge=0)
+    """trades: u, weight of the cross-entropy on clean images"""
+    robust_weight: float = Field(6.0, ge=0)
+    """trades: v, weight of the divergence under attack; more is more robust and less accurate"""
+    scalars: Literal["fixed", "auto"] = "fixed"
+    """trades: auto makes them u (1 - A) and v A, A the natural accuracy, four times an epoch (AutoLoRa)"""
+    warmup_epochs: int = Field(0, ge=0)
+    """epochs over which epsilon and step_size rise from zero"""
+    head_init: Literal["random", "robust"] = "random"
+    """robust: the head alone is trained against the attack first (RoLI), for backbones pretrained without one"""
+    head_epochs: int = Field(2, ge=1)
+    """epochs of that"""
+    monitor_images: int = Field(512, ge=0, le=10000)
+    """training images held out, a tenth at most, on which PGD-20 chooses the best epoch; 0 keeps the last one"""
+    fallback_steps: int = Field(10, ge=1, le=1000)
+    """steps from the epoch on in which accuracy under PGD-20 falls 5 points below its best, where steps are fewer"""
+
+
+def require_consistent(loss: AdversarialLoss, settings: Adversarial) -> None:
+    """Refuse combinations that cannot train.
+
+    Raises:
+        ValueError: one line that names the parameters.
+    """
+    if settings.norm == "linf" and settings.epsilon > 255:
+        raise ValueError(f"adversarial.epsilon {settings.epsilon:g} is beyond the 255 levels of a pixel; choose less")
+    if loss == "none":
+        return
+    if settings.start == "n_fgsm" and settings.steps != 1:
+        raise ValueError(
+            f"adversarial.start n_fgsm is an attack of one step; set adversarial.steps=1, not {settings.steps}"
+        )
+    kl = settings.inner_loss == "kl" or (settings.inner_loss == "auto" and loss == "trades")
+    if settings.start == "none" and kl:
+        raise ValueError(
+            "adversarial.start none never leaves the image with adversarial.inner_loss kl, whose gradient is zero "
+            "there; set adversarial.start=noise"
+        )
+    if loss == "trades" and settings.natural_weight == settings.robust_weight == 0:
+        raise ValueError("adversarial.natural_weight and robust_weight are both 0; set one above 0")

@@ -1,0 +1,50 @@
+"""Parameters of the attacks on accuracy: ``robustness`` at the trainer, ``threats`` at the owner."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ppvit.config.section import Section
+
+
+class Robustness(Section):
+    """accuracy under adversarial perturbation, at the trainer"""
+
+    attack: Literal["pgd", "quick", "full"] = "quick"
+    """pgd: PGD-20; quick: PGD-20, APGD-CE, APGD-T; full: AutoAttack, for figures to publish; takes far longer"""
+    norm: Literal["linf", "l2"] = "linf"
+    """how a perturbation is measured: its largest value, or its Euclidean length over all pixels and colours"""
+    epsilon: float = Field(8.0, gt=0, le=100_000)
+    """size of the perturbation in grey levels (0..255) of the plain image, whatever the cipher; for l2 128 is usual"""
+    step_size: float = Field(2.0, gt=0, le=100_000)
+    """step of PGD in grey levels; scaled with epsilon in the curve"""
+    epsilons: list[Annotated[float, Field(gt=0, le=100_000)]] = Field([2.0, 4.0, 8.0, 16.0, 32.0], min_length=1)
+    """sizes at which the curve of accuracy against epsilon is measured; the largest should leave nothing"""
+    images: int = Field(32, ge=1)
+    """test images that are attacked, at most those there are; 1000 for figures to publish"""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """which images, and the random starts"""
+
+    @model_validator(mode="after")
+    def _within_range(self) -> Robustness:
+        largest = max([self.epsilon, *self.epsilons])
+        if self.norm == "linf" and largest > 255:
+            raise ValueError(f"robustness.epsilon {largest:g} is beyond the 255 grey levels of a pixel; choose less")
+        return self
+
+
+class Threats(Section):
+    """the same under every attacker of a keyed model, at the owner; epsilon, norm and attack as of robustness"""
+
+    images: int = Field(16, ge=1)
+    """test images that are attacked, at most those there are; the first of those that robustness attacks"""
+    surrogates: int = Field(3, ge=3, le=100)
+    """models that the grey-box attacker makes under other keys, each with a head trained on its own images"""
+    surrogate_images: int = Field(300, ge=1)
+    """plain training images that each surrogate learns from"""
+    queries: int = Field(100, ge=1)
+    """how often the black-box attacker asks for the classes of each image; 5000 for figures to publish"""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """which images the surrogates learn from"""

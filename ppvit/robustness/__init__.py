@@ -1,0 +1,165 @@
+"""Accuracy under adversarial perturbation, measured by the trainer: no key, no plain image.
+
+A cipher that moves and inverts values is an isometry: a perturbation of the ciphertext is one of the plain image, and
+of its size. Attacking ciphertext is then attacking plain pixels with the key in hand, and `ppvit.threats` compares that
+attacker with those who lack it. Under any other cipher the trainer cannot measure, and the result says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ppvit.adversarial import plain_ball
+from ppvit.adversarial.ball import GREY_LEVEL, Ball
+from ppvit.batches import EncryptedImages, require_same_key
+from ppvit.checkpoint import scratch_folder
+from ppvit.config import Robustness
+from ppvit.errors import UsageError
+from ppvit.evaluate import device
+from ppvit.files import atomic_output, sha256_of
+from ppvit.models import read_record
+from ppvit.results import Stopwatch, write_result
+from ppvit.robustness import masking
+from ppvit.robustness.autoattack import attack_names, require_package
+from ppvit.robustness.cascade import BATCH, Adversary, cascade, named_rightly
+from ppvit.robustness.curve import accuracy_against_epsilon, accuracy_against_steps, write_curve
+from ppvit.robustness.progress import Progress
+from ppvit.robustness.sample import Sample, draw, interval_percent, percent
+from ppvit.tuners import finetuned_id, load_finetuned
+
+__all__ = ["attacks_and_adversary", "evaluate", "run"]
+
+
+def run(settings: Robustness, encrypted: Path, adapted: Path, finetuned: Path, plots: Path, result: Path) -> None:
+    """Attack the fine-tuned model on encrypted test images; a killed run goes on where it was.
+
+    Args:
+        settings: the ``robustness`` section.
+        encrypted, adapted, finetuned: folders that the earlier stages wrote.
+        plots: folder for ``curve.csv``, accuracy against epsilon.
+        result: JSON of the figures; its names are those of :func:`evaluate`.
+
+    Raises:
+        UsageError: fewer than two classes.
+        PpvitError: an input is missing or damaged, AutoAttack is not installed or doubts its figures.
+    """
+    watch = Stopwatch()
+    dataset = EncryptedImages(encrypted, "test")
+    record = read_record(adapted, "adapt")
+    require_same_key(dataset.manifest, record)
+    model = load_finetuned(adapted, finetuned, dataset.num_classes).to(device()).eval().requires_grad_(False)
+    identity = finetuned_id(finetuned)
+    sample = draw(dataset, settings.images, settings.seed)
+    determines = {
+        "settings": settings.model_dump(mode="json"),
+        "finetuned": identity,
+        "adapted": sha256_of(adapted / "model.safetensors"),
+        "images": dataset.manifest["shards"]["test"],
+        "batch": BATCH,
+        "device": str(device()),
+    }
+    progress = Progress(determines, scratch_folder())
+    values, curve = evaluate(settings, model, sample, dataset.num_classes, record["cipher"], progress)
+    with atomic_output(plots, directory=True) as folder:
+        write_curve(folder / "curve.csv", curve)
+    write_result(result, {**values, "finetuned_id": identity}, watch)
+    progress.remove()
+
+
+def evaluate(
+    settings: Robustness,
+    model: nn.Module,
+    sample: Sample,
+    classes: int,
+    cipher: dict[str, Any],
+    progress: Progress,
+) -> tuple[dict[str, Any], dict[float, float]]:
+    """The figures, and the curve of accuracy in percent against epsilon in grey levels.
+
+    Args:
+        settings: the ``robustness`` section.
+        model: inputs of ``sample`` to logits, on its device; no parameter requires grad.
+        sample: ciphertext and labels.
+        classes: C.
+        cipher: its public settings.
+        progress: what an interrupted run found.
+
+    Returns:
+        ``clean_accuracy_percent``; ``<attack>_accuracy_percent`` against this attack and all before it;
+        ``headline_accuracy_percent``, the last of them, with its 95 % interval; the checks of
+        :mod:`ppvit.robustness.masking`; ``verdict``. Where the cipher keeps no distances, the first and last only.
+    """
+    attack_names(settings.attack, classes)  # refuses a single class, whatever the cipher
+    values = {"clean_accuracy_percent": percent(named_rightly(model, sample.images, sample.labels))}
+    public = {"images": len(sample), "seed": settings.seed, "norm": settings.norm, "epsilon": settings.epsilon}
+    try:
+        attacks, adversary = attacks_and_adversary(settings, classes, cipher)
+    except UsageError:
+        why = f"Not measured by the trainer: cipher '{cipher['name']}' does not keep {settings.norm} distances, so a "
+        why += "perturbation of ciphertext is none of the plain image; results/threats.json has the owner's figures."
+        return {**values, **public, "verdict": why}, {0.0: values["clean_accuracy_percent"]}
+    found = cascade(attacks, adversary, model, sample, remember=progress.remember)
+    values |= {f"{attack.replace('-', '_')}_accuracy_percent": percent(found[attack]) for attack in attacks}
+    headline = found[attacks[-1]]
+    low, high = interval_percent(headline)
+    factors = {epsilon: epsilon / settings.epsilon for epsilon in settings.epsilons}
+    curve = accuracy_against_epsilon(adversary, model, sample, factors, progress.remember)
+    steps = accuracy_against_steps(adversary, model, sample, progress.remember)
+    checks = {
+        "masking_falls_with_epsilon": masking.falls(curve, len(sample)),
+        "masking_vanishes": masking.vanishes(curve, len(sample)),
+        "masking_falls_with_steps": masking.falls(steps, len(sample)),
+        "masking_planted_found": masking.finds_planted(attacks, adversary, tuple(sample.images.shape[1:])),
+    }
+    if attacks[-1] == "square":
+        before, after = (percent(found[attack]) for attack in attacks[-2:])
+        checks["masking_square_no_better"] = masking.at_least_as_strong(before, after, len(sample))
+    values |= {
+        "headline_accuracy_percent": percent(headline),
+        "interval_low_percent": round(low, 2),
+        "interval_high_percent": round(high, 2),
+        **{f"pgd_{count}_steps_accuracy_percent": accuracy for count, accuracy in steps.items()},
+        **checks,
+    }
+    return {**values, **public, "verdict": verdict(values, settings, len(sample))}, curve
+
+
+def attacks_and_adversary(settings: Robustness, classes: int, cipher: dict[str, Any]) -> tuple[list[str], Adversary]:
+    """Names and strength of the attacks on what a cipher's public settings describe.
+
+    Under ``orthogonal`` ciphertext has no box, without which AutoAttack does not work, so that only PGD is left.
+
+    Raises:
+        UsageError: the cipher keeps no distances, or there are fewer than two classes.
+        PpvitError: AutoAttack is needed and not installed.
+    """
+    ball: Ball = plain_ball(settings.norm, settings.epsilon, cipher)
+    attacks = attack_names(settings.attack, classes) if ball.box else ["pgd"]
+    if attacks != ["pgd"]:
+        require_package()
+    return attacks, Adversary(ball, settings.step_size * GREY_LEVEL, classes, settings.seed)
+
+
+_CHECKS = {
+    "masking_falls_with_epsilon": "a larger epsilon hurts less",
+    "masking_vanishes": "the largest epsilon leaves more than nothing",
+    "masking_falls_with_steps": "more steps help the defender",
+    "masking_planted_found": "the attack misses a planted adversarial image",
+    "masking_square_no_better": "queries alone find what gradients do not",
+}
+
+
+def verdict(values: dict[str, Any], settings: Robustness, images: int) -> str:
+    """One line: the figure and whether to believe it."""
+    low, high = values["interval_low_percent"], values["interval_high_percent"]
+    figure = (
+        f"{values['headline_accuracy_percent']:.1f} % of {images} images withstand {settings.norm} "
+        f"{settings.epsilon:g} (95 % interval {low:.0f} to {high:.0f} %)"
+    )
+    failed = [says for name, says in _CHECKS.items() if not values.get(name, True)]
+    if failed:
+        return f"Not to be believed: {figure}, but {'; '.join(failed)}. Gradients may be masked."
+    return f"{figure}; no sign of masked gradients."

@@ -1,0 +1,307 @@
+"""Accuracy under attack: AutoAttack as its authors' code runs it, honest checks, resume, clear ends."""
+
+import json
+import sys
+
+import numpy as np
+import pyautoattack
+import pytest
+import torch
+from conftest import make_config
+from test_finetune import make_world, train
+from torch import nn
+
+from ppvit import evaluate, robustness
+from ppvit.adversarial import Ball
+from ppvit.adversarial.ball import TOLERANCE
+from ppvit.config import load
+from ppvit.errors import PpvitError, UsageError
+from ppvit.robustness import masking
+from ppvit.robustness.autoattack import attack_names
+from ppvit.robustness.cascade import BATCH, Adversary, cascade, named_rightly
+from ppvit.robustness.progress import Progress
+from ppvit.robustness.sample import Sample, chosen, interval_percent
+
+GREY = 1 / 127.5
+SHAPE = (3, 6, 6)
+
+
+def tiny_net(classes: int = 10, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = (nn.Flatten(), nn.Linear(int(np.prod(SHAPE)), 24), nn.GELU(), nn.Linear(24, classes))
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+def tiny_sample(model: nn.Module, count: int = 24, seed: int = 1) -> Sample:
+    """Random images with the labels that the model gives, but for a few."""
+    images = torch.rand((count, *SHAPE), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    labels = model(images).argmax(1)
+    labels[:2] = (labels[:2] + 1) % model[-1].out_features
+    return Sample(images, labels)
+
+
+def adversary(classes: int = 10, norm: str = "linf", epsilon: float = 6.0, **others) -> Adversary:
+    return Adversary(Ball.of_grey_levels(norm, epsilon), epsilon / 4 * GREY, classes, seed=3, **others)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PPVIT_SCRATCH", str(folder / "scratch"))
+    config = make_world(folder, "block_np", epochs=8, learning_rate=1e-2)
+    train(folder, config)
+    patch.undo()
+    return folder, config
+
+
+def settings(**values):
+    return make_config(robustness={"attack": "pgd", "images": 6, "epsilons": [8.0, 128.0], **values}).robustness
+
+
+def measure(folder, settings, name: str = "robustness") -> dict:
+    places = (folder / "encrypted", folder / "adapted", folder / "finetuned")
+    robustness.run(settings, *places, folder / name, folder / f"{name}.json")
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 4.0), ("l2", 40.0)])
+def test_attacks_are_those_of_the_package(norm, epsilon):
+    """Same images left standing as by one call of pyautoattack on [0, 1] with the settings of AutoAttack's standard."""
+    model = tiny_net()
+    sample = tiny_sample(model)
+    found = cascade(["apgd-ce", "apgd-t"], adversary(norm=norm, epsilon=epsilon), model, sample)
+    name = {"linf": "Linf", "l2": "L2"}[norm]
+    direct = pyautoattack.AutoAttack(lambda x: model(2 * x - 1), eps=epsilon / 255, norm=name, seed=3)
+    direct.attacks_to_run = ["apgd-ce", "apgd-t"]
+    _, predicted = direct.run_standard_evaluation((sample.images + 1) / 2, sample.labels)
+    expected = (predicted == sample.labels).numpy()
+    np.testing.assert_array_equal(found["apgd-t"], expected)
+    assert 0 < expected.sum() < 22  # neither nothing nor all withstands, so the comparison says something
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("attack", ["pgd", "apgd-ce", "apgd-t", "square"])
+def test_no_attack_leaves_the_ball_or_the_range(attack, norm):
+    model = tiny_net()
+    sample = tiny_sample(model)
+    strength = adversary(norm=norm, epsilon=30.0, queries=50)
+    moved = strength.perturb(attack, model, sample.images, sample.labels)
+    assert strength.ball.radius(moved, sample.images).max() <= strength.ball.epsilon + TOLERANCE
+    assert moved.abs().max() <= 1 + TOLERANCE
+    assert (moved != sample.images).any()
+
+
+def test_attacks_fit_the_number_of_classes():
+    assert attack_names("full", 10) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert attack_names("full", 2) == ["apgd-ce", "fab", "square"]
+    assert attack_names("quick", 3) == ["pgd", "apgd-ce", "fab-t"]
+    with pytest.raises(UsageError, match="robustness needs 2 classes or more and the model has 1"):
+        attack_names("pgd", 1)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("attack", ["quick", "full"])
+def test_few_classes_are_attacked_without_a_flag(classes, attack):
+    model = tiny_net(classes)
+    sample = tiny_sample(model, count=8)
+    attacks = attack_names(attack, classes)
+    found = cascade(attacks, adversary(classes, epsilon=8.0, queries=20), model, sample)
+    assert found[attacks[-1]].sum() < found["clean"].sum() == 6
+    assert cascade(attacks[:1], adversary(classes, epsilon=1e-3), model, sample)[attacks[0]].sum() == 6
+
+
+def test_batches_do_not_miss_an_image():
+    model = tiny_net()
+    sample = tiny_sample(model, count=2 * BATCH + 5)
+    assert cascade(["pgd"], adversary(epsilon=200.0), model, sample)["pgd"].sum() == 0
+    named = []
+    cascade(["pgd"], adversary(), model, sample, remember=lambda name, find: named.append(name) or find())
+    assert named == ["pgd 0", f"pgd {BATCH}", f"pgd {2 * BATCH}"]
+
+
+class Randomised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = tiny_net()
+
+    def forward(self, images):
+        return self.net(images + 0.3 * torch.randn_like(images))
+
+
+class WithoutGradient(Randomised):
+    def forward(self, images):
+        return self.net((images * 4).round().detach() / 4) + 0 * images.sum()
+
+
+@pytest.mark.parametrize(("defence", "told"), [(Randomised, "randomized"), (WithoutGradient, "zero gradient")])
+def test_doubts_of_autoattack_are_errors(defence, told):
+    model = defence().eval()
+    sample = tiny_sample(model.net)
+    with pytest.raises(PpvitError, match=f"AutoAttack does not trust its own figure: .*{told}"):
+        cascade(["apgd-t"], adversary(), model, sample)
+
+
+def test_logits_that_are_no_numbers_are_told():
+    model = tiny_net()
+    sample = tiny_sample(model)
+    model[1].weight[0, 0] = torch.nan
+    with pytest.raises(PpvitError, match="the model's logits are not numbers"):
+        cascade(["pgd"], adversary(), model, sample)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_a_planted_adversarial_image_is_found(norm, classes):
+    attacks = attack_names("quick", classes)
+    assert masking.finds_planted(attacks, adversary(classes, norm, epsilon=8.0), SHAPE)
+
+
+def test_an_attack_too_weak_for_the_planted_image_is_told():
+    weak = Adversary(Ball.of_grey_levels("linf", 8.0), 0.01 * GREY, 10, seed=0)
+    assert not masking.finds_planted(["pgd"], weak, SHAPE)
+
+
+def test_planted_boundary_is_where_it_says():
+    for norm, order in (("linf", 1), ("l2", 2)):
+        ball = Ball(norm, 0.1)
+        model = masking.planted(SHAPE, 5, ball, 0.1)
+        weights = model[1].weight[1].detach()
+        steepest = weights.sign() if norm == "linf" else weights / weights.norm()
+        assert weights.norm(p=order) == pytest.approx(1, rel=1e-5)
+        for distance, winner in ((0.099, 0), (0.101, 1)):
+            assert model((distance * steepest)[None]).argmax().item() == winner
+
+
+def test_masking_is_seen():
+    assert masking.falls({0.0: 90.0, 4.0: 60.0, 8.0: 61.5}, images=1000)
+    assert not masking.falls({0.0: 90.0, 8.0: 64.0, 4.0: 61.0}, images=1000)  # by epsilon, not by the order given
+    assert masking.vanishes({8.0: 60.0, 64.0: 4.0}, images=1000)
+    assert not masking.vanishes({8.0: 4.0, 64.0: 60.0}, images=1000)
+    assert masking.at_least_as_strong(31.0, 30.0, images=1000)
+    assert not masking.at_least_as_strong(33.0, 30.0, images=1000)
+    assert masking.tolerance_percent(10) == 10.0  # one image
+
+
+def test_interval_is_wilsons():
+    low, high = interval_percent(np.arange(100) < 40)
+    z, p, n = 1.959964, 0.4, 100  # Wilson 1927: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
+    centre, spread = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    assert (low, high) == pytest.approx([100 * (centre + side * spread) / (1 + z**2 / n) for side in (-1, 1)], abs=1e-3)
+
+
+def test_fewer_images_are_the_first_of_more():
+    np.testing.assert_array_equal(chosen(50, 10, 1), chosen(50, 30, 1)[:10])
+    assert sorted(chosen(7, 99, 0)) == list(range(7))
+
+
+def test_stage_measures_what_evaluate_measures(world):
+    folder, config = world
+    plots = folder / "plots"
+    places = (folder / "encrypted", folder / "adapted", folder / "finetuned")
+    evaluate.run(config.evaluate, *places, plots, folder / "evaluate.json")
+    clean = json.loads((folder / "evaluate.json").read_text())
+    found = measure(folder, settings(attack="quick", images=100, epsilons=[2.0, 8.0, 64.0, 255.0]))
+    assert found["clean_accuracy_percent"] == pytest.approx(clean["accuracy_percent"])
+    assert found["finetuned_id"] == clean["finetuned_id"]
+    assert found["images"] == 12
+    order = ["clean", "pgd", "apgd_ce", "fab_t", "headline"]  # the targeted loss of APGD takes four classes
+    accuracies = [found[f"{name}_accuracy_percent"] for name in order]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert found["interval_low_percent"] <= found["headline_accuracy_percent"] <= found["interval_high_percent"]
+    rows = (folder / "robustness" / "curve.csv").read_text().splitlines()
+    assert rows[0] == "epsilon,accuracy_percent"
+    assert [float(row.split(",")[0]) for row in rows[1:]] == [0, 2, 8, 64, 255]
+    assert float(rows[-1].split(",")[1]) < float(rows[1].split(",")[1])
+    assert all(found[name] is True for name in found if name.startswith("masking"))
+    assert found["verdict"].endswith("no sign of masked gradients.")
+
+
+def without_time(found: dict) -> dict:
+    return {name: value for name, value in found.items() if name not in ("wall_seconds", "peak_memory_bytes")}
+
+
+def test_killed_and_resumed_equals_uninterrupted(world, monkeypatch, tmp_path):
+    folder, _ = world
+    monkeypatch.setenv("PPVIT_SCRATCH", str(tmp_path))
+    quick = settings(attack="quick", epsilon=4.0)
+    whole = measure(folder, quick)
+    assert list(tmp_path.iterdir()) == []  # nothing is left of a finished run
+    perturb, calls = Adversary.perturb, []
+
+    def killed(self, attack, *arguments):
+        calls.append(attack)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return perturb(self, attack, *arguments)
+
+    monkeypatch.setattr(Adversary, "perturb", killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure(folder, quick, "resumed")
+    assert not (folder / "resumed.json").exists()
+    assert len(list(tmp_path.glob("robustness-*/state.json"))) == 1
+    first = list(calls)
+    assert without_time(measure(folder, quick, "resumed")) == without_time(whole)
+    assert calls[3] == first[2]  # it went on with the very attack that was killed
+    assert (folder / "resumed" / "curve.csv").read_text() == (folder / "robustness" / "curve.csv").read_text()
+
+
+def test_findings_of_other_settings_or_damaged_ones_are_not_used(tmp_path):
+    Progress({"seed": 0}, tmp_path).remember("pgd 0", lambda: [True])
+    assert Progress({"seed": 0}, tmp_path).remember("pgd 0", lambda: [False]) == [True]
+    assert Progress({"seed": 1}, tmp_path).remember("pgd 0", lambda: [False]) == [False]
+    next(tmp_path.glob("*/state.json")).write_text("{")
+    for path in tmp_path.glob("*/state.json"):
+        path.write_text("{")
+    assert Progress({"seed": 0}, tmp_path).remember("pgd 0", lambda: [False]) == [False]
+
+
+def test_cipher_that_keeps_no_distances_is_not_measured(tmp_path):
+    config = make_world(tmp_path, "le")
+    train(tmp_path, config)
+    found = measure(tmp_path, settings())
+    assert found["verdict"].startswith("Not measured by the trainer: cipher 'le' does not keep linf distances")
+    assert "headline_accuracy_percent" not in found
+    assert found["clean_accuracy_percent"] > 0
+
+
+def test_missing_extra_is_told(world, monkeypatch):
+    folder, _ = world
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(PpvitError, match=r"need pyautoattack; pip install 'ppvit\[robust\]'"):
+        measure(folder, settings(attack="quick"), "missing")
+    assert not (folder / "missing.json").exists()
+    assert measure(folder, settings(), "without")["pgd_accuracy_percent"] <= 100  # PGD is our own
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("robustness.epsilon=0", "parameter 'robustness.epsilon': input should be greater than 0"),
+        ("robustness.epsilon=256", "robustness.epsilon 256 is beyond the 255 grey levels of a pixel"),
+        ("robustness.epsilons=[]", "parameter 'robustness.epsilons'"),
+        ("robustness.attack=fgsm", "parameter 'robustness.attack'"),
+        ("threats.surrogates=2", "parameter 'threats.surrogates': input should be greater than or equal to 3"),
+    ],
+)
+def test_bad_values_are_told(override, told, tmp_path):
+    from ppvit.config import default_yaml
+
+    (tmp_path / "params.yaml").write_text(default_yaml())
+    with pytest.raises(UsageError, match=told):
+        load(tmp_path / "params.yaml", [override])
+
+
+def test_accuracy_counts_right_names_only():
+    model = tiny_net()
+    sample = tiny_sample(model)
+    np.testing.assert_array_equal(named_rightly(model, sample.images, sample.labels), np.arange(24) >= 2)
+
+
+def test_verdict_says_why_a_figure_is_not_to_be_believed():
+    checks = {"masking_falls_with_epsilon": True, "masking_vanishes": False, "masking_falls_with_steps": True}
+    values = {"headline_accuracy_percent": 60.0, "interval_low_percent": 50.0, "interval_high_percent": 69.0, **checks}
+    values |= {"masking_planted_found": True, "masking_square_no_better": False}
+    said = robustness.verdict(values, settings(), 100)
+    assert said.startswith("Not to be believed: 60.0 % of 100 images withstand linf 8 (95 % interval 50 to 69 %), but ")
+    assert "the largest epsilon leaves more than nothing; queries alone find what gradients do not." in said

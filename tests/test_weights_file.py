@@ -1,0 +1,123 @@
+"""Pretrained weights as other programs write them, loaded into the embedded architectures; all of them random ones."""
+
+import re
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ppvit.errors import PpvitError
+from ppvit.models import load_backbone, load_model, save_model
+from ppvit.weights_file import find_weights, read_weights
+
+MICRO = "resnet10_micro_cifar"
+
+
+def state_of(name: str = MICRO, seed: int = 3, **arguments) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return timm.create_model(name, **arguments).state_dict()
+
+
+def loaded(path, name: str = MICRO):
+    return load_backbone(name, path, 32, path.parent / "unused")
+
+
+def solo_learn(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Names as in solo-learn's BYOL: backbone without its head, online classifier, projector, predictor, momentum."""
+    backbone = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    momentum = {f"momentum_{prefix}{name}": torch.full_like(value, 9) for name, value in backbone.items()}
+    heads = {"classifier.weight": torch.zeros(100, 128), "projector.0.weight": torch.zeros(8, 128)}
+    heads |= {"momentum_projector.0.weight": torch.zeros(8, 128), "predictor.0.weight": torch.zeros(8, 8)}
+    return {f"{prefix}{name}": value for name, value in backbone.items()} | momentum | heads
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: state,
+    lambda state: {"state_dict": state, "epoch": 3},
+    lambda state: {"model": state, "optimizer": {"lr": 0.1}},
+    lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}},
+], ids=["alone", "state_dict", "model", "data_parallel"])  # fmt: skip
+def test_files_of_torch(wrap, tmp_path):
+    state = state_of(num_classes=7)
+    torch.save(wrap(state), tmp_path / "weights.pth")
+    backbone = loaded(tmp_path / "weights.pth")
+    assert backbone.model.num_classes == backbone.model_args["num_classes"] == 7
+    torch.testing.assert_close(backbone.model.state_dict(), state, rtol=0, atol=0)
+    assert not backbone.model.training
+
+
+def test_names_and_shapes_of_torchvision(tmp_path):
+    """The first and last names and shapes of torchvision's resnet18-f37072fd.pth; it has no num_batches_tracked."""
+    state = {name: value for name, value in state_of("resnet18").items() if not name.endswith("num_batches_tracked")}
+    assert len(state) == 102
+    assert state["layer4.1.conv2.weight"].shape == (512, 512, 3, 3)
+    assert state["layer2.0.downsample.1.running_var"].shape == (128,)
+    assert state["fc.bias"].shape == (1000,)
+    save_file(state, tmp_path / "resnet18.safetensors")
+    backbone = loaded(tmp_path / "resnet18.safetensors", "resnet18")
+    assert backbone.model.num_classes == 1000
+    assert torch.equal(backbone.model.layer1[0].bn1.running_mean, state["layer1.0.bn1.running_mean"])
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "encoder."])
+def test_checkpoints_of_solo_learn(prefix, tmp_path):
+    state = state_of()
+    checkpoint = {"epoch": 999, "global_step": 1, "state_dict": solo_learn(state, prefix), "lr_schedulers": []}
+    torch.save(checkpoint, tmp_path / "byol.ckpt")
+    backbone = loaded(tmp_path / "byol.ckpt")
+    assert backbone.model.num_classes == 0
+    expected = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    torch.testing.assert_close(backbone.model.state_dict(), expected, rtol=0, atol=0)
+
+    # its first convolution pads by two: 32 px give features of 34 px, which end as 5 x 5
+    theirs = timm.create_model(MICRO, num_classes=0).eval()
+    theirs.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=2, bias=False)
+    theirs.load_state_dict(expected)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(backbone.model(images), theirs(images))
+        assert backbone.model.forward_features(images).shape[-2:] == (5, 5)
+
+        save_model(tmp_path / "adapted", backbone, {"image_size": 32})
+        model = load_model(tmp_path / "adapted", "adapt", num_classes=4)  # a new head, the same padding
+        assert model(images).shape == (2, 4)
+        assert torch.equal(model.forward_features(images), theirs.forward_features(images))
+
+
+@pytest.mark.parametrize(("stored", "asked", "hint"), [
+    ("resnet18", "resnet18_cifar", "its first convolution has 7 x 7 kernels, not 3 x 3; .* such as resnet18$"),
+    ("resnet18_cifar", "resnet18", "its first convolution has 3 x 3 kernels, not 7 x 7; .* such as resnet18_cifar$"),
+    (MICRO, "resnet18_cifar", "set model.name and model.checkpoint$"),
+    (MICRO, "vit_micro_patch4_32", "set model.name and model.checkpoint$"),
+])  # fmt: skip
+def test_weights_of_another_network(stored, asked, hint, tmp_path):
+    save_file(state_of(stored), tmp_path / "weights.safetensors")
+    with pytest.raises(PpvitError, match=hint) as error:
+        loaded(tmp_path / "weights.safetensors", asked)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path / "weights.safetensors") in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    ({"net": state_of(), "acc": 95.0}, "holds 'net', which is no tensor; save the model's state_dict alone"),
+    ({}, "holds no tensors"),
+    ({"state_dict": {}, "code": re.compile("x")}, "not a plain weights file: loading it could run code"),
+])  # fmt: skip
+def test_files_that_hold_no_plain_weights(content, reason, tmp_path):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(PpvitError, match=reason):
+        read_weights(tmp_path / "weights.pth")
+
+
+def test_a_whole_model_is_refused(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
+    with pytest.raises(PpvitError, match="loading it could run code; have it saved as .safetensors"):
+        read_weights(tmp_path / "model.pth")
+
+
+def test_a_folder_may_hold_a_checkpoint(tmp_path):
+    assert find_weights(tmp_path, MICRO) is None
+    torch.save({}, tmp_path / "byol.ckpt")
+    assert find_weights(tmp_path, MICRO) == tmp_path / "byol.ckpt"
