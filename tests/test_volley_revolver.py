@@ -10,7 +10,8 @@ from scipy.optimize import approx_fprime
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from ppvit.he import quadratic_gradient
+from ppvit.errors import UsageError
+from ppvit.he import quadratic_gradient, volley_revolver
 
 
 def with_constant(features: np.ndarray) -> np.ndarray:
@@ -86,3 +87,68 @@ def test_raw_features_train_badly_and_conditioned_ones_well() -> None:
     assert accuracy(raw) < 0.5
     assert accuracy(standardised) > 0.75
     assert optimum.score(raw[test], digits.target[test]) > 0.85
+
+
+class PlainArithmetic:
+    """Arrays in place of ciphertexts; counts what would be a key switch."""
+
+    def __init__(self) -> None:
+        self.key_switches = 0
+        self.rotations: set[int] = set()
+
+    def add(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return a + b
+
+    def multiply(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        self.key_switches += 1
+        return a * b
+
+    add_plain = add
+
+    def multiply_plain(self, a: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        return a * vector
+
+    def rotate(self, a: np.ndarray, steps: int) -> np.ndarray:
+        self.key_switches += 1
+        self.rotations.add(steps)
+        return np.roll(a, -steps)
+
+
+def problem(samples: int, width: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Non-negative features with the constant, and labels."""
+    random = np.random.default_rng(seed)
+    return with_constant(random.uniform(0, 1, (samples, width - 1))), random.integers(0, classes, samples)
+
+
+@given(st.integers(1, 40), st.integers(2, 20), st.integers(2, 6), st.sampled_from([512, 1024]), st.integers(1, 3))
+def test_layout_computes_what_the_twin_computes(samples, width, classes, slots, iterations) -> None:
+    features, labels = problem(samples, width, classes)
+    layout = volley_revolver.plan(samples, width, classes, slots)
+    upload = volley_revolver.prepare(layout, features, labels)
+    arithmetic = PlainArithmetic()
+    weights = layout.unpack(volley_revolver.train(arithmetic, layout, upload, iterations))
+    twin = quadratic_gradient.train(features, labels, classes, iterations).weights
+    np.testing.assert_allclose(weights, twin, rtol=1e-9, atol=1e-12)
+    assert arithmetic.rotations <= set(layout.rotations())
+
+
+def test_published_size_uploads_and_costs_what_the_paper_says() -> None:
+    """128 x 401 x 10 in 32,768 slots: 64 rows of 512, six ciphertexts.
+
+    Key switches an iteration, counted in the author's program: 63 turns of the weights; for 2 x 64 pairs one product
+    and 9 + 9 rotations; cubic 2 x 2; copies 2 x 6; for 10 classes 2 products, 2 turns (not the first) and 63 row sums;
+    steps 1.
+    """
+    features, labels = problem(128, 401, 10)
+    layout = volley_revolver.plan(128, 401, 10, slots=32768)
+    upload = volley_revolver.prepare(layout, features, labels)
+    assert (layout.rows, layout.columns) == (64, 512)
+    assert len([*upload.samples, *upload.labels, upload.weights, upload.steps]) == 6
+    arithmetic = PlainArithmetic()
+    volley_revolver.train(arithmetic, layout, upload, iterations=1)
+    assert arithmetic.key_switches == 63 + 2 * 64 * 19 + 2 * 2 + 2 * 6 + (10 * (2 + 63) + 9 * 2) + 1
+
+
+def test_classes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"20 classes of 400 features .* 4096 slots"):
+        volley_revolver.plan(128, 400, 20, slots=4096)
