@@ -1,0 +1,107 @@
+"""Owner: features of plain images, whitened for training, and the head that undoes the whitening.
+
+All but the clipping is affine, so it folds into a plain linear head on raw features. The clipping bounds the scores that
+the trainer's cubic meets, which nobody can look at while they are encrypted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ppvit.config import Config
+from ppvit.encrypt import BATCH, PlainImages
+from ppvit.errors import UsageError
+from ppvit.models import Backbone, load_backbone
+
+CLIP = 3.0  # standard deviations
+_FLOOR = 1e-3  # added to standard deviations: constant features stay small
+_RIDGE = 0.3  # of the mean variance, added to every component's: small ones are not blown up
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Standardise, project on principal components, divide by their damped deviations; as one affine map.
+
+    Attributes:
+        matrix: float64, (k, D).
+        offset: float64, (k,).
+    """
+
+    matrix: np.ndarray
+    offset: np.ndarray
+
+    def __call__(self, features: np.ndarray, clip: bool = True) -> np.ndarray:
+        """Features, float (n, D), as training sees them: float64 (n, k + 1), the last column 1."""
+        white = features @ self.matrix.T + self.offset
+        white = np.clip(white, -CLIP, CLIP) if clip else white
+        return np.hstack([white, np.ones((len(white), 1))])
+
+    def fold(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights on whitened features, float64 (C, k + 1), as weight (C, D) and bias (C,) on raw ones; no clipping."""
+        return weights[:, :-1] @ self.matrix, weights[:, :-1] @ self.offset + weights[:, -1]
+
+
+def fit_whitening(features: np.ndarray, components: int) -> Whitening:
+    """Fit on training features, float (n, D).
+
+    Raises:
+        UsageError: fewer features or images than components.
+    """
+    if components > min(features.shape):
+        raise UsageError(
+            f"he.components {components} is more than the {features.shape[1]} features or {len(features)} images; "
+            f"set it to {min(features.shape)} or less"
+        )
+    features = features.astype(np.float64)
+    mean, deviation = features.mean(0), features.std(0) + _FLOOR
+    standard = (features - mean) / deviation
+    variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
+    variances, axes = variances[::-1][:components], axes[:, ::-1][:, :components]
+    matrix = axes.T / np.sqrt(variances + _RIDGE * variances.mean())[:, None] / deviation
+    return Whitening(matrix, -matrix @ mean)
+
+
+def backbone_of(config: Config, embedded: Path) -> Backbone:
+    """The public backbone that ``model`` names, with its pretrained weights."""
+    model = config.model
+    checkpoint = Path(model.checkpoint)
+    return load_backbone(model.name, checkpoint, config.dataset.image_size, embedded, model.pretrained)
+
+
+def extract(config: Config, raw: Path, split: str, count: int, backbone: Backbone | None) -> tuple[np.ndarray, ...]:
+    """Features and labels of the first images of a split; their order is random and seeded.
+
+    Args:
+        config: ``dataset`` and ``encrypt`` are used.
+        raw: folder that `download` wrote.
+        split: ``train`` or ``test``.
+        count: at most so many images.
+        backbone: None takes pixels, scaled to 0..1.
+
+    Returns:
+        float32 (n, D) and int64 (n,).
+    """
+    plain = PlainImages(raw, split, config.dataset, config.encrypt)
+    count = min(count, len(plain))
+    parts = []
+    for start in range(0, count, BATCH):
+        images = plain.read(start, min(start + BATCH, count))
+        parts.append(_pixels(images) if backbone is None else _pooled(images, backbone))
+    return np.concatenate(parts), plain.labels[:count]
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def _pooled(images: np.ndarray, backbone: Backbone) -> np.ndarray:
+    import torch
+
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        maps = backbone.model.forward_features((pixels - mean) / std)
+        return backbone.model.forward_head(maps, pre_logits=True).numpy()

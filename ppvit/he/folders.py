@@ -1,0 +1,85 @@
+"""What the parties exchange: folders of ciphertexts or keys, each with a manifest of hashes and the key's fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ppvit.errors import PpvitError
+from ppvit.files import read_json, sha256_of, write_json
+from ppvit.he.parameters import Plan, read_plan
+
+_MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+def write_manifest(folder: Path, fingerprint: str, **record: Any) -> None:
+    """List every file of a folder with its SHA-256, beside the fingerprint of the secret key and ``record``."""
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != _MANIFEST}
+    write_json(folder / _MANIFEST, {"schema": SCHEMA, "fingerprint": fingerprint, **record, "files": files})
+
+
+def read_manifest(folder: Path, made_by: str, fingerprint: str | None = None) -> dict[str, Any]:
+    """Check every file of a folder against its manifest.
+
+    The hashes find damage and mix-ups. They do not bind whoever can rewrite the manifest too: CKKS has no integrity.
+
+    Args:
+        folder: what :func:`write_manifest` described.
+        made_by: the verb that writes it, named in errors.
+        fingerprint: of the key that it must belong to; None takes any.
+
+    Raises:
+        PpvitError: something is missing, truncated, altered, or belongs to another key.
+    """
+    manifest = read_json(folder / _MANIFEST, f"he (or ppvit he {made_by})")
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise PpvitError(f"{folder / _MANIFEST} is of another version; make it again: ppvit he {made_by}")
+    if fingerprint is not None and manifest["fingerprint"] != fingerprint:
+        raise PpvitError(
+            f"{folder} belongs to the key {manifest['fingerprint']}, here the key is {fingerprint}: keys were mixed "
+            f"up; use the right folders or make it again: ppvit he {made_by}"
+        )
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise PpvitError(f"{path} is missing; fetch it again or make it again: ppvit he {made_by}")
+        if sha256_of(path) != expected:
+            raise PpvitError(
+                f"{path} does not match its SHA-256: it is truncated or was altered; fetch it again or make it "
+                f"again: ppvit he {made_by}"
+            )
+    return manifest
+
+
+def write_plan(folder: Path, plan: Plan, fingerprint: str) -> None:
+    """Write ``plan.json``, public."""
+    write_json(folder / "plan.json", {"schema": SCHEMA, "fingerprint": fingerprint, "plan": plan.as_record()})
+
+
+def load_plan(folder: Path) -> tuple[Plan, str]:
+    """Plan and fingerprint of a party's folder.
+
+    Raises:
+        PpvitError: missing or unreadable.
+    """
+    path = folder / "plan.json"
+    record = read_json(path, "he (or ppvit he keys)")
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise PpvitError(f"{path} is of another version; make it again: ppvit he keys")
+    return read_plan(record["plan"], str(path)), record["fingerprint"]
+
+
+def features_name(group: int, block: int) -> str:
+    """File name of the features of a group of images, one block."""
+    return f"x-{group:05d}-{block:04d}.ct"
+
+
+def labels_name(group: int) -> str:
+    """File name of the labels of a group of images."""
+    return f"y-{group:05d}.ct"
+
+
+def weights_name(block: int, kind: str = "w") -> str:
+    """File name of a block of weights."""
+    return f"{kind}-{block:04d}.ct"
