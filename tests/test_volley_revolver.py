@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 from scipy.optimize import approx_fprime
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from ppvit.errors import UsageError
-from ppvit.he import quadratic_gradient, volley_revolver
+from ppvit.he import quadratic_gradient, softmax, volley_revolver
+from ppvit.he.arithmetic import CiphertextArithmetic
+from ppvit.he.ckks import SecretSession, Session
 
 
 def with_constant(features: np.ndarray) -> np.ndarray:
@@ -152,3 +157,82 @@ def test_published_size_uploads_and_costs_what_the_paper_says() -> None:
 def test_classes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match=r"20 classes of 400 features .* 4096 slots"):
         volley_revolver.plan(128, 400, 20, slots=4096)
+
+
+def test_encrypted_training_equals_the_twin() -> None:
+    """One iteration, two groups of samples; a second takes the largest ring and half a minute."""
+    pytest.importorskip("tenseal")
+    samples, width, classes, iterations = 4, 4, 2, 1
+    features, labels = problem(samples, width, classes)
+    parameters = volley_revolver.parameters(iterations)
+    layout = replace(volley_revolver.plan(samples, width, classes, parameters.slots), rows=2)
+    owner = SecretSession(parameters)
+    owner.add_evaluation_keys(layout.rotations())
+    trainer = Session(parameters, owner.relinearisation, owner.rotation)  # without the secret key
+    upload = volley_revolver.prepare(layout, features, labels)
+    trained = volley_revolver.train(CiphertextArithmetic(trainer), layout, upload.each(owner.encrypt), iterations)
+    twin = quadratic_gradient.train(features, labels, classes, iterations)
+    np.testing.assert_allclose(layout.unpack(owner.decrypt(trained)), twin.weights, atol=1e-3)
+    counted = PlainArithmetic()
+    volley_revolver.train(counted, layout, upload, iterations)
+    assert trainer.key_switches == counted.key_switches
+
+
+class Depth:
+    """Arithmetic on the number of products that lie behind a value."""
+
+    def add(self, a: int, b: int) -> int:
+        return max(a, b)
+
+    def multiply(self, a: int, b: int) -> int:
+        return max(a, b) + 1
+
+    def add_plain(self, a: int, vector: np.ndarray) -> int:
+        return a
+
+    def multiply_plain(self, a: int, vector: np.ndarray) -> int:
+        return a + 1
+
+    def rotate(self, a: int, steps: int) -> int:
+        return a
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+def test_chain_is_just_as_long_as_the_training_is_deep(iterations: int) -> None:
+    layout = volley_revolver.plan(6, 5, 3, slots=128)
+    upload = volley_revolver.prepare(layout, *problem(6, 5, 3)).each(lambda _: 0)
+    depth = volley_revolver.train(Depth(), layout, upload, iterations)
+    assert depth == volley_revolver.parameters(iterations).top_level
+
+
+@pytest.mark.parametrize(("iterations", "ring"), [(1, 16384), (2, 32768), (3, 32768)])
+def test_chains_fit_into_the_cap(iterations: int, ring: int) -> None:
+    parameters = volley_revolver.parameters(iterations)  # refuses more than the cap by itself
+    assert (parameters.ring, parameters.top_level) == (ring, 8 * iterations + 1)
+
+
+def test_paper_scale_for_two_iterations() -> None:
+    assert volley_revolver.parameters(2).scale == 2.0**40
+
+
+def test_iterations_beyond_the_cap_are_refused() -> None:
+    with pytest.raises(UsageError, match="4 iterations take 33 levels"):
+        volley_revolver.parameters(4)
+
+
+def test_softmax_parabola_is_the_mean_probability_of_a_class() -> None:
+    """Against an average by bins over fresh logits, where most logits lie."""
+    k0, k1, k2 = softmax.coefficients(10, spread=1.0)
+    random = np.random.default_rng(5)
+    logits = random.normal(size=(200_000, 10)) * random.uniform(0, 1, (200_000, 1))
+    logits -= logits.mean(axis=1, keepdims=True)
+    probability = special.softmax(logits, axis=1)
+    for z in (-1.0, -0.5, 0.0, 0.5, 1.0):
+        near = np.abs(logits - z) < 0.02
+        assert k0 + k1 * z + k2 * z * z == pytest.approx(probability[near].mean(), abs=0.02)
+    assert probability[np.abs(logits - 1) < 0.02].mean() > 0.15  # so that 0.02 is no empty bound
+
+
+def test_softmax_of_two_classes_has_no_even_part() -> None:
+    k0, _, k2 = softmax.coefficients(2)
+    assert (k0, k2) == pytest.approx((0.5, 0.0), abs=1e-9)

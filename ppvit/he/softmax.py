@@ -1,9 +1,10 @@
-"""A quadratic that stands for the softmax, class by class, in as many levels as the sigmoid's cubic.
+"""A parabola that stands for the softmax, class by class, in as many levels as the sigmoid's cubic.
 
-The softmax couples the classes, which costs rotations and a division. Given only its own logit z, a class has on average
-the probability E[softmax_c | z_c = z]; a least-squares parabola in z follows that, being, unlike the sigmoid, near 1/C
-at 0 and steeper above than below. One product fewer than the cubic, no sum over classes.
-HETAL (ICML 2023) approximates the softmax itself, with bootstrapping; this is the part of it that fits into a few levels.
+The softmax couples the classes, which costs rotations and a division. Known is only a class's own logit z; the
+probability that such a class has on average, E[softmax_c | z_c = z], is what a least-squares parabola follows here.
+Unlike the sigmoid it is near 1/C at 0 and steeper above than below. One product fewer than the cubic, and no sum over
+classes; it is good for logits within about 8, as it rises again on the far negative side.
+HETAL (ICML 2023) approximates the softmax itself, with bootstrapping; this is what fits into a few levels.
 """
 
 from __future__ import annotations

@@ -9,39 +9,30 @@ ciphertext, not 64. Rows are turned one after another with one key, not each wit
 thirtieth of the keys. Two constants (1 + gamma, and the mask behind the sigmoid) ride on masks that are there anyway,
 which saves levels: the modulus allowed at 128 bits would not do otherwise.
 
-The module computes through an `Arithmetic`, and so on ciphertexts and on plain arrays alike.
+All goes through an `Arithmetic`, and so works on ciphertexts and on plain arrays alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import ceil
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppvit.errors import UsageError
+from ppvit.he.arithmetic import Arithmetic, Value, Vector
+from ppvit.he.ckks import CAPS, Parameters
 from ppvit.he.quadratic_gradient import CUBIC, INITIAL_WEIGHT, LINEAR, column_steps, momentum
 
-Vector = NDArray[np.float64]
-Value = TypeVar("Value")
+Other = TypeVar("Other")
 
 LEVELS_AN_ITERATION = 8  # products one after another: X V, two masks, cubic (2), E X, mask, steps
 LEVELS_AT_THE_END = 1  # the last average of W and V
-
-
-class Arithmetic(Protocol[Value]):
-    """Slot by slot arithmetic on values of S slots; ciphertexts, or arrays in a test."""
-
-    def add(self, a: Value, b: Value) -> Value: ...
-    def multiply(self, a: Value, b: Value) -> Value: ...
-    def add_plain(self, a: Value, vector: Vector) -> Value: ...
-    def multiply_plain(self, a: Value, vector: Vector) -> Value: ...
-    def rotate(self, a: Value, steps: int) -> Value:
-        """Slot s takes what was in slot s + steps, around the end."""
-        ...
+SCALES = (40, 36, 32, 28)  # bits; the paper's first
+HEADROOM = 20  # bits of the first and the special prime beyond the scale, as far as a prime has 60
 
 
 @dataclass(frozen=True)
@@ -119,6 +110,24 @@ def plan(samples: int, features: int, classes: int, slots: int) -> Layout:
     return Layout(samples, features, classes, rows, columns, slots)
 
 
+def parameters(iterations: int) -> Parameters:
+    """The smallest ring that holds the chain at 128 bits, and the largest scale in it.
+
+    Raises:
+        UsageError: more iterations than any ring holds.
+    """
+    levels = LEVELS_AN_ITERATION * iterations + LEVELS_AT_THE_END
+    for ring, cap in CAPS.items():
+        for scale in SCALES:
+            outer = min(60, scale + HEADROOM)
+            if levels * scale + 2 * outer <= cap:
+                return Parameters(ring, (outer, *[scale] * levels, outer), scale)
+    raise UsageError(
+        f"volley_revolver: {iterations} iterations take {levels} levels, more than 128 bits of security allow; take "
+        "he.iterations=3 or fewer, or he.algorithm=tiles"
+    )
+
+
 @dataclass(frozen=True)
 class Upload(Generic[Value]):
     """What the owner encrypts and sends.
@@ -134,6 +143,15 @@ class Upload(Generic[Value]):
     labels: list[Value]
     weights: Value
     steps: Value
+
+    def each(self, convert: Callable[[Value], Other]) -> Upload[Other]:
+        """The same with every value converted, as by encryption."""
+        return Upload(
+            [convert(value) for value in self.samples],
+            [convert(value) for value in self.labels],
+            convert(self.weights),
+            convert(self.steps),
+        )
 
 
 def prepare(
