@@ -12,6 +12,7 @@ from ppvit.config import Config
 PRETRAINED = Path("models/pretrained/vit_micro_patch4_32.safetensors")
 ADAPTED = Path("models/adapted")
 FINETUNED = Path("models/finetuned")
+HE = Path("models/he")
 RESULTS = Path("results")
 LIVE = RESULTS / "live"  # metrics of every epoch, as DVCLive writes them
 PLOTS = RESULTS / "plots"

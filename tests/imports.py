@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("ciphers", "config", "datasets", "tuners", "audit")  # listed as folders: any file in them may matter
+PACKAGES = ("ciphers", "config", "datasets", "tuners", "audit", "he")  # listed as folders: any file in them may matter
 
 
 def imported_files(stage: str) -> set[str]:

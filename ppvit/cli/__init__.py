@@ -3,7 +3,7 @@
 No verb's work is imported before the verb runs, so that ``ppvit --help`` answers at once.
 """
 
-from ppvit.cli import stages, tools  # their verbs, in the order of the help
+from ppvit.cli import parties, stages, tools  # their verbs, in the order of the help
 from ppvit.cli.base import app, run
 
-__all__ = ["app", "run", "stages", "tools"]
+__all__ = ["app", "parties", "run", "stages", "tools"]

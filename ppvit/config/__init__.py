@@ -13,6 +13,7 @@ from ppvit.config.sections import (
     Encrypt,
     Evaluate,
     Finetune,
+    He,
     Pretrain,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "Encrypt",
     "Evaluate",
     "Finetune",
+    "He",
     "Pretrain",
     "default_yaml",
     "describe",

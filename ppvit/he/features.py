@@ -1,7 +1,7 @@
 """Owner: features of plain images, whitened for training, and the head that undoes the whitening.
 
-All but the clipping is affine, so it folds into a plain linear head on raw features. The clipping bounds the scores that
-the trainer's cubic meets, which nobody can look at while they are encrypted.
+All but the clipping is affine, so it folds into a plain linear head on raw features. The clipping bounds the scores
+that the trainer's cubic meets, which nobody can look at while they are encrypted.
 """
 
 from __future__ import annotations

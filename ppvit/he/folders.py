@@ -1,4 +1,4 @@
-"""What the parties exchange: folders of ciphertexts or keys, each with a manifest of hashes and the key's fingerprint."""
+"""What the parties exchange: folders of ciphertexts or keys, with hashes of the files and the key's fingerprint."""
 
 from __future__ import annotations
 

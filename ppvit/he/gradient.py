@@ -31,9 +31,7 @@ def residuals(session: Session, plan: Plan, features: list[Any], labels: Any, ah
     if ahead is None:
         return labels
     level = session.level(ahead[0])
-    products = (
-        session.multiply(session.drop(x, level), v) for x, v in zip(features, ahead, strict=True)
-    )
+    products = (session.multiply(session.drop(x, level), v) for x, v in zip(features, ahead, strict=True))
     scores = session.rescale(session.relinearise(session.sum(products)))
     for step in _over_features(plan):
         scores = session.add(scores, session.rotate(scores, step))

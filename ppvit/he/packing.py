@@ -1,8 +1,8 @@
 """Tiles: how features, labels and weights lie in the slots of ciphertexts.
 
-Slot i (lanes F) + f lanes + c belongs to image i of its group, feature f of its block and class c. Features are repeated
-over classes, labels over features, weights over images, so that products by slots line up and sums over features or
-images are rotations.
+Slot i (lanes F) + f lanes + c belongs to image i of its group, feature f of its block and class c. Features are
+repeated over classes, labels over features, weights over images, so that products by slots line up and sums over
+features or images are rotations.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ppvit.he.gradient import Worker
 from ppvit.he.parameters import Plan, require_memory
 from ppvit.he.refresh import ask_owner
 from ppvit.he.twin import momentum
-from ppvit.results import Stopwatch, environment
+from ppvit.results import Stopwatch, environment, peak_memory_bytes
 
 Weights = list[Any]  # one ciphertext a block
 
@@ -46,9 +47,20 @@ def run(folder: Path, data: Path | None = None) -> None:
     with atomic_output(folder / "weights", directory=True) as out:
         for block, ciphertext in enumerate(weights):
             session.save(ciphertext, out / weights_name(block))
-        seconds = round(watch.seconds(), 3)
-        write_json(out / "training.json", {"train_seconds": seconds, "key_switches": switches, **environment()})
+        measured = {
+            "train_seconds": round(watch.seconds(), 3),
+            "key_switches": switches,
+            "memory_bytes": _memory_bytes(process_count(len(plan.batch_groups(0)))),
+            **environment(),
+        }
+        write_json(out / "training.json", measured)
         write_manifest(out, fingerprint)
+
+
+def _memory_bytes(processes: int) -> int:
+    """Peak memory of this process and its workers, what they share counted in each."""
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024  # KiB on Linux, where alone there are any
+    return peak_memory_bytes() + (processes * largest if processes > 1 else 0)
 
 
 def load_session(folder: Path, plan: Plan) -> Session:

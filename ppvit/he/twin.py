@@ -15,7 +15,10 @@ SAFE_SCORE = 12.0  # beyond, the cubic runs away from the sigmoid, and training 
 
 
 def momentum(iteration: int) -> float:
-    """beta_t of Nesterov's accelerated gradient, t from 0: (s_t - 1) / s_(t+1), s_0 = 1, s_(t+1) = (1 + sqrt(1 + 4 s_t^2)) / 2."""  # noqa: E501
+    """beta_t of Nesterov's accelerated gradient, t from 0: (s_t - 1) / s_(t+1).
+
+    s_0 = 1 and s_(t+1) = (1 + sqrt(1 + 4 s_t^2)) / 2.
+    """
     s = 1.0
     for _ in range(iteration):
         s = (1 + math.sqrt(1 + 4 * s * s)) / 2

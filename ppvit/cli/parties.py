@@ -1,0 +1,86 @@
+"""``ppvit he``: the parties of homomorphic training, each verb a process of its own with files between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppvit.cli.base import PARAMS, Overrides, Params, Place, app, load
+
+he = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(he, name="he", help="Train a linear head on CKKS ciphertexts, party by party.")
+
+Owner = Annotated[Path, typer.Option(help="The owner's folder: secret key, whitening. Never leaves.")]
+Trainer = Annotated[Path, typer.Option(help="The trainer's folder: all that it gets and gives back.")]
+OWNER, TRAINER = Path("he/owner"), Path("he/trainer")
+
+
+@he.command()
+def keys(
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    raw: Place = None,
+    owner: Owner = OWNER,
+    trainer: Trainer = TRAINER,
+) -> None:
+    """Plan the run and make the keys: the secret one for the owner, evaluation keys for the trainer (owner)."""
+    config = load(params, overrides)
+    from ppvit import paths
+    from ppvit.he import owner as owners
+
+    owners.make_keys(config, raw or paths.raw(config), owner, trainer)
+
+
+@he.command()
+def encrypt(
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    raw: Place = None,
+    embedded: Place = None,
+    owner: Owner = OWNER,
+    trainer: Trainer = TRAINER,
+) -> None:
+    """Extract features, whiten, pack and encrypt them with the labels (owner)."""
+    config = load(params, overrides)
+    from ppvit import paths
+    from ppvit.he import owner as owners
+
+    owners.encrypt(config, raw or paths.raw(config), embedded or paths.PRETRAINED, owner, trainer)
+
+
+@he.command()
+def train(trainer: Trainer = TRAINER) -> None:
+    """Train on ciphertexts; needs neither secret key nor parameters (trainer)."""
+    from ppvit.he import train
+
+    train.run(trainer)
+
+
+@he.command()
+def refresh(owner: Owner = OWNER, trainer: Trainer = TRAINER) -> None:
+    """With he.mode=refresh: renew the weights that the trainer asks for, until it is done (owner)."""
+    from ppvit.he import owner as owners
+
+    owners.refresh(owner, trainer)
+
+
+@he.command()
+def decrypt(
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    raw: Place = None,
+    embedded: Place = None,
+    owner: Owner = OWNER,
+    trainer: Trainer = TRAINER,
+    out: Place = None,
+    result: Place = None,
+) -> None:
+    """Decrypt the head, fold the whitening into it, measure it (owner)."""
+    config = load(params, overrides)
+    from ppvit import paths
+    from ppvit.he import head
+
+    places = (raw or paths.raw(config), embedded or paths.PRETRAINED, owner, trainer)
+    head.run(config, *places, out or paths.HE, result or paths.result("he"))

@@ -1,0 +1,112 @@
+"""Owner: the decrypted head as a plain model for plain images, and how good it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from sklearn.linear_model import LogisticRegression
+
+from ppvit.config import Config
+from ppvit.embedding import fold_normalization, read_embedding, write_embedding
+from ppvit.errors import PpvitError
+from ppvit.files import atomic_output, read_json, write_json
+from ppvit.he import owner as owners
+from ppvit.he.features import backbone_of, extract
+from ppvit.he.folders import load_plan
+from ppvit.models import Backbone, save_model
+from ppvit.results import Stopwatch, write_result
+from ppvit.stems import patch_projection
+
+
+def run(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path, out: Path, result: Path) -> None:
+    """Decrypt the head, fold the whitening into it, measure it on test images, and write it.
+
+    ``accuracy_percent`` clips test features as training did; ``folded_accuracy_percent`` is that of the plain linear
+    head, which does not clip.
+
+    Args:
+        config: the parameters of the run.
+        raw: folder that `download` wrote.
+        embedded: weights of the embedded backbone.
+        owner, trainer: folders of the parties.
+        out: folder of the head (``head.safetensors``: ``weight`` (C, D), ``bias`` (C,)); with features of a ViT also
+            the whole model, as `finetune.method: linear` would write it for plain images.
+        result: JSON of the figures.
+
+    Raises:
+        PpvitError: see :func:`ppvit.he.owner.decrypt`.
+    """
+    watch = Stopwatch()
+    plan, _ = load_plan(owner)
+    weights = owners.decrypt(owner, trainer)
+    if not np.isfinite(weights).all():
+        raise PpvitError("the decrypted weights are not numbers: training diverged; lower he.learning_rate")
+    whitening, kept = owners.load_whitening(owner)
+    backbone = None if config.he.features == "pixels" else backbone_of(config, embedded)
+    features, labels = extract(config, raw, "test", np.iinfo(np.int64).max, backbone)
+    white = whitening(features)
+    weight, bias = whitening.fold(weights)
+    reference = LogisticRegression(max_iter=1000).fit(kept["features"][:, :-1], kept["labels"])
+    training = read_json(trainer / "weights" / "training.json", "he")
+    scores = white @ weights.T
+    values = {
+        "accuracy_percent": owners.accuracy_percent(scores, labels),
+        "folded_accuracy_percent": owners.accuracy_percent(features @ weight.T + bias, labels),
+        "twin_accuracy_percent": owners.accuracy_percent(white @ kept["twin_weights"].T, labels),
+        "logistic_regression_accuracy_percent": 100.0 * reference.score(white[:, :-1], labels),
+        "chance_percent": 100.0 * float(np.bincount(labels).max()) / len(labels),
+        "max_weight_error": float(np.abs(weights - kept["twin_weights"]).max()),
+        **{name: kept[name] for name in ("validation_accuracy_percent", "max_scores", "encrypt_seconds")},
+        "train_seconds": training["train_seconds"],
+        **{name: kept[name] for name in ("upload_bytes", "key_bytes")},
+        "download_bytes": owners.folder_bytes(trainer / "weights"),
+        "key_switches": training["key_switches"],
+        "trainer_memory_bytes": training["memory_bytes"],
+        "train_images": plan.images,
+        "columns": plan.columns,
+        "iterations": plan.iterations,
+        "mode": plan.mode,
+        "features": config.he.features,
+        "ring": plan.ring,
+        "modulus_bits": sum(plan.prime_bits),
+    }
+    save_head(out, weight, bias, backbone, config)
+    write_result(result, values, watch)
+
+
+def save_head(out: Path, weight: np.ndarray, bias: np.ndarray, backbone: Backbone | None, config: Config) -> None:
+    """Write the plain linear head, and the whole model where the features are a backbone's."""
+    record = {
+        "method": "linear",
+        "num_classes": len(bias),
+        "cipher": {"name": "none"},
+        "key_id": None,
+        "demo_key": False,
+        "image_size": config.dataset.image_size,
+    }
+    with atomic_output(out, directory=True) as folder:
+        if backbone is not None and patch_projection(backbone.model) is not None:
+            model = with_head(backbone, weight, bias)
+            whole = Backbone(model, backbone.architecture, backbone.model_args, (0.5,) * 3, (0.5,) * 3)
+            save_model(folder / "model", whole, record)
+            for path in (folder / "model").iterdir():
+                path.rename(folder / path.name)
+            (folder / "model").rmdir()
+            write_json(folder / "ppvit.json", record)
+        arrays = {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
+        save_file(arrays, folder / "head.safetensors")
+
+
+def with_head(backbone: Backbone, weight: np.ndarray, bias: np.ndarray) -> torch.nn.Module:
+    """The backbone with this linear head, its normalisation folded in: takes plain pixels scaled to [-1, 1]."""
+    model = backbone.model
+    model.reset_classifier(len(bias))
+    head = model.get_classifier()
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
+    write_embedding(model, fold_normalization(read_embedding(model), backbone.mean, backbone.std))
+    return model

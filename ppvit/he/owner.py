@@ -1,0 +1,241 @@
+"""Owner: keys, encryption of features and labels, decryption of the head; the secret key never leaves this half.
+
+Folders: ``owner`` holds ``secret.key``, the whitening and the twin's weights; ``trainer`` is all that the trainer gets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppvit.config import Config, He
+from ppvit.encrypt import PlainImages
+from ppvit.errors import PpvitError
+from ppvit.files import atomic_output, read_json, require_free_space, write_json
+from ppvit.he import packing, twin
+from ppvit.he.ckks import SecretSession, Session
+from ppvit.he.features import Whitening, backbone_of, extract, fit_whitening
+from ppvit.he.folders import (
+    features_name,
+    labels_name,
+    load_plan,
+    read_manifest,
+    weights_name,
+    write_manifest,
+    write_plan,
+)
+from ppvit.he.forks import Forks, process_count
+from ppvit.he.parameters import Plan, make_plan
+from ppvit.he.refresh import answer_trainer
+from ppvit.results import Stopwatch
+
+VALIDATION = 0.2  # share of the training images on which settings may be compared; never the test images
+
+
+def plan_of(config: Config, raw: Path) -> Plan:
+    """The run's layout, from the parameters and the sizes of the data set.
+
+    Raises:
+        UsageError: beyond the bounds, or no parameter set has 128 bits of security.
+    """
+    settings = config.he
+    plain = PlainImages(raw, "train", config.dataset, config.encrypt)
+    images = min(settings.train_images, len(plain))
+    return make_plan(
+        images,
+        components_of(settings, images) + 1,
+        len(plain.manifest["classes"]),
+        settings.iterations,
+        settings.mode,
+        settings.learning_rate,
+        settings.l2,
+        settings.batch_images,
+    )
+
+
+def components_of(settings: He, images: int) -> int:
+    """Principal components k: as set, or min(63, n/2)."""
+    return settings.components or max(1, min(63, images // 2))
+
+
+def make_keys(config: Config, raw: Path, owner: Path, trainer: Path) -> None:
+    """Draw a secret key for ``owner`` and make the evaluation keys for ``trainer``; each folder replaced whole.
+
+    Raises:
+        UsageError: see :func:`plan_of`.
+    """
+    plan = plan_of(config, raw)
+    session = SecretSession(plan.parameters)
+    secret = session.to_bytes(session.secret)
+    fingerprint = fingerprint_of(secret)
+    with atomic_output(owner, directory=True) as out:
+        descriptor = os.open(out / "secret.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secret)
+        write_plan(out, plan, fingerprint)
+    with atomic_output(trainer, directory=True) as out:
+        keys = out / "keys"
+        keys.mkdir()
+        session.save(session.seeded_relinearisation(), keys / "relinearisation.key")
+        session.save(session.seeded_rotation(plan.rotations()), keys / "rotation.key")
+        write_manifest(keys, fingerprint)
+        write_plan(out, plan, fingerprint)
+
+
+def fingerprint_of(secret: bytes) -> str:
+    """16 hexadecimal digits that tell one secret key from another and say nothing of it: a hash of 8192 trits."""
+    return "he-" + hashlib.sha256(b"ppvit he secret key v1" + secret).hexdigest()[:16]
+
+
+def open_session(owner: Path, plan: Plan, fingerprint: str) -> SecretSession:
+    """The arithmetic with the secret key.
+
+    Raises:
+        PpvitError: it is missing, damaged, or not the one that the plan was made with.
+    """
+    path = owner / "secret.key"
+    key = Session(plan.parameters).load("SecretKey", path)
+    if fingerprint_of(path.read_bytes()) != fingerprint:
+        raise PpvitError(f"{path} is not the key {fingerprint} of {owner / 'plan.json'}: keys were mixed up")
+    return SecretSession(plan.parameters, key)
+
+
+def encrypt(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path) -> None:
+    """Extract and whiten features, train the twin in the clear, and encrypt features and labels for the trainer.
+
+    Raises:
+        UsageError: parameters that do not fit the keys or the features.
+        PpvitError: keys missing or mixed up, the disk full.
+    """
+    watch = Stopwatch()
+    plan, fingerprint = load_plan(owner)
+    if plan != plan_of(config, raw):
+        raise PpvitError(
+            f"{owner / 'plan.json'} was made with other parameters or another data set; run ppvit he keys again"
+        )
+    session = open_session(owner, plan, fingerprint)
+    if load_plan(trainer)[1] != fingerprint:
+        raise PpvitError(f"{trainer} belongs to another key than {owner}: keys were mixed up; run ppvit he keys again")
+    backbone = None if config.he.features == "pixels" else backbone_of(config, embedded)
+    raw_features, labels = extract(config, raw, "train", plan.images, backbone)
+    whitening = fit_whitening(raw_features, plan.columns - 1)
+    features = whitening(raw_features)
+    clear = twin.train(plan, features, labels)
+    _warn_of_large_scores(clear)
+    require_free_space(trainer, plan.upload_bytes())
+    for stale in ("weights", "refresh"):
+        shutil.rmtree(trainer / stale, ignore_errors=True)
+    with atomic_output(trainer / "data", directory=True) as out:
+        encrypt_tiles(session, plan, features, labels, out)
+        write_manifest(out, fingerprint)
+    np.savez(
+        owner / "head.npz",
+        matrix=whitening.matrix,
+        offset=whitening.offset,
+        twin_weights=clear.weights,
+        features=features,
+        labels=labels,
+    )
+    measured = {
+        "validation_accuracy_percent": _validate(plan, raw_features, labels),
+        "max_scores": max(clear.largest_scores, default=0.0),
+        "encrypt_seconds": round(watch.seconds(), 3),
+        "upload_bytes": folder_bytes(trainer / "data"),
+        "key_bytes": folder_bytes(trainer / "keys"),
+    }
+    write_json(owner / "encrypt.json", measured)
+
+
+def _warn_of_large_scores(clear: twin.Twin) -> None:
+    if not clear.safe:
+        print(
+            f"warning: scores reach {max(clear.largest_scores):.1f}, beyond {twin.SAFE_SCORE:.0f} the cubic leaves the "
+            "sigmoid and training diverges; lower he.learning_rate or he.iterations, or raise he.l2",
+            file=sys.stderr,
+        )
+
+
+def _validate(plan: Plan, features: np.ndarray, labels: np.ndarray) -> float | None:
+    """Accuracy of the twin on held-out training images: what to compare settings by."""
+    held_out = int(VALIDATION * len(labels))
+    kept = len(labels) - held_out
+    if min(held_out, kept - plan.columns) < 1:
+        return None
+    whitening = fit_whitening(features[:kept], plan.columns - 1)
+    smaller = make_plan(
+        kept, plan.columns, plan.classes, plan.iterations, plan.mode, plan.learning_rate, plan.l2, plan.batch
+    )
+    weights = twin.train(smaller, whitening(features[:kept]), labels[:kept]).weights
+    return accuracy_percent(whitening(features[kept:]) @ weights.T, labels[kept:])
+
+
+def encrypt_tiles(session: SecretSession, plan: Plan, features: np.ndarray, labels: np.ndarray, out: Path) -> None:
+    """Write every ciphertext of features, float64 (n, d), and labels, int64 (n,); on all processors."""
+    groups = list(plan.groups())
+    processes = process_count(len(groups))
+
+    def work(share: list[tuple[int, range]]) -> None:
+        for group, images in share:
+            part = slice(images.start, images.stop)
+            for block in range(plan.blocks):
+                slots = packing.feature_slots(plan, features[part], block)
+                session.save(session.encrypt_seeded(slots), out / features_name(group, block))
+            slots = packing.label_slots(plan, labels[part])
+            session.save(session.encrypt_seeded(slots), out / labels_name(group))
+
+    with Forks(lambda _: work, processes) as forks:
+        forks.ask([groups[number::processes] for number in range(processes)])
+
+
+def refresh(owner: Path, trainer: Path) -> int:
+    """Answer the trainer in refresh mode until it is done; returns the number of answers."""
+    plan, fingerprint = load_plan(owner)
+    return answer_trainer(trainer, open_session(owner, plan, fingerprint), fingerprint)
+
+
+def decrypt(owner: Path, trainer: Path) -> np.ndarray:
+    """Decrypt the weights that came back: float64, (C, d), on whitened features.
+
+    Raises:
+        PpvitError: missing, altered, of another key, or of impossible size.
+    """
+    plan, fingerprint = load_plan(owner)
+    session = open_session(owner, plan, fingerprint)
+    read_manifest(trainer / "weights", "train", fingerprint)
+    return decrypt_weights(session, plan, trainer / "weights")
+
+
+def decrypt_weights(session: SecretSession, plan: Plan, folder: Path) -> np.ndarray:
+    """Weights, float64 (C, d), from a folder of ciphertexts under whatever key the session holds."""
+    ciphertexts = (session.load("Ciphertext", folder / weights_name(block)) for block in range(plan.blocks))
+    return packing.weights_of(plan, [session.decrypt(each) for each in ciphertexts])
+
+
+def load_whitening(owner: Path) -> tuple[Whitening, dict[str, Any]]:
+    """The whitening, and everything that `encrypt` kept for comparison.
+
+    Raises:
+        PpvitError: it is missing.
+    """
+    path = owner / "head.npz"
+    if not path.exists():
+        raise PpvitError(f"{path} is missing; run ppvit he encrypt")
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    return Whitening(arrays["matrix"], arrays["offset"]), {**arrays, **read_json(owner / "encrypt.json", "he")}
+
+
+def accuracy_percent(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose largest score, of (n, C), is that of their class."""
+    return 100.0 * float((scores.argmax(1) == labels).mean())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir())
