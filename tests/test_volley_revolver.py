@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special
 from scipy.optimize import approx_fprime
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from ppvit.errors import UsageError
-from ppvit.he import quadratic_gradient, softmax, volley_revolver
+from ppvit.he import quadratic_gradient, volley_revolver
 from ppvit.he.arithmetic import CiphertextArithmetic
 from ppvit.he.ckks import SecretSession, Session
 
@@ -218,21 +217,3 @@ def test_paper_scale_for_two_iterations() -> None:
 def test_iterations_beyond_the_cap_are_refused() -> None:
     with pytest.raises(UsageError, match="4 iterations take 33 levels"):
         volley_revolver.parameters(4)
-
-
-def test_softmax_parabola_is_the_mean_probability_of_a_class() -> None:
-    """Against an average by bins over fresh logits, where most logits lie."""
-    k0, k1, k2 = softmax.coefficients(10, spread=1.0)
-    random = np.random.default_rng(5)
-    logits = random.normal(size=(200_000, 10)) * random.uniform(0, 1, (200_000, 1))
-    logits -= logits.mean(axis=1, keepdims=True)
-    probability = special.softmax(logits, axis=1)
-    for z in (-1.0, -0.5, 0.0, 0.5, 1.0):
-        near = np.abs(logits - z) < 0.02
-        assert k0 + k1 * z + k2 * z * z == pytest.approx(probability[near].mean(), abs=0.02)
-    assert probability[np.abs(logits - 1) < 0.02].mean() > 0.15  # so that 0.02 is no empty bound
-
-
-def test_softmax_of_two_classes_has_no_even_part() -> None:
-    k0, _, k2 = softmax.coefficients(2)
-    assert (k0, k2) == pytest.approx((0.5, 0.0), abs=1e-9)
