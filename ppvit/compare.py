@@ -1,4 +1,4 @@
-"""Ciphers beside each other: one table and one plot of accuracy against leak, from the results of `studies/ciphers`."""
+"""Three ways to train beside each other, and every cipher: table and plot from the results of `studies/ciphers`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,49 @@ _LEAKS = {
 _LINE = 1.3  # percentage points of accuracy that a line of names takes in the plot
 HEADER = ["cipher", "unadapted", "adapted", "ConvMixer", "parameters", "images/s", "bytes/image", *_LEAKS.values()]
 HEADER += ["match", "key bits"]
+
+
+WAYS = ("way", "accuracy", "training", "to the trainer", "what the trainer learns")
+
+
+def three_ways(values: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of ``WAYS``: perceptual encryption, a head under homomorphic encryption, no encryption; one data set.
+
+    Args:
+        values: result files by stage: ``adapt``, ``finetune``, ``evaluate``, ``verify``, ``audit``; ``he`` may miss.
+    """
+    finetune, verify = values["finetune"], values["verify"]
+    training = f"{finetune['wall_seconds']:.0f} s, {finetune['peak_memory_bytes'] / 2**20:.0f} MiB"
+    adapted = "exact adaptation, " if values["adapt"]["adapted"] else ""
+    rows = [
+        (
+            f"perceptual encryption, {adapted}{finetune['method']}",
+            f"{values['evaluate']['accuracy_percent']:.2f} %",
+            training,
+            "encrypted images, model, labels",
+            values["audit"]["verdict"],
+        )
+    ]
+    if he := values.get("he"):
+        cost = f"{he['train_seconds']:.0f} s, {he['trainer_memory_bytes'] / 2**20:.0f} MiB; encryption by the owner "
+        rows.append(
+            (
+                f"homomorphic encryption, linear head on {he['train_images']} images, {he['iterations']} iterations",
+                f"{he['accuracy_percent']:.2f} %",
+                f"{cost}{he['encrypt_seconds']:.0f} s",
+                f"{(he['upload_bytes'] + he['key_bytes']) / 2**20:.0f} MiB of ciphertext and evaluation keys",
+                "numbers of images, features, classes and iterations",
+            )
+        )
+    if "plain_accuracy_percent" in verify:  # exact adaptation trains as on plain images, so this is that accuracy
+        row = (f"none, {finetune['method']}", f"{verify['plain_accuracy_percent']:.2f} %", training)
+        rows.append((*row, "images, model, labels", "everything"))
+    if he := values.get("he"):
+        accuracy = f"{he['logistic_regression_accuracy_percent']:.2f} %"
+        seconds = f"{he['logistic_regression_seconds']:.1f} s"
+        row = ("none, logistic regression on the features of the homomorphic head", accuracy, seconds)
+        rows.append((*row, "features, labels", "everything"))
+    return rows
 
 
 def cipher_rows(results: list[dict[str, Any]]) -> list[list[str]]:

@@ -13,7 +13,7 @@ import jinja2
 import matplotlib.figure
 import numpy as np
 
-from ppvit.compare import HEADER, accuracy_against_leak, cipher_rows
+from ppvit.compare import HEADER, WAYS, accuracy_against_leak, cipher_rows, three_ways
 from ppvit.config import Config
 from ppvit.files import atomic_output, read_json
 from ppvit.shards import read_manifest
@@ -45,6 +45,8 @@ def run(
         PpvitError: a result is missing.
     """
     values = {stage: read_json(results / f"{stage}.json", stage) for stage in STAGES}
+    if (results / "he.json").exists():  # its library is an extra: without it there is all the rest
+        values["he"] = read_json(results / "he.json", "he")
     classes = read_manifest(raw, "download", "dataset.json")["classes"]
     summary = summary_rows(values)
     columns = examples(config, raw, config.report.images)
@@ -65,6 +67,7 @@ def run(
         learning=_draw(lambda axes: _draw_learning(axes, live)),
         confusion=_draw(lambda axes: _draw_confusion(axes, plots, classes)),
         calibration=_draw(lambda axes: _draw_calibration(axes, plots)),
+        ways=[WAYS, *three_ways(values)],
         compared=_compared(ciphers),
         over_ciphers=_png(over_ciphers(config, raw)),
         parameters=[(section, settings) for section, settings in config.model_dump().items()],
@@ -99,6 +102,9 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         if f"max_logit_difference_{name}" in adapt:  # a new model for tokens has nothing to be compared with
             label = "adaptation error" if adapt["adapted"] else "difference to the plain model"
             rows.append((f"{label} ({what})", f"{adapt[f'max_logit_difference_{name}']:.1e}"))
+    if he := values.get("he"):
+        text = f"{_percent(he['accuracy_percent'])}, {he['train_seconds']:.1f} s"
+        rows.append(("accuracy, head trained under CKKS", text))
     rows.append(("leak so far", values["audit"]["verdict"]))
     return rows
 

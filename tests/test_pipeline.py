@@ -28,6 +28,7 @@ QUICK = {
     "dataset": {"train_fraction": 0.1},
     "finetune": {"epochs": 1, "rank": 2, "target_modules": ["attn.qkv"]},
     "verify": {"wrong_keys": 1},
+    "he": {"train_images": 64, "components": 12},
     "audit": {"known_pairs": [1], "pooled_images": [1], "images": 2, "candidates": 4, "training_steps": 2},
 }
 
@@ -139,6 +140,7 @@ def test_metrics_are_the_promised_names(owner):
             "known_plaintext_ssim",
             "verdict",
         },
+        "he": {"accuracy_percent", "twin_accuracy_percent", "max_weight_error", "train_seconds", "upload_bytes"},
     }
     for stage, names in promised.items():
         assert names <= shown[f"results/{stage}.json"]["data"].keys()
@@ -342,9 +344,9 @@ def test_outs_of_dvc_yaml_are_the_paths_of_the_command_line():
         for out in [*stage.get("outs", []), *stage.get("metrics", [])]
         for name in ([out] if isinstance(out, str) else out)
     }
-    expected = {paths.raw(config), paths.encrypted(config), paths.PRETRAINED, paths.ADAPTED, paths.FINETUNED}
+    expected = {paths.raw(config), paths.encrypted(config), paths.PRETRAINED, paths.ADAPTED, paths.FINETUNED, paths.HE}
     expected |= {paths.LIVE, paths.PLOTS, paths.PICTURES, paths.REPORT}
-    expected |= {paths.result(stage) for stage in ("adapt", "finetune", "evaluate", "verify", "audit")}
+    expected |= {paths.result(stage) for stage in ("adapt", "finetune", "evaluate", "verify", "audit", "he")}
     assert {Path(name.replace("${dataset.name}", config.dataset.name)) for name in outs} == expected
 
 

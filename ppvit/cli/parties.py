@@ -8,13 +8,28 @@ from typing import Annotated
 import typer
 
 from ppvit.cli.base import PARAMS, Overrides, Params, Place, app, load
+from ppvit.cli.stages import StageGroup
+from ppvit.errors import UsageError
 
-he = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.add_typer(he, name="he", help="Train a linear head on CKKS ciphertexts, party by party.")
+he = typer.Typer(cls=StageGroup, invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(he, name="he")
 
 Owner = Annotated[Path, typer.Option(help="The owner's folder: secret key, whitening. Never leaves.")]
 Trainer = Annotated[Path, typer.Option(help="The trainer's folder: all that it gets and gives back.")]
 OWNER, TRAINER = Path("he/owner"), Path("he/trainer")
+
+
+@he.callback()
+def parties(ctx: typer.Context, overrides: Overrides = None, params: Params = PARAMS) -> None:
+    """Train a linear head on CKKS ciphertexts: all parties, or one of them by its own verb."""
+    if ctx.invoked_subcommand:
+        if overrides or params != PARAMS:
+            raise UsageError(f"write -S and --params after the verb: ppvit he {ctx.invoked_subcommand} -S name=value")
+        return
+    config = load(params, overrides)
+    from ppvit import he, paths
+
+    he.run(config, paths.raw(config), paths.PRETRAINED, paths.HE, paths.result("he"))
 
 
 @he.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ppvit.cli.base import PARAMS, Overrides, Params, Place, app, load
 
@@ -20,12 +20,13 @@ SECTIONS = {
     "evaluate": ("evaluate",),
     "verify": ("dataset", "cipher", "encrypt", "evaluate", "verify"),
     "audit": ("dataset", "cipher", "model", "encrypt", "audit"),
+    "he": ("dataset", "model", "encrypt", "he"),
     "report": ("dataset", "cipher", "encrypt", "report"),
 }
 
 
-class StageCommand(TyperCommand):
-    """A verb whose help ends in the parameters that the stage reads."""
+class _ListsParameters:
+    """Help that ends in the parameters that the stage reads."""
 
     def format_epilog(self, ctx, formatter) -> None:
         from ppvit.config import parameters
@@ -33,6 +34,14 @@ class StageCommand(TyperCommand):
         with formatter.section("Parameters, set for one run with -S name=value"):
             rows = parameters(SECTIONS[self.name])
             formatter.write_dl([(name, f"{description}  [default: {default}]") for name, default, description in rows])
+
+
+class StageCommand(_ListsParameters, TyperCommand):
+    """The verb of a stage."""
+
+
+class StageGroup(_ListsParameters, TyperGroup):
+    """The verb of a stage whose parties are verbs of their own."""
 
 
 def stage(function):

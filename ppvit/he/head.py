@@ -49,7 +49,9 @@ def run(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path, o
     features, labels = extract(config, raw, "test", np.iinfo(np.int64).max, backbone)
     white = whitening(features)
     weight, bias = whitening.fold(weights)
+    in_the_clear = Stopwatch()
     reference = LogisticRegression(max_iter=1000).fit(kept["features"][:, :-1], kept["labels"])
+    fit_seconds = in_the_clear.seconds()
     training = read_json(trainer / "weights" / "training.json", "he")
     scores = white @ weights.T
     values = {
@@ -57,6 +59,7 @@ def run(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path, o
         "folded_accuracy_percent": owners.accuracy_percent(features @ weight.T + bias, labels),
         "twin_accuracy_percent": owners.accuracy_percent(white @ kept["twin_weights"].T, labels),
         "logistic_regression_accuracy_percent": 100.0 * reference.score(white[:, :-1], labels),
+        "logistic_regression_seconds": round(fit_seconds, 3),
         "chance_percent": 100.0 * float(np.bincount(labels).max()) / len(labels),
         "max_weight_error": float(np.abs(weights - kept["twin_weights"]).max()),
         **{name: kept[name] for name in ("validation_accuracy_percent", "max_scores", "encrypt_seconds")},

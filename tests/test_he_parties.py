@@ -1,0 +1,226 @@
+"""The parties of homomorphic training as separate processes: who holds what, and what is told when files are wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import make_config, write_raw
+from safetensors.numpy import load_file
+
+from ppvit import he
+from ppvit.errors import PpvitError
+from ppvit.he import ckks, owner, twin
+from ppvit.he.features import extract
+from ppvit.he.folders import load_plan, read_manifest, weights_name
+from ppvit.he.train import run as run_trainer
+from ppvit.models import load_model
+from ppvit.tuners import load_finetuned
+
+pytest.importorskip("tenseal")
+PRETRAINED = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
+SETTINGS = {"features": "pixels", "components": 6, "train_images": 90}
+
+
+def ppvit(*arguments: object, cwd: Path, code: int = 0) -> str:
+    command = [sys.executable, "-m", "ppvit.cli", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, "PPVIT_WORKERS": "1"}, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def params(folder: Path, **settings: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = make_config(dataset={"image_size": 16}, he={**SETTINGS, **settings})
+    (folder / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A run party by party; while the trainer works, the owner's folder and the raw images are elsewhere."""
+    root = params(tmp_path_factory.mktemp("parties"))
+    write_raw(root / "raw", {"train": 90, "test": 60})
+    mine = ("--raw", root / "raw", "--owner", root / "owner", "--trainer", root / "trainer")
+    ppvit("he", "keys", *mine, cwd=root)
+    ppvit("he", "encrypt", *mine, cwd=root)
+    alone = root / "elsewhere"
+    alone.mkdir()
+    shutil.copytree(root / "trainer", alone / "trainer")
+    for name in ("owner", "raw", "trainer", "params.yaml"):
+        (root / name).rename(root / f"{name} away")
+    ppvit("he", "train", "--trainer", alone / "trainer", cwd=alone)
+    for name in ("owner", "raw", "trainer", "params.yaml"):
+        (root / f"{name} away").rename(root / name)
+    shutil.copytree(alone / "trainer" / "weights", root / "trainer" / "weights")
+    ppvit("he", "decrypt", *mine, "--out", root / "head", "--result", root / "he.json", cwd=root)
+    return root
+
+
+def test_trainer_needs_no_secret_and_gives_the_twins_head(finished):
+    result = json.loads((finished / "he.json").read_text())
+    assert result["max_weight_error"] < 5e-3
+    assert result["accuracy_percent"] == result["twin_accuracy_percent"]
+    assert result["accuracy_percent"] > result["chance_percent"] + 40
+    assert result["logistic_regression_accuracy_percent"] >= result["accuracy_percent"] - 5
+    uploaded = [path.stat().st_size for path in (finished / "trainer" / "data").iterdir()]
+    assert result["upload_bytes"] == sum(uploaded) > 100_000
+    config = make_config(dataset={"image_size": 16}, he=SETTINGS)
+    features, labels = extract(config, finished / "raw", "test", 1000, None)
+    head = load_file(finished / "head" / "head.safetensors")
+    assert owner.accuracy_percent(features @ head["weight"].T + head["bias"], labels) == pytest.approx(
+        result["folded_accuracy_percent"]
+    )
+
+
+def test_no_file_of_the_trainer_is_or_holds_the_secret_key(finished):
+    secret = (finished / "owner" / "secret.key").read_bytes()
+    assert (finished / "owner" / "secret.key").stat().st_mode & 0o777 == 0o600
+    plan, _ = load_plan(finished / "trainer")
+    session = ckks.Session(plan.parameters)
+    session.from_bytes("SecretKey", secret)  # the check below can find one
+    files = [path for path in (finished / "trainer").rglob("*") if path.is_file()]
+    assert len(files) > 8
+    pieces = {secret[start : start + 32] for start in range(64, len(secret) - 32, 4096)}
+    for path in files:
+        data = path.read_bytes()
+        assert not any(piece in data for piece in pieces)
+        with pytest.raises(PpvitError):
+            session.from_bytes("SecretKey", data)
+
+
+def test_two_encryptions_of_the_same_differ(finished, tmp_path):
+    """Seeds of ciphertexts come from the operating system, never from parameters."""
+    plan, fingerprint = load_plan(finished / "owner")
+    session = owner.open_session(finished / "owner", plan, fingerprint)
+    x, labels = np.ones((plan.images, plan.columns)), np.zeros(plan.images, np.int64)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        owner.encrypt_tiles(session, plan, x, labels, tmp_path / name)
+    assert all(path.read_bytes() != (tmp_path / "b" / path.name).read_bytes() for path in (tmp_path / "a").iterdir())
+
+
+def test_wrong_key_is_told_and_gives_chance_when_forced(finished, tmp_path):
+    mine = ("--raw", finished / "raw", "--owner", tmp_path / "owner", "--trainer", tmp_path / "trainer")
+    ppvit("he", "keys", *mine, cwd=finished)
+    with pytest.raises(PpvitError, match="keys were mixed up"):
+        owner.decrypt(tmp_path / "owner", finished / "trainer")
+    plan, fingerprint = load_plan(tmp_path / "owner")
+    wrong = owner.open_session(tmp_path / "owner", plan, fingerprint)
+    weights = owner.decrypt_weights(wrong, plan, finished / "trainer" / "weights")
+    right = owner.decrypt(finished / "owner", finished / "trainer")
+    assert np.abs(weights).max() > 100 * np.abs(right).max()
+    with np.load(finished / "owner" / "head.npz") as kept:
+        features, labels = kept["features"], kept["labels"]
+    wrongly = [
+        owner.accuracy_percent(features @ random.permutation(weights.ravel()).reshape(weights.shape).T, labels)
+        for random in map(np.random.default_rng, range(50))
+    ]
+    # three classes: one draw of a random head may be lucky, the mean over its rearrangements is chance
+    assert np.mean(wrongly) == pytest.approx(100 / 3, abs=8)
+    assert owner.accuracy_percent(features @ right.T, labels) > 80
+    with pytest.raises(PpvitError, match="keys were mixed up"):
+        shutil.copytree(finished / "trainer" / "data", tmp_path / "trainer" / "data")
+        run_trainer(tmp_path / "trainer")
+    shutil.copy(finished / "owner" / "secret.key", tmp_path / "owner" / "secret.key")
+    with pytest.raises(PpvitError, match=r"secret.key is not the key he-"):
+        owner.open_session(tmp_path / "owner", plan, fingerprint)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_damaged_ciphertext_is_told_in_one_line(finished, tmp_path, damage):
+    shutil.copytree(finished / "trainer", tmp_path / "trainer")
+    path = next((tmp_path / "trainer" / "data").glob("x-*.ct"))
+    data = bytearray(path.read_bytes())
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(data[:-7])
+    elif damage == "altered":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    told = ppvit("he", "train", "--trainer", tmp_path / "trainer", cwd=tmp_path, code=1)
+    assert told.startswith(f"error: {path}")
+    assert told.count("\n") == 1
+    assert "fetch it again" in told
+
+
+def test_other_mistakes_are_told(finished, tmp_path):
+    mine = ("--raw", finished / "raw", "--owner", finished / "owner", "--trainer", finished / "trainer")
+    told = ppvit("he", "encrypt", *mine, "-S", "he.iterations=3", cwd=finished, code=1)
+    assert "was made with other parameters or another data set; run ppvit he keys again" in told
+    told = ppvit("he", "keys", *mine, "-S", "he.iterations=9", cwd=finished, code=2)
+    assert "128 bits of security allow" in told
+    told = ppvit("he", "train", "--trainer", tmp_path, cwd=tmp_path, code=1)
+    assert told.startswith(f"error: {tmp_path}/plan.json is missing")
+    told = ppvit("he", "-S", "he.iterations=3", "train", cwd=finished, code=2)
+    assert "write -S and --params after the verb" in told
+    manifest = finished / "trainer" / "weights" / "manifest.json"
+    record = json.loads(manifest.read_text())
+    escaping = tmp_path / "weights"
+    shutil.copytree(manifest.parent, escaping)
+    (escaping / "manifest.json").write_text(json.dumps({**record, "files": {"../plan.json": "0"}}))
+    with pytest.raises(PpvitError, match="is missing"):
+        read_manifest(escaping, "train")
+
+
+def test_trainer_refuses_what_does_not_fit_its_memory(finished, monkeypatch):
+    free = type("Memory", (), {"available": 2**20})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    with pytest.raises(PpvitError, match="MiB of memory and 1 MiB are free; lower he.batch_images"):
+        run_trainer(finished / "trainer")
+
+
+def test_stage_with_refresh_and_a_backbone(tmp_path):
+    """All parties at once; the head comes back as a whole model for plain images."""
+    raw = write_raw(tmp_path / "raw", {"train": 60, "test": 30}, size=32)
+    settings = {"mode": "refresh", "iterations": 3, "components": 5, "batch_images": 40}
+    config = make_config(he=settings)
+    he.run(config, raw, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
+    result = json.loads((tmp_path / "he.json").read_text())
+    assert result["max_weight_error"] < 5e-3
+    assert result["iterations"] == 3
+    model = load_finetuned(tmp_path / "unused", tmp_path / "head", 3)
+    from ppvit.encrypt import PlainImages
+    from ppvit.evaluate import Scores, score
+    from ppvit.verify import batches
+
+    plain = PlainImages(raw, "test", config.dataset, config.encrypt)
+    scores = score(model, batches(plain, None), Scores(3, 15))
+    assert scores.accuracy_percent() == pytest.approx(result["folded_accuracy_percent"])
+    stock = load_model(tmp_path / "head", "he")
+    assert stock.num_classes == 3
+
+
+def test_owner_warns_before_upload_when_scores_leave_the_cubic(finished, tmp_path):
+    settings = ("-S", "he.learning_rate=60", "-S", "he.iterations=3", "-S", "he.mode=refresh")
+    mine = ("--raw", finished / "raw", "--owner", tmp_path / "owner", "--trainer", tmp_path / "trainer", *settings)
+    ppvit("he", "keys", *mine, cwd=finished)
+    told = ppvit("he", "encrypt", *mine, cwd=finished)
+    assert "warning: scores reach" in told
+    assert f"beyond {twin.SAFE_SCORE:.0f} the cubic leaves the sigmoid" in told
+
+
+def test_without_tenseal_the_stage_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tenseal", None)
+    monkeypatch.setitem(sys.modules, "tenseal.sealapi", None)
+    with pytest.raises(PpvitError, match=r"pip install 'ppvit\[he\]'"):
+        he.run(make_config(), tmp_path, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
+
+
+def test_trainer_half_loads_neither_keys_nor_raw_data_nor_torch(finished):
+    code = "import sys, ppvit.he.train; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], text=True, check=True, capture_output=True).stdout.split()
+    secret = {"ppvit.keys", "ppvit.owner", "ppvit.he.owner", "ppvit.he.features", "ppvit.encrypt", "torch"}
+    assert not secret & set(loaded)
+    assert not any(path.name == "secret.key" for path in (finished / "trainer").rglob("*"))
+    assert (finished / "trainer" / "weights" / weights_name(0)).exists()
