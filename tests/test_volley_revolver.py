@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +13,8 @@ from scipy.optimize import approx_fprime
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from ppvit.errors import UsageError
-from ppvit.he import quadratic_gradient, volley_revolver
+from ppvit.errors import PpvitError, UsageError
+from ppvit.he import published, quadratic_gradient, volley_revolver
 from ppvit.he.arithmetic import CiphertextArithmetic
 from ppvit.he.ckks import SecretSession, Session
 
@@ -217,3 +218,22 @@ def test_paper_scale_for_two_iterations() -> None:
 def test_iterations_beyond_the_cap_are_refused() -> None:
     with pytest.raises(UsageError, match="4 iterations take 33 levels"):
         volley_revolver.parameters(4)
+
+
+def test_measured_run_reports_what_it_did() -> None:
+    pytest.importorskip("tenseal")
+    features, labels = problem(4, 3, 2)
+    measured = published.run(features, labels, 2, iterations=1)
+    assert measured.record["max_weight_error"] < 1e-3
+    assert measured.record["max_weight_error"] == np.abs(measured.weights - measured.twin.weights).max()
+    assert measured.record["upload_ciphertexts"] == 4  # samples, labels, weights, steps
+    fresh = volley_revolver.parameters(1).ciphertext_bytes()  # symmetric encryption sends half of it, and a seed
+    assert measured.record["upload_bytes"] < 4 * 0.55 * fresh
+
+
+def test_too_little_memory_is_found_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = psutil.virtual_memory()._replace(available=2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(published, "SecretSession", lambda _: pytest.fail("work began"))
+    with pytest.raises(PpvitError, match="GiB of memory, most of it for keys"):
+        published.run(*problem(4, 3, 2), 2, iterations=2)
