@@ -51,8 +51,8 @@ def run(features: NDArray[np.float64], labels: NDArray[np.integer], classes: int
     needed = parameters.key_bytes(len(layout.rotations())) + ciphertexts * parameters.ciphertext_bytes()
     if needed > psutil.virtual_memory().available:
         raise PpvitError(
-            f"volley_revolver needs about {needed / 2**30:.0f} GiB of memory, most of it for keys, more than is free; take "
-            "fewer iterations or he.algorithm=tiles"
+            f"volley_revolver needs about {needed / 2**30:.0f} GiB of memory, most of it for keys, more than is free; "
+            "take fewer iterations or the tiles"
         )
     owner = SecretSession(parameters)
     owner.add_evaluation_keys(layout.rotations())

@@ -105,7 +105,7 @@ def plan(samples: int, features: int, classes: int, slots: int) -> Layout:
     if rows < classes:
         raise UsageError(
             f"volley_revolver: {classes} classes of {features} features do not fit into the {slots} slots of a "
-            "ciphertext; take fewer features or he.algorithm=tiles"
+            "ciphertext; take fewer features or the tiles"
         )
     return Layout(samples, features, classes, rows, columns, slots)
 
@@ -124,7 +124,7 @@ def parameters(iterations: int) -> Parameters:
                 return Parameters(ring, (outer, *[scale] * levels, outer), scale)
     raise UsageError(
         f"volley_revolver: {iterations} iterations take {levels} levels, more than 128 bits of security allow; take "
-        "he.iterations=3 or fewer, or he.algorithm=tiles"
+        "3 or fewer, or the tiles"
     )
 
 
