@@ -56,6 +56,15 @@ def world(tmp_path):
     return tmp_path
 
 
+HE = {
+    "accuracy_percent": 96.25, "folded_accuracy_percent": 96.5, "twin_accuracy_percent": 96.25, "max_weight_error": 2e-3,
+    "logistic_regression_accuracy_percent": 99.5, "logistic_regression_seconds": 0.1, "train_seconds": 3.7,
+    "encrypt_seconds": 2.0, "trainer_memory_bytes": 2**29, "upload_bytes": 60 * 2**20, "key_bytes": 2**20,
+    "key_switches": 336, "train_images": 1024, "iterations": 2, "mode": "levelled", "features": "backbone",
+    "ring": 8192, "modulus_bits": 218,
+}  # fmt: skip
+
+
 def write(world) -> str:
     results = world / "results"
     config = make_config(dataset={"image_size": 16})
@@ -142,3 +151,22 @@ def test_missing_result_names_the_stage(world):
     with pytest.raises(PpvitError, match=r"verify\.json is missing; run the stage that writes it: dvc repro verify"):
         write(world)
     assert not (world / "report.html").exists()
+
+
+def test_three_ways_stand_beside_each_other(world):
+    summary = write(world)
+    page = (world / "report.html").read_text()
+    assert "pip install &#39;ppvit[he]&#39;" in page or "pip install 'ppvit[he]'" in page
+    assert "CKKS" not in summary
+    (world / "results" / "he.json").write_text(json.dumps({**HE, **COMMON}))
+    assert "accuracy, head trained under CKKS" in write(world)
+    page = (world / "report.html").read_text()
+    table = page[page.index("<h2>Three ways to train</h2>") :].partition("</table>")[0]
+    for text in ("91.25 %", "96.25 %", "99.50 %", "61 MiB of ciphertext", "4 s, 512 MiB", "everything"):
+        assert text in table
+    for text in ("IND-CPA", "not IND-CPA-D", "no integrity", "96.50 %", "2.0e-03", "128 bits of security"):
+        assert text in page
+    assert "Refreshing shows" not in page
+    (world / "results" / "he.json").write_text(json.dumps({**HE, **COMMON, "mode": "refresh"}))
+    write(world)
+    assert "Refreshing shows the intermediate weights" in (world / "report.html").read_text()

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ppvit.config import Config
 from ppvit.encrypt import BATCH, PlainImages
 from ppvit.errors import UsageError
-from ppvit.models import Backbone, load_backbone
+
+if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not need it
+    from ppvit.models import Backbone
 
 CLIP = 3.0  # standard deviations
 _FLOOR = 1e-3  # added to standard deviations: constant features stay small
@@ -66,6 +69,8 @@ def fit_whitening(features: np.ndarray, components: int) -> Whitening:
 
 def backbone_of(config: Config, embedded: Path) -> Backbone:
     """The public backbone that ``model`` names, with its pretrained weights."""
+    from ppvit.models import load_backbone
+
     model = config.model
     checkpoint = Path(model.checkpoint)
     return load_backbone(model.name, checkpoint, config.dataset.image_size, embedded, model.pretrained)

@@ -5,20 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 
 from ppvit.config import Config
-from ppvit.embedding import fold_normalization, read_embedding, write_embedding
 from ppvit.errors import PpvitError
-from ppvit.files import atomic_output, read_json, write_json
+from ppvit.files import atomic_output, read_json
 from ppvit.he import owner as owners
 from ppvit.he.features import backbone_of, extract
 from ppvit.he.folders import load_plan
-from ppvit.models import Backbone, save_model
 from ppvit.results import Stopwatch, write_result
-from ppvit.stems import patch_projection
 
 
 def run(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path, out: Path, result: Path) -> None:
@@ -76,40 +72,10 @@ def run(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path, o
         "ring": plan.ring,
         "modulus_bits": sum(plan.prime_bits),
     }
-    save_head(out, weight, bias, backbone, config)
-    write_result(result, values, watch)
-
-
-def save_head(out: Path, weight: np.ndarray, bias: np.ndarray, backbone: Backbone | None, config: Config) -> None:
-    """Write the plain linear head, and the whole model where the features are a backbone's."""
-    record = {
-        "method": "linear",
-        "num_classes": len(bias),
-        "cipher": {"name": "none"},
-        "key_id": None,
-        "demo_key": False,
-        "image_size": config.dataset.image_size,
-    }
     with atomic_output(out, directory=True) as folder:
-        if backbone is not None and patch_projection(backbone.model) is not None:
-            model = with_head(backbone, weight, bias)
-            whole = Backbone(model, backbone.architecture, backbone.model_args, (0.5,) * 3, (0.5,) * 3)
-            save_model(folder / "model", whole, record)
-            for path in (folder / "model").iterdir():
-                path.rename(folder / path.name)
-            (folder / "model").rmdir()
-            write_json(folder / "ppvit.json", record)
-        arrays = {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
-        save_file(arrays, folder / "head.safetensors")
+        if backbone is not None:
+            from ppvit.he.model import save_model_with_head
 
-
-def with_head(backbone: Backbone, weight: np.ndarray, bias: np.ndarray) -> torch.nn.Module:
-    """The backbone with this linear head, its normalisation folded in: takes plain pixels scaled to [-1, 1]."""
-    model = backbone.model
-    model.reset_classifier(len(bias))
-    head = model.get_classifier()
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias))
-    write_embedding(model, fold_normalization(read_embedding(model), backbone.mean, backbone.std))
-    return model
+            save_model_with_head(folder, backbone, weight, bias, config.dataset.image_size)
+        save_file({"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}, folder / "head.safetensors")
+    write_result(result, values, watch)

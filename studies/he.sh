@@ -1,0 +1,30 @@
+#!/bin/sh
+# Homomorphic training of the head on real features; figures in he.md. Usage: studies/he.sh <folder of assets> <folder for results>
+set -eu
+assets=$1 out=$2
+vit="-S model.name=vit_tiny_patch16_224.augreg_in21k_ft_in1k -S model.checkpoint=$assets/vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
+vit="$vit -S dataset.image_size=224 -S cipher.block_size=16 -S he.train_images=512"
+digits="-S dataset.name=digits"
+cifar="-S dataset.name=cifar10 -S dataset.path=$assets/cifar10_jpeg_q75.tar.xz -S dataset.train_fraction=0.0104 -S dataset.test_fraction=0.05"
+pneumonia="-S dataset.name=pneumoniamnist -S dataset.path=$assets/pneumoniamnist.npz -S dataset.train_fraction=0.12 -S dataset.test_fraction=0.5"
+mkdir -p "$out"
+
+# run <name> <options>: all parties; the results are kept as <name>.json
+run() {
+    name=$1
+    shift
+    ppvit he "$@"
+    mv results/he.json "$out/$name.json"
+}
+
+ppvit download $digits
+run digits_2 $digits
+run digits_10_refresh $digits -S he.mode=refresh -S he.iterations=10
+run digits_pixels_2 $digits -S he.features=pixels
+run digits_3 $digits -S he.iterations=3
+ppvit download $cifar
+run cifar10_2 $vit $cifar
+run cifar10_10_refresh $vit $cifar -S he.mode=refresh -S he.iterations=10
+ppvit download $pneumonia
+run pneumoniamnist_2 $vit $pneumonia
+run pneumoniamnist_10_refresh $vit $pneumonia -S he.mode=refresh -S he.iterations=10
