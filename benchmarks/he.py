@@ -10,6 +10,9 @@ are counted; those of `CKKSVector` from its operations, ceil(log2 length) rotati
 The weights of each way are decrypted and compared with plain arithmetic first: no time of a wrong result is printed.
 The second size would keep Volley Revolver busy for an hour: there its key switches are counted, and it is not timed.
 Aim: tiles at least 5 times as fast as either.
+Counted: 128 x 401 x 10 takes 348 key switches in tiles, 40,960 with `CKKSVector`, 5,764 in Volley Revolver;
+1024 x 64 x 10 takes 336, 21,140 and 29,804. Those of Volley Revolver are the slowest: its two iterations are 17 levels
+deep, for which only the largest ring will do.
 """
 
 from __future__ import annotations
