@@ -121,6 +121,12 @@ class Session:
         self._evaluator.multiply_plain(ciphertext, self.encode(values, self.level(ciphertext), scale), result)
         return result
 
+    def multiply_encoded(self, ciphertext: Any, plaintext: Any) -> Any:
+        """Product with what :meth:`encode` made at the ciphertext's level, for numbers that are used many times."""
+        result = self._seal.Ciphertext()
+        self._evaluator.multiply_plain(ciphertext, plaintext, result)
+        return result
+
     def relinearise(self, ciphertext: Any) -> Any:
         """Bring a product back to two polynomials: one key switch."""
         if self.relinearisation is None:
