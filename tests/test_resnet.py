@@ -11,9 +11,10 @@ import torch
 from conftest import make_config, write_raw
 from torch import nn
 
-from ppvit import adapt, encrypt, evaluate, export, finetune, verify
+from ppvit import adapt, encrypt, evaluate, export, finetune, robustness, verify
 from ppvit.adapt import adapt_model
 from ppvit.batch_norm import batch_norm_names, set_batch_norm
+from ppvit.config import Adversarial, Robustness
 from ppvit.errors import UsageError
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
 from ppvit.owner import load_cipher
@@ -307,6 +308,27 @@ def test_pipeline(method, mode, world, tmp_path):
         before, after = base.get_submodule(name), tuned.get_submodule(name)
         assert torch.equal(before.running_mean, after.running_mean) == (mode == "frozen")
         assert torch.equal(before.weight, after.weight) == (mode != "affine")
+
+
+@pytest.mark.parametrize("mode", ["frozen", "stats", "affine"])
+def test_a_resnet_is_trained_against_an_attack_and_attacked(mode, world, tmp_path):
+    """The attack is in eval mode, so it moves no statistics; a wide ball leaves nothing of what was learnt."""
+    folder, _ = world
+    settings = make_config(
+        finetune={"batch_norm": mode, "rank": 2, "epochs": 1, "batch_size": 15, "adversarial": "trades"}
+    ).finetune
+    places = (folder / "encrypted", folder / "adapted", tmp_path / "finetuned")
+    attack = Adversarial(steps=2, monitor_images=6)
+    finetune.run(settings, *places, tmp_path / "finetune.json", adversarial=attack)
+    trained = json.loads((tmp_path / "finetune.json").read_text())
+    assert trained["train_loss"] == pytest.approx(trained["train_natural_loss"] + 6 * trained["train_robust_loss"])
+    attacked = Robustness(attack="pgd", images=6, epsilon=128, step_size=16, epsilons=[128])
+    robustness.run(attacked, *places, tmp_path / "curve", tmp_path / "robustness.json")
+    measured = json.loads((tmp_path / "robustness.json").read_text())
+    assert measured["headline_accuracy_percent"] == 0
+    base, tuned = load_model(places[1], "adapt", CLASSES), load_finetuned(*places[1:], CLASSES)
+    means = [model.get_submodule("bn1").running_mean for model in (base, tuned)]
+    assert torch.equal(*means) == (mode == "frozen")
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
