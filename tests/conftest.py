@@ -36,7 +36,7 @@ settings.load_profile("ppvit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say why tests on real weights and data are skipped; the pipeline first, so that one process of xdist has it all."""
+    """The pipeline first, so that one process of xdist has it all; and why tests on real data are skipped."""
     items.sort(key=lambda item: item.path.name != "test_pipeline.py")
     if not os.environ.get("PPVIT_ASSETS"):
         for item in items:
