@@ -17,7 +17,7 @@ from ppvit.he import ckks, owner, packing, twin
 from ppvit.he.features import fit_whitening
 from ppvit.he.forks import Forks
 from ppvit.he.parameters import choose_chain, make_plan, require_memory
-from ppvit.he.train import train
+from ppvit.he.tiles import train
 
 pytest.importorskip("tenseal")
 QUIET = SimpleNamespace(update=lambda count: None, set_postfix_str=lambda text: None)
@@ -54,7 +54,7 @@ def encrypted_training(plan, features, labels, folder: Path):
     """Weights from ciphertexts, float64 (C, d), and the key switches that they took."""
     session = ckks.SecretSession(plan.parameters)
     session.add_evaluation_keys(plan.rotations())
-    owner.encrypt_tiles(session, plan, features, labels, folder)
+    owner.encrypt_data(session, plan, features, labels, folder)
 
     def renew(state):
         return [[session.encrypt(session.decrypt(session.drop(each, 0))) for each in kind] for kind in state]
