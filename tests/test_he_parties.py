@@ -16,7 +16,7 @@ import yaml
 from conftest import make_config, write_raw
 from safetensors.numpy import load_file
 
-from ppvit import he
+from ppvit import adapt, encrypt, evaluate, he
 from ppvit.config import Config, He
 from ppvit.encrypt import PlainImages
 from ppvit.errors import PpvitError, UsageError
@@ -178,6 +178,47 @@ def test_other_mistakes_are_told(finished, tmp_path):
         read_manifest(escaping, "train")
 
 
+def test_the_same_seed_gives_the_same_twin_under_another_key(finished, tmp_path):
+    """The owner's half again, and with another seed of the data set: same images, order and twin, or others."""
+    kept = {}
+    for name, seed in (("again", 0), ("other", 1)):
+        config = configured()
+        config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"seed": seed})})
+        places = (finished / "raw", PRETRAINED, tmp_path / name / "owner", tmp_path / name / "trainer")
+        owner.make_keys(config, *places)
+        owner.encrypt(config, *places)
+        with np.load(tmp_path / name / "owner" / "head.npz") as arrays:
+            kept[name] = dict(arrays)
+    with np.load(finished / "owner" / "head.npz") as arrays:
+        assert set(arrays) == set(kept["again"])
+        for name, values in arrays.items():
+            np.testing.assert_array_equal(kept["again"][name], values)
+        assert (kept["other"]["labels"] != arrays["labels"]).any()
+        assert (kept["other"]["twin_weights"] != arrays["twin_weights"]).any()
+    keys = {(place / "owner" / "secret.key").read_bytes() for place in (finished, tmp_path / "again")}
+    assert len(keys) == 2
+
+
+def test_evaluate_measures_the_head_as_decrypt_did(tmp_path):
+    """`ppvit evaluate --finetuned models/he` on plain shards, cipher none."""
+    raw = write_raw(tmp_path / "raw", {"train": 24, "test": 21}, size=32)
+    config = make_config(cipher={"name": "none"}, he={"train_images": 24, "components": 6})
+    he.run(config, raw, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
+    encrypt.run(config, raw, tmp_path / "encrypted")
+    adapt.run(config, PRETRAINED, tmp_path / "adapted", tmp_path / "adapt.json")
+    evaluate.run(
+        config.evaluate, tmp_path / "encrypted", tmp_path / "adapted", tmp_path / "head", tmp_path / "plots",
+        tmp_path / "evaluate.json",
+    )  # fmt: skip
+    measured = json.loads((tmp_path / "evaluate.json").read_text())["accuracy_percent"]
+    result = json.loads((tmp_path / "he.json").read_text())
+    assert measured == result["folded_accuracy_percent"] > result["chance_percent"] + 20
+    assert result["wall_seconds"] == pytest.approx(
+        sum(result[f"{step}_seconds"] for step in ("keys", "encrypt", "train", "decrypt")), abs=0.01
+    )
+    assert result["peak_memory_bytes"] >= result["trainer_memory_bytes"]
+
+
 def test_trainer_refuses_what_does_not_fit_its_memory(finished, monkeypatch):
     free = type("Memory", (), {"available": 2**20})
     monkeypatch.setattr("psutil.virtual_memory", lambda: free)
@@ -197,18 +238,18 @@ def test_stage_with_refresh_and_mini_batches(finished, tmp_path):
 def test_stage_with_the_published_algorithm(tmp_path):
     """The same parties; its arithmetic is `quadratic_gradient` on raw features."""
     config = make_config(
-        dataset={"image_size": 4},
-        he={"algorithm": "volley_revolver", "features": "grey", "train_images": 9, "iterations": 1},
+        dataset={"image_size": 8},
+        he={"algorithm": "volley_revolver", "features": "grey", "train_images": 8, "iterations": 1},
     )
-    raw = write_raw(tmp_path / "raw", {"train": 9, "test": 30}, size=4)
+    raw = write_raw(tmp_path / "raw", {"train": 8, "test": 30}, size=8)
     he.run(config, raw, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
     result = json.loads((tmp_path / "he.json").read_text())
     assert result["algorithm"] == "volley_revolver"
-    assert result["columns"] == 17
+    assert result["columns"] == 65
     assert result["max_weight_error"] < 5e-3
     assert result["accuracy_percent"] == result["folded_accuracy_percent"] == result["twin_accuracy_percent"]
-    features, labels = extract(config, raw, "train", 9, None)
-    expected = quadratic_gradient.train(np.c_[features, np.ones(9)], labels, 3, 1).weights
+    features, labels = extract(config, raw, "train", 8, None)
+    expected = quadratic_gradient.train(np.c_[features, np.ones(8)], labels, 3, 1).weights
     head = load_file(tmp_path / "head" / "head.safetensors")
     np.testing.assert_allclose(np.c_[head["weight"], head["bias"]], expected, atol=5e-3)
     assert np.ptp(expected) > 0.02  # more than the tolerance and the starting point

@@ -15,7 +15,7 @@ AnyPlan = tiles.Plan | published.Plan
 
 
 def algorithm_of(plan: AnyPlan) -> ModuleType:
-    """Its module: ``twin``, ``upload_slots``, ``weights_of`` for the owner, ``require_memory``, ``train`` for the trainer."""
+    """Its module; ``twin``, ``upload_slots``, ``weights_of`` are the owner's part, ``train`` is the trainer's."""
     return ALGORITHMS[plan.algorithm]
 
 
