@@ -22,6 +22,15 @@ run digits_2 $digits
 run digits_10_refresh $digits -S he.mode=refresh -S he.iterations=10
 run digits_pixels_2 $digits -S he.features=pixels
 run digits_3 $digits -S he.iterations=3
+for iterations in 4 5; do
+    run digits_$iterations $digits -S he.iterations=$iterations
+    run digits_${iterations}_softmax $digits -S he.iterations=$iterations -S he.loss=softmax
+done
+# side by side at the size of Chiang (arXiv 2304.03807): 128 images, 20 x 20 grey pixels and a constant, 10 classes
+published="$digits -S dataset.image_size=20 -S he.features=grey -S he.train_images=128"
+run published_tiles_2 $published
+run published_volley_revolver_1 $published -S he.algorithm=volley_revolver -S he.iterations=1
+run published_volley_revolver_2 $published -S he.algorithm=volley_revolver
 ppvit download $cifar
 run cifar10_2 $vit $cifar
 run cifar10_10_refresh $vit $cifar -S he.mode=refresh -S he.iterations=10

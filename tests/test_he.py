@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from ppvit.errors import PpvitError, UsageError
-from ppvit.he import ckks, owner, packing, twin
+from ppvit.he import ckks, owner, packing, softmax, twin
 from ppvit.he.features import fit_whitening
 from ppvit.he.forks import Forks
 from ppvit.he.parameters import choose_chain, make_plan, require_memory
-from ppvit.he.train import train
+from ppvit.he.tiles import train
 
 pytest.importorskip("tenseal")
 QUIET = SimpleNamespace(update=lambda count: None, set_postfix_str=lambda text: None)
@@ -54,7 +54,7 @@ def encrypted_training(plan, features, labels, folder: Path):
     """Weights from ciphertexts, float64 (C, d), and the key switches that they took."""
     session = ckks.SecretSession(plan.parameters)
     session.add_evaluation_keys(plan.rotations())
-    owner.encrypt_tiles(session, plan, features, labels, folder)
+    owner.encrypt_data(session, plan, features, labels, folder)
 
     def renew(state):
         return [[session.encrypt(session.decrypt(session.drop(each, 0))) for each in kind] for kind in state]
@@ -69,6 +69,20 @@ def test_twin_is_nesterovs_method_with_the_least_squares_cubic(iterations, l2):
     plan = make_plan(200, 21, 10, iterations, "refresh", 4.0, l2)
     expected = reference(x, labels, 10, iterations, 4.0, l2)
     np.testing.assert_allclose(twin.train(plan, x, labels).weights, expected, atol=2e-3)
+
+
+def test_twin_with_softmax_follows_its_parabola():
+    """Written down class by class, the parabola fitted anew: p(0) is near 1/C, not 1/2."""
+    x, labels, _, _ = digits(200, 20)
+    k0, k1, k2 = softmax.coefficients(10)
+    assert 0.05 < k0 < 0.15
+    twice = make_plan(200, 21, 10, 2, "refresh", 4.0, loss="softmax")
+    for label in range(10):
+        target = (labels == label).astype(float)
+        first = 4.0 / 200 * x.T @ (target - k0)
+        scores = x @ first  # the first momentum is 0
+        second = first + 4.0 / 200 * x.T @ (target - (k0 + k1 * scores + k2 * scores**2))
+        np.testing.assert_allclose(twin.train(twice, x, labels).weights[label], second, atol=1e-12)
 
 
 def test_twin_learns_and_tells_scores_that_the_cubic_cannot_follow():
@@ -86,6 +100,8 @@ def test_twin_learns_and_tells_scores_that_the_cubic_cannot_follow():
         ({"iterations": 2, "l2": 0.02}, 5e-3),
         ({"iterations": 3, "mode": "refresh", "l2": 0.01}, 5e-3),
         ({"iterations": 3, "mode": "refresh", "batch": 50}, 5e-3),  # three batches, the last one smaller
+        ({"iterations": 2, "loss": "softmax"}, 5e-3),
+        ({"iterations": 3, "mode": "refresh", "batch": 50, "loss": "softmax"}, 5e-3),
     ],
 )
 def test_encrypted_training_equals_the_twin(settings, error, tmp_path, monkeypatch):
@@ -103,7 +119,8 @@ def test_encrypted_training_equals_the_twin(settings, error, tmp_path, monkeypat
     )
     k, f, rows = plan.blocks, math.log2(plan.tile), math.log2(plan.rows)
     expected = plan.iterations * k * (1 + rows)
-    expected += sum(len(plan.batch_groups(t)) * (3 + 2 * f) for t in range(1, plan.iterations))
+    products = 2 if plan.loss == "softmax" else 3  # scores; square and cube, or square alone
+    expected += sum(len(plan.batch_groups(t)) * (products + 2 * f) for t in range(1, plan.iterations))
     assert switches == expected == plan.key_switches()
 
 

@@ -16,13 +16,14 @@ import yaml
 from conftest import make_config, write_raw
 from safetensors.numpy import load_file
 
-from ppvit import he
-from ppvit.config import Config
+from ppvit import adapt, encrypt, evaluate, he
+from ppvit.config import Config, He
 from ppvit.encrypt import PlainImages
 from ppvit.errors import PpvitError, UsageError
-from ppvit.he import ckks, owner, twin
+from ppvit.he import ckks, owner, quadratic_gradient
+from ppvit.he.algorithms import load_plan
 from ppvit.he.features import backbone_of, extract
-from ppvit.he.folders import load_plan, read_manifest, weights_name
+from ppvit.he.folders import read_manifest, weights_name
 from ppvit.he.model import save_model_with_head
 from ppvit.he.train import run as run_trainer
 from ppvit.models import model_input
@@ -108,12 +109,12 @@ def test_two_encryptions_of_the_same_differ(finished, tmp_path):
     x, labels = np.ones((plan.images, plan.columns)), np.zeros(plan.images, np.int64)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        owner.encrypt_tiles(session, plan, x, labels, tmp_path / name)
+        owner.encrypt_data(session, plan, x, labels, tmp_path / name)
     assert all(path.read_bytes() != (tmp_path / "b" / path.name).read_bytes() for path in (tmp_path / "a").iterdir())
 
 
 def test_wrong_key_is_told_and_gives_chance_when_forced(finished, tmp_path):
-    owner.make_keys(configured(), finished / "raw", tmp_path / "owner", tmp_path / "trainer")
+    owner.make_keys(configured(), finished / "raw", PRETRAINED, tmp_path / "owner", tmp_path / "trainer")
     with pytest.raises(PpvitError, match="keys were mixed up"):
         owner.decrypt(tmp_path / "owner", finished / "trainer")
     plan, fingerprint = load_plan(tmp_path / "owner")
@@ -160,7 +161,9 @@ def test_other_mistakes_are_told(finished, tmp_path):
         places = (finished / "owner", finished / "trainer")
         owner.encrypt(configured(iterations=3), finished / "raw", PRETRAINED, *places)
     with pytest.raises(UsageError, match="128 bits of security allow"):
-        owner.make_keys(configured(iterations=9), finished / "raw", tmp_path / "owner", tmp_path / "trainer")
+        owner.make_keys(
+            configured(iterations=9), finished / "raw", PRETRAINED, tmp_path / "owner", tmp_path / "trainer"
+        )
     assert not (tmp_path / "owner").exists()
     with pytest.raises(PpvitError, match="plan.json is missing"):
         run_trainer(tmp_path)
@@ -173,6 +176,47 @@ def test_other_mistakes_are_told(finished, tmp_path):
     (escaping / "manifest.json").write_text(json.dumps({**record, "files": {"../plan.json": "0"}}))
     with pytest.raises(PpvitError, match="is missing"):
         read_manifest(escaping, "train")
+
+
+def test_the_same_seed_gives_the_same_twin_under_another_key(finished, tmp_path):
+    """The owner's half again, and with another seed of the data set: same images, order and twin, or others."""
+    kept = {}
+    for name, seed in (("again", 0), ("other", 1)):
+        config = configured()
+        config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"seed": seed})})
+        places = (finished / "raw", PRETRAINED, tmp_path / name / "owner", tmp_path / name / "trainer")
+        owner.make_keys(config, *places)
+        owner.encrypt(config, *places)
+        with np.load(tmp_path / name / "owner" / "head.npz") as arrays:
+            kept[name] = dict(arrays)
+    with np.load(finished / "owner" / "head.npz") as arrays:
+        assert set(arrays) == set(kept["again"])
+        for name, values in arrays.items():
+            np.testing.assert_array_equal(kept["again"][name], values)
+        assert (kept["other"]["labels"] != arrays["labels"]).any()
+        assert (kept["other"]["twin_weights"] != arrays["twin_weights"]).any()
+    keys = {(place / "owner" / "secret.key").read_bytes() for place in (finished, tmp_path / "again")}
+    assert len(keys) == 2
+
+
+def test_evaluate_measures_the_head_as_decrypt_did(tmp_path):
+    """`ppvit evaluate --finetuned models/he` on plain shards, cipher none."""
+    raw = write_raw(tmp_path / "raw", {"train": 24, "test": 21}, size=32)
+    config = make_config(cipher={"name": "none"}, he={"train_images": 24, "components": 6})
+    he.run(config, raw, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
+    encrypt.run(config, raw, tmp_path / "encrypted")
+    adapt.run(config, PRETRAINED, tmp_path / "adapted", tmp_path / "adapt.json")
+    evaluate.run(
+        config.evaluate, tmp_path / "encrypted", tmp_path / "adapted", tmp_path / "head", tmp_path / "plots",
+        tmp_path / "evaluate.json",
+    )  # fmt: skip
+    measured = json.loads((tmp_path / "evaluate.json").read_text())["accuracy_percent"]
+    result = json.loads((tmp_path / "he.json").read_text())
+    assert measured == result["folded_accuracy_percent"] > result["chance_percent"] + 20
+    assert result["wall_seconds"] == pytest.approx(
+        sum(result[f"{step}_seconds"] for step in ("keys", "encrypt", "train", "decrypt")), abs=0.01
+    )
+    assert result["peak_memory_bytes"] >= result["trainer_memory_bytes"]
 
 
 def test_trainer_refuses_what_does_not_fit_its_memory(finished, monkeypatch):
@@ -189,6 +233,40 @@ def test_stage_with_refresh_and_mini_batches(finished, tmp_path):
     assert result["max_weight_error"] < 5e-3
     assert result["iterations"] == 3
     assert result["accuracy_percent"] > result["chance_percent"] + 40
+
+
+def test_stage_with_the_published_algorithm(tmp_path):
+    """The same parties; its arithmetic is `quadratic_gradient` on raw features."""
+    config = make_config(
+        dataset={"image_size": 8},
+        he={"algorithm": "volley_revolver", "features": "grey", "train_images": 8, "iterations": 1},
+    )
+    raw = write_raw(tmp_path / "raw", {"train": 8, "test": 30}, size=8)
+    he.run(config, raw, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
+    result = json.loads((tmp_path / "he.json").read_text())
+    assert result["algorithm"] == "volley_revolver"
+    assert result["columns"] == 65
+    assert result["max_weight_error"] < 5e-3
+    assert result["accuracy_percent"] == result["folded_accuracy_percent"] == result["twin_accuracy_percent"]
+    features, labels = extract(config, raw, "train", 8, None)
+    expected = quadratic_gradient.train(np.c_[features, np.ones(8)], labels, 3, 1).weights
+    head = load_file(tmp_path / "head" / "head.safetensors")
+    np.testing.assert_allclose(np.c_[head["weight"], head["bias"]], expected, atol=5e-3)
+    assert np.ptp(expected) > 0.02  # more than the tolerance and the starting point
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"components": 5}, "takes 0 alone; set he.components=0 or he.algorithm=tiles"),
+        ({"mode": "refresh"}, "takes levelled alone; set he.mode=levelled"),
+        ({"loss": "softmax"}, "takes sigmoid alone; set he.loss=sigmoid"),
+        ({"iterations": 4}, "takes 3 at most at 128 bits of security"),
+    ],
+)
+def test_what_the_published_algorithm_does_not_have_is_refused(setting, told):
+    with pytest.raises(ValueError, match=told):
+        He(algorithm="volley_revolver", **setting)
 
 
 def test_a_party_that_fails_ends_the_stage_with_one_line(finished, tmp_path, capfd):
@@ -221,11 +299,11 @@ def test_head_on_its_backbone_is_what_finetune_linear_would_write(tmp_path):
 def test_owner_warns_before_upload_when_scores_leave_the_cubic(finished, tmp_path, capsys):
     config = configured(learning_rate=60.0, iterations=3, mode="refresh")
     places = (tmp_path / "owner", tmp_path / "trainer")
-    owner.make_keys(config, finished / "raw", *places)
+    owner.make_keys(config, finished / "raw", PRETRAINED, *places)
     owner.encrypt(config, finished / "raw", PRETRAINED, *places)
     told = capsys.readouterr().err
     assert "warning: scores reach" in told
-    assert f"beyond {twin.SAFE_SCORE:.0f} the cubic leaves the sigmoid" in told
+    assert "beyond 12 the polynomial leaves the sigmoid" in told
 
 
 def test_without_tenseal_the_stage_says_what_to_install(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ HE = {
     "train_seconds": 3.7,
     "encrypt_seconds": 2.0, "trainer_memory_bytes": 2**29, "upload_bytes": 60 * 2**20, "key_bytes": 2**20,
     "key_switches": 336, "train_images": 1024, "iterations": 2, "mode": "levelled", "features": "backbone",
-    "ring": 8192, "modulus_bits": 218,
+    "ring": 8192, "modulus_bits": 218, "algorithm": "tiles", "loss": "sigmoid", "multiplicative_depth": 5,
 }  # fmt: skip
 
 
@@ -181,12 +181,24 @@ def test_three_ways_stand_beside_each_other(world):
     table = page[page.index("<h2>Three ways to train</h2>") :].partition("</table>")[0]
     for text in ("91.25 %", "96.25 %", "99.50 %", "61 MiB of ciphertext", "4 s, 512 MiB", "everything"):
         assert text in table
-    for text in ("IND-CPA", "not IND-CPA-D", "no integrity", "96.50 %", "2.0e-03", "128 bits of security"):
+    for text in (
+        "IND-CPA",
+        "not IND-CPA-D",
+        "no integrity",
+        "96.50 %",
+        "2.0e-03",
+        "128 bits of security",
+        "5 levels, sigmoid",
+    ):
         assert text in page
     assert "Refreshing shows" not in page
-    (world / "results" / "he.json").write_text(json.dumps({**HE, **COMMON, "mode": "refresh"}))
+    (world / "results" / "he.json").write_text(
+        json.dumps({**HE, **COMMON, "mode": "refresh", "algorithm": "volley_revolver"})
+    )
     write(world)
-    assert "Refreshing shows the intermediate weights" in (world / "report.html").read_text()
+    page = (world / "report.html").read_text()
+    assert "Refreshing shows the intermediate weights" in page
+    assert "Volley Revolver" in page
 
 
 def test_every_attacker_stands_beside_the_headline(world):

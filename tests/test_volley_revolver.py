@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -220,20 +219,19 @@ def test_iterations_beyond_the_cap_are_refused() -> None:
         volley_revolver.parameters(4)
 
 
-def test_measured_run_reports_what_it_did() -> None:
-    pytest.importorskip("tenseal")
-    features, labels = problem(4, 3, 2)
-    measured = published.run(features, labels, 2, iterations=1)
-    assert measured.record["max_weight_error"] < 1e-3
-    assert measured.record["max_weight_error"] == np.abs(measured.weights - measured.twin.weights).max()
-    assert measured.record["upload_ciphertexts"] == 4  # samples, labels, weights, steps
-    fresh = volley_revolver.parameters(1).ciphertext_bytes()  # symmetric encryption sends half of it, and a seed
-    assert measured.record["upload_bytes"] < 4 * 0.55 * fresh
+def test_plan_counts_key_switches_and_foretells_the_upload() -> None:
+    plan = published.make_plan(128, 401, 10, 2)
+    counted = PlainArithmetic()
+    features, labels = problem(128, 401, 10)
+    upload = volley_revolver.prepare(plan.layout, features, labels)
+    volley_revolver.train(counted, plan.layout, upload, 2)
+    assert plan.key_switches() == counted.key_switches
+    names = [name for name, _ in published.upload_slots(plan, features, labels)]
+    assert len(set(names)) == len(names) == 2 * 4 + 2
+    assert plan.upload_bytes() == len(names) * plan.parameters.ciphertext_bytes() // 2  # half of each is a seed
+    assert published.read_plan(plan.as_record(), "plan.json") == plan
 
 
-def test_too_little_memory_is_found_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = psutil.virtual_memory()._replace(available=2**20)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    monkeypatch.setattr(published, "SecretSession", lambda _: pytest.fail("work began"))
-    with pytest.raises(PpvitError, match="GiB of memory, most of it for keys"):
-        published.run(*problem(4, 3, 2), 2, iterations=2)
+def test_too_little_memory_is_found_before_any_work() -> None:
+    with pytest.raises(PpvitError, match=r"4\.\d GiB of memory, most of it for keys, and 1\.0 GiB are free"):
+        published.require_memory(published.make_plan(128, 401, 10, 2), 2**30)

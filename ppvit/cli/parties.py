@@ -37,6 +37,7 @@ def keys(
     overrides: Overrides = None,
     params: Params = PARAMS,
     raw: Place = None,
+    embedded: Place = None,
     owner: Owner = OWNER,
     trainer: Trainer = TRAINER,
 ) -> None:
@@ -45,7 +46,7 @@ def keys(
     from ppvit import paths
     from ppvit.he import owner as owners
 
-    owners.make_keys(config, raw or paths.raw(config), owner, trainer)
+    owners.make_keys(config, raw or paths.raw(config), embedded or paths.PRETRAINED, owner, trainer)
 
 
 @he.command()
@@ -57,7 +58,7 @@ def encrypt(
     owner: Owner = OWNER,
     trainer: Trainer = TRAINER,
 ) -> None:
-    """Extract features, whiten, pack and encrypt them with the labels (owner)."""
+    """Extract features, whiten (tiles), pack and encrypt them with the labels (owner)."""
     config = load(params, overrides)
     from ppvit import paths
     from ppvit.he import owner as owners
@@ -92,7 +93,7 @@ def decrypt(
     out: Place = None,
     result: Place = None,
 ) -> None:
-    """Decrypt the head, fold the whitening into it, measure it (owner)."""
+    """Decrypt the head, fold the whitening into it where there is one, measure it (owner)."""
     config = load(params, overrides)
     from ppvit import paths
     from ppvit.he import head

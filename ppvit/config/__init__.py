@@ -1,6 +1,7 @@
 """The parameters of a run: ``params.yaml``, checked."""
 
 from ppvit.config.adversarial import Adversarial
+from ppvit.config.he import He
 from ppvit.config.loading import default_yaml, describe, load, parameters
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.sections import (
@@ -15,7 +16,6 @@ from ppvit.config.sections import (
     Encrypt,
     Evaluate,
     Finetune,
-    He,
     Pretrain,
 )
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from ppvit.config.adversarial import Adversarial, AdversarialLoss, require_consistent
+from ppvit.config.he import He
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.section import Section
 
@@ -220,27 +221,6 @@ class Audit(Section):
     """unseen images that are attacked"""
     seed: int = Field(0, ge=0, lt=2**32)
     """which images are known and which are attacked"""
-
-
-class He(Section):
-    """homomorphic training of a linear head: features and labels encrypted with CKKS, which has a proof"""
-
-    features: Literal["backbone", "pixels"] = "backbone"
-    """what is encrypted: the features of model.name on plain images, or the pixels themselves"""
-    train_images: int = Field(1024, ge=8)
-    """training images that are encrypted, at most; upload, memory and time grow with it"""
-    batch_images: int = Field(0, ge=0)
-    """images of one iteration, where all at once outgrow the memory; 0 takes all"""
-    components: int = Field(0, ge=0)
-    """principal components that are kept; 0 means min(63, train_images / 2)"""
-    mode: Literal["levelled", "refresh"] = "levelled"
-    """levelled: no help while training, 1 to 5 iterations; refresh: the owner renews the weights, any number"""
-    iterations: int = Field(2, ge=1, le=1000)
-    """steps of accelerated gradient ascent"""
-    learning_rate: float = Field(4.0, gt=0)
-    """of the mean gradient on whitened features; too high a rate drives scores beyond 12, where training diverges"""
-    l2: float = Field(0.0, ge=0)
-    """factor of the weights in the gradient; keeps scores small"""
 
 
 class Report(Section):

@@ -39,7 +39,7 @@ def run(config: Config, raw: Path, embedded: Path, out: Path, result: Path) -> N
         params = Path(scratch) / "params.yaml"
         params.write_text(yaml.safe_dump(config.model_dump()))
         mine = ["--params", params, "--raw", raw, "--owner", owner, "--trainer", trainer]
-        _call("keys", *mine)
+        _call("keys", *mine, "--embedded", embedded)
         _call("encrypt", *mine, "--embedded", embedded)
         helper = _start("refresh", "--owner", owner, "--trainer", trainer) if config.he.mode == "refresh" else None
         _wait(_start("train", "--trainer", trainer), helper)

@@ -31,20 +31,27 @@ class Whitening:
     Attributes:
         matrix: float64, (k, D).
         offset: float64, (k,).
+        bound: where whitened features are clipped; infinite for raw ones.
     """
 
     matrix: np.ndarray
     offset: np.ndarray
+    bound: float = CLIP
 
     def __call__(self, features: np.ndarray, clip: bool = True) -> np.ndarray:
         """Features, float (n, D), as training sees them: float64 (n, k + 1), the last column 1."""
         white = features @ self.matrix.T + self.offset
-        white = np.clip(white, -CLIP, CLIP) if clip else white
+        white = np.clip(white, -self.bound, self.bound) if clip else white
         return np.hstack([white, np.ones((len(white), 1))])
 
     def fold(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights on whitened features, float64 (C, k + 1), as weight (C, D) and bias (C,) on raw ones; no clipping."""
         return weights[:, :-1] @ self.matrix, weights[:, :-1] @ self.offset + weights[:, -1]
+
+
+def unchanged(width: int) -> Whitening:
+    """The map that leaves features as they are, as in the paper."""
+    return Whitening(np.eye(width), np.zeros(width), np.inf)
 
 
 def fit_whitening(features: np.ndarray, components: int) -> Whitening:
@@ -67,8 +74,10 @@ def fit_whitening(features: np.ndarray, components: int) -> Whitening:
     return Whitening(matrix, -matrix @ mean)
 
 
-def backbone_of(config: Config, embedded: Path) -> Backbone:
-    """The public backbone that ``model`` names, with its pretrained weights."""
+def backbone_of(config: Config, embedded: Path) -> Backbone | None:
+    """The public backbone that ``model`` names, with its pretrained weights; None where features are pixels."""
+    if config.he.features != "backbone":
+        return None
     from ppvit.models import load_backbone
 
     model = config.model
@@ -80,11 +89,11 @@ def extract(config: Config, raw: Path, split: str, count: int, backbone: Backbon
     """Features and labels of the first images of a split; their order is random and seeded.
 
     Args:
-        config: ``dataset`` and ``encrypt`` are used.
+        config: ``dataset``, ``encrypt`` and ``he.features`` are used.
         raw: folder that `download` wrote.
         split: ``train`` or ``test``.
         count: at most so many images.
-        backbone: None takes pixels, scaled to 0..1.
+        backbone: from :func:`backbone_of`; without it pixels, or the mean of their colours, scaled to 0..1.
 
     Returns:
         float32 (n, D) and int64 (n,).
@@ -94,12 +103,13 @@ def extract(config: Config, raw: Path, split: str, count: int, backbone: Backbon
     parts = []
     for start in range(0, count, BATCH):
         images = plain.read(start, min(start + BATCH, count))
-        parts.append(_pixels(images) if backbone is None else _pooled(images, backbone))
+        parts.append(_pixels(images, config.he.features) if backbone is None else _pooled(images, backbone))
     return np.concatenate(parts), plain.labels[:count]
 
 
-def _pixels(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1).astype(np.float32) / 255
+def _pixels(images: np.ndarray, kind: str) -> np.ndarray:
+    values = images.mean(-1) if kind == "grey" else images
+    return values.reshape(len(images), -1).astype(np.float32) / 255
 
 
 def _pooled(images: np.ndarray, backbone: Backbone) -> np.ndarray:

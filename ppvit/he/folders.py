@@ -7,7 +7,6 @@ from typing import Any
 
 from ppvit.errors import PpvitError
 from ppvit.files import read_json, sha256_of, write_json
-from ppvit.he.parameters import Plan, read_plan
 
 _MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -50,24 +49,6 @@ def read_manifest(folder: Path, made_by: str, fingerprint: str | None = None) ->
                 f"again: ppvit he {made_by}"
             )
     return manifest
-
-
-def write_plan(folder: Path, plan: Plan, fingerprint: str) -> None:
-    """Write ``plan.json``, public."""
-    write_json(folder / "plan.json", {"schema": SCHEMA, "fingerprint": fingerprint, "plan": plan.as_record()})
-
-
-def load_plan(folder: Path) -> tuple[Plan, str]:
-    """Plan and fingerprint of a party's folder.
-
-    Raises:
-        PpvitError: missing or unreadable.
-    """
-    path = folder / "plan.json"
-    record = read_json(path, "he (or ppvit he keys)")
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise PpvitError(f"{path} is of another version; make it again: ppvit he keys")
-    return read_plan(record["plan"], str(path)), record["fingerprint"]
 
 
 def features_name(group: int, block: int) -> str:

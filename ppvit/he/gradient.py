@@ -10,13 +10,14 @@ import numpy as np
 from ppvit.he.ckks import Session
 from ppvit.he.folders import features_name, labels_name
 from ppvit.he.parameters import Plan
+from ppvit.he.softmax import coefficients, masked_parabola
 from ppvit.he.twin import C1, C3
 
 
 def residuals(session: Session, plan: Plan, features: list[Any], labels: Any, ahead: list[Any] | None) -> Any:
-    """Y - 1/2 - (c1 Z + c3 Z^3) with Z = X V^T of one group of images, repeated over features like the labels.
+    """Y - p(Z) with Z = X V^T of one group of images, repeated over features like the labels.
 
-    Three levels below the scores, which are one below the weights; no level where there are no weights yet.
+    Two levels below the scores, which are one below the weights; no level where there are no weights yet.
 
     Args:
         session: with evaluation keys.
@@ -28,18 +29,18 @@ def residuals(session: Session, plan: Plan, features: list[Any], labels: Any, ah
     Returns:
         A ciphertext at the fresh scale.
     """
-    if ahead is None:
-        return labels
+    if ahead is None:  # p(0) is 1/2 for the sigmoid
+        return labels if plan.loss == "sigmoid" else session.add_plain(labels, 0.5 - coefficients(plan.classes)[0])
     level = session.level(ahead[0])
     products = (session.multiply(session.drop(x, level), v) for x, v in zip(features, ahead, strict=True))
     scores = session.rescale(session.relinearise(session.sum(products)))
     for step in _over_features(plan):
         scores = session.add(scores, session.rotate(scores, step))
-    # only lane 0 now holds whole sums; the mask in the cubic's coefficient drops the rest
-    cubic = masked_cubic(session, plan, scores)
+    # only lane 0 now holds whole sums; the mask in the polynomial's coefficients drops the rest
+    probability = (masked_cubic if plan.loss == "sigmoid" else masked_parabola)(session, plan, scores)
     for step in _over_features(plan):
-        cubic = session.add(cubic, session.rotate(cubic, -step))
-    return session.subtract(session.drop(labels, session.level(cubic)), cubic)
+        probability = session.add(probability, session.rotate(probability, -step))
+    return session.subtract(session.drop(labels, session.level(probability)), probability)
 
 
 def masked_cubic(session: Session, plan: Plan, scores: Any) -> Any:

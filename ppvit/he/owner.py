@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,21 @@ from ppvit.config import Config, He
 from ppvit.encrypt import PlainImages
 from ppvit.errors import PpvitError
 from ppvit.files import atomic_output, read_json, require_free_space, write_json
-from ppvit.he import packing, twin
+from ppvit.he import published
+from ppvit.he.algorithms import AnyPlan, algorithm_of, load_plan, write_plan
 from ppvit.he.ckks import SecretSession, Session
-from ppvit.he.features import Whitening, backbone_of, extract, fit_whitening
-from ppvit.he.folders import (
-    features_name,
-    labels_name,
-    load_plan,
-    read_manifest,
-    weights_name,
-    write_manifest,
-    write_plan,
-)
+from ppvit.he.features import Whitening, backbone_of, extract, fit_whitening, unchanged
+from ppvit.he.folders import read_manifest, weights_name, write_manifest
 from ppvit.he.forks import Forks, process_count
-from ppvit.he.parameters import Plan, make_plan
+from ppvit.he.parameters import make_plan
 from ppvit.he.refresh import answer_trainer
-from ppvit.results import Stopwatch
+from ppvit.he.twin import Twin
+from ppvit.results import Stopwatch, peak_memory_bytes
 
 VALIDATION = 0.2  # share of the training images on which settings may be compared; never the test images
 
 
-def plan_of(config: Config, raw: Path) -> Plan:
+def plan_of(config: Config, raw: Path, embedded: Path) -> AnyPlan:
     """The run's layout, from the parameters and the sizes of the data set.
 
     Raises:
@@ -46,16 +41,20 @@ def plan_of(config: Config, raw: Path) -> Plan:
     """
     settings = config.he
     plain = PlainImages(raw, "train", config.dataset, config.encrypt)
-    images = min(settings.train_images, len(plain))
+    images, classes = min(settings.train_images, len(plain)), len(plain.manifest["classes"])
+    if settings.algorithm == "volley_revolver":
+        one, _ = extract(config, raw, "train", 1, backbone_of(config, embedded))
+        return published.make_plan(images, one.shape[1] + 1, classes, settings.iterations)
     return make_plan(
         images,
         components_of(settings, images) + 1,
-        len(plain.manifest["classes"]),
+        classes,
         settings.iterations,
         settings.mode,
         settings.learning_rate,
         settings.l2,
         settings.batch_images,
+        settings.loss,
     )
 
 
@@ -64,13 +63,16 @@ def components_of(settings: He, images: int) -> int:
     return settings.components or max(1, min(63, images // 2))
 
 
-def make_keys(config: Config, raw: Path, owner: Path, trainer: Path) -> None:
+def make_keys(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path) -> None:
     """Draw a secret key for ``owner`` and make the evaluation keys for ``trainer``; each folder replaced whole.
 
     Raises:
         UsageError: see :func:`plan_of`.
+        PpvitError: the disk has no room for the keys.
     """
-    plan = plan_of(config, raw)
+    watch = Stopwatch()
+    plan = plan_of(config, raw, embedded)
+    require_free_space(trainer.parent, plan.parameters.key_bytes(len(plan.rotations())) // 2)
     session = SecretSession(plan.parameters)
     secret = session.to_bytes(session.secret)
     fingerprint = fingerprint_of(secret)
@@ -86,6 +88,11 @@ def make_keys(config: Config, raw: Path, owner: Path, trainer: Path) -> None:
         session.save(session.seeded_rotation(plan.rotations()), keys / "rotation.key")
         write_manifest(keys, fingerprint)
         write_plan(out, plan, fingerprint)
+    write_json(owner / "keys.json", {"keys_seconds": round(watch.seconds(), 3), **_memory("keys")})
+
+
+def _memory(step: str) -> dict[str, int]:
+    return {f"{step}_memory_bytes": peak_memory_bytes()}
 
 
 def fingerprint_of(secret: bytes) -> str:
@@ -93,7 +100,7 @@ def fingerprint_of(secret: bytes) -> str:
     return "he-" + hashlib.sha256(b"ppvit he secret key v1" + secret).hexdigest()[:16]
 
 
-def open_session(owner: Path, plan: Plan, fingerprint: str) -> SecretSession:
+def open_session(owner: Path, plan: AnyPlan, fingerprint: str) -> SecretSession:
     """The arithmetic with the secret key.
 
     Raises:
@@ -115,29 +122,29 @@ def encrypt(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Pat
     """
     watch = Stopwatch()
     plan, fingerprint = load_plan(owner)
-    if plan != plan_of(config, raw):
+    if plan != plan_of(config, raw, embedded):
         raise PpvitError(
             f"{owner / 'plan.json'} was made with other parameters or another data set; run ppvit he keys again"
         )
     session = open_session(owner, plan, fingerprint)
     if load_plan(trainer)[1] != fingerprint:
         raise PpvitError(f"{trainer} belongs to another key than {owner}: keys were mixed up; run ppvit he keys again")
-    backbone = None if config.he.features == "pixels" else backbone_of(config, embedded)
-    raw_features, labels = extract(config, raw, "train", plan.images, backbone)
-    whitening = fit_whitening(raw_features, plan.columns - 1)
+    raw_features, labels = extract(config, raw, "train", plan.images, backbone_of(config, embedded))
+    whitening = whitening_for(plan, raw_features)
     features = whitening(raw_features)
-    clear = twin.train(plan, features, labels)
-    _warn_of_large_scores(clear)
+    clear = algorithm_of(plan).twin(plan, features, labels)
+    _warn_of_large_scores(plan, clear)
     require_free_space(trainer, plan.upload_bytes())
     for stale in ("weights", "refresh"):
         shutil.rmtree(trainer / stale, ignore_errors=True)
     with atomic_output(trainer / "data", directory=True) as out:
-        encrypt_tiles(session, plan, features, labels, out)
+        encrypt_data(session, plan, features, labels, out)
         write_manifest(out, fingerprint)
     np.savez(
         owner / "head.npz",
         matrix=whitening.matrix,
         offset=whitening.offset,
+        bound=whitening.bound,
         twin_weights=clear.weights,
         features=features,
         labels=labels,
@@ -148,49 +155,50 @@ def encrypt(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Pat
         "encrypt_seconds": round(watch.seconds(), 3),
         "upload_bytes": folder_bytes(trainer / "data"),
         "key_bytes": folder_bytes(trainer / "keys"),
+        **_memory("encrypt"),
     }
     write_json(owner / "encrypt.json", measured)
 
 
-def _warn_of_large_scores(clear: twin.Twin) -> None:
+def whitening_for(plan: AnyPlan, features: np.ndarray) -> Whitening:
+    """The map from raw features, float (n, D), to what the algorithm trains on; the published one takes them raw."""
+    return (
+        unchanged(features.shape[1]) if isinstance(plan, published.Plan) else fit_whitening(features, plan.columns - 1)
+    )
+
+
+def _warn_of_large_scores(plan: AnyPlan, clear: Twin) -> None:
     if not clear.safe:
+        raw = isinstance(plan, published.Plan)
+        remedy = "set he.algorithm=tiles" if raw else "lower he.learning_rate or he.iterations, or raise he.l2"
         print(
-            f"warning: scores reach {max(clear.largest_scores):.1f}, beyond {twin.SAFE_SCORE:.0f} the cubic leaves the "
-            "sigmoid and training diverges; lower he.learning_rate or he.iterations, or raise he.l2",
+            f"warning: scores reach {max(clear.largest_scores):.1f}, beyond {clear.safe_score:.0f} the polynomial "
+            f"leaves the {plan.loss} and training diverges; {remedy}",
             file=sys.stderr,
         )
 
 
-def _validate(plan: Plan, features: np.ndarray, labels: np.ndarray) -> float | None:
+def _validate(plan: AnyPlan, features: np.ndarray, labels: np.ndarray) -> float | None:
     """Accuracy of the twin on held-out training images: what to compare settings by."""
     held_out = int(VALIDATION * len(labels))
     kept = len(labels) - held_out
     if min(held_out, kept - plan.columns) < 1:
         return None
-    whitening = fit_whitening(features[:kept], plan.columns - 1)
-    smaller = make_plan(
-        kept, plan.columns, plan.classes, plan.iterations, plan.mode, plan.learning_rate, plan.l2, plan.batch
-    )
-    weights = twin.train(smaller, whitening(features[:kept]), labels[:kept]).weights
-    return accuracy_percent(whitening(features[kept:]) @ weights.T, labels[kept:])
+    whitening = whitening_for(plan, features[:kept])
+    clear = algorithm_of(plan).twin(plan.with_images(kept), whitening(features[:kept]), labels[:kept])
+    return accuracy_percent(whitening(features[kept:]) @ clear.weights.T, labels[kept:])
 
 
-def encrypt_tiles(session: SecretSession, plan: Plan, features: np.ndarray, labels: np.ndarray, out: Path) -> None:
+def encrypt_data(session: SecretSession, plan: AnyPlan, features: np.ndarray, labels: np.ndarray, out: Path) -> None:
     """Write every ciphertext of features, float64 (n, d), and labels, int64 (n,); on all processors."""
-    groups = list(plan.groups())
-    processes = process_count(len(groups))
+    processes = process_count(plan.images)
 
-    def work(share: list[tuple[int, range]]) -> None:
-        for group, images in share:
-            part = slice(images.start, images.stop)
-            for block in range(plan.blocks):
-                slots = packing.feature_slots(plan, features[part], block)
-                session.save(session.encrypt_seeded(slots), out / features_name(group, block))
-            slots = packing.label_slots(plan, labels[part])
-            session.save(session.encrypt_seeded(slots), out / labels_name(group))
+    def work(number: int) -> None:
+        for name, slots in islice(algorithm_of(plan).upload_slots(plan, features, labels), number, None, processes):
+            session.save(session.encrypt_seeded(slots), out / name)
 
     with Forks(lambda _: work, processes) as forks:
-        forks.ask([groups[number::processes] for number in range(processes)])
+        forks.ask(range(processes))
 
 
 def refresh(owner: Path, trainer: Path) -> int:
@@ -211,10 +219,10 @@ def decrypt(owner: Path, trainer: Path) -> np.ndarray:
     return decrypt_weights(session, plan, trainer / "weights")
 
 
-def decrypt_weights(session: SecretSession, plan: Plan, folder: Path) -> np.ndarray:
+def decrypt_weights(session: SecretSession, plan: AnyPlan, folder: Path) -> np.ndarray:
     """Weights, float64 (C, d), from a folder of ciphertexts under whatever key the session holds."""
     ciphertexts = (session.load("Ciphertext", folder / weights_name(block)) for block in range(plan.blocks))
-    return packing.weights_of(plan, [session.decrypt(each) for each in ciphertexts])
+    return algorithm_of(plan).weights_of(plan, [session.decrypt(each) for each in ciphertexts])
 
 
 def load_whitening(owner: Path) -> tuple[Whitening, dict[str, Any]]:
@@ -228,7 +236,9 @@ def load_whitening(owner: Path) -> tuple[Whitening, dict[str, Any]]:
         raise PpvitError(f"{path} is missing; run ppvit he encrypt")
     with np.load(path) as kept:
         arrays = dict(kept)
-    return Whitening(arrays["matrix"], arrays["offset"]), {**arrays, **read_json(owner / "encrypt.json", "he")}
+    whitening = Whitening(arrays["matrix"], arrays["offset"], float(arrays["bound"]))
+    measured = {**read_json(owner / "keys.json", "he"), **read_json(owner / "encrypt.json", "he")}
+    return whitening, {**arrays, **measured}
 
 
 def accuracy_percent(scores: np.ndarray, labels: np.ndarray) -> float:

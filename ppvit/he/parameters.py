@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ppvit.errors import PpvitError, UsageError
 from ppvit.he.scheme import CAPS, Parameters
@@ -38,7 +38,10 @@ class Plan:
         lanes: slots for classes, a power of two.
         tile: features in one ciphertext, F, a power of two.
         ring, prime_bits, scale_bits: see :class:`ppvit.he.scheme.Parameters`.
+        loss: ``sigmoid``, one-versus-rest with a cubic; ``softmax``, with a parabola.
     """
+
+    algorithm: ClassVar[str] = "tiles"
 
     images: int
     columns: int
@@ -53,6 +56,7 @@ class Plan:
     ring: int
     prime_bits: tuple[int, ...]
     scale_bits: int
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
 
     @cached_property
     def parameters(self) -> Parameters:
@@ -73,6 +77,10 @@ class Plan:
     def batches(self) -> int:
         """Mini-batches of an epoch; the last may be smaller."""
         return math.ceil(self.images / self.batch)
+
+    def with_images(self, images: int) -> Plan:
+        """The same settings on fewer images: for twins only, the ring stays."""
+        return replace(self, images=images, batch=min(self.batch, images))
 
     def batch_images(self, iteration: int) -> range:
         """Indices of the images of an iteration."""
@@ -138,7 +146,8 @@ def read_plan(record: dict[str, Any], where: str) -> Plan:
 
 
 def _key_switches(blocks: int, groups: int, plan: Plan) -> int:
-    return blocks * (1 + int(math.log2(plan.rows))) + groups * (3 + 2 * int(math.log2(plan.tile)))
+    relinearisations = 3 if plan.loss == "sigmoid" else 2  # of the scores and of the polynomial's products
+    return blocks * (1 + int(math.log2(plan.rows))) + groups * (relinearisations + 2 * int(math.log2(plan.tile)))
 
 
 def choose_chain(mode: str, iterations: int, images_by_rate: float) -> Parameters:
@@ -183,11 +192,12 @@ def make_plan(
     learning_rate: float = 4.0,
     l2: float = 0.0,
     batch: int = 0,
+    loss: str = "sigmoid",
 ) -> Plan:
     """Choose lanes, ring, chain and the tile with the fewest key switches.
 
     Args:
-        images, columns, classes, iterations, mode, learning_rate, l2: see :class:`Plan`.
+        images, columns, classes, iterations, mode, learning_rate, l2, loss: see :class:`Plan`.
         batch: images of one iteration; 0 takes all.
 
     Raises:
@@ -205,7 +215,7 @@ def make_plan(
     chosen = choose_chain(mode, iterations, batch / learning_rate)
     plan = Plan(
         images, columns, classes, batch, iterations, mode, learning_rate, l2, lanes, 1,
-        chosen.ring, chosen.prime_bits, chosen.scale_bits,
+        chosen.ring, chosen.prime_bits, chosen.scale_bits, loss,
     )  # fmt: skip
     tiles = (1 << power for power in range(int(math.log2(chosen.slots // lanes)) + 1))
     candidates = [replace(plan, tile=tile) for tile in tiles]

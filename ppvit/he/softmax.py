@@ -9,6 +9,7 @@ HETAL (ICML 2023) approximates the softmax itself, with bootstrapping; this is w
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ SPREAD = 1.0  # largest standard deviation of the logits that the fit covers; 1 
 SAMPLES = 20_000  # logit vectors in the fit; the coefficients change by under 1 % with the seed
 
 
+@cache
 def coefficients(classes: int, spread: float = SPREAD) -> tuple[float, float, float]:
     """(k0, k1, k2) of p(z) = k0 + k1 z + k2 z^2, fitted to the softmax of centred normal logits.
 
@@ -42,8 +44,7 @@ def coefficients(classes: int, spread: float = SPREAD) -> tuple[float, float, fl
 def masked_parabola(session: Session, plan: Plan, scores: Any) -> Any:
     """p(Z) - 1/2 = k0 - 1/2 + (k1 + k2 Z) Z in lane 0 and zero elsewhere, at the fresh scale, two levels lower.
 
-    Takes the place of the cubic in `ppvit.he.gradient`; one key switch less. Without weights yet, the error is
-    Y - k0, so 1/2 - k0 more than the labels as encrypted.
+    Takes the place of the cubic in `ppvit.he.gradient`; one key switch less.
     """
     k0, k1, k2 = coefficients(plan.classes)
     mask = np.zeros((plan.rows, plan.tile, plan.lanes))

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppvit.he.parameters import Plan
+from ppvit.he.softmax import coefficients
 
 # least-squares odd cubic of sigmoid(z) - 1/2 on [-8, 8] (Kim et al., JMIR Med. Inform. 2018): C1 z + C3 z^3
 C1, C3 = 0.15012, -0.0015930078125
-SAFE_SCORE = 12.0  # beyond, the cubic runs away from the sigmoid, and training diverges
+# beyond, the cubic or the parabola runs away from what it stands for, and training diverges
+SAFE_SCORES = {"sigmoid": 12.0, "softmax": 8.0}
 
 
 def momentum(iteration: int) -> float:
@@ -31,28 +33,31 @@ class Twin:
 
     Attributes:
         weights: float64, (C, d).
-        largest_scores: max |Z| of every iteration from the second on; the first needs no sigmoid.
+        largest_scores: max |Z| of every iteration from the second on; the first needs no polynomial.
+        safe_score: up to where the polynomial follows the sigmoid or softmax.
     """
 
     weights: np.ndarray
     largest_scores: list[float]
+    safe_score: float
 
     @property
     def safe(self) -> bool:
-        """Whether the cubic stayed where it follows the sigmoid."""
-        return all(score <= SAFE_SCORE for score in self.largest_scores)
+        """Whether all scores stayed there."""
+        return all(score <= self.safe_score for score in self.largest_scores)
 
 
 def train(plan: Plan, features: np.ndarray, labels: np.ndarray) -> Twin:
-    """One-versus-rest logistic regression by Nesterov's accelerated gradient with the cubic for the sigmoid.
+    """Logistic regression by Nesterov's accelerated gradient, a polynomial for the sigmoid or the softmax.
 
     Args:
-        plan: iterations, batches, learning rate and l2 are used.
+        plan: iterations, batches, learning rate, l2 and loss are used.
         features: float64 (n, d), the constant included.
         labels: class numbers, int64 (n,).
     """
     weights = ahead = np.zeros((plan.classes, features.shape[1]))
-    targets = np.eye(plan.classes)[labels] - 0.5
+    targets = np.eye(plan.classes)[labels]
+    k0, k1, k2, k3 = (0.5, C1, 0.0, C3) if plan.loss == "sigmoid" else (*coefficients(plan.classes), 0.0)
     largest = []
     for iteration in range(plan.iterations):
         rows = plan.batch_images(iteration)
@@ -60,7 +65,8 @@ def train(plan: Plan, features: np.ndarray, labels: np.ndarray) -> Twin:
         scores = x @ ahead.T  # (n, C)
         if iteration:
             largest.append(float(np.abs(scores).max()))
-        gradient = (targets[rows.start : rows.stop] - (C1 * scores + C3 * scores**3)).T @ x
+        probability = k0 + k1 * scores + k2 * scores**2 + k3 * scores**3
+        gradient = (targets[rows.start : rows.stop] - probability).T @ x
         stepped = (1 - plan.learning_rate * plan.l2) * ahead + plan.learning_rate / len(rows) * gradient
         weights, ahead = stepped, stepped + momentum(iteration) * (stepped - weights)
-    return Twin(weights, largest)
+    return Twin(weights, largest, SAFE_SCORES[plan.loss])

@@ -1,0 +1,53 @@
+"""Parameters of homomorphic training."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ppvit.config.section import Section
+
+# what the published algorithm does not have: there is no other value than these
+_PUBLISHED: dict[str, Any] = {"components": 0, "batch_images": 0, "mode": "levelled", "loss": "sigmoid", "l2": 0.0}
+
+
+class He(Section):
+    """homomorphic training of a linear head: features and labels encrypted with CKKS, which has a proof"""
+
+    algorithm: Literal["tiles", "volley_revolver"] = "tiles"
+    """tiles: ours, on whitened features; volley_revolver: Chiang 2023, raw ones, 1 to 3 iterations, slow"""
+    features: Literal["backbone", "pixels", "grey"] = "backbone"
+    """what is encrypted: the features of model.name on plain images, the pixels themselves, or their grey values"""
+    train_images: int = Field(1024, ge=8)
+    """training images that are encrypted, at most; upload, memory and time grow with it"""
+    batch_images: int = Field(0, ge=0)
+    """images of one iteration, where all at once outgrow the memory; 0 takes all"""
+    components: int = Field(0, ge=0)
+    """principal components that are kept; 0 means min(63, train_images / 2), for volley_revolver raw features"""
+    mode: Literal["levelled", "refresh"] = "levelled"
+    """levelled: no help while training, 1 to 5 iterations; refresh: the owner renews the weights, any number"""
+    iterations: int = Field(2, ge=1, le=1000)
+    """steps of accelerated gradient ascent"""
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    """sigmoid: a cubic a class; softmax: a parabola of equal depth, better with many classes, 4 or more iterations"""
+    learning_rate: float = Field(4.0, gt=0)
+    """tiles: of the mean gradient; too high a rate drives scores beyond 12 (softmax: 8), where training diverges"""
+    l2: float = Field(0.0, ge=0)
+    """factor of the weights in the gradient; keeps scores small"""
+
+    @model_validator(mode="after")
+    def _published_as_published(self) -> He:
+        if self.algorithm == "volley_revolver":
+            for name, only in _PUBLISHED.items():
+                if getattr(self, name) != only:
+                    raise ValueError(
+                        f"he.{name} {getattr(self, name)}: he.algorithm=volley_revolver takes {only} alone; set "
+                        f"he.{name}={only} or he.algorithm=tiles"
+                    )
+            if self.iterations > 3:
+                raise ValueError(
+                    f"he.iterations {self.iterations}: he.algorithm=volley_revolver takes 3 at most at 128 bits of "
+                    "security; set he.iterations=3 or he.algorithm=tiles"
+                )
+        return self

@@ -1,0 +1,38 @@
+"""The two algorithms, each a module with the same functions, and the plan that says which one a run takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from ppvit.errors import PpvitError
+from ppvit.files import read_json, write_json
+from ppvit.he import published, tiles
+from ppvit.he.folders import SCHEMA
+
+ALGORITHMS: dict[str, ModuleType] = {"tiles": tiles, "volley_revolver": published}
+AnyPlan = tiles.Plan | published.Plan
+
+
+def algorithm_of(plan: AnyPlan) -> ModuleType:
+    """Its module; ``twin``, ``upload_slots``, ``weights_of`` are the owner's part, ``train`` is the trainer's."""
+    return ALGORITHMS[plan.algorithm]
+
+
+def write_plan(folder: Path, plan: AnyPlan, fingerprint: str) -> None:
+    """Write ``plan.json``, public."""
+    record = {"schema": SCHEMA, "fingerprint": fingerprint, "algorithm": plan.algorithm, "plan": plan.as_record()}
+    write_json(folder / "plan.json", record)
+
+
+def load_plan(folder: Path) -> tuple[AnyPlan, str]:
+    """Plan and fingerprint of a party's folder.
+
+    Raises:
+        PpvitError: missing or unreadable.
+    """
+    path = folder / "plan.json"
+    record = read_json(path, "he (or ppvit he keys)")
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("algorithm") not in ALGORITHMS:
+        raise PpvitError(f"{path} is of another version; make it again: ppvit he keys")
+    return ALGORITHMS[record["algorithm"]].read_plan(record["plan"], str(path)), record["fingerprint"]
