@@ -251,8 +251,8 @@ def test_stage_with_the_published_algorithm(tmp_path):
     features, labels = extract(config, raw, "train", 8, None)
     expected = quadratic_gradient.train(np.c_[features, np.ones(8)], labels, 3, 1).weights
     head = load_file(tmp_path / "head" / "head.safetensors")
-    np.testing.assert_allclose(np.c_[head["weight"], head["bias"]], expected, atol=5e-3)
-    assert np.ptp(expected) > 0.02  # more than the tolerance and the starting point
+    np.testing.assert_allclose(np.c_[head["weight"], head["bias"]], expected, atol=1e-5)
+    assert np.ptp(expected) > 1e-4  # noise teaches little in one step, but more than the tolerance
 
 
 @pytest.mark.parametrize(
