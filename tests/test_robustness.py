@@ -92,6 +92,18 @@ def test_no_attack_leaves_the_ball_or_the_range(attack, norm):
     assert (moved != sample.images).any()
 
 
+@pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "square"])
+def test_the_layout_of_images_in_memory_does_not_matter(attack):
+    """Images that were read as (n, H, W, 3) and turned round."""
+    model = tiny_net()
+    sample = tiny_sample(model)
+    turned = sample.images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert not turned.is_contiguous()
+    strength = adversary(epsilon=4.0, queries=20)
+    moved = [strength.perturb(attack, model, images, sample.labels) for images in (sample.images, turned)]
+    torch.testing.assert_close(*moved, rtol=0, atol=1e-6)
+
+
 def test_attacks_fit_the_number_of_classes():
     assert attack_names("full", 10) == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert attack_names("full", 2) == ["apgd-ce", "fab", "square"]

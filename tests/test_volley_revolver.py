@@ -64,6 +64,15 @@ def test_steps_bound_the_inverse_hessian() -> None:
     assert np.linalg.eigvalsh(bound).min() > -1e-6
 
 
+def test_a_pixel_that_is_always_black_is_never_stepped_on() -> None:
+    """By the formula its step were 1e10 and the noise of an encrypted zero a weight; plain training is the same."""
+    features = np.array([[0.0, 1.0, 1.0], [0.0, 2.0, 1.0]])
+    assert quadratic_gradient.column_steps(features)[0] == 0
+    assert (quadratic_gradient.column_steps(features)[1:] > 0).all()
+    trained = quadratic_gradient.train(features, np.array([0, 1]), 2, 3)
+    np.testing.assert_array_equal(trained.weights[:, 0], quadratic_gradient.INITIAL_WEIGHT)
+
+
 def test_momentum_forgets_all_but_a_hundredth_of_the_first_step() -> None:
     (first, gamma), (second, _) = quadratic_gradient.momentum(2, 128)
     assert 1 - first == pytest.approx(0.01, rel=0.02)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 # p(z) = 1/2 + LINEAR z + CUBIC z^3, the paper's least-squares fit to the sigmoid
 LINEAR = 0.10679534503216294
 CUBIC = -0.00038503259805075
-EPSILON = 1e-10  # keeps the step of a column without a value finite
+EPSILON = 1e-10  # keeps the step of a column of tiny values finite
 INITIAL_WEIGHT = 0.0128  # of every class and feature in the author's program; the paper does not mention it
 
 
@@ -39,10 +39,13 @@ def column_steps(features: NDArray[np.float64]) -> NDArray[np.float64]:
         features: (n, d), float64, the constant included.
 
     Returns:
-        (d,), float64; the diagonal that bounds the inverse Hessian.
+        (d,), float64; the diagonal that bounds the inverse Hessian. Zero for a column of zeros, such as a pixel that is
+        always black: the paper's formula gives it 1 / eps = 1e10, by which an encrypted gradient of zero and noise
+        would become a large weight. The gradient being zero, plain training is the same.
     """
     sizes = np.abs(features)
-    return 1 / (EPSILON + sizes.T @ sizes.sum(axis=1) / 4)
+    bound = sizes.T @ sizes.sum(axis=1) / 4
+    return np.where(bound > 0, 1 / (EPSILON + bound), 0.0)
 
 
 def momentum(iterations: int, samples: int) -> list[tuple[float, float]]:

@@ -78,7 +78,8 @@ def perturb(
         adversary.apgd.n_restarts = adversary.fab.n_restarts = 1
         adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(_TARGETS, classes - 1)
         adversary.square.n_queries = queries
-        moved, _ = adversary.run_standard_evaluation((images + 1) / 2, labels, batch_size=len(images))
+        unit = ((images + 1) / 2).contiguous()  # as the package needs it, which views gradients of this layout as flat
+        moved, _ = adversary.run_standard_evaluation(unit, labels, batch_size=len(images))
     return 2 * moved - 1
 
 
