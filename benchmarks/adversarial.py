@@ -31,7 +31,7 @@ from ppvit.tuners import make_tuner
 MODELS: tuple[tuple[str, dict[str, Any], int, int], ...] = (
     # name, arguments of the timm model, batch size, rounds of one step each
     ("micro-ViT, 32 px", MICRO, 16, 15),
-    ("ViT-Ti/16, 224 px", {"img_size": 224}, 8, 5),
+    ("ViT-Ti/16, 224 px", {"img_size": 224}, 4, 3),
 )
 METHODS = ("full", "lora")
 STEPS = (1, 2, 10)
