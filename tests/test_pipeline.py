@@ -27,9 +27,9 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 QUICK = {
     "dataset": {"train_fraction": 0.1},
     "finetune": {"epochs": 1, "rank": 2, "target_modules": ["attn.qkv"]},
-    "robustness": {"attack": "pgd", "images": 2, "epsilons": [8.0, 32.0]},
+    "robustness": {"attack": "pgd", "images": 2, "epsilons": [32.0]},
     "verify": {"wrong_keys": 1},
-    "he": {"train_images": 64, "components": 12},
+    "he": {"features": "pixels", "train_images": 64, "components": 12},
     "audit": {"known_pairs": [1], "pooled_images": [1], "images": 2, "candidates": 4, "training_steps": 2},
     "threats": {"images": 2, "surrogate_images": 20, "queries": 2},
 }
