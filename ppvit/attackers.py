@@ -6,6 +6,14 @@ import csv
 from pathlib import Path
 from typing import Any
 
+MASKING = {
+    "masking_falls_with_epsilon": "a larger epsilon hurts less",
+    "masking_vanishes": "the largest epsilon leaves more than nothing",
+    "masking_falls_with_steps": "more steps help the defender",
+    "masking_planted_found": "an attack misses a planted adversarial image",
+}
+"""Checks of :mod:`ppvit.robustness.masking`, and what it means that one fails."""
+
 
 def verdict(values: dict[str, Any], keyed: bool) -> str:
     """One line: the figure to quote, what the key adds, and what not to believe."""
@@ -18,10 +26,9 @@ def verdict(values: dict[str, Any], keyed: bool) -> str:
         f"{values['headline_accuracy_percent']:.1f} % of {values['images']} images withstand {values['norm']} "
         f"{values['epsilon']:g} under the strongest attacker, {strongest.upper()} (95 % interval {interval})"
     )
-    if not (values["masking_white_box_strongest"] and values["masking_square_no_better"]):
-        line = (
-            f"Not to be believed: {line}, but who knows the key does worse than who does not; gradients may be masked"
-        )
+    failed = [says for name, says in _CHECKS.items() if not values.get(name, True)]
+    if failed:
+        line = f"Not to be believed: {line}, but {'; '.join(failed)}; gradients may be masked"
     if not keyed:
         return f"{line}. There is no key, so K2 is K1."
     if "k2_accuracy_percent" in values:
@@ -36,6 +43,12 @@ ATTACKERS = {
     "k3": "K3, has models under other keys",
     "k4": "K4, asks for classes only",
 }
+
+
+_CHECKS = {
+    "masking_white_box_strongest": "who knows the key does worse than who has other models",
+    "masking_square_no_better": "who knows the key does worse than who only asks",
+} | MASKING
 
 
 def threat_rows(values: dict[str, Any]) -> list[tuple[str, str, str]]:

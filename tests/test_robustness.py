@@ -1,6 +1,7 @@
 """Accuracy under attack: AutoAttack as its authors' code runs it, honest checks, resume, clear ends."""
 
 import json
+import logging
 import sys
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_logits_that_are_no_numbers_are_told():
     model = tiny_net()
     sample = tiny_sample(model)
     model[1].weight[0, 0] = torch.nan
-    with pytest.raises(PpvitError, match="the model's logits are not numbers"):
+    with pytest.raises(PpvitError, match="the fine-tuned model's logits are not numbers"):
         cascade(["pgd"], adversary(), model, sample)
 
 
@@ -169,9 +170,54 @@ def test_a_planted_adversarial_image_is_found(norm, classes):
     assert masking.finds_planted(attacks, adversary(classes, norm, epsilon=8.0), SHAPE)
 
 
-def test_an_attack_too_weak_for_the_planted_image_is_told():
-    weak = Adversary(Ball.of_grey_levels("linf", 8.0), 0.01 * GREY, 10, seed=0)
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_attack_too_weak_for_the_planted_image_is_told(norm, seed):
+    """Whatever the seed of its start."""
+    weak = Adversary(Ball.of_grey_levels(norm, 8.0), 0.01 * GREY, 10, seed=seed)
     assert not masking.finds_planted(["pgd"], weak, SHAPE)
+
+
+def test_every_attack_must_find_the_planted_image(monkeypatch):
+    """Not only the first of them, which leaves nothing for the others."""
+    perturb = Adversary.perturb
+
+    def lazy(self, attack, model, images, labels):
+        return images if attack == "apgd-t" else perturb(self, attack, model, images, labels)
+
+    attacks = ["pgd", "apgd-ce", "apgd-t", "square"]
+    assert masking.finds_planted(attacks, adversary(), SHAPE)  # without Square, which is no match for it
+    monkeypatch.setattr(Adversary, "perturb", lazy)
+    assert not masking.finds_planted(attacks, adversary(), SHAPE)
+
+
+def test_what_square_alone_finds_is_an_error():
+    """AutoAttack's rule: 0.2 points; never for a single image."""
+    before = np.arange(2000) < 1000
+    for found, images in ((4, 2000), (1, 10)):
+        masking.require_square_adds_nothing(before[:images], before[:images] & (np.arange(images) >= found))
+    for found, images in ((5, 2000), (2, 10)):
+        with pytest.raises(PpvitError, match=f"Square, without gradients, fooled the model with {found} of {images}"):
+            masking.require_square_adds_nothing(before[:images], before[:images] & (np.arange(images) >= found))
+
+
+def test_the_package_itself_flags_what_square_alone_finds(caplog):
+    """The rule above against the package's own check, which only its own cascade reaches."""
+    for share, flagged in ((0.003, True), (0.001, False)):
+        with caplog.at_level("WARNING"):
+            pyautoattack.checks.check_square_sr(
+                {"clean": 0.9, "apgd-ce": 0.5, "square": 0.5 - share}, logger=logging.getLogger()
+            )
+        assert bool(caplog.records) == flagged
+        caplog.clear()
+
+
+def test_distances_of_wide_balls_are_rounded_too():
+    """What float32 adds grows with the radius: no attack on a valid one ends as a defect."""
+    model = tiny_net()
+    wide = Adversary(Ball("l2", 700.0, box=False), 100.0, 10, seed=0)
+    moved = wide.perturb("pgd", model, tiny_sample(model).images, tiny_sample(model).labels)
+    assert wide.ball.radius(moved, tiny_sample(model).images).max() == pytest.approx(700, rel=1e-5)
 
 
 def test_planted_boundary_is_where_it_says():
@@ -226,6 +272,8 @@ def test_stage_measures_what_evaluate_measures(world):
     assert [float(row.split(",")[0]) for row in rows[1:]] == [0, 2, 8, 64, 255]
     assert float(rows[-1].split(",")[1]) < float(rows[1].split(",")[1])
     assert all(found[name] is True for name in found if name.startswith("masking"))
+    assert found["attacks"] == "pgd, apgd-ce, fab-t"
+    assert " withstand linf 8 under PGD-20, APGD-CE and FAB-T (95 % interval " in found["verdict"]
     assert found["verdict"].endswith("no sign of masked gradients.")
 
 
@@ -259,20 +307,29 @@ def test_killed_and_resumed_equals_uninterrupted(world, monkeypatch, tmp_path):
 
 
 def test_findings_of_other_settings_or_damaged_ones_are_not_used(tmp_path):
-    Progress({"seed": 0}, tmp_path).remember("pgd 0", lambda: [True])
-    assert Progress({"seed": 0}, tmp_path).remember("pgd 0", lambda: [False]) == [True]
-    assert Progress({"seed": 1}, tmp_path).remember("pgd 0", lambda: [False]) == [False]
-    next(tmp_path.glob("*/state.json")).write_text("{")
-    for path in tmp_path.glob("*/state.json"):
-        path.write_text("{")
-    assert Progress({"seed": 0}, tmp_path).remember("pgd 0", lambda: [False]) == [False]
+    def finds(seed: int, finding: bool, stage: str = "robustness") -> list[bool]:
+        return Progress(stage, {"seed": seed}, tmp_path).remember("pgd 0", lambda: [finding])
+
+    finds(0, True)
+    assert finds(0, False) == [True]
+    assert finds(1, False) == finds(0, False, "threats") == [False]
+    for damaged in ("{", "[]", '{"pgd 0": 3}', '{"pgd 0": [0.5]}'):
+        for path in tmp_path.glob("*/state.json"):
+            path.write_text(damaged)
+        assert finds(0, False) == [False]
+
+
+def test_findings_of_other_packages_are_not_used(tmp_path, monkeypatch):
+    Progress("robustness", {}, tmp_path).remember("pgd 0", lambda: [True])
+    monkeypatch.setattr("ppvit.robustness.progress.version", lambda package: "9.9")
+    assert Progress("robustness", {}, tmp_path).remember("pgd 0", lambda: [False]) == [False]
 
 
 def test_cipher_that_keeps_no_distances_is_not_measured(tmp_path):
     config = make_world(tmp_path, "le")
     train(tmp_path, config)
     found = measure(tmp_path, settings())
-    assert found["verdict"].startswith("Not measured by the trainer: cipher 'le' does not keep linf distances")
+    assert found["verdict"].startswith("Not measured by the trainer: cipher.name 'le' does not keep distances")
     assert "headline_accuracy_percent" not in found
     assert found["clean_accuracy_percent"] > 0
 
@@ -292,6 +349,12 @@ def test_missing_extra_is_told(world, monkeypatch):
         ("robustness.epsilon=0", "parameter 'robustness.epsilon': input should be greater than 0"),
         ("robustness.epsilon=256", "robustness.epsilon 256 is beyond the 255 grey levels of a pixel"),
         ("robustness.epsilons=[]", "parameter 'robustness.epsilons'"),
+        ("robustness.epsilons=[8,300]", "robustness.epsilons 300 is beyond the 255 grey levels of a pixel"),
+        (
+            "robustness.epsilons=[2,4]",
+            r"robustness.epsilons end at 4, below robustness.epsilon 8; set .*\[2,4,8,16,32\]",
+        ),
+        ("robustness.step_size=0.3", "robustness.step_size 0.3 is too short: .*; set robustness.step_size=2"),
         ("robustness.attack=fgsm", "parameter 'robustness.attack'"),
         ("threats.surrogates=2", "parameter 'threats.surrogates': input should be greater than or equal to 3"),
     ],
@@ -313,7 +376,7 @@ def test_accuracy_counts_right_names_only():
 def test_verdict_says_why_a_figure_is_not_to_be_believed():
     checks = {"masking_falls_with_epsilon": True, "masking_vanishes": False, "masking_falls_with_steps": True}
     values = {"headline_accuracy_percent": 60.0, "interval_low_percent": 50.0, "interval_high_percent": 69.0, **checks}
-    values |= {"masking_planted_found": True, "masking_square_no_better": False}
-    said = robustness.verdict(values, settings(), 100)
-    assert said.startswith("Not to be believed: 60.0 % of 100 images withstand linf 8 (95 % interval 50 to 69 %), but ")
-    assert "the largest epsilon leaves more than nothing; queries alone find what gradients do not." in said
+    said = robustness.verdict(values | {"masking_planted_found": False}, settings(), ["pgd"], 100)
+    figure = "60.0 % of 100 images withstand linf 8 under PGD-20 (95 % interval 50 to 69 %)"
+    assert said.startswith(f"Not to be believed: {figure}, but ")
+    assert "the largest epsilon leaves more than nothing; an attack misses a planted adversarial image." in said

@@ -1,6 +1,7 @@
 """Attackers K1 to K4: gradients as on the plain image, recovered keys, and the smallest figure as the headline."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -118,6 +119,9 @@ def test_fractions_of_grey_levels_are_refused_where_pixels_are_rounded():
     rounding = StraightThrough(nn.Identity(), lambda images: images)
     with pytest.raises(UsageError, match="robustness.epsilon 7.5 .linf. cannot be measured under cipher 'ffx'"):
         threats.require_measurable(config, rounding)
+    broken = make_config(cipher={"name": "ffx"}, robustness={"epsilons": [8.0, 12.5]})
+    with pytest.raises(UsageError, match="robustness.epsilon 12.5"):
+        threats.require_measurable(broken, rounding)
     threats.require_measurable(make_config(cipher={"name": "ffx"}), rounding)
     threats.require_measurable(config, nn.Identity())
     assert not rounds(nn.Identity())
@@ -129,7 +133,7 @@ def make_world(folder, cipher: str, adapted: bool = True, **cipher_settings) -> 
         cipher={"name": cipher, **cipher_settings},
         adapt={"enabled": adapted},
         finetune={"epochs": 4, "rank": 2, "target_modules": ["attn.qkv"], "learning_rate": 1e-2, "batch_size": 16},
-        robustness={"attack": "pgd", "epsilon": 24.0, "step_size": 6.0, "epsilons": [8.0]},
+        robustness={"attack": "pgd", "epsilon": 24.0, "step_size": 6.0, "epsilons": [96.0]},
         threats={"images": 8, "surrogate_images": 30, "queries": 30},
     )
     write_raw(folder / "raw", {"train": 50, "test": 12})
@@ -186,6 +190,39 @@ def test_ciphers_without_a_gradient_or_a_single_map(tmp_path, cipher):
     assert found["k1_accuracy_percent"] <= found["clean_accuracy_percent"]
     assert ("k2_accuracy_percent" in found) == (cipher == "le")
     assert {"k3_accuracy_percent", "k4_accuracy_percent", "naive_accuracy_percent"} <= found.keys()
+    # the trainer looks for masked gradients where it can measure, the owner behind straight-through gradients
+    assert ("masking_falls_with_epsilon" in found) == (cipher != "disposable")
+
+
+def test_killed_and_resumed_equals_uninterrupted(world, monkeypatch, tmp_path):
+    folder, config = world
+    monkeypatch.setenv("PPVIT_SCRATCH", str(tmp_path))
+    timed = ("wall_seconds", "peak_memory_bytes", "k2_key_seconds", "verdict")  # the verdict quotes K2's seconds
+    whole = {name: value for name, value in measure(folder, config).items() if name not in timed}
+    assert list(tmp_path.iterdir()) == []
+    perturb, calls = Adversary.perturb, []
+
+    def killed(self, attack, *arguments):
+        calls.append(attack)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return perturb(self, attack, *arguments)
+
+    monkeypatch.setattr(Adversary, "perturb", killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure(folder, config)
+    calls.clear()
+    calls.extend([""] * 4)
+    resumed = measure(folder, config)
+    assert {name: resumed[name] for name in whole} == whole
+    assert len(calls) - 4 == 7 - 3  # K1, K2, three surrogates, Square, naive: three of them were known
+
+
+def test_missing_extra_is_told(world, monkeypatch):
+    folder, config = world
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(PpvitError, match=r"the threats .* need pyautoattack; pip install 'ppvit\[robust\]'$"):
+        measure(folder, config)
 
 
 def test_tokens_are_not_measured(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.adversarial.ball import TOLERANCE, Ball
+from ppvit.adversarial.ball import Ball
 from ppvit.errors import PpvitError
 
 Start = Literal["none", "noise", "uniform", "n_fgsm"]
@@ -90,7 +90,7 @@ def pgd(
             "the loss under attack or its gradient is not a number; lower finetune.learning_rate, or set "
             "finetune.precision=fp32"
         )
-    if (excess := (ball.radius(moved, origin) - ball.epsilon).max().item() if len(images) else 0.0) > TOLERANCE:
+    if (excess := (ball.radius(moved, origin) - ball.epsilon).max().item() if len(images) else 0.0) > ball.tolerance:
         raise PpvitError(f"an adversarial image lies {excess:.2g} outside of its ball; this is a defect, report it")
     return moved
 

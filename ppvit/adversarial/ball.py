@@ -72,6 +72,11 @@ class Ball:
         """Points drawn in the balls around ``images``, clipped to the box."""
         return self.project(images + self.draw(images, generator), images)
 
+    @property
+    def tolerance(self) -> float:
+        """How far outside of the ball rounding in float32 may leave an image; relative to a radius beyond 1."""
+        return TOLERANCE * max(1.0, self.epsilon)
+
     def radius(self, images: Tensor, origin: Tensor) -> Tensor:
         """Distance of every image from its origin, (n,), in float64."""
         difference = (images.double() - origin.double()).flatten(1)

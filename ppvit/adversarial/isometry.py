@@ -32,13 +32,14 @@ _SIGNED_PERMUTATIONS = frozenset(
 )
 
 
-def plain_ball(norm: Norm, epsilon: float, cipher: Mapping[str, Any]) -> Ball:
+def plain_ball(norm: Norm, epsilon: float, cipher: Mapping[str, Any], section: str = "adversarial") -> Ball:
     """The ball of ciphertext that is a ball of plain images.
 
     Args:
         norm: ``linf`` or ``l2``.
         epsilon: radius in grey levels of the plain image, 0..255.
         cipher: the public settings, as manifests and models record them; ``name`` and ``storage`` matter.
+        section: of ``params.yaml``, where the norm stands; named in errors.
 
     Returns:
         The ball; under ``orthogonal`` without the box of valid pixels, which only the key could tell.
@@ -52,10 +53,10 @@ def plain_ball(norm: Norm, epsilon: float, cipher: Mapping[str, Any]) -> Ball:
     if name != "orthogonal":
         raise UsageError(
             f"cipher.name '{name}' does not keep distances between images, so epsilon would not be in plain "
-            "pixels; choose a cipher that moves and inverts values, such as block_np, or set finetune.adversarial=none"
+            "pixels; choose a cipher that moves and inverts values, such as block_np"
         )
     if norm != "l2":
-        raise UsageError("cipher.name 'orthogonal' keeps Euclidean distances only; set adversarial.norm=l2")
+        raise UsageError(f"cipher.name 'orthogonal' keeps Euclidean distances only; set {section}.norm=l2")
     if cipher.get("storage") != "float16":
         raise UsageError(
             "cipher.storage uint8 rounds and clips, which keeps no distances exactly; set cipher.storage=float16 for "

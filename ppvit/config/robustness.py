@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from ppvit.config.section import Section
 
+PGD_STEPS = 20  # of the attack and of its curve
+
 
 class Robustness(Section):
     """accuracy under adversarial perturbation, at the trainer"""
@@ -17,9 +19,9 @@ class Robustness(Section):
     norm: Literal["linf", "l2"] = "linf"
     """how a perturbation is measured: its largest value, or its Euclidean length over all pixels and colours"""
     epsilon: float = Field(8.0, gt=0, le=100_000)
-    """size of the perturbation in grey levels (0..255) of the plain image, whatever the cipher; for l2 128 is usual"""
+    """size of the perturbation in grey levels (0..255) of the plain image, whatever the cipher; l2: 128, step 32"""
     step_size: float = Field(2.0, gt=0, le=100_000)
-    """step of PGD in grey levels; scaled with epsilon in the curve"""
+    """step of PGD in grey levels, a quarter of epsilon as a rule; scaled with epsilon in the curve"""
     epsilons: list[Annotated[float, Field(gt=0, le=100_000)]] = Field([2.0, 4.0, 8.0, 16.0, 32.0], min_length=1)
     """sizes at which the curve of accuracy against epsilon is measured; the largest should leave nothing"""
     images: int = Field(32, ge=1)
@@ -29,9 +31,21 @@ class Robustness(Section):
 
     @model_validator(mode="after")
     def _within_range(self) -> Robustness:
-        largest = max([self.epsilon, *self.epsilons])
-        if self.norm == "linf" and largest > 255:
-            raise ValueError(f"robustness.epsilon {largest:g} is beyond the 255 grey levels of a pixel; choose less")
+        largest = max(self.epsilons)
+        for name, value in (("epsilon", self.epsilon), ("epsilons", largest)):
+            if self.norm == "linf" and value > 255:
+                raise ValueError(f"robustness.{name} {value:g} is beyond the 255 grey levels of a pixel; choose less")
+        if PGD_STEPS * self.step_size < self.epsilon:
+            raise ValueError(
+                f"robustness.step_size {self.step_size:g} is too short: {PGD_STEPS} steps of it do not reach "
+                f"robustness.epsilon {self.epsilon:g}; set robustness.step_size={self.epsilon / 4:g}"
+            )
+        if largest < self.epsilon:
+            wider = ",".join(f"{factor * self.epsilon:g}" for factor in (0.25, 0.5, 1, 2, 4))
+            raise ValueError(
+                f"robustness.epsilons end at {largest:g}, below robustness.epsilon {self.epsilon:g}; set "
+                f"robustness.epsilons=[{wider}]"
+            )
         return self
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ppvit.adversarial import plain_ball
 from ppvit.adversarial.ball import GREY_LEVEL, Ball
+from ppvit.attackers import MASKING
 from ppvit.batches import EncryptedImages, require_same_key
 from ppvit.checkpoint import scratch_folder
 from ppvit.config import Robustness
@@ -23,7 +24,7 @@ from ppvit.files import atomic_output, sha256_of
 from ppvit.models import read_record
 from ppvit.results import Stopwatch, write_result
 from ppvit.robustness import masking
-from ppvit.robustness.autoattack import attack_names, require_package
+from ppvit.robustness.autoattack import attack_names, in_words, require_package
 from ppvit.robustness.cascade import BATCH, Adversary, cascade, named_rightly
 from ppvit.robustness.curve import accuracy_against_epsilon, accuracy_against_steps, write_curve
 from ppvit.robustness.progress import Progress
@@ -44,7 +45,7 @@ def run(settings: Robustness, encrypted: Path, adapted: Path, finetuned: Path, p
 
     Raises:
         UsageError: fewer than two classes.
-        PpvitError: an input is missing or damaged, AutoAttack is not installed or doubts its figures.
+        PpvitError: an input is missing or damaged, AutoAttack is not installed, or its figures prove nothing.
     """
     watch = Stopwatch()
     dataset = EncryptedImages(encrypted, "test")
@@ -55,13 +56,13 @@ def run(settings: Robustness, encrypted: Path, adapted: Path, finetuned: Path, p
     sample = draw(dataset, settings.images, settings.seed)
     determines = {
         "settings": settings.model_dump(mode="json"),
-        "finetuned": identity,
+        "finetuned": {path.name: sha256_of(path) for path in sorted(finetuned.iterdir()) if path.is_file()},
         "adapted": sha256_of(adapted / "model.safetensors"),
         "images": dataset.manifest["shards"]["test"],
         "batch": BATCH,
         "device": str(device()),
     }
-    progress = Progress(determines, scratch_folder())
+    progress = Progress("robustness", determines, scratch_folder())
     values, curve = evaluate(settings, model, sample, dataset.num_classes, record["cipher"], progress)
     with atomic_output(plots, directory=True) as folder:
         write_curve(folder / "curve.csv", curve)
@@ -97,9 +98,8 @@ def evaluate(
     public = {"images": len(sample), "seed": settings.seed, "norm": settings.norm, "epsilon": settings.epsilon}
     try:
         attacks, adversary = attacks_and_adversary(settings, classes, cipher)
-    except UsageError:
-        why = f"Not measured by the trainer: cipher '{cipher['name']}' does not keep {settings.norm} distances, so a "
-        why += "perturbation of ciphertext is none of the plain image; results/threats.json has the owner's figures."
+    except UsageError as refusal:
+        why = f"Not measured by the trainer: {refusal}. results/threats.json has the owner's figures."
         return {**values, **public, "verdict": why}, {0.0: values["clean_accuracy_percent"]}
     found = cascade(attacks, adversary, model, sample, remember=progress.remember)
     values |= {f"{attack.replace('-', '_')}_accuracy_percent": percent(found[attack]) for attack in attacks}
@@ -115,16 +115,16 @@ def evaluate(
         "masking_planted_found": masking.finds_planted(attacks, adversary, tuple(sample.images.shape[1:])),
     }
     if attacks[-1] == "square":
-        before, after = (percent(found[attack]) for attack in attacks[-2:])
-        checks["masking_square_no_better"] = masking.at_least_as_strong(before, after, len(sample))
+        masking.require_square_adds_nothing(found[attacks[-2]], found["square"])
     values |= {
+        "attacks": ", ".join(attacks),
         "headline_accuracy_percent": percent(headline),
         "interval_low_percent": round(low, 2),
         "interval_high_percent": round(high, 2),
         **{f"pgd_{count}_steps_accuracy_percent": accuracy for count, accuracy in steps.items()},
         **checks,
     }
-    return {**values, **public, "verdict": verdict(values, settings, len(sample))}, curve
+    return {**values, **public, "verdict": verdict(values, settings, attacks, len(sample))}, curve
 
 
 def attacks_and_adversary(settings: Robustness, classes: int, cipher: dict[str, Any]) -> tuple[list[str], Adversary]:
@@ -136,30 +136,21 @@ def attacks_and_adversary(settings: Robustness, classes: int, cipher: dict[str, 
         UsageError: the cipher keeps no distances, or there are fewer than two classes.
         PpvitError: AutoAttack is needed and not installed.
     """
-    ball: Ball = plain_ball(settings.norm, settings.epsilon, cipher)
+    ball: Ball = plain_ball(settings.norm, settings.epsilon, cipher, "robustness")
     attacks = attack_names(settings.attack, classes) if ball.box else ["pgd"]
     if attacks != ["pgd"]:
         require_package()
     return attacks, Adversary(ball, settings.step_size * GREY_LEVEL, classes, settings.seed)
 
 
-_CHECKS = {
-    "masking_falls_with_epsilon": "a larger epsilon hurts less",
-    "masking_vanishes": "the largest epsilon leaves more than nothing",
-    "masking_falls_with_steps": "more steps help the defender",
-    "masking_planted_found": "the attack misses a planted adversarial image",
-    "masking_square_no_better": "queries alone find what gradients do not",
-}
-
-
-def verdict(values: dict[str, Any], settings: Robustness, images: int) -> str:
-    """One line: the figure and whether to believe it."""
+def verdict(values: dict[str, Any], settings: Robustness, attacks: list[str], images: int) -> str:
+    """One line: the figure, of which attacks, and whether to believe it."""
     low, high = values["interval_low_percent"], values["interval_high_percent"]
     figure = (
         f"{values['headline_accuracy_percent']:.1f} % of {images} images withstand {settings.norm} "
-        f"{settings.epsilon:g} (95 % interval {low:.0f} to {high:.0f} %)"
+        f"{settings.epsilon:g} under {in_words(attacks)} (95 % interval {low:.0f} to {high:.0f} %)"
     )
-    failed = [says for name, says in _CHECKS.items() if not values.get(name, True)]
+    failed = [says for name, says in MASKING.items() if not values.get(name, True)]
     if failed:
         return f"Not to be believed: {figure}, but {'; '.join(failed)}. Gradients may be masked."
     return f"{figure}; no sign of masked gradients."

@@ -44,6 +44,12 @@ def attack_names(attack: str, classes: int) -> list[str]:
     return [*gradient, "square"] if classes < 4 else [*gradient, "fab-t", "square"]
 
 
+def in_words(attacks: list[str]) -> str:
+    """The attacks as a reader knows them: PGD-20, APGD-CE and APGD-T."""
+    names = ["PGD-20" if attack == "pgd" else attack.upper() for attack in attacks]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def perturb(
     model: nn.Module, attack: str, images: Tensor, labels: Tensor, ball: Ball, classes: int, seed: int, queries: int
 ) -> Tensor:
@@ -94,8 +100,14 @@ class _UnitRange(nn.Module):
         return self.model(2 * images - 1)
 
 
-def require_package() -> ModuleType:
+def require_package(
+    who: str = "robustness.attack quick and full", otherwise: str = "robustness.attack=pgd"
+) -> ModuleType:
     """The package, which is an extra.
+
+    Args:
+        who: needs it.
+        otherwise: what does without it, if anything; both are named in the error.
 
     Raises:
         PpvitError: it is not installed.
@@ -103,10 +115,8 @@ def require_package() -> ModuleType:
     try:
         import pyautoattack
     except ImportError:
-        raise PpvitError(
-            "robustness.attack quick and full, and the threats, need pyautoattack; pip install 'ppvit[robust]', or set "
-            "robustness.attack=pgd"
-        ) from None
+        remedy = "pip install 'ppvit[robust]'" + (f", or set {otherwise}" if otherwise else "")
+        raise PpvitError(f"{who} need pyautoattack; {remedy}") from None
     return pyautoattack
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ppvit.adversarial import Attack, Ball
 from ppvit.adversarial.ball import TOLERANCE
+from ppvit.config.robustness import PGD_STEPS
 from ppvit.errors import PpvitError
 from ppvit.robustness.autoattack import SQUARE_QUERIES, perturb
 from ppvit.robustness.sample import Sample
 
 BATCH = 64  # images attacked together; random starts depend on it, so it is the same everywhere
-STEPS = 20  # of PGD
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Adversary:
     step_size: float
     classes: int
     seed: int
-    steps: int = STEPS
+    steps: int = PGD_STEPS
     queries: int = SQUARE_QUERIES
 
     def perturb(self, attack: str, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Adversary:
         moved = perturb(model, attack, images, labels, self.ball, self.classes, self.seed, self.queries)
         excess = (self.ball.radius(moved, images) - self.ball.epsilon).max().item()
         # not <=, so that a value that is no number is caught too
-        if not (excess <= TOLERANCE and moved.abs().max().item() <= 1 + TOLERANCE):
+        if not (excess <= self.ball.tolerance and moved.abs().max().item() <= 1 + TOLERANCE):
             raise PpvitError(
                 f"{attack} moved an image out of the ball or the range of pixels; this is a defect, report it"
             )
@@ -76,6 +76,11 @@ def _find_now(name: str, find: Callable[[], list[bool]]) -> list[bool]:
     return find()
 
 
+def under(prefix: str, remember: Remember) -> Remember:
+    """``remember`` with a prefix before every name, so that findings of several evaluations stay apart."""
+    return lambda name, find: remember(f"{prefix} {name}", find)
+
+
 def named_rightly(model: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
     """Which images the model gives their label, bool (n,).
 
@@ -88,7 +93,10 @@ def named_rightly(model: nn.Module, images: Tensor, labels: Tensor) -> np.ndarra
         for start in range(0, len(images), BATCH):
             logits = model(images[start : start + BATCH].to(device))
             if not torch.isfinite(logits).all():
-                raise PpvitError("the model's logits are not numbers; fine-tune with a lower finetune.learning_rate")
+                raise PpvitError(
+                    "the fine-tuned model's logits are not numbers: its weights are damaged, or training diverged; "
+                    "fetch them again, or dvc repro finetune with a lower finetune.learning_rate"
+                )
             right.append((logits.argmax(1).cpu() == labels[start : start + BATCH]).numpy())
     return np.concatenate(right)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import nn
 
-from ppvit.robustness.cascade import STEPS, Adversary, Remember, cascade
+from ppvit.config.robustness import PGD_STEPS
+from ppvit.robustness.cascade import Adversary, Remember, cascade, under
 from ppvit.robustness.sample import Sample, percent
 
-COMPARED_STEPS = (STEPS // 4, STEPS, 2 * STEPS)
+COMPARED_STEPS = (PGD_STEPS // 4, PGD_STEPS, 2 * PGD_STEPS)
 
 
 def accuracy_against_epsilon(
@@ -28,7 +29,7 @@ def accuracy_against_epsilon(
     accuracies = {}
     for epsilon, factor in factors.items():
         found = cascade(
-            ["pgd"], adversary.scaled(factor), model, sample, remember=_under(f"epsilon {epsilon}", remember)
+            ["pgd"], adversary.scaled(factor), model, sample, remember=under(f"epsilon {epsilon}", remember)
         )
         accuracies |= {0.0: percent(found["clean"]), epsilon: percent(found["pgd"])}
     return dict(sorted(accuracies.items()))
@@ -40,14 +41,10 @@ def accuracy_against_steps(
     """Accuracy in percent after a quarter of the steps, all, and twice as many."""
     accuracies = {}
     for steps in COMPARED_STEPS:
-        kept = _under(f"steps {steps}", remember)
+        kept = under(f"steps {steps}", remember)
         found = cascade(["pgd"], replace(adversary, steps=steps), model, sample, remember=kept)
         accuracies[steps] = percent(found["pgd"])
     return accuracies
-
-
-def _under(prefix: str, remember: Remember) -> Remember:
-    return lambda name, find: remember(f"{prefix} {name}", find)
 
 
 def write_curve(path: Path, accuracies: dict[float, float]) -> None:

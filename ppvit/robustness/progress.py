@@ -11,24 +11,29 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ppvit.files import write_json
+from ppvit.robustness.cascade import Remember, under
 
 
 class Progress:
     """Findings of one evaluation, on disk.
 
     Args:
-        determines: everything that the result depends on; equal values share findings, and a run that was changed in
-            any way starts anew.
+        stage: ``robustness`` or ``threats``.
+        determines: everything that the result depends on, beside the versions of packages; equal values share findings,
+            and a run that was changed in any way starts anew.
         folder: see :func:`ppvit.checkpoint.scratch_folder`.
     """
 
-    def __init__(self, determines: dict[str, Any], folder: Path) -> None:
+    def __init__(self, stage: str, determines: dict[str, Any], folder: Path) -> None:
+        determines = {**determines, "versions": _versions()}
         digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
-        self._folder = folder / f"robustness-{digest[:32]}"
+        self._folder = folder / f"{stage}-{digest[:32]}"
         self._path = self._folder / "state.json"
         self._found: dict[str, list[bool]] = _read(self._path)
 
@@ -39,13 +44,27 @@ class Progress:
             write_json(self._path, self._found)
         return self._found[name]
 
+    def under(self, prefix: str) -> Remember:
+        """:meth:`remember` with names of their own for one of several attackers."""
+        return under(prefix, self.remember)
+
     def remove(self) -> None:
         """Forget everything once the result is written."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _versions() -> list[str]:
+    found = []
+    for package in ("ppvit", "torch", "timm", "peft", "pyautoattack"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return found
+
+
 def _read(path: Path) -> dict[str, list[bool]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # nothing there, or nothing that can be used
+        found = json.loads(path.read_text(encoding="utf-8"))
+        usable = all(isinstance(each, bool) for batch in found.values() for each in batch)
+    except (OSError, ValueError, AttributeError, TypeError):  # nothing there, or nothing that can be used
         return {}
+    return found if usable else {}

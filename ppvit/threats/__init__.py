@@ -24,17 +24,21 @@ from torch import Tensor, nn
 from ppvit.adversarial import Ball
 from ppvit.adversarial.ball import GREY_LEVEL
 from ppvit.attackers import verdict
+from ppvit.checkpoint import scratch_folder
 from ppvit.ciphers import Cipher
-from ppvit.config import Config
+from ppvit.config import Config, Robustness
 from ppvit.encrypt import PlainImages
 from ppvit.errors import UsageError
 from ppvit.evaluate import device
+from ppvit.files import sha256_of
 from ppvit.models import model_input
 from ppvit.owner import load_cipher
 from ppvit.results import Stopwatch, write_result
 from ppvit.robustness import masking
 from ppvit.robustness.autoattack import attack_names, require_package
 from ppvit.robustness.cascade import Adversary, cascade
+from ppvit.robustness.curve import accuracy_against_epsilon, accuracy_against_steps
+from ppvit.robustness.progress import Progress
 from ppvit.robustness.sample import Sample, chosen, interval_percent, percent
 from ppvit.threats.ciphered import rounds, through_cipher, through_map
 from ppvit.threats.recovery import Recovered, recover
@@ -46,7 +50,7 @@ __all__ = ["run"]
 
 
 def run(config: Config, raw: Path, embedded: Path, adapted: Path, finetuned: Path, result: Path) -> None:
-    """Attack the fine-tuned model as attackers K1 to K4.
+    """Attack the fine-tuned model as attackers K1 to K4; a killed run goes on where it was.
 
     Args:
         config: ``threats`` and ``robustness`` are used, and what made the model.
@@ -67,13 +71,15 @@ def run(config: Config, raw: Path, embedded: Path, adapted: Path, finetuned: Pat
     require_own(record, config, cipher, finetuned)
     classes = record["num_classes"]
     attacks = attack_names(config.robustness.attack, classes)
-    require_package()
+    require_package("the threats (K4 asks as Square does)", otherwise="")
     model = load_finetuned(adapted, finetuned, classes).to(device()).eval().requires_grad_(False)
     plain = {split: PlainImages(raw, split, config.dataset, config.encrypt) for split in ("train", "test")}
     order = chosen(len(plain["test"]), config.threats.images, config.robustness.seed)
     sample = Sample(*_read(plain["test"], order))
     public = {
         "images": len(sample),
+        "seed": config.robustness.seed,
+        "attacks": ", ".join(attacks),
         "norm": config.robustness.norm,
         "epsilon": config.robustness.epsilon,
         "finetuned_id": finetuned_id(finetuned),
@@ -88,7 +94,9 @@ def run(config: Config, raw: Path, embedded: Path, adapted: Path, finetuned: Pat
     step = config.robustness.step_size * GREY_LEVEL
     adversary = Adversary(ball, step, classes, config.robustness.seed, queries=config.threats.queries)
 
-    found = cascade(attacks, adversary, owner, sample)
+    progress = Progress("threats", _determines(config, plain, adapted, finetuned), scratch_folder())
+
+    found = cascade(attacks, adversary, owner, sample, remember=progress.under("k1"))
     standing = {"k1": found[attacks[-1]]}
     values: dict[str, Any] = {"clean_accuracy_percent": percent(found["clean"])}
     recovered = recover(config, cipher, plain["train"], embedded, adapted) if cipher.keyed else None
@@ -96,18 +104,51 @@ def run(config: Config, raw: Path, embedded: Path, adapted: Path, finetuned: Pat
         standing["k2"] = standing["k1"]  # nothing to recover
     elif recovered is not None:
         believed = through_map(model, recovered.key, cipher.image_size, cipher.block_size)
-        standing["k2"] = cascade(attacks, adversary, believed, sample, judge=owner)[attacks[-1]]
+        k2 = cascade(attacks, adversary, believed, sample, judge=owner, remember=progress.under("k2"))
+        standing["k2"] = k2[attacks[-1]]
         values |= _recovery_values(recovered)
     standing["k3"], values["k3_surrogate_accuracy_percent"] = transferred(
-        config, embedded, plain["train"], adversary, owner, sample
+        config, embedded, plain["train"], adversary, owner, sample, progress
     )
-    standing["k4"] = cascade(["square"], adversary, owner, sample)["square"]
+    standing["k4"] = cascade(["square"], adversary, owner, sample, remember=progress.under("k4"))["square"]
     values |= {"k3_surrogates": config.threats.surrogates, "k4_queries": config.threats.queries}
     if cipher.keyed:
         stranger = through_cipher(model, load_cipher(config, wrong_key(0)))
-        values["naive_accuracy_percent"] = percent(cascade(["pgd"], adversary, stranger, sample, judge=owner)["pgd"])
+        naive = cascade(["pgd"], adversary, stranger, sample, judge=owner, remember=progress.under("naive"))
+        values["naive_accuracy_percent"] = percent(naive["pgd"])
     values |= summary(standing)
+    if rounds(owner):
+        values |= straight_through_checks(config.robustness, adversary, owner, sample, progress)
     write_result(result, {**values, **public, "verdict": verdict({**values, **public}, cipher.keyed)}, watch)
+    progress.remove()
+
+
+def _determines(config: Config, plain: dict[str, PlainImages], adapted: Path, finetuned: Path) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json"),  # with the key's id
+        "plain": {split: images.manifest["shards"][split] for split, images in plain.items()},
+        "models": {
+            str(path.relative_to(folder)): sha256_of(path)
+            for folder in (adapted, finetuned)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+        "device": str(device()),
+    }
+
+
+def straight_through_checks(
+    settings: Robustness, adversary: Adversary, owner: nn.Module, sample: Sample, progress: Progress
+) -> dict[str, bool]:
+    """Signs of masked gradients behind a cipher that has none of its own, where the trainer cannot look for them."""
+    factors = {epsilon: epsilon / settings.epsilon for epsilon in settings.epsilons}
+    curve = accuracy_against_epsilon(adversary, owner, sample, factors, progress.remember)
+    steps = accuracy_against_steps(adversary, owner, sample, progress.remember)
+    return {
+        "masking_falls_with_epsilon": masking.falls(curve, len(sample)),
+        "masking_vanishes": masking.vanishes(curve, len(sample)),
+        "masking_falls_with_steps": masking.falls(steps, len(sample)),
+    }
 
 
 def require_measurable(config: Config, owner: nn.Module) -> None:
@@ -117,15 +158,22 @@ def require_measurable(config: Config, owner: nn.Module) -> None:
         UsageError: L2, or a fraction of a grey level, under a cipher that has no meaning between grey levels.
     """
     settings = config.robustness
-    if rounds(owner) and (settings.norm != "linf" or settings.epsilon % 1):
+    broken = next((epsilon for epsilon in (settings.epsilon, *settings.epsilons) if epsilon % 1), None)
+    if rounds(owner) and (settings.norm != "linf" or broken):
         raise UsageError(
-            f"robustness.epsilon {settings.epsilon:g} ({settings.norm}) cannot be measured under cipher "
-            f"'{config.cipher.name}', which takes whole grey levels only; set robustness.norm=linf and a whole number"
+            f"robustness.epsilon {broken or settings.epsilon:g} ({settings.norm}) cannot be measured under cipher "
+            f"'{config.cipher.name}', which takes whole grey levels only; set robustness.norm=linf and whole numbers"
         )
 
 
 def transferred(
-    config: Config, embedded: Path, train: PlainImages, adversary: Adversary, owner: nn.Module, sample: Sample
+    config: Config,
+    embedded: Path,
+    train: PlainImages,
+    adversary: Adversary,
+    owner: nn.Module,
+    sample: Sample,
+    progress: Progress,
 ) -> tuple[np.ndarray, float]:
     """What withstands the images of every surrogate, bool (n,), and the surrogates' own mean accuracy in percent."""
     settings = config.threats
@@ -137,7 +185,8 @@ def transferred(
         accuracies.append(percent(cascade([], adversary, surrogate, sample)["clean"]))
         # each surrogate draws starts of its own
         own = replace(adversary, seed=adversary.seed + number)
-        standing = standing & cascade(["pgd"], own, surrogate, sample, judge=owner)["pgd"]
+        kept = progress.under(f"k3 {number}")
+        standing = standing & cascade(["pgd"], own, surrogate, sample, judge=owner, remember=kept)["pgd"]
     return standing, round(float(np.mean(accuracies)), 2)
 
 
