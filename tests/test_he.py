@@ -15,7 +15,6 @@ from sklearn.datasets import load_digits
 from ppvit.errors import PpvitError, UsageError
 from ppvit.he import ckks, owner, packing, softmax, twin
 from ppvit.he.features import fit_whitening
-from ppvit.he.forks import Forks
 from ppvit.he.parameters import choose_chain, make_plan, require_memory
 from ppvit.he.tiles import train
 
@@ -260,25 +259,3 @@ def test_seeded_ciphertexts_are_half_the_size_and_read_by_anybody(session):
     for damaged in (b"", data[:100], data[:-1], session.to_bytes(session.relinearisation)):
         with pytest.raises(PpvitError, match="truncated or was altered"):
             public.from_bytes("Ciphertext", damaged)
-
-
-def test_forks_tell_errors_and_deaths():
-    def make(number):
-        def answer(message):
-            if message == "fail":
-                raise PpvitError(f"worker {number} failed")
-            if message == "die":
-                import os
-
-                os._exit(9)
-            return number, message
-
-        return answer
-
-    for processes in (1, 2):
-        with Forks(make, processes) as forks:
-            assert forks.ask(["a", "b"][:processes]) == [(0, "a"), (1, "b")][:processes]
-            with pytest.raises(PpvitError, match="worker 0 failed"):
-                forks.ask(["fail"] * processes)
-    with Forks(make, 2) as forks, pytest.raises(PpvitError, match="was killed"):
-        forks.ask(["a", "die"])

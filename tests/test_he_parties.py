@@ -297,13 +297,23 @@ def test_head_on_its_backbone_is_what_finetune_linear_would_write(tmp_path):
 
 
 def test_owner_warns_before_upload_when_scores_leave_the_cubic(finished, tmp_path, capsys):
-    config = configured(learning_rate=60.0, iterations=3, mode="refresh")
+    config = configured(learning_rate=20.0, iterations=3, mode="refresh")
     places = (tmp_path / "owner", tmp_path / "trainer")
     owner.make_keys(config, finished / "raw", PRETRAINED, *places)
     owner.encrypt(config, finished / "raw", PRETRAINED, *places)
     told = capsys.readouterr().err
     assert "warning: scores reach" in told
     assert "beyond 12 the polynomial leaves the sigmoid" in told
+
+
+def test_owner_refuses_before_upload_when_training_diverges(finished, tmp_path):
+    config = configured(learning_rate=60.0, iterations=8, mode="refresh")
+    places = (tmp_path / "owner", tmp_path / "trainer")
+    owner.make_keys(config, finished / "raw", PRETRAINED, *places)
+    with pytest.raises(UsageError, match=r"training diverges: scores reach .*; set he.learning_rate=\d"):
+        owner.encrypt(config, finished / "raw", PRETRAINED, *places)
+    assert not (tmp_path / "trainer" / "data").exists()
+    assert not (tmp_path / "owner" / "head.npz").exists()
 
 
 def test_without_tenseal_the_stage_says_what_to_install(tmp_path, monkeypatch):

@@ -242,5 +242,5 @@ def test_plan_counts_key_switches_and_foretells_the_upload() -> None:
 
 
 def test_too_little_memory_is_found_before_any_work() -> None:
-    with pytest.raises(PpvitError, match=r"4\.\d GiB of memory, most of it for keys, and 1\.0 GiB are free"):
+    with pytest.raises(PpvitError, match=r"5\.\d GiB of memory, most of it for keys, and 1\.0 GiB are free"):
         published.require_memory(published.make_plan(128, 401, 10, 2), 2**30)

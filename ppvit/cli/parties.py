@@ -22,12 +22,15 @@ OWNER, TRAINER = Path("he/owner"), Path("he/trainer")
 @he.callback()
 def parties(ctx: typer.Context, overrides: Overrides = None, params: Params = PARAMS) -> None:
     """Train a linear head on CKKS ciphertexts: all parties, or one of them by its own verb."""
+    from ppvit import he
+
+    ctx.with_resource(he.sigterm_exits())
     if ctx.invoked_subcommand:
         if overrides or params != PARAMS:
             raise UsageError(f"write -S and --params after the verb: ppvit he {ctx.invoked_subcommand} -S name=value")
         return
     config = load(params, overrides)
-    from ppvit import he, paths
+    from ppvit import paths
 
     he.run(config, paths.raw(config), paths.PRETRAINED, paths.HE, paths.result("he"))
 
@@ -40,13 +43,16 @@ def keys(
     embedded: Place = None,
     owner: Owner = OWNER,
     trainer: Trainer = TRAINER,
+    train_here: Annotated[
+        bool, typer.Option("--train-here", help="Refuse what this machine's memory is too small for.")
+    ] = False,
 ) -> None:
     """Plan the run and make the keys: the secret one for the owner, evaluation keys for the trainer (owner)."""
     config = load(params, overrides)
     from ppvit import paths
     from ppvit.he import owner as owners
 
-    owners.make_keys(config, raw or paths.raw(config), embedded or paths.PRETRAINED, owner, trainer)
+    owners.make_keys(config, raw or paths.raw(config), embedded or paths.PRETRAINED, owner, trainer, train_here)
 
 
 @he.command()

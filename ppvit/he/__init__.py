@@ -5,15 +5,19 @@ The parties are separate processes with files between them: ``ppvit he keys | en
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
 
 from ppvit.config import Config
+from ppvit.errors import PpvitError
 from ppvit.he.scheme import sealapi
 
 _POLL_SECONDS = 0.2  # at most this passes before a helper's failure is seen
@@ -31,41 +35,55 @@ def run(config: Config, raw: Path, embedded: Path, out: Path, result: Path) -> N
 
     Raises:
         PpvitError: TenSEAL is not installed.
-        SystemExit: a party failed, with its exit code, and has said why.
+        SystemExit: a party failed, with its exit code, and has said why; or SIGTERM came.
     """
     sealapi()
-    with tempfile.TemporaryDirectory(prefix="ppvit-he-") as scratch:
+    with sigterm_exits(), tempfile.TemporaryDirectory(prefix="ppvit-he-") as scratch:
         owner, trainer = Path(scratch) / "owner", Path(scratch) / "trainer"
         params = Path(scratch) / "params.yaml"
         params.write_text(yaml.safe_dump(config.model_dump()))
         mine = ["--params", params, "--raw", raw, "--owner", owner, "--trainer", trainer]
-        _call("keys", *mine, "--embedded", embedded)
-        _call("encrypt", *mine, "--embedded", embedded)
-        helper = _start("refresh", "--owner", owner, "--trainer", trainer) if config.he.mode == "refresh" else None
-        _wait(_start("train", "--trainer", trainer), helper)
-        _call("decrypt", *mine, "--embedded", embedded, "--out", out, "--result", result)
+        # parties keep their own scratch files in ours, which goes even where one of them is killed
+        environment = {**os.environ, "TMPDIR": scratch}
+        parties: list[subprocess.Popen] = []
+
+        def start(verb: str, *arguments: str | Path) -> subprocess.Popen:
+            command = [sys.executable, "-m", "ppvit.cli", "he", verb, *map(str, arguments)]
+            parties.append(subprocess.Popen(command, env=environment))
+            return parties[-1]
+
+        try:
+            _wait(start("keys", *mine, "--embedded", embedded, "--train-here"))
+            _wait(start("encrypt", *mine, "--embedded", embedded))
+            helper = start("refresh", "--owner", owner, "--trainer", trainer) if config.he.mode == "refresh" else None
+            _wait(start("train", "--trainer", trainer), helper)
+            _wait(start("decrypt", *mine, "--embedded", embedded, "--out", out, "--result", result))
+        finally:  # no party outlives us, nor the folders that it works in
+            for each in parties:
+                each.terminate()
+                each.wait()
 
 
-def _start(verb: str, *arguments: str | Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "ppvit.cli", "he", verb, *map(str, arguments)])
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """While this lasts SIGTERM ends the process as an error does: folders of secrets are removed, processes ended."""
 
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
 
-def _call(verb: str, *arguments: str | Path) -> None:
-    _wait(_start(verb, *arguments))
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait(process: subprocess.Popen, helper: subprocess.Popen | None = None) -> None:
-    """Wait until a party is done; it never outlives us, nor waits for a helper that has failed."""
-    try:
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                code = process.wait(_POLL_SECONDS)
-                break
-            if helper is not None and (code := helper.poll()):
-                break
-    finally:
-        for each in filter(None, (process, helper)):
-            each.terminate()
-            each.wait()
+    """Wait until a party is done, or the helper that it waits for has failed."""
+    while (code := process.poll()) is None and not (helper is not None and (code := helper.poll())):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+    if code < 0:
+        raise PpvitError(f"a party was killed by signal {-code}; if that was for its memory, lower he.train_images")
     if code:
         raise SystemExit(code)  # the party has told its one line already

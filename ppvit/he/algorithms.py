@@ -35,4 +35,7 @@ def load_plan(folder: Path) -> tuple[AnyPlan, str]:
     record = read_json(path, "he (or ppvit he keys)")
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("algorithm") not in ALGORITHMS:
         raise PpvitError(f"{path} is of another version; make it again: ppvit he keys")
-    return ALGORITHMS[record["algorithm"]].read_plan(record["plan"], str(path)), record["fingerprint"]
+    plan = ALGORITHMS[record["algorithm"]].read_plan(record.get("plan"), str(path))
+    if not isinstance(record.get("fingerprint"), str):
+        raise PpvitError(f"{path} does not say of which key it is; make it again: ppvit he keys")
+    return plan, record["fingerprint"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,6 +48,11 @@ class Whitening:
         """Weights on whitened features, float64 (C, k + 1), as weight (C, D) and bias (C,) on raw ones; no clipping."""
         return weights[:, :-1] @ self.matrix, weights[:, :-1] @ self.offset + weights[:, -1]
 
+    def padded(self, components: int) -> Whitening:
+        """The same with components of zeros added, up to this many."""
+        more = components - len(self.offset)
+        return Whitening(np.pad(self.matrix, ((0, more), (0, 0))), np.pad(self.offset, (0, more)), self.bound)
+
 
 def unchanged(width: int) -> Whitening:
     """The map that leaves features as they are, as in the paper."""
@@ -68,10 +73,56 @@ def fit_whitening(features: np.ndarray, components: int) -> Whitening:
     features = features.astype(np.float64)
     mean, deviation = features.mean(0), features.std(0) + _FLOOR
     standard = (features - mean) / deviation
-    variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
-    variances, axes = variances[::-1][:components], axes[:, ::-1][:, :components]
-    matrix = axes.T / np.sqrt(variances + _RIDGE * variances.mean())[:, None] / deviation
+    if len(standard) < standard.shape[1]:  # the thin decomposition: thousands of features of a few images take no time
+        _, deviations, axes = np.linalg.svd(standard, full_matrices=False)
+        variances = deviations**2 / len(standard)
+    else:
+        variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
+        variances, axes = variances[::-1], axes.T[::-1]
+    variances, axes = variances[:components], axes[:components]
+    matrix = axes / np.sqrt(variances + _RIDGE * variances.mean())[:, None] / deviation
     return Whitening(matrix, -matrix @ mean)
+
+
+def width_of(config: Config) -> int | None:
+    """Number of features D, where it is known without loading a backbone."""
+    colours = {"pixels": 3, "grey": 1}.get(config.he.features)
+    return colours and colours * config.dataset.image_size**2
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """All parameters that determine the features of an image, by name."""
+    dataset, encrypt, model = config.dataset, config.encrypt, config.model
+    settings = {
+        "he.features": config.he.features,
+        **{
+            f"dataset.{name}": getattr(dataset, name)
+            for name in ("name", "path", "image_size", "train_fraction", "seed")
+        },
+        **{f"encrypt.{name}": getattr(encrypt, name) for name in ("resize_filter", "crop")},
+    }
+    if config.he.features == "backbone":
+        settings |= {f"model.{name}": getattr(model, name) for name in ("name", "checkpoint", "pretrained")}
+    return settings
+
+
+def require_same_settings(config: Config, kept: Any) -> None:
+    """Refuse parameters with which features would be others than those of `encrypt`.
+
+    Args:
+        config: of now.
+        kept: what :func:`settings_of` gave then.
+
+    Raises:
+        UsageError: names the first parameter that differs.
+    """
+    for name, now in settings_of(config).items():
+        before = kept.get(name) if isinstance(kept, dict) else None
+        if before != now:
+            raise UsageError(
+                f"{name} is {now!r}, at ppvit he encrypt it was {before!r}: the head is for the features of then; "
+                "set it back, or encrypt and train again"
+            )
 
 
 def backbone_of(config: Config, embedded: Path) -> Backbone | None:

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from ppvit.errors import PpvitError
+from ppvit.errors import PpvitError, UsageError
 from ppvit.files import read_json, sha256_of, write_json
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 SCHEMA = 1
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuse to replace what no party made.
+
+    Raises:
+        UsageError: a file, or a folder with something in it and no ``plan.json``.
+    """
+    ours = folder.is_dir() and ((folder / "plan.json").is_file() or not any(folder.iterdir()))
+    if folder.exists() and not ours:
+        raise UsageError(
+            f"{folder} is not empty and ppvit he keys has not made it (it has no plan.json); name another folder or "
+            "remove it"
+        )
+
+
+def open_private(path: Path) -> BinaryIO:
+    """A new file to write that its owner alone may read."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def write_manifest(folder: Path, fingerprint: str, **record: Any) -> None:
     """List every file of a folder with its SHA-256, beside the fingerprint of the secret key and ``record``."""
-    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != _MANIFEST}
-    write_json(folder / _MANIFEST, {"schema": SCHEMA, "fingerprint": fingerprint, **record, "files": files})
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    write_json(folder / MANIFEST, {"schema": SCHEMA, "fingerprint": fingerprint, **record, "files": files})
 
 
 def read_manifest(folder: Path, made_by: str, fingerprint: str | None = None) -> dict[str, Any]:
@@ -31,9 +52,9 @@ def read_manifest(folder: Path, made_by: str, fingerprint: str | None = None) ->
     Raises:
         PpvitError: something is missing, truncated, altered, or belongs to another key.
     """
-    manifest = read_json(folder / _MANIFEST, f"he (or ppvit he {made_by})")
+    manifest = read_json(folder / MANIFEST, f"he (or ppvit he {made_by})")
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise PpvitError(f"{folder / _MANIFEST} is of another version; make it again: ppvit he {made_by}")
+        raise PpvitError(f"{folder / MANIFEST} is of another version; make it again: ppvit he {made_by}")
     if fingerprint is not None and manifest["fingerprint"] != fingerprint:
         raise PpvitError(
             f"{folder} belongs to the key {manifest['fingerprint']}, here the key is {fingerprint}: keys were mixed "

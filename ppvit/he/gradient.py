@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ppvit.he.folders import features_name, labels_name
 from ppvit.he.parameters import Plan
 from ppvit.he.softmax import coefficients, masked_parabola
 from ppvit.he.twin import C1, C3
+
+Done = tuple[int, int]  # key switches since the last report, remaining depth
 
 
 def residuals(session: Session, plan: Plan, features: list[Any], labels: Any, ahead: list[Any] | None) -> Any:
@@ -80,38 +83,47 @@ class Worker:
         self._number, self._processes = number, processes
         self._kept: dict[int, tuple[list[Any], Any]] = {}
 
-    def __call__(self, message: tuple[str, Any]) -> tuple[list[bytes], int]:
+    def __call__(self, message: tuple[str, Any]) -> Iterator[Done]:
         """Answer ``("gradient", (iteration, V as bytes or None))`` or ``("finish", partial sums of blocks)``.
 
-        Returns:
-            Ciphertexts as bytes, and how many key switches they took.
-        """
-        before = self._session.key_switches
-        kind, content = message
-        answer = self._partial(*content) if kind == "gradient" else [self._finish(parts) for parts in content]
-        return [self._session.to_bytes(each) for each in answer], self._session.key_switches - before
+        Yields:
+            After every group or block the key switches that it took, and the remaining depth.
 
-    def _partial(self, iteration: int, ahead: list[bytes] | None) -> list[Any]:
+        Returns:
+            Ciphertexts as bytes.
+        """
+        kind, content = message
+        answer = yield from (self._partial(*content) if kind == "gradient" else self._finish(content))
+        return [self._session.to_bytes(each) for each in answer]
+
+    def _partial(self, iteration: int, ahead: list[bytes] | None) -> Iterator[Done]:
         """This share's part of X^T E by blocks, not yet relinearised; nothing where the share is empty."""
         session, plan = self._session, self._plan
         weights = ahead and [session.from_bytes("Ciphertext", each) for each in ahead]
         totals: list[Any] = []
         for group in plan.batch_groups(iteration)[self._number :: self._processes]:
+            before = session.key_switches
             features, labels = self._read(group)
             error = residuals(session, plan, features, labels, weights)
             level = session.level(error)
             products = [session.multiply(session.drop(x, level), error) for x in features]
             totals = [session.add(*pair) for pair in zip(totals, products, strict=True)] if totals else products
+            yield session.key_switches - before, level
         return totals
 
-    def _finish(self, parts: list[bytes]) -> Any:
-        """A block of the gradient, repeated over images, from the parts of all workers."""
+    def _finish(self, blocks: list[list[bytes]]) -> Iterator[Done]:
+        """Blocks of the gradient, repeated over images, each from the parts of all workers."""
         session = self._session
-        total = session.sum(session.from_bytes("Ciphertext", part) for part in parts)
-        block = session.rescale(session.relinearise(total))
-        for step in _over_images(self._plan):
-            block = session.add(block, session.rotate(block, step))
-        return block
+        finished = []
+        for parts in blocks:
+            before = session.key_switches
+            total = session.sum(session.from_bytes("Ciphertext", part) for part in parts)
+            block = session.rescale(session.relinearise(total))
+            for step in _over_images(self._plan):
+                block = session.add(block, session.rotate(block, step))
+            finished.append(block)
+            yield session.key_switches - before, session.level(block)
+        return finished
 
     def _read(self, group: int) -> tuple[list[Any], Any]:
         if group not in self._kept:

@@ -6,9 +6,11 @@ Folders: ``owner`` holds ``secret.key``, the whitening and the twin's weights; `
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ from ppvit.files import atomic_output, read_json, require_free_space, write_json
 from ppvit.he import published
 from ppvit.he.algorithms import AnyPlan, algorithm_of, load_plan, write_plan
 from ppvit.he.ckks import SecretSession, Session
-from ppvit.he.features import Whitening, backbone_of, extract, fit_whitening, unchanged
-from ppvit.he.folders import read_manifest, weights_name, write_manifest
+from ppvit.he.divergence import check as check_divergence
+from ppvit.he.features import Whitening, backbone_of, extract, fit_whitening, settings_of, unchanged, width_of
+from ppvit.he.folders import open_private, read_manifest, require_replaceable, weights_name, write_manifest
 from ppvit.he.forks import Forks, process_count
+from ppvit.he.memory import available_bytes
 from ppvit.he.parameters import make_plan
 from ppvit.he.refresh import answer_trainer
-from ppvit.he.twin import Twin
 from ppvit.results import Stopwatch, peak_memory_bytes
 
 VALIDATION = 0.2  # share of the training images on which settings may be compared; never the test images
@@ -47,7 +50,7 @@ def plan_of(config: Config, raw: Path, embedded: Path) -> AnyPlan:
         return published.make_plan(images, one.shape[1] + 1, classes, settings.iterations)
     return make_plan(
         images,
-        components_of(settings, images) + 1,
+        components_of(settings, images, width_of(config)) + 1,
         classes,
         settings.iterations,
         settings.mode,
@@ -58,28 +61,44 @@ def plan_of(config: Config, raw: Path, embedded: Path) -> AnyPlan:
     )
 
 
-def components_of(settings: He, images: int) -> int:
-    """Principal components k: as set, or min(63, n/2)."""
-    return settings.components or max(1, min(63, images // 2))
+def components_of(settings: He, images: int, width: int | None) -> int:
+    """Principal components k: as set, or min(63, n/2, D), as far as the number of features D is known."""
+    return settings.components or max(1, min(63, images // 2, width or 63))
 
 
-def make_keys(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path) -> None:
+def make_keys(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path, train_here: bool = False) -> None:
     """Draw a secret key for ``owner`` and make the evaluation keys for ``trainer``; each folder replaced whole.
 
+    Args:
+        config, raw, embedded: see :func:`plan_of`.
+        owner, trainer: folders of the parties.
+        train_here: the trainer is this machine, so its memory is checked.
+
     Raises:
-        UsageError: see :func:`plan_of`.
-        PpvitError: the disk has no room for the keys.
+        UsageError: see :func:`plan_of`; a folder is not one of ours.
+        PpvitError: the disk has no room for the keys, or this machine's memory none for a trainer that is here.
     """
     watch = Stopwatch()
+    for folder in (owner, trainer):
+        require_replaceable(folder)
     plan = plan_of(config, raw, embedded)
-    require_free_space(trainer.parent, plan.parameters.key_bytes(len(plan.rotations())) // 2)
+    processes = algorithm_of(plan).processes(plan)
+    if train_here:
+        algorithm_of(plan).require_memory(plan, available_bytes(), processes)
+    key_bytes = plan.parameters.key_bytes(len(plan.rotations())) // 2
+    require_free_space(trainer.parent, key_bytes)
+    print(
+        f"the trainer will take about {plan.memory_bytes(processes) / 2**20:.0f} MiB of memory ({processes} processes) "
+        f"and get at most {key_bytes / 2**20:.0f} MiB of keys and {plan.upload_bytes() / 2**20:.0f} MiB of data"
+    )
     session = SecretSession(plan.parameters)
-    secret = session.to_bytes(session.secret)
-    fingerprint = fingerprint_of(secret)
+    replaced = _fingerprint_in(owner)
     with atomic_output(owner, directory=True) as out:
-        descriptor = os.open(out / "secret.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret)
+        out.chmod(0o700)
+        secret = out / "secret.key"
+        open_private(secret).close()
+        session.save(session.secret, secret)
+        fingerprint = fingerprint_of(secret.read_bytes())
         write_plan(out, plan, fingerprint)
     with atomic_output(trainer, directory=True) as out:
         keys = out / "keys"
@@ -88,7 +107,17 @@ def make_keys(config: Config, raw: Path, embedded: Path, owner: Path, trainer: P
         session.save(session.seeded_rotation(plan.rotations()), keys / "rotation.key")
         write_manifest(keys, fingerprint)
         write_plan(out, plan, fingerprint)
+    if replaced:
+        print(f"{owner}: {fingerprint} took the place of {replaced}; what that key encrypted is lost", file=sys.stderr)
     write_json(owner / "keys.json", {"keys_seconds": round(watch.seconds(), 3), **_memory("keys")})
+
+
+def _fingerprint_in(owner: Path) -> str | None:
+    if not (owner / "secret.key").exists():
+        return None
+    with suppress(PpvitError):
+        return load_plan(owner)[1]
+    return "a key"
 
 
 def _memory(step: str) -> dict[str, int]:
@@ -117,7 +146,7 @@ def encrypt(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Pat
     """Extract and whiten features, train the twin in the clear, and encrypt features and labels for the trainer.
 
     Raises:
-        UsageError: parameters that do not fit the keys or the features.
+        UsageError: parameters that do not fit the keys or the features, or with which training diverges.
         PpvitError: keys missing or mixed up, the disk full.
     """
     watch = Stopwatch()
@@ -130,28 +159,31 @@ def encrypt(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Pat
     if load_plan(trainer)[1] != fingerprint:
         raise PpvitError(f"{trainer} belongs to another key than {owner}: keys were mixed up; run ppvit he keys again")
     raw_features, labels = extract(config, raw, "train", plan.images, backbone_of(config, embedded))
-    whitening = whitening_for(plan, raw_features)
+    whitening = whitening_for(plan, config.he, raw_features)
     features = whitening(raw_features)
     clear = algorithm_of(plan).twin(plan, features, labels)
-    _warn_of_large_scores(plan, clear)
+    check_divergence(plan, clear, features, labels)
     require_free_space(trainer, plan.upload_bytes())
     for stale in ("weights", "refresh"):
         shutil.rmtree(trainer / stale, ignore_errors=True)
     with atomic_output(trainer / "data", directory=True) as out:
         encrypt_data(session, plan, features, labels, out)
         write_manifest(out, fingerprint)
-    np.savez(
-        owner / "head.npz",
-        matrix=whitening.matrix,
-        offset=whitening.offset,
-        bound=whitening.bound,
-        twin_weights=clear.weights,
-        features=features,
-        labels=labels,
-    )
+    owner.chmod(0o700)
+    with open_private(owner / "head.npz") as file:
+        np.savez(
+            file,
+            matrix=whitening.matrix,
+            offset=whitening.offset,
+            bound=whitening.bound,
+            twin_weights=clear.weights,
+            features=features,
+            labels=labels,
+        )
     measured = {
-        "validation_accuracy_percent": _validate(plan, raw_features, labels),
-        "max_scores": max(clear.largest_scores, default=0.0),
+        "settings": settings_of(config),
+        "validation_accuracy_percent": _validate(plan, config.he, raw_features, labels),
+        "max_scores": clear.largest_score,
         "encrypt_seconds": round(watch.seconds(), 3),
         "upload_bytes": folder_bytes(trainer / "data"),
         "key_bytes": folder_bytes(trainer / "keys"),
@@ -160,31 +192,24 @@ def encrypt(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Pat
     write_json(owner / "encrypt.json", measured)
 
 
-def whitening_for(plan: AnyPlan, features: np.ndarray) -> Whitening:
-    """The map from raw features, float (n, D), to what the algorithm trains on; the published one takes them raw."""
-    return (
-        unchanged(features.shape[1]) if isinstance(plan, published.Plan) else fit_whitening(features, plan.columns - 1)
-    )
+def whitening_for(plan: AnyPlan, settings: He, features: np.ndarray) -> Whitening:
+    """The map from raw features, float (n, D), to what the algorithm trains on; the published one takes them raw.
+
+    A backbone with fewer features than the default number of components fills the rest with zeros.
+    """
+    if isinstance(plan, published.Plan):
+        return unchanged(features.shape[1])
+    planned = plan.columns - 1
+    return fit_whitening(features, settings.components or min(planned, features.shape[1])).padded(planned)
 
 
-def _warn_of_large_scores(plan: AnyPlan, clear: Twin) -> None:
-    if not clear.safe:
-        raw = isinstance(plan, published.Plan)
-        remedy = "set he.algorithm=tiles" if raw else "lower he.learning_rate or he.iterations, or raise he.l2"
-        print(
-            f"warning: scores reach {max(clear.largest_scores):.1f}, beyond {clear.safe_score:.0f} the polynomial "
-            f"leaves the {plan.loss} and training diverges; {remedy}",
-            file=sys.stderr,
-        )
-
-
-def _validate(plan: AnyPlan, features: np.ndarray, labels: np.ndarray) -> float | None:
+def _validate(plan: AnyPlan, settings: He, features: np.ndarray, labels: np.ndarray) -> float | None:
     """Accuracy of the twin on held-out training images: what to compare settings by."""
     held_out = int(VALIDATION * len(labels))
     kept = len(labels) - held_out
     if min(held_out, kept - plan.columns) < 1:
         return None
-    whitening = whitening_for(plan, features[:kept])
+    whitening = whitening_for(plan, settings, features[:kept])
     clear = algorithm_of(plan).twin(plan.with_images(kept), whitening(features[:kept]), labels[:kept])
     return accuracy_percent(whitening(features[kept:]) @ clear.weights.T, labels[kept:])
 
@@ -193,9 +218,10 @@ def encrypt_data(session: SecretSession, plan: AnyPlan, features: np.ndarray, la
     """Write every ciphertext of features, float64 (n, d), and labels, int64 (n,); on all processors."""
     processes = process_count(plan.images)
 
-    def work(number: int) -> None:
+    def work(number: int) -> Iterator[str]:
         for name, slots in islice(algorithm_of(plan).upload_slots(plan, features, labels), number, None, processes):
             session.save(session.encrypt_seeded(slots), out / name)
+            yield name
 
     with Forks(lambda _: work, processes) as forks:
         forks.ask(range(processes))
@@ -204,6 +230,8 @@ def encrypt_data(session: SecretSession, plan: AnyPlan, features: np.ndarray, la
 def refresh(owner: Path, trainer: Path) -> int:
     """Answer the trainer in refresh mode until it is done; returns the number of answers."""
     plan, fingerprint = load_plan(owner)
+    if plan.mode != "refresh" or plan.iterations == 1:
+        return 0  # the trainer never asks
     return answer_trainer(trainer, open_session(owner, plan, fingerprint), fingerprint)
 
 
@@ -221,8 +249,12 @@ def decrypt(owner: Path, trainer: Path) -> np.ndarray:
 
 def decrypt_weights(session: SecretSession, plan: AnyPlan, folder: Path) -> np.ndarray:
     """Weights, float64 (C, d), from a folder of ciphertexts under whatever key the session holds."""
-    ciphertexts = (session.load("Ciphertext", folder / weights_name(block)) for block in range(plan.blocks))
-    return algorithm_of(plan).weights_of(plan, [session.decrypt(each) for each in ciphertexts])
+    ciphertexts = [session.load("Ciphertext", folder / weights_name(block)) for block in range(plan.blocks)]
+    try:
+        slots = [session.decrypt(each) for each in ciphertexts]
+    except (ValueError, RuntimeError) as error:  # SEAL's, of a ciphertext with an impossible scale
+        raise PpvitError(f"{folder} cannot be decrypted ({error}); train again: ppvit he train") from None
+    return algorithm_of(plan).weights_of(plan, slots)
 
 
 def load_whitening(owner: Path) -> tuple[Whitening, dict[str, Any]]:
@@ -234,9 +266,12 @@ def load_whitening(owner: Path) -> tuple[Whitening, dict[str, Any]]:
     path = owner / "head.npz"
     if not path.exists():
         raise PpvitError(f"{path} is missing; run ppvit he encrypt")
-    with np.load(path) as kept:
-        arrays = dict(kept)
-    whitening = Whitening(arrays["matrix"], arrays["offset"], float(arrays["bound"]))
+    try:
+        with np.load(path) as kept:
+            arrays = dict(kept)
+        whitening = Whitening(arrays["matrix"], arrays["offset"], float(arrays["bound"]))
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        raise PpvitError(f"{path} is damaged ({error}); run ppvit he encrypt again") from None
     measured = {**read_json(owner / "keys.json", "he"), **read_json(owner / "encrypt.json", "he")}
     return whitening, {**arrays, **measured}
 

@@ -10,16 +10,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from ppvit.errors import PpvitError, UsageError
-from ppvit.he.scheme import CAPS, Parameters
+from ppvit.he.memory import every_level_bytes, session_bytes
+from ppvit.he.scheme import CAPS, Parameters, require_whole
 
 MAX_CLASSES, MAX_COLUMNS, MAX_IMAGES = 1024, 4096, 65_536
 _SCALES = range(36, 25, -1)  # bits; below 26 rounding shows in the accuracy, above 36 nothing is gained
 _HEADROOM = 3  # bits between the largest weight's scale and the last prime: weights up to 4 in size
 _SPECIAL = 4  # bits by which the special prime should exceed the others: less noise from every key switch
+_KEY_SWITCHING, _SUMS = 4, 6  # ciphertexts of each level, and sums over images, that a process has at once; measured
 _STEPS = 4  # rescalings of an iteration: scores, square, cubic, gradient
+
+Mode = Literal["levelled", "refresh"]
+Loss = Literal["sigmoid", "softmax"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Plan:
     classes: int
     batch: int
     iterations: int
-    mode: Literal["levelled", "refresh"]
+    mode: Mode
     learning_rate: float
     l2: float
     lanes: int
@@ -56,7 +61,7 @@ class Plan:
     ring: int
     prime_bits: tuple[int, ...]
     scale_bits: int
-    loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    loss: Loss = "sigmoid"
 
     @cached_property
     def parameters(self) -> Parameters:
@@ -118,15 +123,18 @@ class Plan:
         return sum(1 for _ in self.groups()) * (self.blocks + 1) * self.parameters.ciphertext_bytes() // 2
 
     def memory_bytes(self, processes: int = 1) -> int:
-        """Estimate of the trainer's memory: ciphertexts, evaluation keys, and working space.
+        """Estimate of the trainer's memory: evaluation keys, ciphertexts, and working space; rather too high.
 
         Without mini-batches all ciphertexts stay in memory; with them every process keeps one group of images.
         """
         groups = len(self.batch_groups(0)) if self.batches == 1 else processes
         data = groups * (self.blocks + 1) * self.parameters.ciphertext_bytes()
-        keys = self.parameters.key_bytes(len(self.rotations()))
-        working = processes * 6 * self.blocks * self.parameters.ciphertext_bytes()
-        return data + keys + working + 150 * 2**20  # Python, NumPy, SEAL's tables
+        # sums over images are of three polynomials, one a block, at the levels of the errors
+        top = self.parameters.top_level
+        levels = range(top, 0, -4) if self.mode == "levelled" else {top, top - 3}
+        products = self.blocks * sum(self.parameters.ciphertext_bytes(level) * 3 // 2 for level in levels)
+        working = _KEY_SWITCHING * every_level_bytes(self.parameters) + _SUMS * products
+        return session_bytes(self.parameters, len(self.rotations()), processes) + data + processes * working
 
     def as_record(self) -> dict[str, Any]:
         """For JSON."""
@@ -137,12 +145,26 @@ def read_plan(record: dict[str, Any], where: str) -> Plan:
     """The inverse of :meth:`Plan.as_record`, checked.
 
     Raises:
-        PpvitError: fields are missing or unknown.
+        PpvitError: fields are missing or unknown, or are not what :func:`make_plan` chooses for these sizes.
     """
     try:
-        return Plan(**{**record, "prime_bits": tuple(record["prime_bits"])})
-    except (TypeError, KeyError) as error:
+        plan = Plan(**{**record, "prime_bits": tuple(record["prime_bits"])})
+        require_whole(iterations=plan.iterations, images=plan.images, columns=plan.columns, classes=plan.classes)
+        if plan.mode not in get_args(Mode) or plan.loss not in get_args(Loss) or not 0 <= plan.l2 < math.inf:
+            raise UsageError(f"mode {plan.mode!r}, loss {plan.loss!r}, l2 {plan.l2!r}")
+        again = make_plan(
+            plan.images, plan.columns, plan.classes, plan.iterations, plan.mode,
+            plan.learning_rate, plan.l2, plan.batch, plan.loss,
+        )  # fmt: skip
+    except (PpvitError, TypeError, KeyError, ValueError, ArithmeticError) as error:
         raise PpvitError(f"{where} is no plan of this ppvit ({error}); make it again: ppvit he keys") from None
+    different = [name for name, value in again.as_record().items() if value != getattr(plan, name)]
+    if different:
+        raise PpvitError(
+            f"{where}: {different[0]} {getattr(plan, different[0])} does not fit the sizes beside it; make it again: "
+            "ppvit he keys"
+        )
+    return plan
 
 
 def _key_switches(blocks: int, groups: int, plan: Plan) -> int:

@@ -19,10 +19,12 @@ from ppvit.he import quadratic_gradient, volley_revolver
 from ppvit.he.arithmetic import CiphertextArithmetic
 from ppvit.he.ckks import Session
 from ppvit.he.folders import features_name, labels_name
-from ppvit.he.scheme import Parameters
+from ppvit.he.memory import every_level_bytes, session_bytes
+from ppvit.he.scheme import Parameters, require_whole
 from ppvit.he.twin import Twin
 
 _WEIGHTS, _STEPS = "initial-weights.ct", "steps.ct"
+_KEY_SWITCHING = 4  # ciphertexts of each level that are there at once, besides one a group
 _WAITING = 16  # ciphertexts besides features and labels: products that wait to be added up
 SAFE_SCORE = 16.7  # beyond, the paper's cubic has the wrong sign
 
@@ -82,10 +84,11 @@ class Plan:
         """Size of features, labels, initial weights and steps as uploaded, before compression."""
         return (2 * self.layout.groups + 2) * self.parameters.ciphertext_bytes() // 2
 
-    def memory_bytes(self) -> int:
+    def memory_bytes(self, processes: int = 1) -> int:
         """Estimate of the trainer's memory: keys above all, then ciphertexts."""
-        ciphertexts = 2 * self.layout.groups + _WAITING
-        return self.parameters.key_bytes(len(self.rotations())) + ciphertexts * self.parameters.ciphertext_bytes()
+        ciphertexts = (2 * self.layout.groups + _WAITING) * self.parameters.ciphertext_bytes()
+        working = (_KEY_SWITCHING + self.layout.groups) * every_level_bytes(self.parameters)
+        return session_bytes(self.parameters, len(self.rotations()), processes) + ciphertexts + working
 
     def as_record(self) -> dict[str, Any]:
         """For JSON."""
@@ -99,8 +102,10 @@ def read_plan(record: dict[str, Any], where: str) -> Plan:
         PpvitError: fields are missing or unknown.
     """
     try:
-        return Plan(**record)
-    except TypeError as error:
+        plan = Plan(**record)
+        require_whole(**plan.as_record())
+        return make_plan(plan.images, plan.columns, plan.classes, plan.iterations)
+    except (PpvitError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise PpvitError(f"{where} is no plan of this ppvit ({error}); make it again: ppvit he keys") from None
 
 
@@ -198,13 +203,22 @@ class _Reporting(CiphertextArithmetic):
 
     def multiply(self, a: Any, b: Any) -> Any:
         result = super().multiply(a, b)
-        self._bar.set_postfix_str(f"depth left {self._session.level(result)}", refresh=False)
+        self._tell_depth(result)
         self._bar.update(1)
         return result
 
+    def multiply_plain(self, a: Any, vector: np.ndarray) -> Any:
+        result = super().multiply_plain(a, vector)
+        self._tell_depth(result)
+        return result
+
     def rotate(self, a: Any, steps: int) -> Any:
+        result = super().rotate(a, steps)
         self._bar.update(1)
-        return super().rotate(a, steps)
+        return result
+
+    def _tell_depth(self, result: Any) -> None:
+        self._bar.set_postfix_str(f"depth left {self._session.level(result)}", refresh=False)
 
 
 class Counter:

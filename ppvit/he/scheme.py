@@ -24,6 +24,17 @@ def sealapi() -> Any:
     return tenseal.sealapi
 
 
+def require_whole(**sizes: Any) -> None:
+    """Refuse sizes that are no whole numbers from 1 on.
+
+    Raises:
+        UsageError: names the first.
+    """
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise UsageError(f"{name} {size!r} is no whole number from 1 on")
+
+
 @dataclass(frozen=True)
 class Parameters:
     """A CKKS parameter set at 128 bits of security.
@@ -75,6 +86,14 @@ class Parameters:
     def ciphertext_bytes(self, level: int | None = None) -> int:
         """Size of a ciphertext in memory, two polynomials; a fresh one under symmetric encryption travels as half."""
         return 2 * 8 * self.ring * ((self.top_level if level is None else level) + 1)
+
+    def table_bytes(self) -> int:
+        """Size of SEAL's precomputed tables: of roots both ways, 32 bytes a coefficient.
+
+        A set of l primes has l tables and, for base conversion, up to l + 2 more; there is one set for every level and
+        one with the special prime.
+        """
+        return 32 * self.ring * sum(2 * primes + 2 for primes in range(1, len(self.prime_bits) + 1))
 
     def key_bytes(self, rotations: int) -> int:
         """Size in memory of the relinearisation key and the keys of that many rotations."""

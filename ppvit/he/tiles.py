@@ -68,22 +68,20 @@ def train(
     switches = 0
     with Forks(lambda number: Worker(session, plan, data, number, count), count) as forks:
 
-        def ask(messages: list[tuple[str, Any]]) -> list[list[bytes]]:
+        def report(done: tuple[int, int]) -> None:
             nonlocal switches
-            answers = forks.ask(messages)
-            switches += sum(count for _, count in answers)
-            bar.update(sum(count for _, count in answers))
-            return [ciphertexts for ciphertexts, _ in answers]
+            switches += done[0]
+            bar.set_postfix_str(f"iteration {iteration + 1}/{plan.iterations}, depth left {done[1]}")
+            bar.update(done[0])
 
         for iteration in range(plan.iterations):
-            level = session.level(ahead[0]) if ahead else session.parameters.top_level
-            bar.set_postfix_str(f"iteration {iteration + 1}/{plan.iterations}, depth left {level}")
             if renew and weights and ahead:
                 weights, ahead = renew([weights, ahead])
+            report((0, session.level(ahead[0]) if ahead else session.parameters.top_level))
             sent = ahead and [session.to_bytes(each) for each in ahead]
-            parts = [part for part in ask([("gradient", (iteration, sent))] * count) if part]
+            parts = [part for part in forks.ask([("gradient", (iteration, sent))] * count, report) if part]
             blocks = [[part[block] for part in parts] for block in range(plan.blocks)]
-            shares = ask([("finish", blocks[number::count]) for number in range(count)])
+            shares = forks.ask([("finish", blocks[number::count]) for number in range(count)], report)
             gradient = [b""] * plan.blocks
             for number, share in enumerate(shares):
                 gradient[number::count] = share

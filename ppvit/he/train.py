@@ -6,19 +6,19 @@ import resource
 import sys
 from pathlib import Path
 
-import psutil
 from tqdm import tqdm
 
 from ppvit.files import atomic_output, write_json
 from ppvit.he.algorithms import AnyPlan, algorithm_of, load_plan
 from ppvit.he.ckks import Session
 from ppvit.he.folders import read_manifest, weights_name, write_manifest
-from ppvit.he.refresh import ask_owner
+from ppvit.he.memory import available_bytes
+from ppvit.he.refresh import asker, start_run
 from ppvit.results import Stopwatch, environment, peak_memory_bytes
 
 
 def run(folder: Path, data: Path | None = None) -> None:
-    """Train on what the owner sent and write encrypted weights to ``weights`` beside it.
+    """Train on what the owner sent and write encrypted weights to ``weights`` beside it, anew.
 
     Args:
         folder: the trainer's: ``plan.json``, ``keys``, ``data``.
@@ -31,12 +31,13 @@ def run(folder: Path, data: Path | None = None) -> None:
     plan, fingerprint = load_plan(folder)
     algorithm = algorithm_of(plan)
     processes = algorithm.processes(plan)
-    algorithm.require_memory(plan, psutil.virtual_memory().available, processes)
+    algorithm.require_memory(plan, available_bytes(), processes)
     data = data or folder / "data"
     for place, made_by in ((folder / "keys", "keys"), (data, "encrypt")):
         read_manifest(place, made_by, fingerprint)
+    started = start_run(folder)
     session = load_session(folder, plan)
-    renew = (lambda state: ask_owner(folder, session, fingerprint, state)) if plan.mode == "refresh" else None
+    renew = asker(folder, started, session, fingerprint) if plan.mode == "refresh" else None
     with tqdm(total=plan.key_switches(), desc="train", unit="key switch", disable=None, file=sys.stderr) as bar:
         weights, switches = algorithm.train(session, plan, data, bar, renew)
     with atomic_output(folder / "weights", directory=True) as out:
@@ -49,7 +50,7 @@ def run(folder: Path, data: Path | None = None) -> None:
             **environment(),
         }
         write_json(out / "training.json", measured)
-        write_manifest(out, fingerprint)
+        write_manifest(out, fingerprint, run=started)
 
 
 def _memory_bytes(processes: int) -> int:
