@@ -9,7 +9,7 @@ import psutil
 
 from ppvit.he.scheme import Parameters
 
-# measured as proportional set size, summed over processes, rounded up; a study of sizes is in tests/test_he_memory.py
+# measured as proportional set size, rounded up; sizes and figures are in tests/test_he_memory.py
 _FIRST_PROCESS = 60 * 2**20  # Python, NumPy, TenSEAL
 _EVERY_FORK = 30 * 2**20  # pages that a fork soon has of its own
 _KEYS = 1.07  # memory pools hand out a little more than keys ask for
@@ -35,10 +35,10 @@ def every_level_bytes(parameters: Parameters) -> int:
 
 def available_bytes() -> int:
     """Memory that this process may still take: the machine's, or its control group's where that has less."""
-    return min(psutil.virtual_memory().available, *_left_in_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))
+    return min(psutil.virtual_memory().available, *left_in_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))
 
 
-def _left_in_groups(root: Path, groups: Path) -> list[float]:
+def left_in_groups(root: Path, groups: Path) -> list[float]:
     """What the groups of this process, their parents included, leave; infinite where there are none.
 
     Args:
