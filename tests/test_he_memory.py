@@ -1,9 +1,9 @@
 """Memory of the trainer: the estimate's parts against what SEAL takes, and the whole against a small training.
 
 Larger sizes, `ppvit he train` on two processors, proportional set size summed over processes every 50 ms, largest
-against the estimate, MiB: 1024 x 64 x 10 T=2 653, 712; 128 x 401 T=2 787, 862; 256 x 64 T=3 1310, 1428; 512 x 64 T=4
-2373, 2599; 512 x 64 T=5 5920, 7708; 60 x 8 T=5, one process, 3443, 3625; the published algorithm, 16 x 65 x 3 T=1, 773,
-839.
+against the estimate, MiB: 1024 x 64 x 10 T=2 653, 739; 128 x 401 T=2 787, 896; 256 x 64 T=3 1310, 1435; 512 x 64 T=4
+2373, 2562; 512 x 64 T=5 5920, 7483; 60 x 8 T=5, one process, 3443, 3647; refresh, 512 x 64 T=6 522, 553; 4096 x 64 in
+batches of 512 468, 489; the published algorithm, 16 x 65 x 3 T=1, 773, 854.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from ppvit.errors import PpvitError
-from ppvit.he import memory, owner
+from ppvit.he import memory, owner, published
 from ppvit.he.algorithms import write_plan
 from ppvit.he.ckks import SecretSession
 from ppvit.he.folders import write_manifest
@@ -45,8 +45,9 @@ def test_estimate_holds_for_the_largest_sizes_that_were_measured():
     for sizes, processes, measured in [
         ((1024, 64, 10, 2), 2, 653), ((128, 401, 10, 2), 2, 787), ((256, 64, 10, 3), 2, 1310),
         ((512, 64, 10, 4), 2, 2373), ((512, 64, 10, 5), 2, 5920), ((60, 8, 10, 5), 1, 3443),
+        ((512, 64, 10, 6, "refresh"), 2, 522), ((4096, 64, 10, 4, "refresh", 4.0, 0.0, 512), 2, 468),
     ]:  # fmt: skip
-        assert measured <= make_plan(*sizes).memory_bytes(processes) / MIB <= 1.32 * measured, sizes
+        assert measured <= make_plan(*sizes).memory_bytes(processes) / MIB <= 1.3 * measured, sizes
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="proportional set size is Linux's")
@@ -112,6 +113,10 @@ def test_control_groups_with_less_than_the_machine_count(tmp_path):
     assert min(memory.left_in_groups(first, groups)) == 4 * MIB
     assert min(memory.left_in_groups(tmp_path, tmp_path / "none")) == float("inf")
     assert 0 < memory.available_bytes() <= psutil.virtual_memory().total
+
+
+def test_the_published_algorithm_takes_what_was_measured_too():
+    assert 773 <= published.make_plan(16, 65, 3, 1).memory_bytes() / MIB <= 1.3 * 773
 
 
 def test_what_does_not_fit_is_refused():

@@ -24,15 +24,15 @@ class He(Section):
     batch_images: int = Field(0, ge=0)
     """images of one iteration, where all at once outgrow the memory; 0 takes all"""
     components: int = Field(0, ge=0)
-    """principal components that are kept; 0 means min(63, train_images / 2), for volley_revolver raw features"""
+    """principal components that are kept; 0 means min(63, train_images / 2, features); volley_revolver: raw"""
     mode: Literal["levelled", "refresh"] = "levelled"
-    """levelled: no help while training, 1 to 5 iterations; refresh: the owner renews the weights, any number"""
+    """levelled: no help, 1 to 5 iterations, more where the chain fits; refresh: the owner renews weights, any number"""
     iterations: int = Field(2, ge=1, le=1000)
     """steps of accelerated gradient ascent"""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """sigmoid: a cubic a class; softmax: a parabola of equal depth, better with many classes, 4 or more iterations"""
     learning_rate: float = Field(4.0, gt=0)
-    """tiles: of the mean gradient; too high a rate drives scores beyond 12 (softmax: 8), where training diverges"""
+    """tiles: of the mean gradient; `he encrypt` warns of scores beyond 12 (softmax: 8) and refuses what diverges"""
     l2: float = Field(0.0, ge=0)
     """factor of the weights in the gradient; keeps scores small"""
 

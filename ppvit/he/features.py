@@ -84,12 +84,6 @@ def fit_whitening(features: np.ndarray, components: int) -> Whitening:
     return Whitening(matrix, -matrix @ mean)
 
 
-def width_of(config: Config) -> int | None:
-    """Number of features D, where it is known without loading a backbone."""
-    colours = {"pixels": 3, "grey": 1}.get(config.he.features)
-    return colours and colours * config.dataset.image_size**2
-
-
 def settings_of(config: Config) -> dict[str, Any]:
     """All parameters that determine the features of an image, by name."""
     dataset, encrypt, model = config.dataset, config.encrypt, config.model

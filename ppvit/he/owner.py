@@ -25,7 +25,7 @@ from ppvit.he import published
 from ppvit.he.algorithms import AnyPlan, algorithm_of, load_plan, write_plan
 from ppvit.he.ckks import SecretSession, Session
 from ppvit.he.divergence import check as check_divergence
-from ppvit.he.features import Whitening, backbone_of, extract, fit_whitening, settings_of, unchanged, width_of
+from ppvit.he.features import Whitening, backbone_of, extract, fit_whitening, settings_of, unchanged
 from ppvit.he.folders import open_private, read_manifest, require_replaceable, weights_name, write_manifest
 from ppvit.he.forks import Forks, process_count
 from ppvit.he.memory import available_bytes
@@ -50,7 +50,7 @@ def plan_of(config: Config, raw: Path, embedded: Path) -> AnyPlan:
         return published.make_plan(images, one.shape[1] + 1, classes, settings.iterations)
     return make_plan(
         images,
-        components_of(settings, images, width_of(config)) + 1,
+        components_of(settings, images) + 1,
         classes,
         settings.iterations,
         settings.mode,
@@ -61,9 +61,9 @@ def plan_of(config: Config, raw: Path, embedded: Path) -> AnyPlan:
     )
 
 
-def components_of(settings: He, images: int, width: int | None) -> int:
-    """Principal components k: as set, or min(63, n/2, D), as far as the number of features D is known."""
-    return settings.components or max(1, min(63, images // 2, width or 63))
+def components_of(settings: He, images: int) -> int:
+    """Principal components k: as set, or min(63, n/2); see :func:`whitening_for` where there are fewer features."""
+    return settings.components or max(1, min(63, images // 2))
 
 
 def make_keys(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Path, train_here: bool = False) -> None:
@@ -195,7 +195,8 @@ def encrypt(config: Config, raw: Path, embedded: Path, owner: Path, trainer: Pat
 def whitening_for(plan: AnyPlan, settings: He, features: np.ndarray) -> Whitening:
     """The map from raw features, float (n, D), to what the algorithm trains on; the published one takes them raw.
 
-    A backbone with fewer features than the default number of components fills the rest with zeros.
+    A backbone with fewer features than the default number of components has zeros for the rest, as keys are made before
+    any feature is known.
     """
     if isinstance(plan, published.Plan):
         return unchanged(features.shape[1])

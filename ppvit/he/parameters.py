@@ -20,7 +20,8 @@ MAX_CLASSES, MAX_COLUMNS, MAX_IMAGES = 1024, 4096, 65_536
 _SCALES = range(36, 25, -1)  # bits; below 26 rounding shows in the accuracy, above 36 nothing is gained
 _HEADROOM = 3  # bits between the largest weight's scale and the last prime: weights up to 4 in size
 _SPECIAL = 4  # bits by which the special prime should exceed the others: less noise from every key switch
-_KEY_SWITCHING, _SUMS = 4, 6  # ciphertexts of each level, and sums over images, that a process has at once; measured
+_KEY_SWITCHING, _SUMS = 4, 5  # ciphertexts of each level, and sums over images, that a process has at once; measured
+_WEIGHTS = 5  # W, V and gradients that the first process has at once, in sizes of features; measured
 _STEPS = 4  # rescalings of an iteration: scores, square, cubic, gradient
 
 Mode = Literal["levelled", "refresh"]
@@ -133,8 +134,9 @@ class Plan:
         top = self.parameters.top_level
         levels = range(top, 0, -4) if self.mode == "levelled" else {top, top - 3}
         products = self.blocks * sum(self.parameters.ciphertext_bytes(level) * 3 // 2 for level in levels)
-        working = _KEY_SWITCHING * every_level_bytes(self.parameters) + _SUMS * products
-        return session_bytes(self.parameters, len(self.rotations()), processes) + data + processes * working
+        working = processes * (_KEY_SWITCHING * every_level_bytes(self.parameters) + _SUMS * products)
+        weights = _WEIGHTS * self.blocks * self.parameters.ciphertext_bytes()
+        return session_bytes(self.parameters, len(self.rotations()), processes) + data + working + weights
 
     def as_record(self) -> dict[str, Any]:
         """For JSON."""

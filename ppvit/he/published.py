@@ -199,7 +199,7 @@ class _Reporting(CiphertextArithmetic):
 
     def __init__(self, session: Session, bar: Any) -> None:
         super().__init__(session)
-        self._bar = bar
+        self._bar, self._depth = bar, session.parameters.top_level
 
     def multiply(self, a: Any, b: Any) -> Any:
         result = super().multiply(a, b)
@@ -218,7 +218,8 @@ class _Reporting(CiphertextArithmetic):
         return result
 
     def _tell_depth(self, result: Any) -> None:
-        self._bar.set_postfix_str(f"depth left {self._session.level(result)}", refresh=False)
+        self._depth = min(self._depth, self._session.level(result))  # operands that wait are higher
+        self._bar.set_postfix_str(f"depth left {self._depth}", refresh=False)
 
 
 class Counter:

@@ -14,8 +14,9 @@ All goes through an `Arithmetic`, and so works on ciphertexts and on plain array
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from math import ceil
 from typing import Generic, TypeVar
 
@@ -200,10 +201,11 @@ def train(arithmetic: Arithmetic[Value], layout: Layout, upload: Upload[Value], 
 def products(arithmetic: Arithmetic[Value], layout: Layout, samples: list[Value], weights: Value) -> list[Value]:
     """X V^T of every group: row i, column c < C holds the logit of sample i and class c; zero elsewhere."""
     logits: list[Value | None] = [None] * len(samples)
+    first = layout.pack(np.ones((layout.rows, 1)))  # the first column
     for turn in range(layout.rows):
         turned = arithmetic.rotate(weights, layout.columns) if turn else weights
         weights = turned
-        first, diagonal = first_column(layout), class_diagonal(layout, turn)
+        diagonal = class_diagonal(layout, turn)
         for group, sample in enumerate(samples):
             row_sums = sum_along(arithmetic, arithmetic.multiply(sample, turned), layout.lanes, 1)
             alone = arithmetic.multiply_plain(row_sums, first)
@@ -229,7 +231,7 @@ def gradient(
     total: Value | None = None
     for turn in range(layout.classes):
         errors = [arithmetic.rotate(each, 1) for each in errors] if turn else errors
-        turned = add_all(arithmetic, map(arithmetic.multiply, errors, samples))
+        turned = reduce(arithmetic.add, map(arithmetic.multiply, errors, samples))
         column_sums = turned
         for _ in range(layout.rows - 1):
             turned = arithmetic.rotate(turned, layout.columns)
@@ -270,17 +272,6 @@ def repeat(arithmetic: Arithmetic[Value], value: Value, period: int, copies: int
             there += 2**power
     assert there == copies
     return made
-
-
-def add_all(arithmetic: Arithmetic[Value], values: Iterable[Value]) -> Value:
-    first, *others = values
-    for other in others:
-        first = arithmetic.add(first, other)
-    return first
-
-
-def first_column(layout: Layout) -> Vector:
-    return layout.pack(np.ones((layout.rows, 1)))
 
 
 def class_diagonal(layout: Layout, turn: int) -> Vector:
