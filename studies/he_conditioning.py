@@ -6,6 +6,9 @@ Chiang (arXiv 2304.03807) trains on 400 non-negative features of RegNetX-400MF a
 two iterations: 20.48, then 21.49 % on MNIST's test images. Neither those images nor those weights come with a package,
 so: scikit-learn's digits, enlarged to 20 x 20 pixels, 400 non-negative features; 128 images, tested on the other 1669.
 Twenty draws. Arithmetic of the plain twin, `ppvit.he.quadratic_gradient`. The results are in `he_losses.md`.
+
+Digits are light strokes on black; inverted, 1 - x, they are dark strokes on light paper: all features share a large
+common part, as pooled ReLU features of a RegNet do.
 """
 
 from __future__ import annotations
@@ -28,15 +31,10 @@ def main() -> None:
     for seed in range(DRAWS):
         order = np.random.default_rng(seed).permutation(len(pixels))
         kept, tested = order[:IMAGES], order[IMAGES:]
-        raw = pixels[kept], pixels[tested]
-        mean, deviation = raw[0].mean(axis=0), raw[0].std(axis=0) + 1e-3
-        whitening = fit_whitening(raw[0], COMPONENTS)
-        ways = {
-            "raw": raw,
-            "standardised": tuple((each - mean) / deviation for each in raw),
-            "whitened": (whitening(raw[0])[:, :-1], whitening(raw[1])[:, :-1]),
-        }
-        for name, (x, other) in ways.items():
+        for name, (x, other) in {
+            **conditioned("", pixels[kept], pixels[tested]),
+            **conditioned("inverted, ", 1 - pixels[kept], 1 - pixels[tested]),
+        }.items():
             x, other = (np.c_[each, np.ones(len(each))] for each in (x, other))
             scores = [other @ train(x, digits.target[kept], 10, iterations).weights.T for iterations in (1, 2)]
             optimum = LogisticRegression(max_iter=500).fit(x, digits.target[kept])
@@ -49,6 +47,17 @@ def main() -> None:
         print(
             f"| {name} | {one.mean():.1f} | {two.mean():.1f} | {two.min():.1f}, {two.max():.1f} | {best.mean():.1f} |"
         )
+
+
+def conditioned(kind: str, kept: np.ndarray, tested: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Features of both sets of images as they are, standardised and whitened as `kept` says."""
+    mean, deviation = kept.mean(axis=0), kept.std(axis=0) + 1e-3
+    whitening = fit_whitening(kept, COMPONENTS)
+    return {
+        f"{kind}raw": (kept, tested),
+        f"{kind}standardised": ((kept - mean) / deviation, (tested - mean) / deviation),
+        f"{kind}whitened": (whitening(kept)[:, :-1], whitening(tested)[:, :-1]),
+    }
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from ppvit.errors import PpvitError, UsageError
-from ppvit.he import ckks, owner, packing, softmax, twin
+from ppvit.he import ckks, owner, packing, quadratic_gradient, softmax, twin
 from ppvit.he.features import fit_whitening
 from ppvit.he.parameters import choose_chain, make_plan
 from ppvit.he.tiles import train
@@ -82,6 +82,29 @@ def test_twin_with_softmax_follows_its_parabola():
         scores = x @ first  # the first momentum is 0
         second = first + 4.0 / 200 * x.T @ (target - (k0 + k1 * scores + k2 * scores**2))
         np.testing.assert_allclose(twin.train(twice, x, labels).weights[label], second, atol=1e-12)
+
+
+def test_features_with_a_large_common_part_end_where_the_paper_does():
+    """Digits inverted, 128 of them, two iterations of the paper's algorithm; `studies/he_conditioning.py`, 3 draws."""
+    images, labels = load_digits(return_X_y=True)
+    inverted = 1 - images / 16
+    accuracy = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(labels))
+        kept, tested = order[:128], order[128:]
+        whitening = fit_whitening(inverted[kept], 63)
+        raw = np.c_[inverted, np.ones(len(labels))]
+        accuracy.append(
+            [
+                owner.accuracy_percent(
+                    x[tested] @ quadratic_gradient.train(x[kept], labels[kept], 10, 2).weights.T, labels[tested]
+                )
+                for x in (raw, whitening(inverted))
+            ]
+        )
+    raw_mean, whitened_mean = np.mean(accuracy, axis=0)
+    assert 5 < raw_mean < 30  # the paper has 21.49
+    assert whitened_mean > 75
 
 
 def test_twin_learns_and_tells_scores_that_the_cubic_cannot_follow():
