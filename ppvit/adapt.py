@@ -16,6 +16,7 @@ is put in place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -107,7 +108,7 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
 
     Raises:
         UsageError: the model is not adaptable to this cipher.
-        PpvitError: the difference is beyond tolerance (only when enabled).
+        PpvitError: the difference is beyond tolerance (only when enabled), or logits are not numbers.
     """
     if enabled:
         require_adaptable(backbone.model, cipher)
@@ -121,6 +122,11 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
         adapted = encrypt_embedding(plain, cipher.affine_map()) if enabled else plain
         change = partial(write_embedding, embedding=adapted)
     differences = _compare(backbone, cipher, change)
+    if not all(map(math.isfinite, differences.values())):
+        raise PpvitError(
+            f"the logits of {backbone.architecture} are not numbers: its weights are damaged; fetch model.checkpoint "
+            "again"
+        )
     if enabled and (
         differences["max_logit_difference_float64"] > TOLERANCE_FLOAT64
         or differences["max_logit_difference_float32"] > TOLERANCE_FLOAT32

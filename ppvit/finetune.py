@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from ppvit import __version__
 from ppvit.adversarial import Ball, plain_ball
 from ppvit.adversarial.monitor import Monitor, hold_out
 from ppvit.adversarial.objective import Robust
-from ppvit.batch_norm import set_batch_norm
+from ppvit.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.batches import EncryptedImages, epoch_batches, load_batches, require_same_key
 from ppvit.checkpoint import Checkpoint, scratch_folder, seed_everything
 from ppvit.config import Adversarial, Finetune
-from ppvit.errors import PpvitError
+from ppvit.errors import PpvitError, UsageError
 from ppvit.files import sha256_of
 from ppvit.models import load_model, model_input, read_record
 from ppvit.objective import Objective
@@ -121,7 +122,16 @@ def run(
 
 
 def attach(tuner: Tuner, model: nn.Module, settings: Finetune, images: Dataset) -> nn.Module:
-    """The model extended by the method, with its start values, ready to train on ``images``."""
+    """The model extended by the method, with its start values, ready to train on ``images``.
+
+    Raises:
+        UsageError: there is no batch normalisation for ``finetune.batch_norm``.
+    """
+    if settings.batch_norm != "frozen" and not batch_norm_names(model):
+        raise UsageError(
+            f"finetune.batch_norm {settings.batch_norm}: {type(model).__name__} has no batch normalisation; set "
+            "finetune.batch_norm=frozen"
+        )
     model = set_batch_norm(tuner.attach(model), settings.batch_norm)
     epoch = epoch_batches(len(images), settings.batch_size, settings.seed, epoch=0)
     tuner.initialise(model, (model_input(batch) for batch, _ in load_batches(images, epoch)))
@@ -158,14 +168,22 @@ class Defence:
         trained, held_out = hold_out(len(dataset), adversarial.monitor_images, settings.seed)
         self.images = Subset(dataset, trained.tolist()) if len(held_out) else dataset
         self._held_out = Subset(dataset, held_out.tolist()) if len(held_out) else None
+        if adversarial.monitor_images and not len(held_out):
+            print(
+                f"warning: {len(dataset)} training images are too few to hold a tenth out, so the last epoch is kept",
+                file=sys.stderr,
+            )
 
-    def objective(self, settings: Finetune, accelerator: Accelerator, monitored: bool = True) -> Robust:
-        """The objective of one training run, with a state of its own."""
-        monitor = None
-        if monitored and self._held_out is not None:
+    def objective(self, settings: Finetune, accelerator: Accelerator, probe: bool = False) -> Robust:
+        """The objective of one training run, with a state of its own; that of the head alone is neither monitored nor
+        warmed up."""
+        monitor, adversarial = None, self.adversarial
+        if not probe and self._held_out is not None:
             monitor = Monitor(self._held_out, self.ball, settings.batch_size, accelerator)
+        if probe:  # whose few epochs a warm-up of the run would spend below full strength
+            adversarial = adversarial.model_copy(update={"warmup_epochs": 0})
         steps = math.ceil(len(self.images) / (settings.batch_size * settings.accumulation))
-        return Robust(settings, self.adversarial, self.ball, accelerator, steps, self._classes, monitor)
+        return Robust(settings, adversarial, self.ball, accelerator, steps, self._classes, monitor)
 
 
 def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) -> Checkpoint:
@@ -183,7 +201,7 @@ def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) 
     # a copy, so that devices, precision and frozen statistics of the probe leave no trace
     probed = attach(make_tuner(settings), copy.deepcopy(model), settings, defence.images)
     checkpoint = Checkpoint({**determines, "phase": "head"}, scratch_folder())
-    objective = defence.objective(settings, accelerator, monitored=False)
+    objective = defence.objective(settings, accelerator, probe=True)
     optimizer = make_optimizer(settings, probed)
     training = Training(settings, accelerator, probed, optimizer, defence.images, checkpoint, objective=objective)
     training.run()
@@ -199,9 +217,7 @@ def robust_values(objective: Robust, training: Training) -> dict[str, Any]:
     """Figures of adversarial training for the result file; those of the selected epoch where one was selected."""
     chosen = training.history[(objective.selected_epoch or len(training.history)) - 1]
     seconds = training.seconds
-    values = {
-        name: value for name, value in chosen.items() if name.startswith(("train_natural", "train_robust", "heldout"))
-    }
+    values = {name: value for name, value in chosen.items() if name.startswith(("train_", "heldout"))}
     return values | {
         "attack_steps": objective.attack.steps,
         "attack_time_percent": 100 * objective.attack_seconds / seconds if seconds else 0.0,

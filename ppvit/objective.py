@@ -39,6 +39,9 @@ class Objective:
         loss = self._cross_entropy(logits, labels)
         return loss, torch.stack([loss.detach(), right(logits, labels)]).double()
 
+    def count(self, measured: Tensor, images: int) -> None:
+        """Called with the measures of every batch that belongs to this process, and the number of its images."""
+
     def end_epoch(self, model: nn.Module) -> dict[str, float]:
         """Called in every process after an epoch; returns more metrics of it."""
         return {}

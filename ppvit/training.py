@@ -125,6 +125,7 @@ class Training:
         self._accelerator.backward(loss * weight)
         if weight:
             self._sums += measured
+            self._objective.count(measured, len(labels))
 
     def _optimizer_step(self, step: int) -> None:
         factor = learning_rate_factor(self.settings, step, self.settings.epochs * self._steps_per_epoch)
@@ -168,9 +169,10 @@ class Training:
     def _save(self, epoch: int, step: int) -> None:
         self._require_finite(epoch)
         sums, objective = self._accelerator.reduce(self._sums), self._objective.state()
+        scaler = self._accelerator.scaler  # of fp16
         if self._accelerator.is_main_process:
             progress = {"epoch": epoch, "step": step, "history": self.history, "sums": sums.tolist()}
-            progress["objective"] = objective
+            progress |= {"objective": objective, "scaler": scaler.state_dict() if scaler else None}
             self.checkpoint.save(self._accelerator.unwrap_model(self.model), self._optimizer, progress)
 
     def _resume(self) -> tuple[int, int]:
@@ -180,6 +182,8 @@ class Training:
             return 0, 0
         self.history = progress["history"]
         self._objective.load_state(progress["objective"])
+        if progress["scaler"]:
+            self._accelerator.scaler.load_state_dict(progress["scaler"])
         # every process counts from the main one's sums, the others from zero, so that their sum is right
         if self._accelerator.is_main_process:
             self._sums += torch.tensor(progress["sums"], dtype=torch.float64, device=self._sums.device)

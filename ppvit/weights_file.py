@@ -34,7 +34,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Tensors may be at the top of the file, or under ``state_dict`` or ``model``; no code in the file is run.
 
     Raises:
-        PpvitError: unreadable, or more than plain tensors.
+        PpvitError: unreadable, more than plain tensors, or values that are no numbers.
     """
     try:
         state = load_state_dict(str(path), use_ema=True, weights_only=True)
@@ -48,6 +48,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if others or not state:
         held = f"'{others[0]}', which is no tensor" if others else "no tensors"
         raise PpvitError(f"{path} holds {held}; save the model's state_dict alone, or under 'state_dict'")
+    broken = next((name for name, value in state.items() if not value.isfinite().all()), None)
+    if broken is not None:
+        raise PpvitError(f"{path} holds values that are no numbers in '{broken}'; fetch it again")
     return state
 
 

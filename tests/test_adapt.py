@@ -300,6 +300,16 @@ def test_beyond_tolerance_the_stage_fails(key, monkeypatch):
         adapt_model(tiny_backbone(), make_cipher("block", key, 16, 4))
 
 
+def test_logits_that_are_no_numbers_are_told(key):
+    """No comparison with them fails of itself."""
+    backbone = tiny_backbone()
+    with torch.no_grad():
+        backbone.model.blocks[0].attn.qkv.weight[0, 0] = torch.nan
+    for enabled in (True, False):
+        with pytest.raises(PpvitError, match="the logits of .* are not numbers: its weights are damaged"):
+            adapt_model(backbone, make_cipher("block", key, 16, 4), enabled)
+
+
 @pytest.mark.parametrize("variant", UNMAPPED)
 def test_ciphers_without_a_map_are_refused(variant, key):
     cipher = cipher_of(variant, key)

@@ -63,6 +63,28 @@ def test_an_attack_never_exceeds_epsilon(norm, epsilon, step, start, seed):
     assert moved.abs().max() <= 1
 
 
+@pytest.mark.parametrize("epsilon", [300, 765])
+def test_l2_balls_of_large_images_hold(epsilon):
+    """The length of 384 px is summed over 442,368 values, which float32 does too coarsely."""
+    origin = 1.8 * torch.rand(2, 3, 384, 384, generator=torch.Generator().manual_seed(0)) - 0.9
+    weight = torch.randn(origin.shape, generator=torch.Generator().manual_seed(1))
+    ball = Ball.of_grey_levels("l2", epsilon)
+    moved = pgd(lambda images: (weight * images).sum(), origin, ball, 3, ball.epsilon / 2, "uniform")
+    assert ball.radius(moved, origin) == pytest.approx(ball.epsilon, rel=1e-6)
+
+
+def test_starts_are_those_of_the_papers():
+    """TRADES: 0.001 N(0, 1) on a scale of 0..1, which is 2 wide here. N-FGSM: uniform in twice the ball."""
+    grey, ball = torch.zeros(20, 3, 16, 16), Ball("linf", 0.1)
+    generator = torch.Generator().manual_seed(0)
+    noise = pgd(lambda images: images.sum(), grey, ball, 0, 0.01, "noise", generator)
+    assert noise.std().item() == pytest.approx(0.002, rel=0.03)
+    seen = []
+    pgd(lambda images: seen.append(images.detach()) or images.sum(), grey, ball, 1, 0.1, "n_fgsm", generator)
+    assert 0.19 < seen[0].abs().max() <= 0.2
+    assert seen[0].std().item() == pytest.approx(0.2 / 3**0.5, rel=0.03)
+
+
 def test_grey_levels():
     black, white = (as_input(np.full((1, 2, 2, 3), value, np.uint8)) for value in (0, 255))
     assert Ball.of_grey_levels("linf", 255).epsilon == pytest.approx(Ball("linf", 1).radius(black, white).item())
@@ -94,7 +116,13 @@ def test_an_attack_leaves_no_gradient_and_the_model_as_it_was(inner_loss):
     modes = [module.training for module in model.modules()]
     trained = [parameter.requires_grad for parameter in model.parameters()]
     images, labels = as_input(noise_images(2)), torch.tensor([0, 1])
+    while_attacked = []
+    model.norm.register_forward_hook(
+        lambda *_: while_attacked.extend(parameter.requires_grad for parameter in model.parameters())
+    )
     moved = Attack(Ball.of_grey_levels("linf", 8), 2, 2 / 127.5, "noise", inner_loss).perturb(model, images, labels)
+    assert while_attacked
+    assert not any(while_attacked)  # nothing but the input takes a gradient
     assert not moved.requires_grad
     assert (moved != images).any()
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -18,7 +18,7 @@ from torch.nn import functional
 import ppvit.checkpoint
 from ppvit import finetune, training
 from ppvit.adversarial import Attack, Ball
-from ppvit.adversarial.monitor import hold_out
+from ppvit.adversarial.monitor import Monitor, hold_out
 from ppvit.adversarial.objective import Robust, attack_of
 from ppvit.adversarial.scalars import automatic_weights
 from ppvit.config import Adversarial, default_yaml, load
@@ -130,7 +130,7 @@ def test_automatic_scalars():
     named = model(images).argmax(1)
     named[0] = (named[0] + 1) % 7  # three of four right
     objective.begin_step(0, 1)
-    objective.loss(model, images, named)
+    objective.count(objective.loss(model, images, named)[1], 4)
     objective.begin_step(0, 2)  # 8 steps an epoch: a refresh at every second
     assert objective.weights == (0.25, 4.5)
 
@@ -173,6 +173,30 @@ def test_monitor_strengthens_the_attack_and_chooses_the_epoch():
     assert (model.head.bias == 1.0).all()
 
 
+def test_monitor_is_pgd_20_with_a_quarter_of_the_radius():
+    """On two classes that a line parts, against the closed form: an image stands if its margin exceeds what the worst
+    point of the ball takes, epsilon times the L1 norm of the weights."""
+    # far from black and white, where the range of pixels would protect as well
+    images = torch.randint(96, 160, (40, 3, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    line = torch.randn(48, generator=torch.Generator().manual_seed(1)).double()
+    margins = (images.flatten(1).double() / 127.5 - 1) @ line
+    epsilon = margins.abs().median().item() / line.abs().sum().item()
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.zeros(48), line.float()]))
+        model[1].bias.zero_()
+    labels = (margins > 0).long().tolist()
+    dataset = list(zip(images, labels, strict=True))
+    monitor = Monitor(dataset, Ball("linf", epsilon), 16, make_accelerator("fp32"))
+    steps = []
+    model.register_forward_pre_hook(lambda _, given: steps.append(torch.is_grad_enabled()))
+    clean, robust_percent = monitor.measure(model)
+    assert clean == 100
+    standing = (margins.abs() > epsilon * line.abs().sum()).double().mean().item()
+    assert robust_percent == pytest.approx(100 * standing, abs=2.6)  # an image at the very edge
+    assert sum(steps) == 20 * 3  # gradients, for each of three batches
+
+
 @given(st.integers(1, 3000), st.integers(0, 600), st.integers(0, 5))
 def test_held_out_images_are_not_trained_on(samples, wanted, seed):
     trained, held_out = hold_out(samples, wanted, seed)
@@ -207,6 +231,54 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, hea
     names = ("train_loss", "heldout_robust_accuracy_percent", "selected_epoch", "attack_steps")
     assert [whole[name] for name in names] == [resumed[name] for name in names]
     assert not list((tmp_path.parent).rglob("state.pt"))
+
+
+def test_a_strengthened_attack_outlives_an_interruption():
+    script = Script(50.0, 20.0)
+    first, model = robust(script, steps=1, step_size=8.0, start="n_fgsm", fallback_steps=10), tiny_backbone().model
+    for epoch in range(2):
+        first.begin_step(epoch, 0)
+        first.end_epoch(model)
+    assert first.attack.steps == 10
+    second = robust(None, steps=1, step_size=8.0, start="n_fgsm", fallback_steps=10)
+    second.load_state(first.state())
+    assert second.attack == first.attack
+
+
+def test_the_head_alone_is_neither_warmed_up_nor_monitored(tmp_path, monkeypatch):
+    strengths = []
+    begin = Robust.begin_step
+
+    def noted(self, epoch, step):
+        begin(self, epoch, step)
+        strengths.append(self._strength)
+
+    monkeypatch.setattr(Robust, "begin_step", noted)
+    train(tmp_path, make_world(tmp_path, **QUICK), head_init="robust", head_epochs=1, warmup_epochs=1)
+    assert strengths == pytest.approx([1.0] * 3 + [1 / 3, 2 / 3, 1.0] + [1.0] * 3)
+
+
+def test_figures_are_those_of_the_chosen_epoch(tmp_path):
+    history = []
+    result = train(tmp_path, make_world(tmp_path, **{**QUICK, "epochs": 3}), log=lambda _, each: history.append(each))
+    chosen = history[result["selected_epoch"] - 1]
+    assert {name: result[name] for name in chosen if name.startswith("train_")} == {
+        name: value for name, value in chosen.items() if name.startswith("train_")
+    }
+
+
+def test_too_few_images_for_a_monitor_are_told(tmp_path, capsys):
+    train(tmp_path, make_world(tmp_path, **{**QUICK, "epochs": 1}), monitor_images=0)
+    assert "too few" not in capsys.readouterr().err
+    few = make_world(tmp_path / "few", **{**QUICK, "epochs": 1})
+    defence = finetune.Defence(few.finetune, Adversarial(), range_of(9), {"name": "none"})
+    assert defence.images.num_classes == 2
+    assert "9 training images are too few to hold a tenth out, so the last epoch is kept" in capsys.readouterr().err
+
+
+def range_of(count):
+    """As much of a data set as is asked for before training."""
+    return type("Images", (), {"num_classes": 2, "__len__": lambda self: count})()
 
 
 def test_robust_head_is_where_training_starts(tmp_path, monkeypatch):
@@ -258,6 +330,15 @@ def test_bf16_and_a_compiled_attack(tmp_path, monkeypatch):
     plain = train(tmp_path, config)["train_loss"]
     monkeypatch.setenv("PPVIT_COMPILE", "eager")
     assert train(tmp_path, config)["train_loss"] == pytest.approx(plain, rel=0.02)
+
+
+def test_an_unknown_compiler_is_told_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPVIT_COMPILE", "foo")
+    with pytest.raises(
+        UsageError, match=r"PPVIT_COMPILE foo: torch compiles with .*inductor.*; set one of them, 1 or 0"
+    ):
+        train(tmp_path, make_world(tmp_path, **QUICK))
+    assert not (tmp_path / "finetuned").exists()
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -326,6 +407,12 @@ def test_a_model_that_diverges_is_told(tmp_path):
         ({"start": "n_fgsm"}, r"start n_fgsm is an attack of one step; set adversarial\.steps=1, not 10"),
         ({"start": "none"}, "start none never leaves the image"),
         ({"natural_weight": 0, "robust_weight": 0}, "are both 0"),
+        ({"robust_weight": ".inf"}, "adversarial.robust_weight"),
+        ({"epsilon": ".nan"}, "adversarial.epsilon"),
+        ({"steps": 1}, r"step_size 2 is too short: 1 steps of it reach 2 of .*epsilon 8; set adversarial\.step_size=8"),
+        ({"steps": 5, "step_size": 1}, r"set adversarial\.step_size=4"),
+        ({"warmup_epochs": 10}, "warmup_epochs 10 leaves none of the 10 finetune.epochs at full strength"),
+        ({"norm": "l2", "epsilon": 20000, "step_size": 5000}, r"epsilon 20000 .l2. is beyond the 14134 between black"),
     ],
 )
 def test_bad_parameters(values, told, tmp_path):

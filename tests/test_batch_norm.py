@@ -5,9 +5,14 @@ import copy
 import pytest
 import timm
 import torch
+from conftest import tiny_backbone
 from torch import nn
 
+from ppvit import finetune
 from ppvit.batch_norm import batch_norm_names, set_batch_norm
+from ppvit.config import Finetune
+from ppvit.errors import UsageError
+from ppvit.tuners import make_tuner
 
 MODES = ("frozen", "stats", "affine")
 
@@ -70,6 +75,13 @@ def test_frozen_stays_a_batch_norm_that_is_copied_and_saved():
     assert again[0].training
     assert again.state_dict().keys() == network().state_dict().keys()
     assert isinstance(again[1], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("mode", ["stats", "affine"])
+def test_a_mode_for_what_is_not_there_is_refused(mode):
+    tuner = make_tuner(Finetune(batch_norm=mode))
+    with pytest.raises(UsageError, match=f"finetune.batch_norm {mode}: VisionTransformer has no batch normalisation"):
+        finetune.attach(tuner, tiny_backbone().model, tuner.settings, [])
 
 
 def test_other_kinds_of_batch_norm_keep_what_they_do():

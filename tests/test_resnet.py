@@ -30,7 +30,7 @@ from ppvit.tuners import (
 )
 
 MICRO = "resnet10_micro_cifar"
-ON_CONVOLUTIONS = ("lora", "rslora", "dora")
+ON_CONVOLUTIONS = ("lora", "rslora", "dora", "hra", "ia3")
 CLASSES = 3
 
 
@@ -270,7 +270,7 @@ def test_reloaded_logits_are_identical(method, mode, tmp_path):
 
 @pytest.mark.parametrize("method", [name for name in TUNERS if name not in (*ON_CONVOLUTIONS, "full", "linear")])
 def test_methods_for_linear_layers_say_so(method):
-    with pytest.raises(UsageError, match=r"(lora, rslora, dora, full or linear|finetune\.method=full)$"):
+    with pytest.raises(UsageError, match=r"(lora, rslora, dora, hra, ia3, full or linear|finetune\.method=full)$"):
         tuner_of(method=method).attach(random_resnet().model)
 
 

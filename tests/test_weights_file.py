@@ -111,6 +111,13 @@ def test_files_that_hold_no_plain_weights(content, reason, tmp_path):
         read_weights(tmp_path / "weights.pth")
 
 
+def test_values_that_are_no_numbers_are_refused(tmp_path):
+    state = {"a": torch.zeros(2), "b": torch.tensor([0.0, torch.nan]), "n": torch.tensor(3)}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(PpvitError, match=r"w\.pth holds values that are no numbers in 'b'; fetch it again"):
+        read_weights(tmp_path / "w.pth")
+
+
 def test_a_whole_model_is_refused(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
     with pytest.raises(PpvitError, match="loading it could run code; have it saved as .safetensors"):

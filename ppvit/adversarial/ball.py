@@ -84,6 +84,9 @@ class Ball:
 
 
 def _length(differences: Tensor) -> Tensor:
-    """Euclidean norm of every image, (n, 1, ...), so that it divides the images."""
-    length = torch.linalg.vector_norm(differences.flatten(1), dim=1)
+    """Euclidean norm of every image, (n, 1, ...), so that it divides the images.
+
+    Summed in float64: over the values of an image of 384 px, float32 is off by more than a ball may be exceeded.
+    """
+    length = torch.linalg.vector_norm(differences.flatten(1), dim=1, dtype=torch.float64).to(differences.dtype)
     return length.reshape((-1,) + (1,) * (differences.ndim - 1))

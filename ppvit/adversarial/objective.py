@@ -21,6 +21,7 @@ from ppvit.adversarial.ball import GREY_LEVEL, Ball
 from ppvit.adversarial.monitor import DROP_PERCENT, Monitor
 from ppvit.adversarial.scalars import REFRESHES, RunningAccuracy, automatic_weights
 from ppvit.config import Adversarial, Finetune
+from ppvit.errors import UsageError
 from ppvit.objective import Objective, right
 from ppvit.results import Stopwatch
 from ppvit.tuners import trained_state
@@ -79,6 +80,7 @@ class Robust(Objective):
         self.attack = attack_of(settings.adversarial, adversarial, ball)
         self.attack_seconds = 0.0
         self._strength = 1.0
+        self._backend = compile_backend()
         self._compiled: nn.Module | None = None
         self._generator = torch.Generator(accelerator.device)
         self._accuracy = RunningAccuracy(1 / num_classes, accelerator.device)
@@ -112,9 +114,12 @@ class Robust(Objective):
         natural, robust = self._cross_entropy(clean, labels), divergence(clean, adversarial)
         natural_weight, robust_weight = self.weights
         loss = natural_weight * natural + robust_weight * robust
-        self._accuracy.add(right(clean, labels), len(labels))
         measures = [loss, right(clean, labels), natural, robust, right(adversarial, labels)]
         return loss, torch.stack([measure.detach().double() for measure in measures])
+
+    def count(self, measured: Tensor, images: int) -> None:
+        if self._trades:
+            self._accuracy.add(measured[1], images)
 
     def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         watch = Stopwatch()
@@ -125,13 +130,12 @@ class Robust(Objective):
         return moved
 
     def _attacked(self, model: nn.Module) -> nn.Module:
-        """The model without the wrapper of several processes; compiled where ``$PPVIT_COMPILE`` is 1 or a backend."""
+        """The model without the wrapper of several processes, compiled where that is wanted."""
         bare = self._accelerator.unwrap_model(model)
-        backend = os.environ.get("PPVIT_COMPILE", "0")
-        if backend in ("", "0"):
+        if self._backend is None:
             return bare
         if self._compiled is None:
-            self._compiled = torch.compile(bare, backend="inductor" if backend == "1" else backend)
+            self._compiled = torch.compile(bare, backend=self._backend)
         return self._compiled
 
     def end_epoch(self, model: nn.Module) -> dict[str, float]:
@@ -179,3 +183,19 @@ class Robust(Objective):
         # the counts are those of all processes together: one takes them, the others start from zero
         if self._accelerator.is_main_process:
             self._accuracy.counts += self._accuracy.counts.new_tensor(state["counts"])
+
+
+def compile_backend() -> str | None:
+    """What compiles the model under attack: ``$PPVIT_COMPILE``, where 1 means inductor; None for 0, empty or unset.
+
+    Raises:
+        UsageError: torch has no such backend.
+    """
+    wanted = os.environ.get("PPVIT_COMPILE", "0")
+    if wanted in ("", "0"):
+        return None
+    backend = "inductor" if wanted == "1" else wanted
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise UsageError(f"PPVIT_COMPILE {wanted}: torch compiles with {', '.join(known)}; set one of them, 1 or 0")
+    return backend

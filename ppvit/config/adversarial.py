@@ -44,8 +44,13 @@ class Adversarial(Section):
     """steps from the epoch on in which accuracy under PGD-20 falls 5 points below its best, where steps are fewer"""
 
 
-def require_consistent(loss: AdversarialLoss, settings: Adversarial) -> None:
+def require_consistent(loss: AdversarialLoss, settings: Adversarial, epochs: int) -> None:
     """Refuse combinations that cannot train.
+
+    Args:
+        loss: ``finetune.adversarial``.
+        settings: the section.
+        epochs: ``finetune.epochs``.
 
     Raises:
         ValueError: one line that names the parameters.
@@ -63,6 +68,19 @@ def require_consistent(loss: AdversarialLoss, settings: Adversarial) -> None:
         raise ValueError(
             "adversarial.start none never leaves the image with adversarial.inner_loss kl, whose gradient is zero "
             "there; set adversarial.start=noise"
+        )
+    reach = settings.steps * settings.step_size
+    # from a start inside the ball one goes on; these two begin at the image
+    if reach < settings.epsilon and (settings.start in ("none", "noise") or (settings.start == "auto" and kl)):
+        raise ValueError(
+            f"adversarial.step_size {settings.step_size:g} is too short: {settings.steps} steps of it reach {reach:g} "
+            f"of adversarial.epsilon {settings.epsilon:g}; set "
+            f"adversarial.step_size={min(settings.epsilon, 2.5 * settings.epsilon / settings.steps):g}"
+        )
+    if settings.warmup_epochs >= epochs:
+        raise ValueError(
+            f"adversarial.warmup_epochs {settings.warmup_epochs} leaves none of the {epochs} finetune.epochs at full "
+            f"strength; set it to {epochs - 1} or less"
         )
     if loss == "trades" and settings.natural_weight == settings.robust_weight == 0:
         raise ValueError("adversarial.natural_weight and robust_weight are both 0; set one above 0")

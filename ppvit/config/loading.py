@@ -83,7 +83,8 @@ def _names_beside(location: list[str]) -> list[str]:
 
 
 def _nearest(word: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    close = [name for name in valid if word and name.startswith(word)][:1]
+    close = close or difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; valid are {', '.join(valid)}"
 
 

@@ -261,5 +261,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _attack_fits(self) -> Config:
-        require_consistent(self.finetune.adversarial, self.adversarial)
+        require_consistent(self.finetune.adversarial, self.adversarial, self.finetune.epochs)
+        widest = 255 * (3 * self.dataset.image_size**2) ** 0.5  # from black to white
+        for section, attack in (("adversarial", self.adversarial), ("robustness", self.robustness)):
+            if attack.norm == "l2" and attack.epsilon > widest:
+                raise ValueError(
+                    f"{section}.epsilon {attack.epsilon:g} (l2) is beyond the {widest:.0f} between black and white at "
+                    f"dataset.image_size {self.dataset.image_size}; choose less"
+                )
         return self

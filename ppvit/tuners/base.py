@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ppvit.batch_norm import batch_norm_names
 from ppvit.config import Finetune
 from ppvit.errors import UsageError
 from ppvit.tuners.convolutions import convolution_names
@@ -75,6 +76,11 @@ class Tuner(ABC):
             return convolution_names(model, self.settings.target_modules)
         return linear_names(model, self.settings.target_modules or list(self.targets))
 
+    def saved_modules(self, model: nn.Module) -> list[str]:
+        """Layers that train or change as a whole, peft's ``modules_to_save``: the head, and batch normalisations whose
+        running statistics, or weights, ``finetune.batch_norm`` lets change."""
+        return [*head_names(model), *([] if self.settings.batch_norm == "frozen" else batch_norm_names(model))]
+
 
 def trainable_parameters(model: nn.Module) -> int:
     """Number of parameters that the method trains; structural zeros (see :mod:`ppvit.tuners.melo`) do not count."""
@@ -120,7 +126,7 @@ def linear_names(model: nn.Module, endings: list[str]) -> str:
     if not linear:
         raise UsageError(
             f"{type(model).__name__} has no linear layers but its head; set finetune.method to one that takes "
-            "convolutions or needs no layers: lora, rslora, dora, full or linear"
+            "convolutions or needs no layers: lora, rslora, dora, hra, ia3, full or linear"
         )
     for ending in endings:
         if not any(name == ending or name.endswith(f".{ending}") for name in linear):

@@ -1,4 +1,4 @@
-"""Which convolutions a low-rank update attaches to, in networks without linear layers.
+"""Which convolutions an adapter attaches to, in networks without linear layers.
 
 peft puts two convolutions beside one of k x k kernels: A of the same geometry from its inputs to r channels, and B of
 1 x 1 kernels from these to its outputs, r (k^2 in + out) parameters a layer. Seen as matrices over the values of a

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from ppvit.batch_norm import batch_norm_names
-from ppvit.tuners.base import Tuner, head_names
+from ppvit.tuners.base import Tuner
 
 
 class Lora(Tuner):
@@ -30,11 +29,7 @@ class Lora(Tuner):
             lora_alpha=self.settings.alpha,
             lora_dropout=self.settings.dropout,
             target_modules=self.target_names(model),
-            modules_to_save=[*head_names(model), *self._normalizations(model)],
+            modules_to_save=self.saved_modules(model),
             **self.variant,
         )
         return get_peft_model(model, config)
-
-    def _normalizations(self, model: nn.Module) -> list[str]:
-        """Those that training changes; as ``modules_to_save``, peft keeps their running statistics as well."""
-        return [] if self.settings.batch_norm == "frozen" else batch_norm_names(model)

@@ -69,10 +69,12 @@ class Boft(Tuner):
 class Hra(Tuner):
     """``W' = W H_1 ... H_r``, reflections ``H = I - 2 u u^T / |u|^2`` (Yuan et al., arXiv 2405.17484).
 
-    r * in parameters a layer. Reflections start in equal pairs, which cancel, so r is even.
+    r * in parameters a layer. Reflections start in equal pairs, which cancel, so r is even. In a network without linear
+    layers they act on the values that a convolution's kernel sees, r k^2 in parameters each.
     """
 
     name = "hra"
+    convolutions = True
     targets = Lora.targets
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -82,7 +84,7 @@ class Hra(Tuner):
             raise UsageError(
                 f"finetune.rank {rank}: hra starts with pairs of equal reflections, so rank must be even; use {near}"
             )
-        config = HRAConfig(r=rank, target_modules=self.target_names(model), modules_to_save=head_names(model))
+        config = HRAConfig(r=rank, target_modules=self.target_names(model), modules_to_save=self.saved_modules(model))
         return get_peft_model(model, config)
 
 

@@ -36,26 +36,34 @@ def save_finetuned(tuner: Tuner, model: nn.Module, folder: Path, base: Path, rec
             config.base_model_name_or_path = base.as_posix()
         with atomic_output(folder, directory=True) as temporary:
             tuner.save(model, temporary)
-            card = _CARD.format(load=_how_to_load(base, record["num_classes"]), base=base.as_posix(), **record)
+            load, images = _how_to_load(base, record["num_classes"]), _which_images(record)
+            card = _CARD.format(method=record["method"], images=images, base=base.as_posix(), load=load)
             (temporary / "README.md").write_text(card, encoding="utf-8")
             write_json(temporary / _RECORD, record)
         return
     configuration = read_json(base / "config.json", "adapt")
     backbone = Backbone(model, configuration["architecture"], configuration["model_args"], (0.5,) * 3, (0.5,) * 3)
-    save_model(folder, backbone, record)
-    write_json(folder / _RECORD, record)
+    with atomic_output(folder, directory=True) as temporary:
+        save_model(temporary, backbone, record)
+        write_json(temporary / _RECORD, record)
 
 
 _CARD = """---
 library_name: peft
 tags: [ppvit, {method}]
 ---
-Adapter trained by ppvit with `finetune.method: {method}` on images encrypted with cipher `{cipher[name]}` under key
-`{key_id}`. It works on the model in `{base}`, which takes images encrypted with that key, scaled to x / 127.5 - 1:
+Adapter trained by ppvit with `finetune.method: {method}` on {images}.
+It works on the model in `{base}`, which takes such images, scaled to x / 127.5 - 1:
 
     base = {load}
     model = peft.PeftModel.from_pretrained(base, "<this folder>")
 """
+
+
+def _which_images(record: dict[str, Any]) -> str:
+    if record["key_id"] is None:
+        return "plain images"
+    return f"images encrypted with cipher `{record['cipher']['name']}` under key `{record['key_id']}`"
 
 
 def _how_to_load(base: Path, num_classes: int) -> str:

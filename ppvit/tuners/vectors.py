@@ -14,10 +14,12 @@ class Ia3(Tuner):
 
     timm keeps q, k and v in one matrix, so queries are scaled as well: 3 D + 4 D parameters a layer. That is the same
     set of functions, since queries and keys meet only in ``sum_i q_i k_i``, where their scales multiply. Of layers that
-    the user names, ``mlp.fc2`` is scaled at its input, all others at their output.
+    the user names, ``mlp.fc2`` is scaled at its input, all others at their output. In a network without linear layers
+    every convolution is scaled at its output, one number a channel.
     """
 
     name = "ia3"
+    convolutions = True
     undecayed = ("ia3_l",)
     targets = ("attn.qkv", "mlp.fc2")
 
@@ -25,7 +27,7 @@ class Ia3(Tuner):
         config = IA3Config(
             target_modules=self.target_names(model),
             feedforward_modules=r"(.*\.)?mlp\.fc2",
-            modules_to_save=head_names(model),
+            modules_to_save=self.saved_modules(model),
         )
         return get_peft_model(model, config)
 
