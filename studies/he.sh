@@ -26,11 +26,19 @@ for iterations in 4 5; do
     run digits_$iterations $digits -S he.iterations=$iterations
     run digits_${iterations}_softmax $digits -S he.iterations=$iterations -S he.loss=softmax
 done
-# side by side at the size of Chiang (arXiv 2304.03807): 128 images, 20 x 20 grey pixels and a constant, 10 classes
-published="$digits -S dataset.image_size=20 -S he.features=grey -S he.train_images=128"
-run published_tiles_2 $published
-run published_volley_revolver_1 $published -S he.algorithm=volley_revolver -S he.iterations=1
-run published_volley_revolver_2 $published -S he.algorithm=volley_revolver
+# side by side at the size of Chiang (arXiv 2304.03807): 128 images, 20 x 20 grey pixels and a constant, 10 classes; the
+# digits as they are, and as dark strokes on light paper, see he_losses.md
+python "$(dirname "$0")/he_inverted.py" "$out/inverted.zip"
+grey="-S dataset.image_size=20 -S cipher.block_size=4 -S he.features=grey -S he.train_images=128"
+inverted="-S dataset.name=imagefolder -S dataset.path=$out/inverted.zip"
+ppvit download $inverted
+for images in "$digits" "$inverted"; do
+    name=$(case "$images" in "$digits") echo digits ;; *) echo inverted ;; esac)
+    run published_${name}_tiles $images $grey
+    for iterations in 1 2; do
+        run published_${name}_volley_revolver_$iterations $images $grey -S he.algorithm=volley_revolver -S he.iterations=$iterations
+    done
+done
 ppvit download $cifar
 run cifar10_2 $vit $cifar
 run cifar10_10_refresh $vit $cifar -S he.mode=refresh -S he.iterations=10
