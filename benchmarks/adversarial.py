@@ -136,9 +136,7 @@ def main() -> None:
                     "ours": step(ours(steps), method, arguments, batch),
                     "loop": step(obvious(steps), method, arguments, batch),
                 }
-                if shutil.which("g++") and steps == max(
-                    STEPS
-                ):  # inductor's own compiler; the untimed round waits for it
+                if shutil.which("g++") and steps == max(STEPS):  # what inductor needs; the untimed round waits for it
                     contestants["compiled"] = step(compiled(steps), method, arguments, batch)
                 seconds = alternate(contestants, rounds)
                 milliseconds = [spread(1000 * seconds[each], 0) for each in ("ours", "loop")]

@@ -172,13 +172,24 @@ def test_more_than_sixteen_classes(tmp_path):
      ("refresh", 1, 8192), ("refresh", 50, 8192)],
 )  # fmt: skip
 def test_chains_have_128_bits_and_as_many_levels_as_training_needs(mode, iterations, ring):
-    parameters = choose_chain(mode, iterations, 256)
+    parameters = choose_chain(mode, iterations, 1024, 4.0)
     assert parameters.ring == ring
     assert sum(parameters.prime_bits) <= {8192: 218, 16384: 438, 32768: 881}[ring]
     assert parameters.top_level == (4 if mode == "refresh" else 1 + 4 * (iterations - 1))
     assert parameters.scale_bits >= 26
     session = ckks.Session(parameters)  # SEAL checks the security by itself
     assert len(session.primes) == parameters.top_level + 1
+
+
+@pytest.mark.parametrize("images", [8, 16, 70, 128])
+def test_noise_of_few_images_stays_below_what_is_promised(images, tmp_path):
+    """A mean over few images averages little noise away, so that they need a larger scale, some a larger ring."""
+    random = np.random.default_rng(0)
+    x = np.c_[np.clip(random.normal(size=(images, 3)), -3, 3), np.ones(images)]
+    labels = random.integers(0, 2, images)
+    plan = make_plan(images, 4, 2, 2)
+    weights, _ = encrypted_training(plan, x, labels, tmp_path)
+    np.testing.assert_allclose(weights, twin.train(plan, x, labels).weights, atol=5e-3)
 
 
 def test_tile_has_the_fewest_key_switches():
@@ -192,7 +203,7 @@ def test_parameters_beyond_128_bits_are_refused():
     with pytest.raises(UsageError, match="not supported"):
         ckks.Parameters(4000, (30, 30), 30)
     with pytest.raises(UsageError, match="set he.mode=refresh"):
-        choose_chain("levelled", 9, 256)
+        choose_chain("levelled", 9, 1024, 4.0)
 
 
 def test_bounds_are_checked_before_any_work():

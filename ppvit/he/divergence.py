@@ -58,7 +58,7 @@ def working_rate(plan: parameters.Plan, features: np.ndarray, labels: np.ndarray
 
 def _has_chain(plan: parameters.Plan) -> bool:
     try:
-        parameters.choose_chain(plan.mode, plan.iterations, plan.batch / plan.learning_rate)
+        parameters.choose_chain(plan.mode, plan.iterations, plan.batch, plan.learning_rate)
     except UsageError:
         return False
     return True

@@ -22,6 +22,9 @@ _HEADROOM = 3  # bits between the largest weight's scale and the last prime: wei
 _SPECIAL = 4  # bits by which the special prime should exceed the others: less noise from every key switch
 _KEY_SWITCHING, _SUMS = 4, 5  # ciphertexts of each level, and sums over images, that a process has at once; measured
 _WEIGHTS = 5  # W, V and gradients that the first process has at once, in sizes of features; measured
+# of the mean gradient's step: rate / sqrt(n) / 2^scale; weights were off by at most 1.4e6 times that (n = 16, 128, 512
+# and 1024, two iterations), so that they stay within 5e-3 of the twin's
+_NOISE = 3e-9
 _STEPS = 4  # rescalings of an iteration: scores, square, cubic, gradient
 
 Mode = Literal["levelled", "refresh"]
@@ -174,8 +177,8 @@ def _key_switches(blocks: int, groups: int, plan: Plan) -> int:
     return blocks * (1 + int(math.log2(plan.rows))) + groups * (relinearisations + 2 * int(math.log2(plan.tile)))
 
 
-def choose_chain(mode: str, iterations: int, images_by_rate: float) -> Parameters:
-    """The smallest ring whose 128-bit cap holds the chain, and the largest scale in it.
+def choose_chain(mode: str, iterations: int, images: int, learning_rate: float) -> Parameters:
+    """The smallest ring whose 128-bit cap holds a chain with little enough noise, and the largest scale in it.
 
     Levelled: [q0, then s + b, s, s, s for every iteration but the first (dropped last to first), s, special], where b
     is log2 of images / learning rate: the weights' scale is that much larger, which saves a level for the factor.
@@ -184,12 +187,13 @@ def choose_chain(mode: str, iterations: int, images_by_rate: float) -> Parameter
     Args:
         mode: ``levelled`` or ``refresh``.
         iterations: T.
-        images_by_rate: images of a batch / learning rate.
+        images: of a batch.
+        learning_rate: step size.
 
     Raises:
         UsageError: no ring holds it.
     """
-    factor = max(0, math.ceil(math.log2(images_by_rate)))
+    factor = max(0, math.ceil(math.log2(images / learning_rate)))
     for ring in (8192, 16384, 32768):
         for scale in _SCALES:
             last = scale + factor + _HEADROOM
@@ -199,10 +203,11 @@ def choose_chain(mode: str, iterations: int, images_by_rate: float) -> Parameter
                 later = [scale] * (_STEPS - 1) + [scale + factor]
                 chain = [last, *later * (iterations - 1), scale]
             spare = CAPS[ring] - sum(chain) - last
-            if last <= 60 and spare >= (_SPECIAL if scale > _SCALES[-1] else 0):
+            noise = 2.0**-scale * learning_rate / math.sqrt(images)
+            if last <= 60 and spare >= (_SPECIAL if scale > _SCALES[-1] else 0) and noise <= _NOISE:
                 return Parameters(ring, (*chain, min(60, last + spare)), scale)
     raise UsageError(
-        f"{iterations} iterations in mode {mode} on batches of {images_by_rate:.0f} x learning rate need more modulus "
+        f"{iterations} iterations in mode {mode} on batches of {images} at rate {learning_rate:g} need more modulus "
         "than 128 bits of security allow; set he.mode=refresh, he.iterations lower or he.batch_images smaller"
     )
 
@@ -236,7 +241,7 @@ def make_plan(
         if not 1 <= value <= bound:
             raise UsageError(f"{value} {name}: homomorphic training takes 1 to {bound}")
     lanes = max(2, 1 << (classes - 1).bit_length())
-    chosen = choose_chain(mode, iterations, batch / learning_rate)
+    chosen = choose_chain(mode, iterations, batch, learning_rate)
     plan = Plan(
         images, columns, classes, batch, iterations, mode, learning_rate, l2, lanes, 1,
         chosen.ring, chosen.prime_bits, chosen.scale_bits, loss,
