@@ -59,7 +59,9 @@ def model_input(images: Tensor) -> Tensor:
     return (images - 127.5) / 127.5 if images.ndim == 4 else images
 
 
-def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path, pretrained: bool = True) -> Backbone:
+def load_backbone(
+    name: str, checkpoint: Path, image_size: int, embedded: Path, pretrained: bool = True, any_kind: bool = False
+) -> Backbone:
     """Build a pretrained model for an image size; learned position embeddings are interpolated to its grid.
 
     Args:
@@ -69,6 +71,7 @@ def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path, 
         image_size: side of the square images in pixels.
         embedded: the weights of ``vit_micro_patch4_32``.
         pretrained: False takes no weights but random ones, always the same.
+        any_kind: also networks that can be neither adapted nor fine-tuned here, for their features.
 
     Raises:
         UsageError: unknown name or missing file.
@@ -83,7 +86,7 @@ def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path, 
         hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
         raise UsageError(f"model.name '{name}' is not a timm model; {hint}")
     model_args = dict(arguments)
-    if not is_convolutional(architecture):
+    if not is_convolutional(architecture) and not (any_kind and _fits_any_size(architecture)):
         model_args["img_size"] = image_size
     if not pretrained:
         torch.manual_seed(0)
@@ -97,6 +100,18 @@ def load_backbone(name: str, checkpoint: Path, image_size: int, embedded: Path, 
         model = _from_file(architecture, model_args, weights) if weights else _from_hub(architecture, model_args)
     configuration = model.pretrained_cfg
     return Backbone(model.eval(), architecture, model_args, tuple(configuration["mean"]), tuple(configuration["std"]))
+
+
+def _fits_any_size(architecture: str) -> bool:
+    """Whether timm builds it without a size of images."""
+    try:
+        with torch.device("meta"):  # takes no memory
+            timm.create_model(architecture, img_size=224)
+    except TypeError as error:
+        return "img_size" in str(error)
+    except Exception:  # of this size only
+        return False
+    return False
 
 
 def is_convolutional(architecture: str) -> bool:

@@ -12,7 +12,7 @@ from ppvit.errors import PpvitError, UsageError
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 _FIRST_LAYERS = ("conv1.weight", "patch_embed.proj.weight")
-_HEADS = ("head.weight", "fc.weight")
+_HEADS = ("head.weight", "fc.weight", "head.fc.weight", "classifier.weight")
 
 
 def find_weights(checkpoint: Path, name: str) -> Path | None:

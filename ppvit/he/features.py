@@ -120,14 +120,15 @@ def require_same_settings(config: Config, kept: Any) -> None:
 
 
 def backbone_of(config: Config, embedded: Path) -> Backbone | None:
-    """The public backbone that ``model`` names, with its pretrained weights; None where features are pixels."""
+    """The public backbone that ``model`` names, any of timm's, with its pretrained weights; None for pixels."""
     if config.he.features != "backbone":
         return None
     from ppvit.models import load_backbone
 
     model = config.model
     checkpoint = Path(model.checkpoint)
-    return load_backbone(model.name, checkpoint, config.dataset.image_size, embedded, model.pretrained)
+    size = config.dataset.image_size
+    return load_backbone(model.name, checkpoint, size, embedded, model.pretrained, any_kind=True)
 
 
 def extract(config: Config, raw: Path, split: str, count: int, backbone: Backbone | None) -> tuple[np.ndarray, ...]:

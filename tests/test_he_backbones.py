@@ -1,0 +1,42 @@
+"""Features of any timm backbone, from a weights file of one's own: what timm itself gives before its head."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import make_config, write_raw
+from safetensors.torch import save_file
+
+from ppvit.encrypt import PlainImages
+from ppvit.he.features import backbone_of, extract
+
+SIZE = 64
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("regnetx_004_tv", 400), ("mobilenetv3_small_050", 1024), ("resnet18", 512), ("vit_tiny_patch16_224", 192)],
+)
+def test_features_are_timms(name, width, tmp_path):
+    """``regnetx_004_tv`` is the network of Chiang (arXiv 2304.03807), with its 400 features."""
+    torch.manual_seed(1)
+    arguments = {"img_size": SIZE} if name.startswith("vit") else {}
+    model = timm.create_model(name, num_classes=7, **arguments).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    raw = write_raw(tmp_path / "raw", {"train": 6, "test": 3}, size=SIZE)
+    config = make_config(
+        dataset={"image_size": SIZE},
+        cipher={"block_size": 16},
+        model={"name": name, "checkpoint": str(tmp_path / "w.safetensors")},
+    )
+    found, labels = extract(config, raw, "train", 6, backbone_of(config, tmp_path / "unused"))
+    images = PlainImages(raw, "train", config.dataset, config.encrypt).read(0, 6)
+    mean, std = (torch.tensor(model.pretrained_cfg[part]).view(3, 1, 1) for part in ("mean", "std"))
+    model.reset_classifier(0)
+    with torch.no_grad():
+        expected = model((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std).numpy()
+    assert found.shape == (6, width)
+    assert labels.shape == (6,)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
