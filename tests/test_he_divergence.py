@@ -82,4 +82,5 @@ def test_the_published_algorithm_far_beyond_its_cubic_is_refused():
 def test_twins_that_overflow_do_so_silently_and_say_so():
     x, labels, _, _ = digits(64, 20)
     assert published.twin(published.make_plan(64, 21, 10, 3), 1e120 * (1 + x), labels).diverged
-    assert twin.train(make_plan(64, 21, 10, 20, "refresh", 1e300), x, labels).diverged
+    plan = replace(make_plan(64, 21, 10, 20, "refresh"), learning_rate=1e300)
+    assert twin.train(plan, x, labels).diverged

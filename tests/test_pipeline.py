@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import yaml
 from conftest import make_config
 from imports import ROOT, imported_files
 from PIL import Image
+from warm_python import WarmPython
 
 from ppvit import keys, paths
 from ppvit.config import Config
@@ -38,12 +41,12 @@ QUICK = {
 class Project:
     """A copy of this repository with its own git, keyring and scratch folder."""
 
-    def __init__(self, root: Path, keyring: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, keyring: Path, python: Path) -> None:
+        self.root, self.python = root, python
         self._environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # DVC's queue starts `dvc` by name
-            "PPVIT_PYTHON": sys.executable,
+            "PPVIT_PYTHON": str(python),
             "PPVIT_KEYRING": str(keyring),
             "PPVIT_SCRATCH": str(root.parent / f"{root.name}-scratch"),
             "DVC_NO_ANALYTICS": "1",
@@ -86,7 +89,15 @@ def stages_run(output: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def owner(tmp_path_factory) -> Project:
+def python() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        warm = WarmPython(Path(folder))
+        yield warm.path
+        warm.close()
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory, python) -> Project:
     """The owner's clone with a key of its own, all of the pipeline run once, pushed to a local remote."""
     folder = tmp_path_factory.mktemp("pipeline")
     key = keys.generate()
@@ -101,7 +112,7 @@ def owner(tmp_path_factory) -> Project:
             shutil.copy(ROOT / name, root / name)
     config = make_config(**QUICK, cipher={"key_id": key.id})
     (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
-    project = Project(root, folder / "keyring")
+    project = Project(root, folder / "keyring", python)
     project.git("init", "-q", "-b", "main")
     project.commit()
     project.dvc("remote", "add", "--default", "shared", str(folder / "remote"))
@@ -235,7 +246,7 @@ def test_own_folder_and_its_changes(owner, tmp_path):
 def test_split_trust(owner):
     """A clone with neither key nor plain images trains and evaluates; the owner takes the result back and verifies."""
     owner.dvc("push")
-    trainer = Project(owner.root.parent / "trainer", keyring=Path("/nonexistent"))
+    trainer = Project(owner.root.parent / "trainer", keyring=Path("/nonexistent"), python=owner.python)
     owner.git("clone", "-q", str(owner.root), str(trainer.root))
     output = trainer.dvc("exp", "run", "--pull", "--allow-missing", "-S", "finetune.rank=3", "evaluate")
     assert stages_run(output) == ["finetune", "evaluate"]

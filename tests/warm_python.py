@@ -1,0 +1,95 @@
+"""An interpreter for stages that starts at once: forks of one process that has imported what nearly all stages import.
+
+Importing torch, timm and peft takes a stage of the pipeline's tests ten times as long as its work. A stage sees its own
+working folder, environment, arguments and streams, and imports `ppvit` itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+IMPORTED = ("torch", "timm", "peft", "accelerate", "sklearn.model_selection", "webdataset", "skimage.metrics")
+_CLIENT = """#!{python} -SE
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+message = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(server, [len(message).to_bytes(8, "big")], [0, 1, 2])
+server.sendall(message)
+sys.exit(int(server.recv(16) or 1))
+"""
+
+
+class WarmPython:
+    """A server of interpreters; ``path`` is a program that is used as python is, with a script and its arguments.
+
+    Args:
+        folder: for the program and its socket; short, since addresses of sockets are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "python"
+        address = str(folder / "s")
+        self.path.write_text(_CLIENT.format(python=sys.executable, address=address))
+        self.path.chmod(0o755)
+        self._server = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE)
+        assert self._server.stdout.readline() == b"ready\n"
+
+    def close(self) -> None:
+        self._server.terminate()
+        self._server.wait()
+
+
+def serve(address: str) -> None:
+    for name in IMPORTED:
+        importlib.import_module(name)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(address)
+    server.listen()
+    print("ready", flush=True)
+    while True:
+        client, _ = server.accept()
+        if os.fork() == 0:
+            server.close()
+            if os.fork() == 0:  # this one waits and tells how the script ended
+                script = _receive(client)
+                break
+            os._exit(0)
+        client.close()
+        os.wait()  # for the first fork, which has ended already
+    if worker := os.fork():
+        _, status = os.waitpid(worker, 0)
+        code = os.waitstatus_to_exitcode(status)
+        client.sendall(str(code if code >= 0 else 128 - code).encode())
+        os._exit(0)
+    client.close()
+    sys.argv = script
+    sys.path[0] = str(Path(script[0]).resolve().parent)
+    runpy.run_path(script[0], run_name="__main__")
+
+
+def _receive(client: socket.socket) -> list[str]:
+    """Become what the client is: its streams, folder and environment; returns the script and its arguments."""
+    size, streams, _, _ = socket.recv_fds(client, 8, 3)
+    message = b""
+    while len(message) < int.from_bytes(size, "big"):
+        message += client.recv(65536)
+    arguments, folder, environment = json.loads(message)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    return arguments
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
