@@ -89,15 +89,15 @@ def stages_run(output: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def python() -> Iterator[Path]:
+def warm() -> Iterator[WarmPython]:
     with tempfile.TemporaryDirectory() as folder:
         warm = WarmPython(Path(folder))
-        yield warm.path
+        yield warm
         warm.close()
 
 
 @pytest.fixture(scope="module")
-def owner(tmp_path_factory, python) -> Project:
+def owner(tmp_path_factory, warm) -> Project:
     """The owner's clone with a key of its own, all of the pipeline run once, pushed to a local remote."""
     folder = tmp_path_factory.mktemp("pipeline")
     key = keys.generate()
@@ -112,10 +112,11 @@ def owner(tmp_path_factory, python) -> Project:
             shutil.copy(ROOT / name, root / name)
     config = make_config(**QUICK, cipher={"key_id": key.id})
     (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
-    project = Project(root, folder / "keyring", python)
+    project = Project(root, folder / "keyring", warm.path)
     project.git("init", "-q", "-b", "main")
     project.commit()
     project.dvc("remote", "add", "--default", "shared", str(folder / "remote"))
+    warm.wait()
     project.first_output = project.dvc("repro")
     project.commit()
     return project

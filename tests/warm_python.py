@@ -40,6 +40,9 @@ class WarmPython:
         self.path.write_text(_CLIENT.format(python=sys.executable, address=address))
         self.path.chmod(0o755)
         self._server = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE)
+
+    def wait(self) -> None:
+        """Until it answers: it takes some seconds to import, in which others can be made ready."""
         assert self._server.stdout.readline() == b"ready\n"
 
     def close(self) -> None:
