@@ -33,10 +33,10 @@ grey="-S dataset.image_size=20 -S cipher.block_size=4 -S he.features=grey -S he.
 inverted="-S dataset.name=imagefolder -S dataset.path=$out/inverted.zip"
 ppvit download $inverted
 for images in "$digits" "$inverted"; do
-    name=$(case "$images" in "$digits") echo digits ;; *) echo inverted ;; esac)
-    run published_${name}_tiles $images $grey
+    strokes=$(case "$images" in "$digits") echo digits ;; *) echo inverted ;; esac)
+    run published_${strokes}_tiles $images $grey
     for iterations in 1 2; do
-        run published_${name}_volley_revolver_$iterations $images $grey -S he.algorithm=volley_revolver -S he.iterations=$iterations
+        run published_${strokes}_volley_revolver_$iterations $images $grey -S he.algorithm=volley_revolver -S he.iterations=$iterations
     done
 done
 ppvit download $cifar
