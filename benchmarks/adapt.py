@@ -2,7 +2,7 @@
 
     python benchmarks/adapt.py
 
-Compared: the whole `adapt` stage (`ppvit.adapt.run`: load, adapt, compare logits in float64 and float32, save) with
+Compared: the whole `adapt` stage (`ppvit.verbs.adapt.run`: load, adapt, compare logits in float64 and float32, save) with
 cipher `block` at 224 px against `timm.create_model(..., checkpoint_path=...)` and `safetensors` saving. Random weights.
 Aim: at most 3 times as long.
 Measured (2 cores, 2026-11-20): 1.95 s, 2.0 (1.4-2.4) times as long as loading and saving; on a busy machine 3.2
@@ -20,7 +20,7 @@ from inputs import configuration
 from safetensors.torch import save_file
 from timing import alternate, print_table, spread
 
-from ppvit import adapt
+from ppvit.verbs import adapt
 
 ARCHITECTURE, ROUNDS = "vit_base_patch16_224", 7
 

@@ -24,10 +24,11 @@ from timing import alternate, print_table, spread
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.adversarial import Attack, Ball, frozen
+from ppvit.evasion.pgd import Attack, frozen
+from ppvit.evasion.ball import Ball
 from ppvit.config import Finetune
 from ppvit.models import MICRO, MICRO_ARCHITECTURE
-from ppvit.schedule import make_optimizer
+from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import make_tuner
 
 MODELS: tuple[tuple[str, dict[str, Any], int, int], ...] = (

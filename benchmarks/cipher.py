@@ -18,7 +18,7 @@ from inputs import photographs
 from timing import alternate, one_core, print_table, spread
 
 from ppvit.ciphers import CIPHERS, Cipher, make_cipher
-from ppvit.keys import DEMO_KEY
+from ppvit.ciphers.keys import DEMO_KEY
 
 SIZE, BLOCK, BATCH, ROUNDS = 224, 16, 64, 30
 

@@ -2,7 +2,7 @@
 
     python benchmarks/encrypt_stage.py
 
-Compared: `ppvit.encrypt.run` on 4,000 JPEG photographs of 256 px, brought to 224 px, with cipher `block` against `none`
+Compared: `ppvit.verbs.encrypt.run` on 4,000 JPEG photographs of 256 px, brought to 224 px, with cipher `block` against `none`
 (one process), and with two processes against one (`block`); the time that processes take to start is included.
 Aim: `block` takes at most 1.15 times as long as `none`; two processes are at least 1.5 times as fast as one.
 Measured (2 cores, 2026-11-20): `block` 1.01 (0.99-1.02) times as long as `none` on 2,000 images. Two processes on an
@@ -23,7 +23,7 @@ from inputs import configuration, jpeg, photographs, write_raw
 from joblib.externals.loky import get_reusable_executor
 from timing import alternate, print_table, spread
 
-from ppvit import encrypt
+from ppvit.verbs import encrypt
 
 TRAIN, TEST, SOURCE_SIZE, ROUNDS = 3600, 400, 256, 5
 

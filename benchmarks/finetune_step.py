@@ -2,9 +2,9 @@
 
     python benchmarks/finetune_step.py
 
-Compared: one epoch of `ppvit.training.Training` (shards on disk, decoding, gradient clipping, schedule, metrics and a
+Compared: one epoch of `ppvit.training.loop.Training` (shards on disk, decoding, gradient clipping, schedule, metrics and a
 checkpoint included) against forward, loss, backward and AdamW on the same model and adapters over preloaded float
-batches; and `ppvit.batches.load_batches` alone against what the stage consumes. LoRA of rank 8; micro-ViT at 32 px and
+batches; and `ppvit.data.batches.load_batches` alone against what the stage consumes. LoRA of rank 8; micro-ViT at 32 px and
 ViT-Ti/16 at 224 px, random weights. No reading processes, the default on a CPU; one thread, because two that wait for
 each other on a busy machine drown the difference.
 Aim: the stage makes at least 0.95 of the bare loop's images/s; the loader alone at least 3 times what the model takes.
@@ -27,14 +27,14 @@ from inputs import CLASSES, configuration, photographs, write_raw
 from timing import alternate, print_table, spread
 from torch.nn import functional
 
-from ppvit import encrypt
-from ppvit.batches import EncryptedImages, epoch_batches, load_batches
-from ppvit.checkpoint import Checkpoint
+from ppvit.verbs import encrypt
+from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
+from ppvit.training.checkpoint import Checkpoint
 from ppvit.config import Config
-from ppvit.images import encode_png
+from ppvit.data.images import encode_png
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, model_input
-from ppvit.schedule import make_optimizer
-from ppvit.training import Training, make_accelerator
+from ppvit.training.schedule import make_optimizer
+from ppvit.training.loop import Training, make_accelerator
 from ppvit.tuners import make_tuner
 
 CASES: tuple[tuple[str, dict[str, Any], int, int, int], ...] = (

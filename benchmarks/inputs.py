@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ppvit.config import Config, default_yaml, load
-from ppvit.files import write_json
-from ppvit.shards import SCHEMA, SPLITS, shard_records, write_shards
+from ppvit.core.files import write_json
+from ppvit.data.shards import SCHEMA, SPLITS, shard_records, write_shards
 
 CLASSES = 10
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,8 +20,8 @@ import numpy as np
 from inputs import CLASSES, configuration, photographs, write_raw
 from timing import print_table, spread
 
-from ppvit.images import encode_png
-from ppvit.results import peak_memory_bytes
+from ppvit.data.images import encode_png
+from ppvit.core.results import peak_memory_bytes
 
 COUNTS, SIZE, ROUNDS = (1_000, 10_000), 64, 2
 MODEL = {"img_size": SIZE, "patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2}
@@ -34,11 +34,11 @@ def run_stage(stage: str, folder: Path) -> None:
     overrides = [f"dataset.image_size={SIZE}", "cipher.block_size=16", "finetune.epochs=1"]
     config = configuration(folder, *overrides, "finetune.batch_size=32")
     if stage == "encrypt":
-        from ppvit import encrypt
+        from ppvit.verbs import encrypt
 
         encrypt.run(config, folder / "raw", folder / "encrypted")
     else:
-        from ppvit import finetune
+        from ppvit.verbs import finetune
 
         finetune.run(config.finetune, folder / "encrypted", folder / "adapted", folder / "tuned", folder / "tuned.json")
     print(peak_memory_bytes())
@@ -49,7 +49,7 @@ def prepare(folder: Path, images: int) -> None:
     import timm
 
     from ppvit.models import MICRO_ARCHITECTURE, Backbone, save_model
-    from ppvit.owner import load_cipher, public_record
+    from ppvit.ciphers.keyed import load_cipher, public_record
 
     encoded = [encode_png(image) for image in photographs(500, SIZE)]
     train = (encoded[number % len(encoded)] for number in range(images))

@@ -18,11 +18,11 @@ import time
 import numpy as np
 from inputs import photographs
 
-from ppvit.audit.pooled import recover_key
-from ppvit.audit.symmetry import equivalent_keys
+from ppvit.audit.attacks.pooled import recover_key
+from ppvit.audit.solvers.symmetry import equivalent_keys
 from ppvit.ciphers import make_cipher
-from ppvit.keys import Key
-from ppvit.results import peak_memory_bytes
+from ppvit.ciphers.keys import Key
+from ppvit.core.results import peak_memory_bytes
 
 IMAGES, SIZE, BLOCK = 100, 224, 16
 

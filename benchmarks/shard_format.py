@@ -4,8 +4,8 @@
 
 Compared, on one core, at 224 px, on photographs and (where `PPVIT_ASSETS` names the folder) upscaled CIFAR-10 images,
 plain and encrypted with `block`: bytes against raw pixels, writing and reading speed of stored PNG
-(`ppvit.images.encode_png`), Pillow's PNG at its default and at level 0, lossless WebP, PPM, NPY and zstd. PNG and WebP
-are read by `ppvit.images.decode`, as the loader does.
+(`ppvit.data.images.encode_png`), Pillow's PNG at its default and at level 0, lossless WebP, PPM, NPY and zstd. PNG and WebP
+are read by `ppvit.data.images.decode`, as the loader does.
 Aim: encrypted photographs do not compress, so choose by speed among the formats that everybody's loader reads.
 Measured (2 cores, 2026-11-20): encrypted photographs as stored PNG have 100.2 % of the raw size and are written at
 8,520 and read at 5,736 images/s. Pillow's default saves 7.5 % at 166 and 1,089; lossless WebP 16 % at 21 and 830. PPM
@@ -23,9 +23,9 @@ from inputs import photographs, upscaled_cifar10
 from PIL import Image
 from timing import alternate, one_core, print_table, spread
 
-from ppvit import images
+from ppvit.data import images
 from ppvit.ciphers import make_cipher
-from ppvit.keys import DEMO_KEY
+from ppvit.ciphers.keys import DEMO_KEY
 
 SIZE, COUNT, ROUNDS = 224, 16, 7
 

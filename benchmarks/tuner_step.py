@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from ppvit.config import Finetune
 from ppvit.models import MICRO, MICRO_ARCHITECTURE
-from ppvit.schedule import make_optimizer
+from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import make_tuner
 
 MODELS: tuple[tuple[str, dict[str, Any], int, int], ...] = (

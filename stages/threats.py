@@ -1,22 +1,6 @@
-"""threats (owner): the model under attackers who know the key, the weights, something like them, or nothing."""
+"""The stage threats; see ppvit/pipeline.py."""
 
-from ppvit import paths, threats
-from ppvit.config import load
-from ppvit.errors import one_line_errors
-
-
-def main() -> None:
-    config = load()
-    threats.run(
-        config,
-        raw=paths.raw(config),
-        embedded=paths.PRETRAINED,
-        adapted=paths.ADAPTED,
-        finetuned=paths.FINETUNED,
-        result=paths.result("threats"),
-    )
-
+from ppvit.pipeline import main
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main()
+    main(__file__)

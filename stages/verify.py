@@ -1,21 +1,6 @@
-"""verify (owner): the model that came back, on images encrypted here, on plain images, and with wrong keys."""
+"""The stage verify; see ppvit/pipeline.py."""
 
-from ppvit import paths, verify
-from ppvit.config import load
-from ppvit.errors import one_line_errors
-
-
-def main() -> None:
-    config = load()
-    verify.run(
-        config,
-        raw=paths.raw(config),
-        adapted=paths.ADAPTED,
-        finetuned=paths.FINETUNED,
-        result=paths.result("verify"),
-    )
-
+from ppvit.pipeline import main
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main()
+    main(__file__)

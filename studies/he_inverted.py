@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from ppvit.images import encode_png
+from ppvit.data.images import encode_png
 
 
 def main(path: Path) -> None:

@@ -18,9 +18,9 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.datasets import load_digits
 
-from ppvit.he.features import fit_whitening
-from ppvit.he.softmax import coefficients
-from ppvit.he.twin import C1, C3, momentum
+from ppvit.he.parties.features import fit_whitening
+from ppvit.he.tiles.softmax import coefficients
+from ppvit.he.tiles.twin import C1, C3, momentum
 
 IMAGES, COMPONENTS, SPLITS = 1024, 63, 20
 RATES = (1, 2, 4, 6, 8, 12)

@@ -10,8 +10,9 @@ import sys
 
 from settings import ROOT, STUDIES, data_folder, prepared_config
 
-from ppvit import adapt, download, encrypt, paths
-from ppvit.errors import one_line_errors
+from ppvit.verbs import adapt, download, encrypt
+from ppvit import places as paths
+from ppvit.core.errors import one_line_errors
 
 
 def fetch(size: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ppvit.config import Config, load
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
 
 STUDIES = Path(__file__).parent.resolve()
 ROOT = STUDIES.parent

@@ -15,8 +15,9 @@ from pathlib import Path
 from settings import ROOT, STUDIES, Run, planned
 from train import measure
 
-from ppvit import adapt, encrypt, paths
-from ppvit.errors import one_line_errors
+from ppvit.verbs import adapt, encrypt
+from ppvit import places as paths
+from ppvit.core.errors import one_line_errors
 
 SEED = 100  # of training, and of which images are used
 

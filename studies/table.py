@@ -13,8 +13,8 @@ from typing import Any
 from scipy import stats
 from settings import ADAPTED, STUDIES, planned, read_yaml
 
-from ppvit.errors import one_line_errors
-from ppvit.files import read_json
+from ppvit.core.errors import one_line_errors
+from ppvit.core.files import read_json
 
 Results = dict[tuple[str, str], list[dict[str, Any]]]
 """by images and method, one result a seed"""

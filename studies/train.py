@@ -15,10 +15,10 @@ from typing import Any
 
 from settings import ROOT, STUDIES, Run, data_folder, read_yaml
 
-from ppvit import evaluate, finetune
+from ppvit.verbs import evaluate, finetune
 from ppvit.config import Config
-from ppvit.errors import one_line_errors
-from ppvit.files import read_json, write_json
+from ppvit.core.errors import one_line_errors
+from ppvit.core.files import read_json, write_json
 
 MEASURED = (  # of finetune's result file; speed and memory are of fine-tuning alone
     "train_loss",

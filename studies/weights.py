@@ -8,10 +8,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ppvit import adapt, audit, encrypt, evaluate, finetune, paths
+from ppvit.verbs import adapt, audit, encrypt, evaluate, finetune
+from ppvit import places as paths
 from ppvit.config import load
-from ppvit.errors import one_line_errors
-from ppvit.files import read_json
+from ppvit.core.errors import one_line_errors
+from ppvit.core.files import read_json
 from ppvit.tuners import TUNERS
 
 HEADER = [

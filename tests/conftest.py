@@ -24,10 +24,10 @@ from sklearn.datasets import load_sample_images
 
 from ppvit import config as ppvit_config
 from ppvit.config import Config
-from ppvit.images import encode_png
-from ppvit.keys import Key
+from ppvit.data.images import encode_png
+from ppvit.ciphers.keys import Key
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, Backbone
-from ppvit.shards import SCHEMA, shard_records, write_shards
+from ppvit.data.shards import SCHEMA, shard_records, write_shards
 
 settings.register_profile(
     "ppvit", deadline=None, derandomize=True
@@ -106,7 +106,7 @@ def write_raw(folder: Path, counts: dict[str, int], classes: int = 3, size: int 
             origin = f"{split}/{label}/{index}.png".encode()
             samples.append({"png": encode_png(image), "cls": str(label).encode(), "txt": origin})
         shards[split] = shard_records(write_shards(folder, split, samples, per_shard=16))
-    from ppvit.files import write_json
+    from ppvit.core.files import write_json
 
     manifest = {"schema": SCHEMA, "name": folder.name, "classes": [f"class {label}" for label in range(classes)]}
     write_json(folder / "dataset.json", {**manifest, "source": "test", "counts": counts, "shards": shards})

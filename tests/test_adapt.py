@@ -14,15 +14,21 @@ from safetensors.torch import save_file
 from test_ciphers import MAPPED, UNMAPPED, cipher_of, images_of
 from timm.models.convmixer import ConvMixer
 
-from ppvit import adapt
-from ppvit.adapt import adapt_model
+from ppvit.verbs import adapt
+from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers import make_cipher
-from ppvit.embedding import decrypt_embedding, encrypt_embedding, fold_normalization, read_embedding, write_embedding
-from ppvit.errors import PpvitError, UsageError
-from ppvit.keys import Key
+from ppvit.adaptation.embedding import (
+    decrypt_embedding,
+    encrypt_embedding,
+    fold_normalization,
+    read_embedding,
+    write_embedding,
+)
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.ciphers.keys import Key
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
-from ppvit.schedule import make_optimizer
-from ppvit.stems import add_adaptive_matrix
+from ppvit.training.schedule import make_optimizer
+from ppvit.models.stems import add_adaptive_matrix
 from ppvit.tuners import load_finetuned, make_tuner, save_finetuned
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

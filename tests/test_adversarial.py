@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from ppvit.adapt import adapt_model
-from ppvit.adversarial import Attack, Ball, frozen, pgd, plain_ball
-from ppvit.adversarial.attack import divergence
-from ppvit.adversarial.ball import TOLERANCE
-from ppvit.batch_norm import set_batch_norm
+from ppvit.adaptation.adapt import adapt_model
+from ppvit.evasion.pgd import Attack, frozen, pgd
+from ppvit.evasion.ball import Ball
+from ppvit.evasion.isometry import plain_ball
+from ppvit.evasion.pgd import divergence
+from ppvit.evasion.ball import TOLERANCE
+from ppvit.models.batch_norm import set_batch_norm
 from ppvit.ciphers import CIPHERS, make_cipher
 from ppvit.ciphers.gather import FlatMap
-from ppvit.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import model_input
 from ppvit.tuners.base import keep_zero
 

@@ -16,16 +16,18 @@ from test_finetune import make_world
 from torch.nn import functional
 
 import ppvit.checkpoint
-from ppvit import finetune, training
-from ppvit.adversarial import Attack, Ball
-from ppvit.adversarial.monitor import Monitor, hold_out
-from ppvit.adversarial.objective import Robust, attack_of
-from ppvit.adversarial.scalars import automatic_weights
+from ppvit.verbs import finetune
+from ppvit.training import loop as training
+from ppvit.evasion.pgd import Attack
+from ppvit.evasion.ball import Ball
+from ppvit.training.monitor import Monitor, hold_out
+from ppvit.training.adversarial import Robust, attack_of
+from ppvit.training.scalars import automatic_weights
 from ppvit.config import Adversarial, default_yaml, load
-from ppvit.errors import PpvitError, UsageError
-from ppvit.files import sha256_of
-from ppvit.objective import Objective
-from ppvit.training import make_accelerator
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.files import sha256_of
+from ppvit.training.objective import Objective
+from ppvit.training.loop import make_accelerator
 from ppvit.tuners import TUNERS
 
 QUICK = {
@@ -207,7 +209,7 @@ def test_held_out_images_are_not_trained_on(samples, wanted, seed):
 @pytest.mark.parametrize("head_init", ["random", "robust"])
 def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, head_init):
     """Stopped twice, in the middle of an epoch, with a checkpoint at every step; the same bytes."""
-    monkeypatch.setattr(ppvit.checkpoint, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(ppvit.training.checkpoint, "SAVE_SECONDS", 0.0)
     config = make_world(tmp_path, **{**QUICK, "epochs": 3, "dropout": 0.1})
     options = {"scalars": "auto", "head_init": head_init, "head_epochs": 2, "steps": 1, "step_size": 8.0}
     whole = train(tmp_path, config, "whole", **options)
@@ -346,7 +348,7 @@ def test_two_processes_train_as_one(tmp_path):
     attack = {"start": "none", "inner_loss": "ce", "scalars": "auto"}
     one = train(tmp_path, config, "one", **attack)
     code = (
-        "import sys, ppvit.finetune as f, ppvit.config as p; from pathlib import Path\n"
+        "import sys, ppvit.training.defence as f, ppvit.config as p; from pathlib import Path\n"
         "folder = Path(sys.argv[1])\n"
         "settings, attack = (c.model_validate_json(t) for c, t in zip((p.Finetune, p.Adversarial), sys.argv[2:]))\n"
         "places = [folder / name for name in ('encrypted', 'adapted', 'two', 'two.json')]\n"

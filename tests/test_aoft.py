@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
 from ppvit.tuners import export_lora, make_tuner, trainable_parameters
 from ppvit.tuners.orthogonal import (
     SMALLEST_DENOMINATOR,
@@ -282,7 +282,7 @@ def test_counts_on_vit_base(method, values, parameters):
 
 
 def test_vectors_stay_in_float32_and_get_no_weight_decay():
-    from ppvit.schedule import make_optimizer
+    from ppvit.training.schedule import make_optimizer
 
     settings = make_config(
         finetune={"method": "aoft_lora", "vector_learning_rate": 5.0, "scale_learning_rate": 7.0}

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from ppvit.audit import folder
 from ppvit.ciphers import make_cipher
 from ppvit.cli import app
-from ppvit.errors import PpvitError, UsageError
-from ppvit.keys import Key
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.ciphers.keys import Key
 
 
 def write_pictures(path, pictures):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from conftest import photographs
 
-from ppvit.audit import brute_force, chosen_plaintext, known_plaintext, pooled, weights
+from ppvit.audit.attacks import brute_force, chosen_plaintext, known_plaintext, pooled, weights
 from ppvit.audit.score import key_recovered_percent, mean_ssim
 from ppvit.audit.view import Finding, KeySpace, View, decrypt
 from ppvit.ciphers import CIPHERS, make_cipher
-from ppvit.embedding import Embedding, encrypt_embedding
-from ppvit.keys import Key
+from ppvit.adaptation.embedding import Embedding, encrypt_embedding
+from ppvit.ciphers.keys import Key
 
 SIZE, BLOCK = 32, 4
 VARIANTS = {name: (name, {}) for name in CIPHERS if name not in ("none", "neuracrypt")} | {

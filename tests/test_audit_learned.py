@@ -9,12 +9,12 @@ from conftest import cifar
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from ppvit.audit.inverse_network import reconstruct, train_inverse, train_inverse_unpaired
-from ppvit.audit.matching import assign, chance_percent, invariants, match, top1_percent
+from ppvit.audit.attacks.inverse_network import reconstruct, train_inverse, train_inverse_unpaired
+from ppvit.audit.attacks.matching import assign, chance_percent, invariants, match, top1_percent
 from ppvit.audit.score import mean_ssim
 from ppvit.audit.view import to_blocks
 from ppvit.ciphers import make_cipher
-from ppvit.keys import Key
+from ppvit.ciphers.keys import Key
 
 
 def key(number=1):

@@ -8,10 +8,10 @@ import torch
 from conftest import tiny_backbone
 from torch import nn
 
-from ppvit import finetune
-from ppvit.batch_norm import batch_norm_names, set_batch_norm
+from ppvit.verbs import finetune
+from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.config import Finetune
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
 from ppvit.tuners import make_tuner
 
 MODES = ("frozen", "stats", "affine")

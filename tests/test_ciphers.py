@@ -15,8 +15,8 @@ from scipy.stats import chisquare, kstest
 from torch.nn import functional
 
 from ppvit.ciphers import CIPHERS, make_cipher
-from ppvit.errors import UsageError
-from ppvit.keys import Key, KeyStream
+from ppvit.core.errors import UsageError
+from ppvit.ciphers.keys import Key, KeyStream
 
 VARIANTS = {  # id: name and options; sides of sub-blocks divide all block sides below
     "none": ("none", {}),
@@ -905,7 +905,7 @@ def test_plain_images_need_no_key():
 
 
 def test_ciphers_need_no_torch():
-    code = "import sys, ppvit.ciphers, ppvit.encrypt, ppvit.keys; sys.exit('torch' in sys.modules)"
+    code = "import sys, ppvit.ciphers, ppvit.data.encrypted, ppvit.ciphers.keys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ppvit import keys
+from ppvit.ciphers import keys
 from ppvit.config import DEMO_KEY_ID, Config, default_yaml, load, parameters
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ppvit.datasets.imagenette import _CLASSES, _MD5, _URL
 from ppvit.datasets.medmnist_info import INFO
-from ppvit.errors import PpvitError
+from ppvit.core.errors import PpvitError
 
 
 def test_a_named_data_set_from_class_folders_must_have_its_number_of_classes(tmp_path):

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvit import download
+from ppvit.verbs import download
 from ppvit.config import Config
 from ppvit.datasets import open_source
-from ppvit.errors import PpvitError, UsageError
-from ppvit.files import sha256_of
-from ppvit.shards import ShardReader, read_manifest
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.files import sha256_of
+from ppvit.data.shards import ShardReader, read_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ def test_nothing_half_written_and_the_old_output_stays(tmp_path):
 
 def test_too_small_a_disk_is_noticed_at_the_start(tmp_path, monkeypatch):
     pets(tmp_path / "pets")
-    monkeypatch.setattr("ppvit.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr("ppvit.core.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(PpvitError, match="free some space"):
         raw("imagefolder", tmp_path / "pets")
     assert not Path("data").exists() or not list(Path("data/raw").iterdir())
@@ -217,7 +217,7 @@ def test_cache_folder_can_be_chosen(monkeypatch):
 
 
 def test_import_does_not_load_torch():
-    code = "import sys, ppvit.download, ppvit.datasets; assert not {'torch', 'sklearn'} & set(sys.modules)"
+    code = "import sys, ppvit.verbs.download, ppvit.datasets; assert not {'torch', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(download.__file__).parents[1])
 
 

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ppvit import encrypt, files, keys
-from ppvit.batches import EncryptedImages
-from ppvit.encrypt import PlainImages, select
-from ppvit.errors import PpvitError, UsageError
-from ppvit.keys import Key
-from ppvit.owner import load_cipher
+from ppvit.verbs import encrypt
+from ppvit.core import files
+from ppvit.ciphers import keys
+from ppvit.data.batches import EncryptedImages
+from ppvit.data.plain import PlainImages, select
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.ciphers.keys import Key
+from ppvit.ciphers.keyed import load_cipher
 
 SMALL = {"dataset": {"image_size": 16}, "encrypt": {"images_per_shard": 16}}
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from test_finetune import make_world, train
 
-from ppvit import evaluate
-from ppvit.errors import PpvitError
-from ppvit.evaluate import Scores, write_plots
+from ppvit.verbs import evaluate
+from ppvit.core.errors import PpvitError
+from ppvit.evaluation.scores import Scores, write_plots
 
 
 @given(st.integers(2, 6), st.integers(1, 60), st.integers(1, 20), st.integers(0, 99))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import make_config
 
-from ppvit import adapt, download, encrypt, finetune
-from ppvit.batches import EncryptedImages
+from ppvit.verbs import adapt, download, encrypt, finetune
+from ppvit.data.batches import EncryptedImages
 from ppvit.models import load_model, model_input
 from ppvit.tuners import TUNERS, load_finetuned
 

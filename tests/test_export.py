@@ -20,14 +20,16 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from ppvit import cli, encrypt, evaluate, export, finetune, keys, verify
-from ppvit.adapt import adapt_model
+from ppvit import cli, export
+from ppvit.verbs import encrypt, evaluate, finetune, verify
+from ppvit.ciphers import keys
+from ppvit.adaptation.adapt import adapt_model
 from ppvit.config import Config
-from ppvit.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.export.card import _in_words
-from ppvit.files import read_json, write_json
+from ppvit.core.files import read_json, write_json
 from ppvit.models import load_model, save_model
-from ppvit.owner import load_cipher, public_record
+from ppvit.ciphers.keyed import load_cipher, public_record
 from ppvit.tuners import TUNERS, finetuned_id, make_tuner, save_finetuned
 
 OWN = [name for name, tuner in TUNERS.items() if not tuner.stock]  # methods that peft does not have

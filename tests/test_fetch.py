@@ -9,7 +9,7 @@ import pytest
 from ppvit.datasets import fetch as fetch_module
 from ppvit.datasets import open_source
 from ppvit.datasets.fetch import fetch
-from ppvit.errors import PpvitError
+from ppvit.core.errors import PpvitError
 
 CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -138,7 +138,7 @@ def test_a_connection_that_keeps_breaking_leaves_its_part_for_the_next_run(serve
 
 
 def test_too_small_a_disk_is_noticed_before_the_transfer(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("ppvit.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr("ppvit.core.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(PpvitError, match="free some space"):
         fetch((server.url(),), tmp_path / "file.bin", MD5)
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from ppvit.errors import PpvitError, UsageError, one_line_errors
-from ppvit.files import atomic_output, read_json, require_free_space, sha256_of, write_json
+from ppvit.core.errors import PpvitError, UsageError, one_line_errors
+from ppvit.core.files import atomic_output, read_json, require_free_space, sha256_of, write_json
 
 
 @pytest.mark.parametrize("directory", [False, True])

@@ -15,16 +15,16 @@ from conftest import make_config, tiny_backbone, write_raw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppvit import encrypt, finetune
-from ppvit.adapt import adapt_model
-from ppvit.batches import epoch_batches
-from ppvit.checkpoint import Checkpoint
+from ppvit.verbs import encrypt, finetune
+from ppvit.adaptation.adapt import adapt_model
+from ppvit.data.batches import epoch_batches
+from ppvit.training.checkpoint import Checkpoint
 from ppvit.config import Config
-from ppvit.errors import PpvitError, UsageError
-from ppvit.files import sha256_of
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.files import sha256_of
 from ppvit.models import save_model
-from ppvit.owner import load_cipher, public_record
-from ppvit.schedule import learning_rate_factor
+from ppvit.ciphers.keyed import load_cipher, public_record
+from ppvit.training.schedule import learning_rate_factor
 
 QUICK = {"epochs": 3, "batch_size": 8, "rank": 2, "dropout": 0.1, "target_modules": ["attn.qkv"]}
 
@@ -115,7 +115,7 @@ def test_killed_run_resumes_to_the_identical_result(tmp_path):
     config = make_world(tmp_path, epochs=4)
     train(tmp_path, config, "uninterrupted")
     script = (
-        "import sys, time, ppvit.checkpoint as c, ppvit.finetune as f, ppvit.config as p; from pathlib import Path\n"
+        "import sys, time, ppvit.training.checkpoint as c, ppvit.training.defence as f, ppvit.config as p; from pathlib import Path\n"
         "c.SAVE_SECONDS = 0.0\n"
         "folder, settings = Path(sys.argv[1]), p.Finetune.model_validate_json(sys.argv[2])\n"
         "step = f.Training._optimizer_step\n"
@@ -210,8 +210,8 @@ def test_trainer_needs_no_key(world, monkeypatch):
     folder, config = world
     monkeypatch.setenv("PPVIT_KEYRING", "/nonexistent")
     code = (
-        "import sys, ppvit.finetune, ppvit.evaluate\n"
-        "loaded = {'ppvit.keys', 'ppvit.owner', 'ppvit.ciphers', 'cryptography'} & set(sys.modules)\n"
+        "import sys, ppvit.training.defence, ppvit.evaluation.scores\n"
+        "loaded = {'ppvit.ciphers.keys', 'ppvit.ciphers.keyed', 'ppvit.ciphers', 'cryptography'} & set(sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0
@@ -223,7 +223,7 @@ def test_two_processes_train_as_one(tmp_path):
     config = make_world(tmp_path, epochs=1, dropout=0.0, batch_size=7)  # 50 = 7 * 7 + 1: a process without an image
     one = train(tmp_path, config, "one")
     code = (
-        "import sys, ppvit.finetune as f, ppvit.config as p; from pathlib import Path\n"
+        "import sys, ppvit.training.defence as f, ppvit.config as p; from pathlib import Path\n"
         "folder, settings = Path(sys.argv[1]), p.Finetune.model_validate_json(sys.argv[2])\n"
         "f.run(settings, folder / 'encrypted', folder / 'adapted', folder / 'two', folder / 'two.json')\n"
     )

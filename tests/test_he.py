@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from ppvit.errors import PpvitError, UsageError
-from ppvit.he import ckks, owner, packing, quadratic_gradient, softmax, twin
-from ppvit.he.features import fit_whitening
-from ppvit.he.parameters import choose_chain, make_plan
-from ppvit.he.tiles import train
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.he.ckks import session as ckks
+from ppvit.he.parties import owner
+from ppvit.he.tiles import packing, softmax, twin
+from ppvit.he.volley_revolver import quadratic_gradient
+from ppvit.he.parties.features import fit_whitening
+from ppvit.he.tiles.plan import choose_chain, make_plan
+from ppvit.he.tiles.algorithm import train
 
 pytest.importorskip("tenseal")
 QUIET = SimpleNamespace(update=lambda count: None, set_postfix_str=lambda text: None)

@@ -9,8 +9,8 @@ import torch
 from conftest import make_config, write_raw
 from safetensors.torch import save_file
 
-from ppvit.encrypt import PlainImages
-from ppvit.he.features import backbone_of, extract
+from ppvit.data.plain import PlainImages
+from ppvit.he.parties.features import backbone_of, extract
 
 SIZE = 64
 

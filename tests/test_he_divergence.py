@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from test_he import digits, encrypted_training
 
-from ppvit.errors import UsageError
-from ppvit.he import divergence, owner, published, twin
-from ppvit.he.parameters import make_plan
+from ppvit.core.errors import UsageError
+from ppvit.he.parties import divergence, owner
+from ppvit.he.volley_revolver import algorithm as published
+from ppvit.he.tiles import twin
+from ppvit.he.tiles.plan import make_plan
 
 pytest.importorskip("tenseal")
 

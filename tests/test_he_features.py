@@ -10,12 +10,13 @@ import pytest
 from test_he import digits
 
 from ppvit.config import He
-from ppvit.errors import UsageError
-from ppvit.he import owner, published
-from ppvit.he.ckks import SecretSession
-from ppvit.he.features import fit_whitening
-from ppvit.he.parameters import make_plan
-from ppvit.he.tiles import train
+from ppvit.core.errors import UsageError
+from ppvit.he.parties import owner
+from ppvit.he.volley_revolver import algorithm as published
+from ppvit.he.ckks.session import SecretSession
+from ppvit.he.parties.features import fit_whitening
+from ppvit.he.tiles.plan import make_plan
+from ppvit.he.tiles.algorithm import train
 
 pytest.importorskip("tenseal")
 

@@ -18,14 +18,15 @@ import yaml
 from conftest import make_config, write_raw
 from test_he_parties import PRETRAINED, configured
 
-from ppvit.errors import PpvitError, UsageError
-from ppvit.files import write_json
-from ppvit.he import head, owner, published
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.files import write_json
+from ppvit.he.parties import head, owner
+from ppvit.he.volley_revolver import algorithm as published
 from ppvit.he.algorithms import load_plan
-from ppvit.he.folders import weights_name, write_manifest
-from ppvit.he.packing import weight_slots
-from ppvit.he.parameters import make_plan, read_plan
-from ppvit.he.train import run as run_trainer
+from ppvit.he.parties.folders import weights_name, write_manifest
+from ppvit.he.tiles.packing import weight_slots
+from ppvit.he.tiles.plan import make_plan, read_plan
+from ppvit.he.parties.trainer import run as run_trainer
 
 pytest.importorskip("tenseal")
 
@@ -170,7 +171,7 @@ def test_honest_weights_pass_and_dishonest_ones_are_warned_of(copy, capsys):
 def test_weights_that_are_no_numbers_are_refused(copy, monkeypatch):
     plan, _ = load_plan(copy / "owner")
     nothing = np.full((plan.classes, plan.columns), np.nan)
-    monkeypatch.setattr("ppvit.he.owner.decrypt", lambda *_: nothing)
+    monkeypatch.setattr("ppvit.he.parties.owner.decrypt", lambda *_: nothing)
     with pytest.raises(PpvitError, match="damaged or dishonest"):
         decrypt(copy)
     assert not (copy / "he.json").exists()

@@ -11,8 +11,8 @@ import time
 import psutil
 import pytest
 
-from ppvit.errors import PpvitError
-from ppvit.he.forks import Forks
+from ppvit.core.errors import PpvitError
+from ppvit.he.parties.forks import Forks
 
 
 def make(number):

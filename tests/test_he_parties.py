@@ -16,19 +16,21 @@ import yaml
 from conftest import make_config, write_raw
 from safetensors.numpy import load_file
 
-from ppvit import adapt, encrypt, evaluate, he
+from ppvit.verbs import adapt, encrypt, evaluate, he
 from ppvit.config import Config, He
-from ppvit.encrypt import PlainImages
-from ppvit.errors import PpvitError, UsageError
-from ppvit.he import ckks, owner, quadratic_gradient
+from ppvit.data.plain import PlainImages
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.he.ckks import session as ckks
+from ppvit.he.parties import owner
+from ppvit.he.volley_revolver import quadratic_gradient
 from ppvit.he.algorithms import load_plan
-from ppvit.he.features import backbone_of, extract
-from ppvit.he.folders import read_manifest, weights_name
-from ppvit.he.model import save_model_with_head
-from ppvit.he.train import run as run_trainer
+from ppvit.he.parties.features import backbone_of, extract
+from ppvit.he.parties.folders import read_manifest, weights_name
+from ppvit.he.parties.model import save_model_with_head
+from ppvit.he.parties.trainer import run as run_trainer
 from ppvit.models import model_input
 from ppvit.tuners import load_finetuned
-from ppvit.verify import batches
+from ppvit.data.plain import batches
 
 pytest.importorskip("tenseal")
 PRETRAINED = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
@@ -324,9 +326,16 @@ def test_without_tenseal_the_stage_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_trainer_half_loads_neither_keys_nor_raw_data_nor_torch(finished):
-    code = "import sys, ppvit.he.train; print(*sys.modules)"
+    code = "import sys, ppvit.he.parties.trainer; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], text=True, check=True, capture_output=True).stdout.split()
-    secret = {"ppvit.keys", "ppvit.owner", "ppvit.he.owner", "ppvit.he.features", "ppvit.encrypt", "torch"}
+    secret = {
+        "ppvit.ciphers.keys",
+        "ppvit.ciphers.keyed",
+        "ppvit.he.parties.owner",
+        "ppvit.he.parties.features",
+        "ppvit.data.encrypted",
+        "torch",
+    }
     assert not secret & set(loaded)
     assert not any(path.name == "secret.key" for path in (finished / "trainer").rglob("*"))
     assert (finished / "trainer" / "weights" / weights_name(0)).exists()

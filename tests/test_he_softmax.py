@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from ppvit.he import softmax
-from ppvit.he.ckks import Parameters, SecretSession
-from ppvit.he.parameters import make_plan
+from ppvit.he.tiles import softmax
+from ppvit.he.ckks.session import Parameters, SecretSession
+from ppvit.he.tiles.plan import make_plan
 
 
 def test_softmax_parabola_is_the_mean_probability_of_a_class() -> None:

@@ -18,7 +18,7 @@ from image_files import encoded, everything, fill, open_at, origins
 from PIL import Image
 
 from ppvit.datasets.holdout import HoldOut
-from ppvit.errors import PpvitError
+from ppvit.core.errors import PpvitError
 
 # --- layouts
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ppvit.errors import PpvitError
-from ppvit.images import decode, encode_png, to_square
+from ppvit.core.errors import PpvitError
+from ppvit.data.images import decode, encode_png, to_square
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

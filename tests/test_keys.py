@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from ppvit import keys
-from ppvit.errors import PpvitError, UsageError
-from ppvit.keys import Key, KeyStream
+from ppvit.ciphers import keys
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.ciphers.keys import Key, KeyStream
 
 
 def test_key_id_is_a_domain_separated_hash():

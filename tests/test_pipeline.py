@@ -23,7 +23,8 @@ from imports import ROOT, imported_files
 from PIL import Image
 from warm_python import WarmPython
 
-from ppvit import keys, paths
+from ppvit.ciphers import keys
+from ppvit import places as paths
 from ppvit.config import Config
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

@@ -11,14 +11,15 @@ import torch
 from conftest import make_config, write_raw
 from torch import nn
 
-from ppvit import adapt, encrypt, evaluate, export, finetune, robustness, verify
-from ppvit.adapt import adapt_model
-from ppvit.batch_norm import batch_norm_names, set_batch_norm
+from ppvit.verbs import adapt, encrypt, evaluate, finetune, robustness, verify
+from ppvit import export
+from ppvit.adaptation.adapt import adapt_model
+from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.config import Adversarial, Robustness
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
-from ppvit.owner import load_cipher
-from ppvit.stems import stem_of
+from ppvit.ciphers.keyed import load_cipher
+from ppvit.models.stems import stem_of
 from ppvit.tuners import (
     TUNERS,
     finetuned_id,

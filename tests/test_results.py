@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from ppvit.results import peak_memory_bytes
+from ppvit.core.results import peak_memory_bytes
 
 
 def test_peak_memory_is_that_of_this_process_alone():

@@ -12,16 +12,16 @@ from conftest import make_config
 from test_finetune import make_world, train
 from torch import nn
 
-from ppvit import evaluate, robustness
-from ppvit.adversarial import Ball
-from ppvit.adversarial.ball import TOLERANCE
+from ppvit.verbs import evaluate, robustness
+from ppvit.evasion.ball import Ball
+from ppvit.evasion.ball import TOLERANCE
 from ppvit.config import load
-from ppvit.errors import PpvitError, UsageError
-from ppvit.robustness import masking
-from ppvit.robustness.autoattack import attack_names
-from ppvit.robustness.cascade import BATCH, Adversary, cascade, named_rightly
-from ppvit.robustness.progress import Progress
-from ppvit.robustness.sample import Sample, chosen, interval_percent
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.evasion import masking
+from ppvit.evasion.autoattack import attack_names
+from ppvit.evasion.cascade import BATCH, Adversary, cascade, named_rightly
+from ppvit.evasion.progress import Progress
+from ppvit.evasion.sample import Sample, chosen, interval_percent
 
 GREY = 1 / 127.5
 SHAPE = (3, 6, 6)
@@ -321,7 +321,7 @@ def test_findings_of_other_settings_or_damaged_ones_are_not_used(tmp_path):
 
 def test_findings_of_other_packages_are_not_used(tmp_path, monkeypatch):
     Progress("robustness", {}, tmp_path).remember("pgd 0", lambda: [True])
-    monkeypatch.setattr("ppvit.robustness.progress.version", lambda package: "9.9")
+    monkeypatch.setattr("ppvit.evasion.progress.version", lambda package: "9.9")
     assert Progress("robustness", {}, tmp_path).remember("pgd 0", lambda: [False]) == [False]
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppvit.errors import PpvitError
-from ppvit.files import sha256_of
-from ppvit.images import decode_array, encode_array
-from ppvit.shards import ShardReader, read_manifest, shard_records, write_shards
+from ppvit.core.errors import PpvitError
+from ppvit.core.files import sha256_of
+from ppvit.data.images import decode_array, encode_array
+from ppvit.data.shards import ShardReader, read_manifest, shard_records, write_shards
 
 
 def samples_of(count: int) -> list[dict[str, bytes]]:

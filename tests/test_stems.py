@@ -9,9 +9,9 @@ from timm.models.convmixer import ConvMixer
 from torch import nn
 from torch.nn import functional
 
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
 from ppvit.models import model_input
-from ppvit.stems import (
+from ppvit.models.stems import (
     AdaptivePermutation,
     KeyedProjection,
     TokenEmbedding,

@@ -18,7 +18,7 @@ from test_finetune import make_world, train
 from torch.nn import functional
 
 from ppvit.config import Finetune
-from ppvit.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import load_model, save_model
 from ppvit.tuners import load_finetuned, make_tuner, save_finetuned
 from ppvit.tuners.lora_variants import Eva, equal_batches
@@ -305,7 +305,7 @@ def test_vera_saves_its_projections_and_fourierft_the_seed_of_its_positions(tmp_
 def test_killed_runs_resume_to_the_identical_result(tmp_path):
     """The start is found anew after a kill, in another process, and must be the same to the bit."""
     script = (
-        "import os, signal, sys, ppvit.finetune as f, ppvit.config as p; from pathlib import Path\n"
+        "import os, signal, sys, ppvit.training.defence as f, ppvit.config as p; from pathlib import Path\n"
         "def kill(epoch, metrics):\n"
         "    if epoch == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "folder = Path(sys.argv[1])\n"

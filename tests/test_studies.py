@@ -11,7 +11,7 @@ from imports import ROOT
 
 from ppvit.ciphers import CIPHERS
 from ppvit.config import load
-from ppvit.owner import load_cipher
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.tuners import TUNERS
 
 STUDIES = ROOT / "studies"

@@ -10,20 +10,22 @@ from conftest import make_config, tiny_backbone, write_raw
 from imports import ROOT
 from torch import nn
 
-from ppvit import adapt, encrypt, finetune, paths, threats
-from ppvit.adapt import adapt_model
-from ppvit.adversarial import Attack, Ball
-from ppvit.attackers import threat_rows, verdict
+from ppvit.verbs import adapt, encrypt, finetune, threats
+from ppvit import places as paths
+from ppvit.adaptation.adapt import adapt_model
+from ppvit.evasion.pgd import Attack
+from ppvit.evasion.ball import Ball
+from ppvit.evasion.verdicts import threat_rows, verdict
 from ppvit.ciphers import CIPHERS
 from ppvit.config import Config
-from ppvit.encrypt import PlainImages
-from ppvit.errors import PpvitError, UsageError
+from ppvit.data.plain import PlainImages
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import model_input
-from ppvit.owner import load_cipher
-from ppvit.robustness.cascade import Adversary
-from ppvit.threats.ciphered import QUERY, StraightThrough, ThroughMap, rounds, through_cipher, whole_bytes
-from ppvit.threats.recovery import recover
-from ppvit.threats.surrogate import own_images, train_head
+from ppvit.ciphers.keyed import load_cipher
+from ppvit.evasion.cascade import Adversary
+from ppvit.evasion.ciphered import QUERY, StraightThrough, ThroughMap, rounds, through_cipher, whole_bytes
+from ppvit.evasion.recovery import recover
+from ppvit.evasion.surrogate import own_images, train_head
 
 PIXELS = sorted(set(CIPHERS) - {"neuracrypt"})
 EXACT = ["none", "block", "np", "block_np", "pixel_position", "etc", "subblock_etc", "pe", "restricted"]

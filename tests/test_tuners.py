@@ -10,9 +10,9 @@ from conftest import make_config, tiny_backbone
 from torch import nn
 
 from ppvit.config import Finetune
-from ppvit.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import load_model, save_model
-from ppvit.schedule import make_optimizer
+from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import TUNERS, load_finetuned, make_tuner, save_finetuned, trainable_parameters
 
 RECORD = {"method": "x", "num_classes": 5, "key_id": "pk-0", "cipher": {"name": "block"}, "image_size": 16}

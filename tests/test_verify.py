@@ -9,11 +9,11 @@ from conftest import make_config
 from PIL import Image
 from test_finetune import make_world, train
 
-from ppvit import evaluate, predict, show, verify
-from ppvit.encrypt import PlainImages
-from ppvit.errors import PpvitError, UsageError
+from ppvit.verbs import evaluate, predict, show, verify
+from ppvit.data.plain import PlainImages
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import model_input
-from ppvit.owner import load_cipher
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.tuners import load_finetuned
 
 

@@ -12,10 +12,10 @@ from scipy.optimize import approx_fprime
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from ppvit.errors import PpvitError, UsageError
-from ppvit.he import published, quadratic_gradient, volley_revolver
-from ppvit.he.arithmetic import CiphertextArithmetic
-from ppvit.he.ckks import SecretSession, Session
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.he.volley_revolver import algorithm as published, quadratic_gradient, layout as volley_revolver
+from ppvit.he.ckks.arithmetic import CiphertextArithmetic
+from ppvit.he.ckks.session import SecretSession, Session
 
 
 def with_constant(features: np.ndarray) -> np.ndarray:

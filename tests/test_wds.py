@@ -6,7 +6,7 @@ import tarfile
 import pytest
 from image_files import encoded, everything, fill, open_at
 
-from ppvit.errors import PpvitError
+from ppvit.core.errors import PpvitError
 
 
 def shard(path, members):

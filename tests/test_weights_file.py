@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ppvit.errors import PpvitError
+from ppvit.core.errors import PpvitError
 from ppvit.models import load_backbone, load_model, save_model
-from ppvit.weights_file import find_weights, read_weights
+from ppvit.models.weights_file import find_weights, read_weights
 
 MICRO = "resnet10_micro_cifar"
 

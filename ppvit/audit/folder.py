@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvit import images
-from ppvit.audit import feature_reconstruction, jigsaw, min_difference, pooled
+from ppvit.audit.attacks import feature_reconstruction, jigsaw, min_difference, pooled
 from ppvit.audit.view import decrypt
-from ppvit.errors import UsageError
-from ppvit.files import atomic_output, write_json
-from ppvit.results import Stopwatch
-from ppvit.show import image_grid
+from ppvit.core.errors import UsageError
+from ppvit.core.files import atomic_output, write_json
+from ppvit.core.results import Stopwatch
+from ppvit.data import images
+from ppvit.data.pictures import image_grid
 
 _ENDINGS = (".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")  # lossless; JPEG would have damaged most ciphertext
 _MOST = 100  # images that are pooled
@@ -26,7 +26,7 @@ _NEARLY = 0.6
 _OF_PHOTOGRAPHS = 0.3  # by how much neighbours are more alike than next neighbours in most of them
 
 
-def run(folder: Path, out: Path, block_size: int | None = None, seed: int = 0) -> str:
+def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: int = 0) -> str:
     """Attack all pictures of a folder with what needs ciphertext alone.
 
     Args:

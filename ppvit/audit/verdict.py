@@ -23,7 +23,6 @@ class Scored:
         guess_key_percent: what luck can give: the best of many random keys.
         ssim: of the recovered images.
         baseline_ssim: what is seen without the attack: with a random key or on the ciphertext, whichever is more.
-        seconds: wall time of the attack.
         identified_percent, chance_percent: share of the images that were picked out of candidates, and by luck.
         says: the sentence, where the attack has one of its own.
         fixed_strength: the strength, where the attack has one of its own.
@@ -36,7 +35,6 @@ class Scored:
     guess_key_percent: float
     ssim: float
     baseline_ssim: float
-    seconds: float
     identified_percent: float | None = None
     chance_percent: float = 0.0
     says: str = ""
@@ -66,7 +64,7 @@ def sentence(scored: Scored, keyed: bool) -> str:
         return "The images are not encrypted: whoever holds them sees them."
     if scored.says:
         return scored.says
-    how = f"with {scored.needs}, in {_duration(scored.seconds)}"
+    how = f"with {scored.needs}"
     if scored.identified_percent is not None:
         return _identification(scored, how)
     key = scored.key_recovered_percent
@@ -104,7 +102,3 @@ def overall(findings: list[Scored], keyed: bool) -> str:
 def _percent(value: float) -> str:
     # 99.96 is not the whole key
     return "all" if value == 100 else f"{min(value, 99.9):.1f} %"
-
-
-def _duration(seconds: float) -> str:
-    return "less than a second" if seconds < 1 else f"{seconds:.0f} s"

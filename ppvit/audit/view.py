@@ -12,12 +12,12 @@ from functools import cached_property
 
 import numpy as np
 
+from ppvit.adaptation.embedding import Embedding
 from ppvit.ciphers import AffineMap, Cipher
 from ppvit.ciphers.gather import FlatMap, split_nibbles
+from ppvit.ciphers.keys import SECRET_BYTES, Key
 from ppvit.ciphers.permutation import PermutationCipher
-from ppvit.embedding import Embedding
-from ppvit.images import displayable
-from ppvit.keys import SECRET_BYTES, Key
+from ppvit.data.images import displayable
 
 _GUESSES_OF_CHANCE = 16  # pairs of random keys whose agreement is chance, for ciphers without a closed form
 

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppvit.errors import UsageError
-from ppvit.keys import Key, KeyStream
+from ppvit.ciphers.keys import Key, KeyStream
+from ppvit.core.errors import UsageError
+from ppvit.core.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class AffineMap:
     def identity(cls, blocks: int, values: int) -> AffineMap:
         """The map that changes nothing."""
         return cls(np.arange(blocks), np.arange(values), np.ones(values, np.int8))
+
+
+CIPHERS: Registry[type[Cipher]] = Registry("ppvit.ciphers", "cipher.name")
+"""All ciphers by name. One more is a file in this folder with a :class:`Cipher` under ``@CIPHERS.register()``."""
 
 
 class Cipher(ABC):

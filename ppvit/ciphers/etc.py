@@ -13,14 +13,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppvit.ciphers.base import AffineMap
+from ppvit.ciphers.base import CIPHERS, AffineMap
 from ppvit.ciphers.gather import GatherCipher, log2_factorial
-from ppvit.errors import UsageError
-from ppvit.keys import Key, KeyStream
+from ppvit.ciphers.keys import Key, KeyStream
+from ppvit.core.errors import UsageError
 
 COLOUR_ORDERS = np.array(list(permutations(range(3))))  # (6, 3): which plain colour each ciphertext colour shows
 
 
+@CIPHERS.register()
 class Etc(GatherCipher):
     """Per block: moved; one of 8 rotations and flips; inverted or not; one of 6 colour orders; N! 96^N keys."""
 
@@ -40,6 +41,7 @@ class Etc(GatherCipher):
         return log2_factorial(self.blocks) + self.blocks * log2(8 * 2 * 6)
 
 
+@CIPHERS.register()
 class SubblockEtc(GatherCipher):
     """EtC on the sub-blocks of every block, then the blocks are permuted.
 

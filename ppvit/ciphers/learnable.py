@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppvit.ciphers.base import AffineMap
+from ppvit.ciphers.base import CIPHERS, AffineMap
 from ppvit.ciphers.etc import require_sub_blocks, values_of_sub_blocks
 from ppvit.ciphers.gather import GatherCipher, log2_factorial
-from ppvit.keys import Key, KeyStream
+from ppvit.ciphers.keys import Key, KeyStream
 
 
+@CIPHERS.register()
 class Le(GatherCipher):
     """In every M x M sub-block alike: 6 M^2 nibbles, keyed ones reversed (15 - v), all permuted, recombined to bytes.
 
@@ -45,6 +46,7 @@ class Le(GatherCipher):
         return nibbles + log2_factorial(nibbles)
 
 
+@CIPHERS.register()
 class Ele(GatherCipher):
     """LE on whole blocks (M = p) with a key for every block position, then the blocks are permuted.
 

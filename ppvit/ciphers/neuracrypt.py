@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppvit.ciphers.base import Cipher
-from ppvit.errors import UsageError
-from ppvit.keys import Key
+from ppvit.ciphers.base import CIPHERS, Cipher
+from ppvit.ciphers.keys import Key
+from ppvit.core.errors import UsageError
 
 HIDDEN_LAYERS = 4
 _EPSILON = 1e-5  # of batch normalisation
 
 
+@CIPHERS.register()
 class NeuraCrypt(Cipher):
     """p x p convolution of stride p to ``token_width``, ReLU; 4 x (1 x 1 convolution, batch norm, ReLU); plus random
     position vectors, ReLU; linear; then the patches of every image in an order of its own.

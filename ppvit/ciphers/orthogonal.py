@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppvit.ciphers.base import AffineMap, Cipher
-from ppvit.errors import UsageError
-from ppvit.keys import Key
+from ppvit.ciphers.base import CIPHERS, AffineMap, Cipher
+from ppvit.ciphers.keys import Key
+from ppvit.core.errors import UsageError
 
 _UNIT = 2.0**-24  # entries of the matrix are multiples of it, so that sums of products with pixels are exact
 _QUANTISED_SCALE = 0.5  # a white block has coordinates of up to 4 * 127.5; most photographs then fit into 8 bits
 
 
+@CIPHERS.register()
 class Orthogonal(Cipher):
     """``y = c Q (x - 127.5) + 127.5`` for every block vector x; Q is Haar distributed; B (B - 1) / 2 real numbers.
 

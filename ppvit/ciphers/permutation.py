@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppvit.ciphers.base import AffineMap
+from ppvit.ciphers.base import CIPHERS, AffineMap
 from ppvit.ciphers.gather import GatherCipher, log2_factorial
 
 
@@ -42,6 +42,7 @@ class PermutationCipher(GatherCipher):
         )
 
 
+@CIPHERS.register(place=1)
 class Plain(PermutationCipher):
     """No encryption: plain shards through the same code, for baselines."""
 
@@ -49,6 +50,7 @@ class Plain(PermutationCipher):
     keyed = False
 
 
+@CIPHERS.register(place=1)
 class Shuffle(PermutationCipher):
     """Pixel shuffling (SHF): one permutation of the B values of a block, the same for all blocks; B! keys."""
 
@@ -56,6 +58,7 @@ class Shuffle(PermutationCipher):
     shuffles = True
 
 
+@CIPHERS.register(place=1)
 class Scramble(PermutationCipher):
     """Block scrambling: one permutation of the N blocks; N! keys."""
 
@@ -63,6 +66,7 @@ class Scramble(PermutationCipher):
     scrambles = True
 
 
+@CIPHERS.register(place=1)
 class Block(PermutationCipher):
     """Block scrambling and pixel shuffling (Nagamori et al.); N! B! keys."""
 
@@ -71,6 +75,7 @@ class Block(PermutationCipher):
     shuffles = True
 
 
+@CIPHERS.register(place=1)
 class NegativePositive(PermutationCipher):
     """A keyed half of the B positions inverted, the same for all blocks; C(B, B/2) keys."""
 
@@ -78,6 +83,7 @@ class NegativePositive(PermutationCipher):
     inverts = True
 
 
+@CIPHERS.register(place=1)
 class BlockNegativePositive(PermutationCipher):
     """Block scrambling, pixel shuffling and negative-positive transformation (Qi et al.); N! B! C(B, B/2) keys."""
 
@@ -87,6 +93,7 @@ class BlockNegativePositive(PermutationCipher):
     inverts = True
 
 
+@CIPHERS.register(place=1)
 class PixelPosition(GatherCipher):
     """Blocks change places, and whole RGB pixels change places within every block (Qi et al. 2022); N! (p^2)! keys."""
 

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppvit.ciphers.base import AffineMap, Cipher
+from ppvit.ciphers.base import CIPHERS, AffineMap, Cipher
 from ppvit.ciphers.etc import COLOUR_ORDERS, require_scope
 from ppvit.ciphers.gather import GatherCipher, log2_factorial
-from ppvit.keys import Key
+from ppvit.ciphers.keys import Key
 
 
+@CIPHERS.register()
 class Pe(GatherCipher):
     """Each pixel and colour: v or 255 - v; with ``colour_order`` the three colours of each pixel in one of 6 orders.
 
@@ -52,6 +53,7 @@ class Pe(GatherCipher):
         return self.image_size**2 * (3 + (log2(6) if self.colour_order else 0))
 
 
+@CIPHERS.register()
 class Ffx(Cipher):
     """A keyed half of the B positions of every block goes through a keyed permutation of the 256 values.
 

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppvit.ciphers.base import AffineMap
+from ppvit.ciphers.base import CIPHERS, AffineMap
 from ppvit.ciphers.gather import GatherCipher, log2_factorial
-from ppvit.errors import UsageError
-from ppvit.keys import Key, KeyStream
+from ppvit.ciphers.keys import Key, KeyStream
+from ppvit.core.errors import UsageError
 
 
+@CIPHERS.register()
 class Restricted(GatherCipher):
     """Block and value permutations that leave a keyed choice of blocks and values in place, one key for all images.
 
@@ -47,6 +48,7 @@ class Restricted(GatherCipher):
         return sum(log2_factorial(size) - log2_factorial(round(fixed * size)) for size, fixed in sizes)
 
 
+@CIPHERS.register()
 class Disposable(Restricted):
     """Restricted permutations with an independent key for every image, so no map holds for all: nothing adapts to it.
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ppvit import __version__
-from ppvit.errors import one_line_errors
+from ppvit.core.process import prepared_process
+
+if TYPE_CHECKING:
+    from ppvit.config import Config
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def run() -> None:
     """Entry point: the command with one-line errors."""
-    with one_line_errors():
+    with prepared_process():
         app()
 
 
@@ -48,11 +51,10 @@ Overrides = Annotated[
     typer.Option("--set", "-S", metavar="NAME=VALUE", help="Override a parameter.", autocompletion=complete_parameter),
 ]
 Params = Annotated[Path, typer.Option("--params", help="The parameter file.")]
-Place = Annotated[Path | None, typer.Option(help="Default: where the pipeline keeps it.", show_default=False)]
 PARAMS = Path("params.yaml")
 
 
-def load(params: Path, overrides: list[str] | None):
+def load(params: Path, overrides: list[str] | None) -> Config:
     """The checked parameters."""
     from ppvit import config
 

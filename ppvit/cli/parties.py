@@ -7,102 +7,94 @@ from typing import Annotated
 
 import typer
 
-from ppvit.cli.base import PARAMS, Overrides, Params, Place, app, load
-from ppvit.cli.stages import StageGroup
-from ppvit.errors import UsageError
+from ppvit.cli.base import PARAMS, Overrides, Params, app, load
+from ppvit.cli.stages import StageGroup, places_of, run_stage, with_places
+from ppvit.core.errors import UsageError
+from ppvit.pipeline import STAGES
 
+_STAGE = STAGES["he"]
 he = typer.Typer(cls=StageGroup, invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.add_typer(he, name="he")
+app.add_typer(he, name="he", help=f"{_STAGE.does[:-1]} (owner and trainer).")
 
 Owner = Annotated[Path, typer.Option(help="The owner's folder: secret key, whitening. Never leaves.")]
 Trainer = Annotated[Path, typer.Option(help="The trainer's folder: all that it gets and gives back.")]
 OWNER, TRAINER = Path("he/owner"), Path("he/trainer")
 
 
-@he.callback()
-def parties(ctx: typer.Context, overrides: Overrides = None, params: Params = PARAMS) -> None:
-    """Train a linear head on CKKS ciphertexts: all parties, or one of them by its own verb."""
-    from ppvit import he
+def parties(ctx: typer.Context, overrides: Overrides = None, params: Params = PARAMS, **places: Path | None) -> None:
+    from ppvit.verbs.he import sigterm_exits
 
-    ctx.with_resource(he.sigterm_exits())
-    if ctx.invoked_subcommand:
-        if overrides or params != PARAMS:
-            raise UsageError(f"write -S and --params after the verb: ppvit he {ctx.invoked_subcommand} -S name=value")
-        return
-    config = load(params, overrides)
-    from ppvit import paths
-
-    he.run(config, paths.raw(config), paths.PRETRAINED, paths.HE, paths.result("he"))
+    ctx.with_resource(sigterm_exits())
+    if not ctx.invoked_subcommand:
+        run_stage(_STAGE, params, overrides, places)
+    elif overrides or params != PARAMS or any(places.values()):
+        raise UsageError(f"write options after the verb: ppvit he {ctx.invoked_subcommand} -S name=value")
 
 
-@he.command()
+he.callback()(with_places(parties, *_STAGE.inputs, *_STAGE.outputs, out="he"))
+
+
 def keys(
     overrides: Overrides = None,
     params: Params = PARAMS,
-    raw: Place = None,
-    embedded: Place = None,
     owner: Owner = OWNER,
     trainer: Trainer = TRAINER,
     train_here: Annotated[
         bool, typer.Option("--train-here", help="Refuse what this machine's memory is too small for.")
     ] = False,
+    **places: Path | None,
 ) -> None:
     """Plan the run and make the keys: the secret one for the owner, evaluation keys for the trainer (owner)."""
-    config = load(params, overrides)
-    from ppvit import paths
-    from ppvit.he import owner as owners
+    config = _STAGE.narrowed(load(params, overrides))
+    from ppvit.he.parties import owner as owners
 
-    owners.make_keys(config, raw or paths.raw(config), embedded or paths.PRETRAINED, owner, trainer, train_here)
+    owners.make_keys(config, places_of(config, places), owner, trainer, train_here)
 
 
-@he.command()
 def encrypt(
     overrides: Overrides = None,
     params: Params = PARAMS,
-    raw: Place = None,
-    embedded: Place = None,
     owner: Owner = OWNER,
     trainer: Trainer = TRAINER,
+    **places: Path | None,
 ) -> None:
     """Extract features, whiten (tiles), pack and encrypt them with the labels (owner)."""
-    config = load(params, overrides)
-    from ppvit import paths
-    from ppvit.he import owner as owners
+    config = _STAGE.narrowed(load(params, overrides))
+    from ppvit.he.parties import owner as owners
 
-    owners.encrypt(config, raw or paths.raw(config), embedded or paths.PRETRAINED, owner, trainer)
+    owners.encrypt(config, places_of(config, places), owner, trainer)
+
+
+def decrypt(
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    owner: Owner = OWNER,
+    trainer: Trainer = TRAINER,
+    **places: Path | None,
+) -> None:
+    """Decrypt the head, fold the whitening into it where there is one, measure it (owner)."""
+    config = _STAGE.narrowed(load(params, overrides))
+    from ppvit.he.parties import head
+
+    head.run(config, places_of(config, places), owner, trainer)
 
 
 @he.command()
 def train(trainer: Trainer = TRAINER) -> None:
     """Train on ciphertexts; needs neither secret key nor parameters (trainer)."""
-    from ppvit.he import train
+    from ppvit.he.parties import trainer as trainers
 
-    train.run(trainer)
+    trainers.run(trainer)
 
 
 @he.command()
 def refresh(owner: Owner = OWNER, trainer: Trainer = TRAINER) -> None:
     """With he.mode=refresh: renew the weights that the trainer asks for, until it is done (owner)."""
-    from ppvit.he import owner as owners
+    from ppvit.he.parties import owner as owners
 
     owners.refresh(owner, trainer)
 
 
-@he.command()
-def decrypt(
-    overrides: Overrides = None,
-    params: Params = PARAMS,
-    raw: Place = None,
-    embedded: Place = None,
-    owner: Owner = OWNER,
-    trainer: Trainer = TRAINER,
-    out: Place = None,
-    result: Place = None,
-) -> None:
-    """Decrypt the head, fold the whitening into it where there is one, measure it (owner)."""
-    config = load(params, overrides)
-    from ppvit import paths
-    from ppvit.he import head
-
-    places = (raw or paths.raw(config), embedded or paths.PRETRAINED, owner, trainer)
-    head.run(config, *places, out or paths.HE, result or paths.result("he"))
+he.command()(with_places(keys, *_STAGE.inputs))
+he.command()(with_places(encrypt, *_STAGE.inputs))
+he.command()(with_places(decrypt, *_STAGE.inputs, *_STAGE.outputs, out="he"))

@@ -1,40 +1,31 @@
-"""Every stage of the pipeline as a verb."""
+"""Every stage of the pipeline as a verb, made from the table of stages: a verb does what `dvc repro` does."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ppvit.cli.base import PARAMS, Overrides, Params, Place, app, load
+from ppvit.cli.base import PARAMS, Overrides, Params, app, load
+from ppvit.pipeline import STAGES, Stage
+from ppvit.places import Places, what_is
 
-# the sections of params.yaml that each stage reads, as in dvc.yaml
-SECTIONS = {
-    "pretrain": ("pretrain",),
-    "download": ("dataset", "download"),
-    "encrypt": ("dataset", "cipher", "encrypt"),
-    "adapt": ("dataset", "cipher", "model", "adapt"),
-    "finetune": ("finetune", "adversarial"),
-    "evaluate": ("evaluate",),
-    "robustness": ("robustness",),
-    "verify": ("dataset", "cipher", "encrypt", "evaluate", "verify"),
-    "audit": ("dataset", "cipher", "model", "encrypt", "audit"),
-    "threats": ("dataset", "cipher", "model", "encrypt", "adapt", "robustness", "threats"),
-    "he": ("dataset", "model", "encrypt", "he"),
-    "report": ("dataset", "cipher", "encrypt", "report"),
-}
+if TYPE_CHECKING:
+    from ppvit.config import Config
 
 
 class _ListsParameters:
     """Help that ends in the parameters that the stage reads."""
 
-    def format_epilog(self, ctx, formatter) -> None:
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from ppvit.config import parameters
 
         with formatter.section("Parameters, set for one run with -S name=value"):
-            rows = parameters(SECTIONS[self.name])
+            rows = parameters(STAGES[self.name].sections)
             formatter.write_dl([(name, f"{description}  [default: {default}]") for name, default, description in rows])
 
 
@@ -46,210 +37,68 @@ class StageGroup(_ListsParameters, TyperGroup):
     """The verb of a stage whose parties are verbs of their own."""
 
 
-def stage(function):
-    """Register a stage's verb."""
-    return app.command(cls=StageCommand)(function)
+def places_of(config: Config, given: dict[str, Path | None]) -> Places:
+    """The places that were given, and the pipeline's own for the others."""
+    return Places.of(config, **{name: path for name, path in given.items() if path is not None})
 
 
-@stage
-def pretrain(overrides: Overrides = None, params: Params = PARAMS, out: Place = None) -> None:
-    """Train the embedded micro-ViT on rendered glyphs (12 minutes on two cores)."""
+def run_stage(stage: Stage, params: Path, overrides: list[str] | None, places: dict[str, Path | None]) -> None:
+    """Run a stage with these places."""
     config = load(params, overrides)
-    from ppvit import paths, pretrain
-
-    pretrain.run(config.pretrain, out=out or paths.PRETRAINED)
+    stage.run(config, places_of(config, places))
 
 
-@stage
-def download(overrides: Overrides = None, params: Params = PARAMS, out: Place = None) -> None:
-    """Fetch a data set, or take your own, as plain shards (owner)."""
-    config = load(params, overrides)
-    from ppvit import download, paths
+def with_places(function: Callable[..., None], *places: str, out: str = "") -> Callable[..., None]:
+    """The function with an option for each of these places, handed to it by name, behind its own parameters.
 
-    download.run(config, out=out or paths.raw(config))
-
-
-@stage
-def encrypt(overrides: Overrides = None, params: Params = PARAMS, raw: Place = None, out: Place = None) -> None:
-    """Encrypt the plain images into keyed shards (owner)."""
-    config = load(params, overrides)
-    from ppvit import encrypt, paths
-
-    encrypt.run(config, raw=raw or paths.raw(config), out=out or paths.encrypted(config))
-
-
-@stage
-def adapt(overrides: Overrides = None, params: Params = PARAMS, out: Place = None, result: Place = None) -> None:
-    """Adapt pretrained weights to the key, exactly (owner)."""
-    config = load(params, overrides)
-    from ppvit import adapt, paths
-
-    adapt.run(config, paths.PRETRAINED, out=out or paths.ADAPTED, result=result or paths.result("adapt"))
+    Args:
+        function: takes places as keywords.
+        places: names of :class:`ppvit.places.Places`.
+        out: the one that ``--out`` means.
+    """
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    options = []
+    for place in dict.fromkeys(places):
+        names = [f"--{place}"] + (["--out"] if place == out else [])
+        option = typer.Option(
+            *names, help=f"{what_is(place)}; default: where the pipeline keeps it", show_default=False
+        )
+        annotation = Annotated[Path | None, option]
+        options.append(inspect.Parameter(place, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    signature = inspect.Signature([*(each for each in own if each.kind != each.VAR_KEYWORD), *options])
+    function.__signature__ = signature  # type: ignore[attr-defined]  # what typer makes options of
+    function.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
+    return function
 
 
-@stage
-def finetune(
-    overrides: Overrides = None,
-    params: Params = PARAMS,
-    encrypted: Place = None,
-    adapted: Place = None,
-    out: Place = None,
-    result: Place = None,
-) -> None:
-    """Fine-tune on encrypted shards; needs no key (trainer)."""
-    config = load(params, overrides)
-    from ppvit import finetune, paths
+def _verb(stage: Stage) -> Callable[..., None]:
+    def verb(overrides: Overrides = None, params: Params = PARAMS, **places: Path | None) -> None:
+        run_stage(stage, params, overrides, places)
 
-    finetune.run(
-        config.finetune,
-        encrypted=encrypted or paths.encrypted(config),
-        adapted=adapted or paths.ADAPTED,
-        out=out or paths.FINETUNED,
-        result=result or paths.result("finetune"),
-        adversarial=config.adversarial,
-    )
+    return verb
 
 
-@stage
-def evaluate(
-    overrides: Overrides = None,
-    params: Params = PARAMS,
-    encrypted: Place = None,
-    adapted: Place = None,
-    finetuned: Place = None,
-    plots: Place = None,
-    result: Place = None,
-) -> None:
-    """Measure the fine-tuned model on encrypted test shards; needs no key (trainer)."""
-    config = load(params, overrides)
-    from ppvit import evaluate, paths
-
-    evaluate.run(
-        config.evaluate,
-        encrypted=encrypted or paths.encrypted(config),
-        adapted=adapted or paths.ADAPTED,
-        finetuned=finetuned or paths.FINETUNED,
-        plots=plots or paths.PLOTS,
-        result=result or paths.result("evaluate"),
-    )
-
-
-@stage
-def robustness(
-    overrides: Overrides = None,
-    params: Params = PARAMS,
-    encrypted: Place = None,
-    adapted: Place = None,
-    finetuned: Place = None,
-    plots: Place = None,
-    result: Place = None,
-) -> None:
-    """Attack the fine-tuned model on encrypted test shards; needs no key (trainer)."""
-    config = load(params, overrides)
-    from ppvit import paths, robustness
-
-    robustness.run(
-        config.robustness,
-        encrypted=encrypted or paths.encrypted(config),
-        adapted=adapted or paths.ADAPTED,
-        finetuned=finetuned or paths.FINETUNED,
-        plots=plots or paths.CURVES,
-        result=result or paths.result("robustness"),
-    )
-
-
-@stage
-def verify(
-    overrides: Overrides = None,
-    params: Params = PARAMS,
-    raw: Place = None,
-    adapted: Place = None,
-    finetuned: Place = None,
-    result: Place = None,
-) -> None:
-    """Check the model that came back against images encrypted here, plain images and wrong keys (owner)."""
-    config = load(params, overrides)
-    from ppvit import paths, verify
-
-    verify.run(
-        config,
-        raw=raw or paths.raw(config),
-        adapted=adapted or paths.ADAPTED,
-        finetuned=finetuned or paths.FINETUNED,
-        result=result or paths.result("verify"),
-    )
-
-
-@stage
-def audit(
+def _audit(
     folder: Annotated[
         Path | None, typer.Argument(metavar="DIR", help="Somebody else's encrypted pictures, to attack instead.")
     ] = None,
     block_size: Annotated[int | None, typer.Option(help="With DIR: side of a block; guessed by default.")] = None,
     overrides: Overrides = None,
     params: Params = PARAMS,
-    pictures: Place = None,
-    result: Place = None,
+    **places: Path | None,
 ) -> None:
-    """Attack what the trainer sees and measure what leaks (owner); or attack the encrypted pictures in DIR."""
-    if folder is not None:
-        from ppvit.audit import folder as audit_folder
-
-        print(audit_folder.run(folder, pictures or Path("audit"), block_size))
+    if folder is None:
+        run_stage(STAGES["audit"], params, overrides, places)
         return
-    config = load(params, overrides)
-    from ppvit import audit, paths
+    from ppvit.audit.folder import attack_folder
 
-    audit.run(
-        config,
-        raw=paths.raw(config),
-        encrypted=paths.encrypted(config),
-        embedded=paths.PRETRAINED,
-        adapted=paths.ADAPTED,
-        finetuned=paths.FINETUNED,
-        pictures=pictures or paths.PICTURES,
-        result=result or paths.result("audit"),
-    )
+    print(attack_folder(folder, places["pictures"] or Path("audit"), block_size))
 
 
-@stage
-def threats(
-    overrides: Overrides = None,
-    params: Params = PARAMS,
-    raw: Place = None,
-    adapted: Place = None,
-    finetuned: Place = None,
-    result: Place = None,
-) -> None:
-    """Measure robustness against attackers with key, weights, other models or nothing (owner)."""
-    config = load(params, overrides)
-    from ppvit import paths, threats
-
-    threats.run(
-        config,
-        raw=raw or paths.raw(config),
-        embedded=paths.PRETRAINED,
-        adapted=adapted or paths.ADAPTED,
-        finetuned=finetuned or paths.FINETUNED,
-        result=result or paths.result("threats"),
-    )
-
-
-@stage
-def report(overrides: Overrides = None, params: Params = PARAMS, out: Place = None) -> None:
-    """Write the report page from all results (owner)."""
-    config = load(params, overrides)
-    from ppvit import paths, report
-
-    summary = report.run(
-        config,
-        raw=paths.raw(config),
-        results=paths.RESULTS,
-        live=paths.LIVE,
-        plots=paths.PLOTS,
-        curves=paths.CURVES,
-        pictures=paths.PICTURES,
-        ciphers=paths.CIPHER_STUDY,
-        out=out or paths.REPORT,
-    )
-    print(summary)
+for _stage in STAGES.values():
+    if _stage.name == "he":  # a group, see ppvit.cli.parties
+        continue
+    _function = _audit if _stage.name == "audit" else _verb(_stage)
+    _more = " Or attack the encrypted pictures in DIR." if _stage.name == "audit" else ""
+    _command = app.command(_stage.name, cls=StageCommand, help=f"{_stage.does[:-1]} ({_stage.party}).{_more}")
+    _command(with_places(_function, *_stage.inputs, *_stage.outputs, out=_stage.outputs[0]))

@@ -1,4 +1,4 @@
-"""What a person does by hand: pictures, predictions, export, parameters, keys."""
+"""What a person does by hand: pictures, predictions, export, parameters, names, keys."""
 
 from __future__ import annotations
 
@@ -7,48 +7,43 @@ from typing import Annotated
 
 import typer
 
-from ppvit.cli.base import PARAMS, Overrides, Params, Place, app, load
+from ppvit.cli.base import PARAMS, Overrides, Params, app, load
+from ppvit.cli.stages import places_of, with_places
+from ppvit.pipeline import SETTINGS, STAGES, write_settings
 
 
-@app.command()
 def show(
     overrides: Overrides = None,
     params: Params = PARAMS,
-    raw: Place = None,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("show.png"),
     count: Annotated[int, typer.Option(help="Number of images.")] = 4,
     ciphers: Annotated[bool, typer.Option("--ciphers", help="One image under every cipher instead.")] = False,
+    **places: Path | None,
 ) -> None:
     """Draw images plain, encrypted and decrypted side by side, as a PNG (owner)."""
     config = load(params, overrides)
-    from ppvit import paths, show
+    from ppvit.verbs import show
 
-    show.run(config, raw or paths.raw(config), out, count, ciphers)
+    show.run(config, places_of(config, places), out, count, ciphers)
     print(out)
 
 
-@app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, of any kind and size.", metavar="IMAGE...")],
     overrides: Overrides = None,
     params: Params = PARAMS,
     top: Annotated[int, typer.Option(help="Number of classes to print.", min=1)] = 3,
-    raw: Place = None,
-    adapted: Place = None,
-    finetuned: Place = None,
+    **places: Path | None,
 ) -> None:
     """Encrypt images with the key and classify them with the fine-tuned model (owner)."""
     config = load(params, overrides)
-    from ppvit import paths, predict
+    from ppvit.verbs import predict
 
-    answers = predict.predict(
-        config, images, raw or paths.raw(config), adapted or paths.ADAPTED, finetuned or paths.FINETUNED, top
-    )
+    answers = predict.run(config, places_of(config, places), images, top)
     for image, predictions in zip(images, answers, strict=True):
         print(f"{image}: " + ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions))
 
 
-@app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="The folder to write.", metavar="OUT")],
     overrides: Overrides = None,
@@ -61,22 +56,16 @@ def export(
         bool, typer.Option("--with-key-material", help="Export tensors that reveal the key too; refused otherwise.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
-    encrypted: Place = None,
-    adapted: Place = None,
-    finetuned: Place = None,
-    results: Place = None,
+    **places: Path | None,
 ) -> None:
     """Write the fine-tuned model and its card as a folder for the Hugging Face Hub (owner or trainer)."""
-    config = load(params, overrides)
-    from ppvit import export, paths
+    config = STAGES["report"].narrowed(load(params, overrides))  # what the run read, as the model records it
+    from ppvit.export import export
 
-    revealing = export.run(
+    revealing = export(
         config,
+        places_of(config, places),
         out,
-        encrypted=encrypted or paths.encrypted(config),
-        adapted=adapted or paths.ADAPTED,
-        finetuned=finetuned or paths.FINETUNED,
-        results=results or paths.RESULTS,
         as_lora=as_lora,
         with_key_material=with_key_material,
         force=force,
@@ -87,12 +76,38 @@ def export(
         typer.echo(told, err=True)
 
 
+app.command()(with_places(show, "raw"))
+app.command()(with_places(predict, "raw", "adapted", "finetuned"))
+app.command()(with_places(export, "encrypted", "adapted", "finetuned", "results"))
+
+
+@app.command()
+def settings(overrides: Overrides = None, params: Params = PARAMS, out: Path = SETTINGS) -> None:
+    """Write the parameters that every stage reads under the chosen cipher, method and attacks, for DVC to track."""
+    write_settings(load(params, overrides), out)
+
+
 @app.command()
 def params() -> None:
     """Print a params.yaml with every parameter at its default."""
     from ppvit.config import default_yaml
 
     print(default_yaml(), end="")
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[
+        str, typer.Argument(help="ciphers, methods, attacks, datasets or algorithms (of he).", metavar="KIND")
+    ],
+) -> None:
+    """Print the names that a parameter takes, with a sentence on each."""
+    from ppvit.cli.names import described
+
+    rows = described(kind)
+    width = max(len(name) for name, _ in rows)
+    for name, sentence in rows:
+        print(f"{name:<{width}}  {sentence}")
 
 
 @app.command()
@@ -103,7 +118,7 @@ def keygen(
     ] = None,
 ) -> None:
     """Make a secret key and print its public id, for cipher.key_id in params.yaml."""
-    from ppvit import keys
+    from ppvit.ciphers import keys
 
     key = keys.generate()
     path = keys.save(key, keyring, label)

@@ -2,13 +2,13 @@
 
 from ppvit.config.adversarial import Adversarial
 from ppvit.config.he import He
-from ppvit.config.loading import default_yaml, describe, load, parameters
+from ppvit.config.loading import complete, default_yaml, describe, load, parameters
 from ppvit.config.robustness import Robustness, Threats
+from ppvit.config.section import narrowed_section
 from ppvit.config.sections import (
     DEMO_KEY_ID,
-    LOCAL_DATA,
-    LOCAL_MODEL,
-    AttackName,
+    NO_DATA,
+    NO_MODEL,
     Audit,
     Cipher,
     Config,
@@ -21,10 +21,9 @@ from ppvit.config.sections import (
 
 __all__ = [
     "DEMO_KEY_ID",
-    "LOCAL_DATA",
-    "LOCAL_MODEL",
+    "NO_DATA",
+    "NO_MODEL",
     "Adversarial",
-    "AttackName",
     "Audit",
     "Cipher",
     "Config",
@@ -36,8 +35,10 @@ __all__ = [
     "Pretrain",
     "Robustness",
     "Threats",
+    "complete",
     "default_yaml",
     "describe",
     "load",
+    "narrowed_section",
     "parameters",
 ]

@@ -8,20 +8,20 @@ from pydantic import Field, model_validator
 
 from ppvit.config.section import Section
 
-PGD_STEPS = 20  # of the attack and of its curve
-
 
 class Robustness(Section):
     """accuracy under adversarial perturbation, at the trainer"""
 
     attack: Literal["pgd", "quick", "full"] = "quick"
-    """pgd: PGD-20; quick: PGD-20, APGD-CE, APGD-T; full: AutoAttack, for figures to publish; takes far longer"""
+    """pgd: PGD; quick: PGD, APGD-CE, APGD-T; full: AutoAttack, for figures to publish; takes far longer"""
     norm: Literal["linf", "l2"] = "linf"
     """how a perturbation is measured: its largest value, or its Euclidean length over all pixels and colours"""
     epsilon: float = Field(8.0, gt=0, le=100_000)
     """size of the perturbation in grey levels (0..255) of the plain image, whatever the cipher; l2: 128, step 32"""
     step_size: float = Field(2.0, gt=0, le=100_000)
     """step of PGD in grey levels, a quarter of epsilon as a rule; scaled with epsilon in the curve"""
+    steps: int = Field(20, ge=4, le=10_000)
+    """gradient steps of PGD, in the attack and in the curve"""
     epsilons: list[Annotated[float, Field(gt=0, le=100_000)]] = Field([2.0, 4.0, 8.0, 16.0, 32.0], min_length=1)
     """sizes at which the curve of accuracy against epsilon is measured; the largest should leave nothing"""
     images: int = Field(32, ge=1)
@@ -35,9 +35,9 @@ class Robustness(Section):
         for name, value in (("epsilon", self.epsilon), ("epsilons", largest)):
             if self.norm == "linf" and value > 255:
                 raise ValueError(f"robustness.{name} {value:g} is beyond the 255 grey levels of a pixel; choose less")
-        if PGD_STEPS * self.step_size < self.epsilon:
+        if self.steps * self.step_size < self.epsilon:
             raise ValueError(
-                f"robustness.step_size {self.step_size:g} is too short: {PGD_STEPS} steps of it do not reach "
+                f"robustness.step_size {self.step_size:g} is too short: {self.steps} steps of it do not reach "
                 f"robustness.epsilon {self.epsilon:g}; set robustness.step_size={self.epsilon / 4:g}"
             )
         if largest < self.epsilon:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -11,3 +13,12 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+
+S = TypeVar("S", bound=Section)
+
+
+def narrowed_section(section: S, names: set[str]) -> S:
+    """The same section with all parameters but ``names`` at their defaults, and only these in ``model_fields_set``."""
+    kept = {name: getattr(section, name) for name in names}
+    return type(section).model_construct(names, **kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,32 +11,18 @@ from ppvit.config.he import He
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.section import Section
 
-LOCAL_DATA = "data/local"  # where dataset.path points when the user names no data of their own
-LOCAL_MODEL = "models/local"  # the same for model.checkpoint
-DEMO_KEY_ID = "pk-6a84562a80f3ffa0"  # of ppvit.keys.DEMO_KEY, public
-
-
-AttackName = Literal[
-    "weights",
-    "known_plaintext",
-    "chosen_plaintext",
-    "pooled",
-    "jigsaw",
-    "feature_reconstruction",
-    "min_difference",
-    "inverse_network",
-    "matching",
-    "brute_force",
-]
+NO_DATA = "data/none"  # where dataset.path points when the user names no data of their own; a file in git
+NO_MODEL = "models/none"  # the same for model.checkpoint
+DEMO_KEY_ID = "pk-6a84562a80f3ffa0"  # of ppvit.ciphers.keys.DEMO_KEY, public
 
 
 class Dataset(Section):
     """the images"""
 
     name: str = "digits"
-    """digits, cifar10, cifar100, imagenette, mnist, imagefolder, webdataset, or a MedMNIST set, as pneumoniamnist"""
-    path: str = LOCAL_DATA
-    """your own folder, archive or npz; the empty default means: fetch it, or take what a package ships"""
+    """imagefolder and webdataset for your own; cifar10, pneumoniamnist, ...: `ppvit list datasets` names them"""
+    path: str = NO_DATA
+    """leave as it is to download the data set; or the path of your own folder, archive or npz file"""
     image_size: int = Field(32, ge=8, le=4096)
     """side of the square images in pixels; the model's input size"""
     train_fraction: float = Field(1.0, gt=0, le=1)
@@ -50,29 +36,26 @@ class Dataset(Section):
 class Cipher(Section):
     """how they are encrypted; the secret itself is never here"""
 
-    name: str = Field(
-        "block",
-        description="none, shuffle, scramble, block, np, block_np, pixel_position, etc, subblock_etc, orthogonal, le, "
-        "ele, pe, ffx, restricted, disposable, neuracrypt",
-    )
+    name: str = "block"
+    """none for plain images; `ppvit list ciphers` names the others"""
     key_id: str = Field(DEMO_KEY_ID, pattern=r"^pk-[0-9a-f]{16}$")
     """which secret key encrypts; made by `ppvit keygen`, public, names no secret"""
     block_size: int = Field(4, ge=1, le=512)
     """side of a block in pixels; must be the patch side of the model and divide image_size"""
     sub_block_size: int = Field(2, ge=1, le=512)
-    """le, subblock_etc: side of the parts of a block that are encrypted alike, in pixels; must divide block_size"""
+    """side of the parts of a block that are encrypted alike, in pixels, where a cipher has such; must divide block_size"""
     key_scope: Literal["shared", "block", "image"] = "shared"
-    """one key for all (shared), for every block position (block: subblock_etc), for every image (image: pe)"""
+    """one key for all (shared), for every block position (block) or for every image (image), where a cipher offers it"""
     colour_order: bool = True
-    """pe: the colours of every pixel change places as well"""
+    """cipher pe: the colours of every pixel change places as well"""
     fixed_blocks: float = Field(0.61, ge=0, le=1)
-    """restricted, disposable: share of the blocks that stay in place; more keeps accuracy and hides less"""
+    """ciphers restricted and disposable: share of the blocks that stay in place; more keeps accuracy and hides less"""
     fixed_values: float = Field(0.651, ge=0, le=1)
-    """restricted, disposable: share of the values of a block that stay in place"""
+    """ciphers restricted and disposable: share of the values of a block that stay in place"""
     storage: Literal["float16", "uint8"] = "float16"
-    """orthogonal: how ciphertext is stored; uint8 takes half the bytes and rounds, so adaptation is not exact"""
+    """cipher orthogonal: how ciphertext is stored; uint8 takes half the bytes and rounds, so adaptation is not exact"""
     token_width: int = Field(2048, ge=1)
-    """neuracrypt: numbers a token; time and shards grow with it"""
+    """cipher neuracrypt: numbers a token; time and shards grow with it"""
 
 
 class Model(Section):
@@ -83,8 +66,8 @@ class Model(Section):
         description="vit_micro_patch4_32 (embedded), or the name of any timm Vision Transformer with non-overlapping "
         "patches; for cipher none or unadapted also resnet18_cifar (32 px) and timm's ResNets",
     )
-    checkpoint: str = LOCAL_MODEL
-    """a .safetensors, .pth or .ckpt file; the empty default means: embedded weights, or timm's hub for other names"""
+    checkpoint: str = NO_MODEL
+    """leave as it is for the embedded weights, or timm's hub for other names; or the path of your own weights file"""
     pretrained: bool = True
     """false starts from random weights; for baselines such as convmixer_micro_patch4, which has no others"""
     adaptive_matrix: bool = False
@@ -136,12 +119,8 @@ class Adapt(Section):
 class Finetune(Section):
     """training, at the trainer"""
 
-    method: str = Field(
-        "lora",
-        description="full, linear; melo (LoRA on q and v), lora_patch (melo + patch embedding), lora, rslora, dora, "
-        "pissa, olora, eva; adapter, vpt_deep; aoft_lora, aoft_adapter, aoft_vpt; hta_lora, hta_adapter; oft, boft, "
-        "hra, vera, ia3, fourierft; compared in docs/methods.md",
-    )
+    method: str = "lora"
+    """`ppvit list methods` names them; compared in docs/methods.md"""
     rank: int = Field(8, ge=1)
     """rank of the low-rank update, width of an adapter's bottleneck, prompts a layer, side of oft's blocks, etc."""
     alpha: float = Field(16.0, gt=0)
@@ -207,8 +186,8 @@ class Verify(Section):
 class Audit(Section):
     """what leaks"""
 
-    attacks: list[AttackName] = Field(list(get_args(AttackName)), min_length=1)
-    """which attacks the audit runs"""
+    attacks: list[str] = Field(["all"], min_length=1)
+    """which attacks the audit runs; `ppvit list attacks` names them"""
     known_pairs: list[Annotated[int, Field(ge=1)]] = Field([1, 2, 3, 10], min_length=1)
     """how many plain images the known-plaintext attacker holds, one run each"""
     pooled_images: list[Annotated[int, Field(ge=1)]] = Field([1, 20, 100], min_length=1)

@@ -1,21 +1,20 @@
-"""Sources of plain images, each by name. A new one is a file here with an opener under ``@register``."""
+"""Sources of plain images by name. One more is a file here with an opener under ``@DATASETS.register("name")``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ppvit.datasets import cifar, digits, imagefolder, imagenette, medmnist, mnist, wds  # noqa: F401  they register themselves
 from ppvit.datasets.local import own_data
-from ppvit.datasets.source import Request, Sample, Source, names, opener, register
+from ppvit.datasets.source import DATASETS, Request, Sample, Source
 
-__all__ = ["Request", "Sample", "Source", "names", "open_source", "register"]
+__all__ = ["DATASETS", "Request", "Sample", "Source", "open_source"]
 
 
 def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, seed: int) -> Source:
     """Open a data set.
 
     Args:
-        name: one of :func:`names`.
+        name: one of ``DATASETS``.
         path: the user's folder or file; ``data/local`` without data in it means that there is none.
         cache: folder for downloads.
         test_fraction: share held out as test, stratified, where the data set brings no test split.
@@ -25,5 +24,4 @@ def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, 
         UsageError: an unknown name (the nearest is suggested) or a path that does not exist.
         PpvitError: the data are missing, damaged or not laid out as the data set needs, or cannot be fetched.
     """
-    open_it = opener(name)
-    return open_it(Request(name, own_data(Path(path)), Path(cache), test_fraction, seed))
+    return DATASETS[name](Request(name, own_data(Path(path)), Path(cache), test_fraction, seed))

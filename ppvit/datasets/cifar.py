@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ppvit.core.errors import PpvitError
 from ppvit.datasets.fetch import fetch, md5_of
 from ppvit.datasets.imagefolder import open_imagefolder
 from ppvit.datasets.local import find
-from ppvit.datasets.source import Request, Sample, Source, array_samples, register, shard_bytes
-from ppvit.errors import PpvitError
+from ppvit.datasets.source import DATASETS, Request, Sample, Source, array_samples, shard_bytes
 
 _FILES = {  # archive, and the folder inside
     "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
@@ -25,7 +25,7 @@ _FILES = {  # archive, and the folder inside
 _SIZE_BYTES = shard_bytes(60_000, 60_000 * 32 * 32 * 3)
 
 
-@register("cifar10", "cifar100")
+@DATASETS.register("cifar10", "cifar100")
 def open_cifar(request: Request) -> Source:
     """Open CIFAR: the official archive or the folder it unpacks to, else a folder of class folders, else the download.
 

@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 
+from ppvit.core.errors import UsageError
 from ppvit.datasets.local import is_default
-from ppvit.datasets.source import Request, Source, array_samples, register, shard_bytes, warn
-from ppvit.errors import UsageError
+from ppvit.datasets.source import DATASETS, Request, Source, array_samples, shard_bytes, warn
 
 
-@register("digits")
+@DATASETS.register("digits")
 def open_digits(request: Request) -> Source:
     """Open the digits; test is held out, stratified.
 

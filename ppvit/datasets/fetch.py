@@ -17,8 +17,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from ppvit import __version__
-from ppvit.errors import PpvitError
-from ppvit.files import require_free_space
+from ppvit.core.errors import PpvitError
+from ppvit.core.files import require_free_space
 
 _TIMEOUT_SECONDS = 30
 _ATTEMPTS = 4  # of one address, each going on where the one before stopped

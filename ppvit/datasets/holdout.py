@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ppvit.errors import PpvitError
+from ppvit.core.errors import PpvitError
 
 
 class HoldOut:

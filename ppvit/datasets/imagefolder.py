@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.local import only_archive
 from ppvit.datasets.source import (
+    DATASETS,
     IMAGE_EXTENSIONS,
     Request,
     Sample,
@@ -26,12 +28,10 @@ from ppvit.datasets.source import (
     check_classes,
     check_header,
     image_extension,
-    register,
     shard_bytes,
     warn,
 )
 from ppvit.datasets.trees import Entry, entries, is_archive
-from ppvit.errors import PpvitError, UsageError
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")  # the first that exists is the test split
@@ -64,7 +64,7 @@ class _Layout:
         return self.splits[folders[0]], folders[1]
 
 
-@register("imagefolder")
+@DATASETS.register("imagefolder")
 def open_imagefolder(request: Request, expected_classes: int | None = None) -> Source:
     """Open a folder or archive of class folders.
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ppvit.datasets.fetch import fetch
 from ppvit.datasets.imagefolder import open_imagefolder
-from ppvit.datasets.source import Request, Source, register
+from ppvit.datasets.source import DATASETS, Request, Source
 
 _URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz"
 _MD5 = "3df6f0d01a2c9592104656642f5e78a3"  # as in torchvision.datasets.Imagenette
@@ -24,7 +24,7 @@ _CLASSES = {
 }
 
 
-@register("imagenette")
+@DATASETS.register("imagenette")
 def open_imagenette(request: Request) -> Source:
     """Open Imagenette: the user's archive or folder, in any size, else the download; ``val`` is the test split.
 

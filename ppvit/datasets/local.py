@@ -4,32 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ppvit.config import LOCAL_DATA
+from ppvit.config import NO_DATA
+from ppvit.core.errors import UsageError
 from ppvit.datasets.trees import is_archive
-from ppvit.errors import UsageError
 
 
 def is_default(path: Path) -> bool:
     """Whether ``path`` is where dataset.path points when the user names nothing."""
-    return path == Path(LOCAL_DATA)
+    return path == Path(NO_DATA)
 
 
 def own_data(path: Path) -> Path | None:
-    """``path`` if the user's data lie there, None if it is the default folder and holds nothing but its README.
+    """``path``, or None where it is the default, so that there are no data of the user's own.
 
     Raises:
         UsageError: a path that the user set does not exist or is an empty folder.
     """
+    if is_default(path):
+        return None
     if not path.exists():
-        if is_default(path):
-            return None
-        raise UsageError(
-            f"dataset.path: {path} does not exist; set it to your folder or archive, or leave it at {LOCAL_DATA}"
-        )
+        raise UsageError(f"dataset.path: {path} does not exist; set it to your folder or archive, or back to {NO_DATA}")
     if path.is_dir() and not _contents(path):
-        if is_default(path):
-            return None
-        raise UsageError(f"dataset.path: {path} is an empty folder; put the data there, or leave it at {LOCAL_DATA}")
+        raise UsageError(f"dataset.path: {path} is an empty folder; put the data there, or set it back to {NO_DATA}")
     return path
 
 

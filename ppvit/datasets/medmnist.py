@@ -12,29 +12,28 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ppvit.core.errors import PpvitError
 from ppvit.datasets.fetch import fetch, md5_of
 from ppvit.datasets.imagefolder import open_imagefolder
 from ppvit.datasets.local import find
 from ppvit.datasets.medmnist_info import INFO, SIZES
 from ppvit.datasets.npz import rows, shape_and_dtype
 from ppvit.datasets.source import (
+    DATASETS,
     Request,
     Sample,
     Source,
     array_samples,
     check_classes,
-    refuse,
-    register,
     shard_bytes,
     warn,
 )
-from ppvit.errors import PpvitError
 
 _URL = "https://zenodo.org/records/10519652/files/{}.npz?download=1"
 _NAMES = {f"{flag}_{size}" if size != 28 else flag: (flag, size) for size in SIZES for flag in INFO}
 
-refuse("several labels an image", *(f"chestmnist{suffix}" for suffix in ("", "_64", "_128", "_224")))
-refuse(
+DATASETS.refuse("several labels an image", *(f"chestmnist{suffix}" for suffix in ("", "_64", "_128", "_224")))
+DATASETS.refuse(
     "volumes instead of images",
     *(
         f"{organ}mnist3d{suffix}"
@@ -44,7 +43,7 @@ refuse(
 )
 
 
-@register(*_NAMES)
+@DATASETS.register(*_NAMES)
 def open_medmnist(request: Request) -> Source:
     """Open one of the data sets: from the user's npz file, else a folder of class folders, else the official download.
 

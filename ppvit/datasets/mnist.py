@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ppvit.core.errors import PpvitError
 from ppvit.datasets.fetch import fetch
 from ppvit.datasets.imagefolder import open_imagefolder
 from ppvit.datasets.local import find
-from ppvit.datasets.source import Request, Source, array_samples, register, shard_bytes
-from ppvit.errors import PpvitError
+from ppvit.datasets.source import DATASETS, Request, Source, array_samples, shard_bytes
 
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -22,7 +22,7 @@ _FILES = {
 }
 
 
-@register("mnist")
+@DATASETS.register("mnist")
 def open_mnist(request: Request) -> Source:
     """Open MNIST: the four official files, else a folder of class folders, else the download.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvit.errors import PpvitError
+from ppvit.core.errors import PpvitError
 
 
 def rows(path: Path, name: str) -> Iterator[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import sys
 import warnings
@@ -13,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ppvit.errors import PpvitError, UsageError
-from ppvit.images import encode_png
+from ppvit.core.errors import PpvitError
+from ppvit.core.registry import Registry
+from ppvit.data.images import encode_png
 
 # file extension -> the extension under which the bytes are kept
 IMAGE_EXTENSIONS = {
@@ -71,43 +71,8 @@ class Request:
     seed: int
 
 
-_openers: dict[str, Callable[[Request], Source]] = {}
-_refused: dict[str, str] = {}
-
-
-def register(*names: str) -> Callable[[Callable[[Request], Source]], Callable[[Request], Source]]:
-    """Decorator: the function opens the data sets of these names."""
-
-    def decorate(opener: Callable[[Request], Source]) -> Callable[[Request], Source]:
-        _openers.update(dict.fromkeys(names, opener))
-        return opener
-
-    return decorate
-
-
-def refuse(reason: str, *names: str) -> None:
-    """Have data sets of these names refused, with a reason, where "unknown" would be misleading."""
-    _refused.update(dict.fromkeys(names, reason))
-
-
-def names() -> list[str]:
-    """All data sets, in order of registration."""
-    return list(_openers)
-
-
-def opener(name: str) -> Callable[[Request], Source]:
-    """The function that opens data set ``name``.
-
-    Raises:
-        UsageError: there is no such data set (the nearest valid name is suggested), or it is not supported.
-    """
-    if name in _refused:
-        raise UsageError(f"dataset.name: {name} is not supported, because it has {_refused[name]}")
-    if name not in _openers:
-        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"valid are {', '.join(n for n in names() if '_' not in n)}"
-        raise UsageError(f"unknown data set '{name}' in dataset.name; {hint} (for a folder of your own: imagefolder)")
-    return _openers[name]
+DATASETS: Registry[Callable[[Request], Source]] = Registry("ppvit.datasets", "dataset.name")
+"""What opens each data set, by name. One more is a file in this folder with a function under ``@DATASETS.register``."""
 
 
 def warn(message: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
 
-from ppvit.errors import PpvitError
+from ppvit.core.errors import PpvitError
 
 ARCHIVE_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError, NotImplementedError)

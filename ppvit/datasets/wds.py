@@ -14,27 +14,27 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.source import (
+    DATASETS,
     IMAGE_EXTENSIONS,
     Request,
     Sample,
     Source,
     check_classes,
     check_header,
-    register,
     shard_bytes,
     warn,
 )
 from ppvit.datasets.trees import Entry, tar_entries
-from ppvit.errors import PpvitError, UsageError
 
 _TEXT = ("txt", "json")
 _SHARD = re.compile(r".*\.(tar|tar\.gz|tgz)")
 _SPLIT = re.compile(r"(?:.*[-_.])?(train|test|val|valid|validation)[-_.].*")
 
 
-@register("webdataset")
+@DATASETS.register("webdataset")
 def open_webdataset(request: Request) -> Source:
     """Open a folder of shards, or one tar.
 

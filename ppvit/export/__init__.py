@@ -9,25 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppvit.config import Config
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
+from ppvit.core.files import atomic_output, write_json
 from ppvit.export.card import model_card
 from ppvit.export.finished import read_finished
 from ppvit.export.weights import FILES, write_weights
-from ppvit.files import atomic_output, write_json
+from ppvit.places import Places
 
-__all__ = ["run"]
+__all__ = ["export"]
 
 _RECORD, _CARD = "ppvit.json", "README.md"
 
 
-def run(
+def export(
     config: Config,
+    places: Places,
     out: Path,
     *,
-    encrypted: Path,
-    adapted: Path,
-    finetuned: Path,
-    results: Path,
     as_lora: bool = False,
     with_key_material: bool = False,
     force: bool = False,
@@ -36,10 +34,9 @@ def run(
 
     Args:
         config: all of params.yaml, which must be that of the run.
+        places: ``encrypted`` (only the manifests), ``adapted``, ``finetuned`` and ``results`` are read; those of
+            `finetune` and `evaluate` must be there.
         out: the folder to write.
-        encrypted: shards, of which only the manifest is read.
-        adapted, finetuned: folders that the earlier stages wrote.
-        results: folder of ``<stage>.json``; those of `finetune` and `evaluate` must be there.
         as_lora: write the adapter as stock LoRA, where that is exact.
         with_key_material: export tensors that reveal the key as well.
         force: replace an earlier export.
@@ -52,10 +49,10 @@ def run(
         PpvitError: a file is missing or damaged, or the files are not of one run.
     """
     out = out.resolve()
-    _require_free(out, force, (adapted, finetuned))
-    finished = read_finished(config, encrypted, adapted, finetuned, results)
+    _require_free(out, force, (places.adapted, places.finetuned))
+    finished = read_finished(config, places)
     with atomic_output(out, directory=True) as folder:
-        weights = write_weights(folder, finished, adapted, finetuned, as_lora)
+        weights = write_weights(folder, finished, places.adapted, places.finetuned, as_lora)
         if weights.revealing and not with_key_material:
             raise UsageError(
                 f"these tensors reveal the key to whoever has the public checkpoint: {_listed(weights.revealing)}; "

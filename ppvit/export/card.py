@@ -12,13 +12,13 @@ import timm
 import yaml
 
 from ppvit.audit.verdict import NOTICEABLE
-from ppvit.config import LOCAL_MODEL, Config
+from ppvit.config import NO_MODEL, Config
 from ppvit.export.finished import Finished
 from ppvit.export.weights import Weights, base_name
 from ppvit.models import is_convolutional
-from ppvit.report import attack_rows
+from ppvit.models.weights_file import find_weights
+from ppvit.report.page import attack_rows
 from ppvit.tuners import TUNERS
-from ppvit.weights_file import find_weights
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 
@@ -91,7 +91,7 @@ def _measured(finished: Finished) -> list[dict[str, Any]]:
 def public_base(config: Config) -> str | None:
     """Id on the Hub of the checkpoint that the run started from; None where it was another file, or is on no hub."""
     checkpoint = Path(config.model.checkpoint)
-    if not config.model.pretrained or checkpoint != Path(LOCAL_MODEL):
+    if not config.model.pretrained or checkpoint != Path(NO_MODEL):
         return None
     if checkpoint.is_dir() and find_weights(checkpoint, config.model.name) is not None:
         return None

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ppvit.config import Config
-from ppvit.errors import PpvitError
-from ppvit.files import read_json
+from ppvit.core.errors import PpvitError
+from ppvit.core.files import read_json
+from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.results import read_times
+from ppvit.data.shards import read_manifest
 from ppvit.models import read_record
-from ppvit.shards import read_manifest
+from ppvit.places import Places
 from ppvit.tuners import finetuned_id, make_tuner, read_finetuned_record
 
 _RECORDED = ("method", "finetune", "num_classes", "key_id", "cipher", "image_size")
@@ -25,8 +28,8 @@ class Finished:
         record: of the fine-tuned model: method, number of classes, key id, cipher settings, image size.
         base: the same of the model it was trained on, and ``model`` (its name), ``adapted``, ``demo_key``.
         stem: whether that model has a first layer which timm does not have.
-        manifest: of the encrypted shards.
-        finetune, evaluate: result files.
+        manifest: of the encrypted test shards.
+        finetune, evaluate: result files; that of `finetune` with its times, where they were measured here.
         verify, audit: result files, None where the stage was not run.
     """
 
@@ -46,30 +49,32 @@ class Finished:
         return self.record["key_id"] is not None
 
 
-def read_finished(config: Config, encrypted: Path, adapted: Path, finetuned: Path, results: Path) -> Finished:
-    """Read all files of a run but the weights; arguments as of :func:`ppvit.export.run`.
+def read_finished(config: Config, places: Places) -> Finished:
+    """Read all files of a run but the weights; arguments as of :func:`ppvit.export.export`.
 
     Raises:
         UsageError: params.yaml names a method that there is not.
         PpvitError: a file is missing or damaged, or the files are not of one run.
     """
+    adapted, finetuned, results = places.adapted, places.finetuned, places.results
     make_tuner(config.finetune)  # knows the method, or says so
     record = read_finetuned_record(finetuned)
     if not isinstance(record, dict) or not record.keys() >= set(_RECORDED):
         raise PpvitError(f"{finetuned}/ppvit.json is incomplete; make it again: dvc repro --force finetune")
-    base, manifest = read_record(adapted, "adapt"), read_manifest(encrypted)
+    base, manifest = read_record(adapted, "adapt"), read_manifest(places.encrypted / "test")
     trained = f"{finetuned} was trained with"
-    for name in ("key_id", "cipher", "image_size"):
-        _require_same(record[name], base[name], f"{trained} {name}", f"{adapted} was made with", "finetune")
-        _require_same(record[name], manifest[name], f"{trained} {name}", f"{encrypted} was made with", "finetune")
-    classes = manifest["num_classes"]
-    _require_same(record["num_classes"], classes, f"{trained} num_classes", f"{encrypted} has", "finetune")
+    require_made_alike(
+        Made(finetuned, record, "finetune"),
+        Made(adapted, base, "adapt"),
+        Made(places.encrypted / "test", manifest, "encrypt"),
+    )
     _require_parameters(config, record, base, trained)
     found = {stage: _read_result(results / f"{stage}.json", stage) for stage in ("finetune", "evaluate")}
     for stage in ("verify", "audit"):
         path = results / f"{stage}.json"
         found[stage] = _read_result(path, stage) if path.exists() else None
     _require_results(found, results, manifest, finetuned)
+    found["finetune"] = read_times(results / "finetune.json") | found["finetune"]
     stem = "stem" in read_json(adapted / "config.json", "adapt")
     return Finished(config, record, base, stem, manifest, **found)
 
@@ -99,7 +104,7 @@ def _require_results(found: dict[str, Any], results: Path, manifest: dict[str, A
     for stage in ("evaluate", "verify"):
         if found[stage] is not None:
             told = f"{results}/{stage}.json says images"
-            _require_same(found[stage]["images"], manifest["counts"]["test"], told, "the test shards hold", stage)
+            _require_same(found[stage]["images"], manifest["count"], told, "the test shards hold", stage)
 
 
 def _require_same(found: Any, expected: Any, told: str, against: str, stage: str, remedy: str = "") -> None:
@@ -109,7 +114,7 @@ def _require_same(found: Any, expected: Any, told: str, against: str, stage: str
 
 # what the card quotes; the rest of a result file may be missing
 _QUOTED = {
-    "finetune": {"trainable_parameters": int, "versions": str, "device": str, "git_revision": str},
+    "finetune": {"trainable_parameters": int, "finetuned_id": str},
     "evaluate": {"accuracy_percent": float, "images": int},
     "verify": {"accuracy_percent": float, "chance_percent": float, "images": int},
     "audit": {"verdict": str, "audited_images": int},

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from ppvit.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.files import read_json, write_json
 from ppvit.export.finished import Finished
-from ppvit.files import read_json, write_json
 from ppvit.models import load_model
 from ppvit.tuners import TUNERS, export_lora, load_adapter
 
@@ -23,7 +23,7 @@ _MODEL, _MODEL_CONFIG = "model.safetensors", "config.json"
 _HEAD = "head.safetensors"
 FILES = (_ADAPTER, _ADAPTER_CONFIG, _MODEL, _MODEL_CONFIG, _HEAD)
 
-# where adaptation and training on ciphertext put the key; see ppvit.embedding and ppvit.stems
+# where adaptation and training on ciphertext put the key; see ppvit.adaptation.embedding and ppvit.models.stems
 _KEYED = frozenset({"patch_embed", "pos_embed", "stem"})
 _FIRST = ("conv1",)  # of a ResNet, whose blocks have a conv1 too
 

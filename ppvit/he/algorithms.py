@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from ppvit.errors import PpvitError
-from ppvit.files import read_json, write_json
-from ppvit.he import published, tiles
-from ppvit.he.folders import SCHEMA
+from ppvit.core.errors import PpvitError
+from ppvit.core.files import read_json, write_json
+from ppvit.he.parties.folders import SCHEMA
+from ppvit.he.tiles import algorithm as tiles
+from ppvit.he.volley_revolver import algorithm as published
 
 ALGORITHMS: dict[str, ModuleType] = {"tiles": tiles, "volley_revolver": published}
 AnyPlan = tiles.Plan | published.Plan

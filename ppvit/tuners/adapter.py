@@ -12,8 +12,8 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.errors import UsageError
-from ppvit.tuners.base import Tuner, head_names, linear_names
+from ppvit.core.errors import UsageError
+from ppvit.tuners.base import TUNERS, Tuner, head_names, linear_names
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel, register
 
 
@@ -65,6 +65,7 @@ class BottleneckModel(ExtensionModel):
     tuner_layer_cls = BottleneckLinear
 
 
+@TUNERS.register()
 class Adapter(Tuner):
     """A bottleneck of ``finetune.rank`` behind the MLP, or behind other layers (Houlsby has one behind attention too).
 
@@ -72,6 +73,7 @@ class Adapter(Tuner):
     """
 
     name = "adapter"
+    reads = ("rank", "dropout", "target_modules")
     targets = ("mlp.fc2",)
     mergeable = False
     stock = False

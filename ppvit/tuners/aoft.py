@@ -14,8 +14,8 @@ from peft import get_peft_model
 from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
-from ppvit.errors import UsageError
-from ppvit.tuners.base import Tuner, head_names
+from ppvit.core.errors import UsageError
+from ppvit.tuners.base import TUNERS, Tuner, head_names
 from ppvit.tuners.extension import register
 from ppvit.tuners.orthogonal import difference_update, orthogonal_columns, product_update, random_vector
 from ppvit.tuners.structured import StructuredConfig, StructuredLinear, StructuredModel, Update, checked_targets
@@ -117,6 +117,7 @@ class AoftModel(StructuredModel):
     tuner_layer_cls = AoftLinear
 
 
+@TUNERS.register()
 class AoftLora(Tuner):
     """``W' = W + (alpha / r) AO(q_up) diag(lambda) AO(q_down)^T`` on matrices or on the rows of q, k, v.
 
@@ -124,6 +125,7 @@ class AoftLora(Tuner):
     """
 
     name = "aoft_lora"
+    reads = ("rank", "alpha", "scaled", "dropout", "target_modules", "vector_learning_rate", "scale_learning_rate")
     targets = ("attn.q", "attn.v")
     stock = False
     form: ClassVar[str] = "lora"
@@ -145,6 +147,7 @@ class AoftLora(Tuner):
         return {"aoft_down": vectors, "aoft_up": vectors, "aoft_scale": factors}
 
 
+@TUNERS.register()
 class AoftAdapter(AoftLora):
     """``out' = out + out AO(q_down) diag(lambda) AO(q_up)^T`` after the MLP, or after other layers.
 

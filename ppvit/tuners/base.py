@@ -11,10 +11,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ppvit.batch_norm import batch_norm_names
 from ppvit.config import Finetune
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
+from ppvit.core.registry import Registry
+from ppvit.models.batch_norm import batch_norm_names
 from ppvit.tuners.convolutions import convolution_names
+
+TUNERS: Registry[type[Tuner]] = Registry("ppvit.tuners", "finetune.method")
+"""All methods by name. One more is a file in this folder with a :class:`Tuner` under ``@TUNERS.register()``."""
 
 
 class Tuner(ABC):
@@ -25,6 +29,8 @@ class Tuner(ABC):
     """
 
     name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ("rank", "alpha", "dropout", "target_modules")
+    """parameters of the section ``finetune`` that this method reads and not every method does"""
     targets: ClassVar[tuple[str, ...]] = ()
     """linear layers that the method attaches to where ``finetune.target_modules`` is empty; ends of module names"""
     zero_start: ClassVar[bool] = True

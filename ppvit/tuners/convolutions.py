@@ -11,8 +11,8 @@ import re
 
 from torch import nn
 
-from ppvit.errors import UsageError
-from ppvit.stems import patch_projection
+from ppvit.core.errors import UsageError
+from ppvit.models.stems import patch_projection
 
 
 def convolution_names(model: nn.Module, endings: list[str]) -> str:

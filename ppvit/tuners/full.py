@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from ppvit.tuners.base import Tuner
+from ppvit.tuners.base import TUNERS, Tuner
 
 
+@TUNERS.register(place=1)
 class Full(Tuner):
     """Every parameter trains, position and patch embedding included."""
 
     name = "full"
+    reads = ()
 
     def attach(self, model: nn.Module) -> nn.Module:
         return model.requires_grad_(True)

@@ -20,8 +20,8 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.errors import UsageError
-from ppvit.tuners.base import Tuner, head_names
+from ppvit.core.errors import UsageError
+from ppvit.tuners.base import TUNERS, Tuner, head_names
 from ppvit.tuners.extension import register
 from ppvit.tuners.structured import StructuredConfig, StructuredLinear, StructuredModel, Update, checked_targets
 
@@ -86,6 +86,7 @@ class HtaModel(StructuredModel):
     tuner_layer_cls = HtaLinear
 
 
+@TUNERS.register()
 class HtaLora(Tuner):
     """``W' = W + W_HTA + b a^T`` on square matrices or on the rows of q, k, v.
 
@@ -93,6 +94,7 @@ class HtaLora(Tuner):
     """
 
     name = "hta_lora"
+    reads = ("dropout", "target_modules", "vector_learning_rate", "scale_learning_rate")
     targets = ("attn.q", "attn.k", "attn.v", "attn.proj")
     stock = False
     form: ClassVar[str] = "lora"
@@ -111,6 +113,7 @@ class HtaLora(Tuner):
         return {"hta_left": vectors, "hta_right": vectors, "hta_diagonal": self.settings.scale_learning_rate}
 
 
+@TUNERS.register()
 class HtaAdapter(HtaLora):
     """``out' = out + (W_HTA + b a^T) out`` after the MLP, or after other layers.
 

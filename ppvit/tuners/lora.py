@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from ppvit.tuners.base import Tuner
+from ppvit.tuners.base import TUNERS, Tuner
 
 
+@TUNERS.register(place=3)
 class Lora(Tuner):
     """``W' = W + (alpha / r) B A`` on the linear layers (Hu et al., arXiv 2106.09685).
 

@@ -12,7 +12,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
 from ppvit.tuners.extension import ExtensionLayer
 
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq")  # initialisations that take a part out of the base weights

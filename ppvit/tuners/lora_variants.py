@@ -14,11 +14,12 @@ from peft import EvaConfig, initialize_lora_eva_weights
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from ppvit.errors import PpvitError, UsageError
-from ppvit.tuners.base import target_layers
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.tuners.base import TUNERS, target_layers
 from ppvit.tuners.lora import Lora
 
 
+@TUNERS.register(place=4)
 class Rslora(Lora):
     """``W' = W + (alpha / sqrt(r)) B A``, so that the step does not shrink with r (Kalajdzievski, arXiv 2312.03732)."""
 
@@ -26,6 +27,7 @@ class Rslora(Lora):
     variant: ClassVar[dict[str, Any]] = {"use_rslora": True}
 
 
+@TUNERS.register(place=4)
 class Dora(Lora):
     """``W' = m (W + (alpha / r) B A) / |W + (alpha / r) B A|``, norms by row (Liu et al., arXiv 2402.09353, eq. 5).
 
@@ -66,6 +68,7 @@ class MovedBaseLora(Lora):
             model.peft_config["default"] = trained
 
 
+@TUNERS.register(place=4)
 class Pissa(MovedBaseLora):
     """Starts at the r largest singular triplets of W (Meng et al., arXiv 2404.02948, eq. 2-4), by an exact SVD.
 
@@ -76,6 +79,7 @@ class Pissa(MovedBaseLora):
     variant: ClassVar[dict[str, Any]] = {"init_lora_weights": "pissa"}
 
 
+@TUNERS.register(place=4)
 class Olora(MovedBaseLora):
     """Starts at ``B0 = Q[:, :r]``, ``A0 = R[:r]`` of ``W = Q R`` (Buyukakyuz, arXiv 2406.01775)."""
 
@@ -83,6 +87,7 @@ class Olora(MovedBaseLora):
     variant: ClassVar[dict[str, Any]] = {"init_lora_weights": "olora"}
 
 
+@TUNERS.register(place=4)
 class Eva(Lora):
     """A starts at the principal directions of each layer's inputs, B at zero (Paischer et al., arXiv 2410.07170).
 

@@ -11,10 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from ppvit.errors import UsageError
-from ppvit.tuners.base import Tuner, head_names, keep_zero, linear_names
+from ppvit.core.errors import UsageError
+from ppvit.tuners.base import TUNERS, Tuner, head_names, keep_zero, linear_names
 
 
+@TUNERS.register(place=3)
 class Melo(Tuner):
     """LoRA on q and v: 4 D r parameters a layer.
 
@@ -24,6 +25,7 @@ class Melo(Tuner):
     """
 
     name = "melo"
+    reads = ("rank", "alpha", "dropout")
     unfrozen: ClassVar[tuple[str, ...]] = ()
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -56,6 +58,7 @@ def query_value_mask(shape: torch.Size, rank: int) -> torch.Tensor:
     return mask
 
 
+@TUNERS.register(place=3)
 class LoraPatch(Melo):
     """MeLo and the patch embedding (weight and bias): + D (B + 1) parameters.
 

@@ -10,11 +10,12 @@ from peft import BOFTConfig, HRAConfig, OFTConfig, get_peft_model
 from peft.tuners.boft import layer as boft_layer
 from torch import nn
 
-from ppvit.errors import UsageError
-from ppvit.tuners.base import Tuner, head_names, target_layers
+from ppvit.core.errors import UsageError
+from ppvit.tuners.base import TUNERS, Tuner, head_names, target_layers
 from ppvit.tuners.lora import Lora
 
 
+@TUNERS.register()
 class Oft(Tuner):
     """``W' = W R^T``, R block-diagonal with rotations of b inputs each (Qiu et al., arXiv 2306.07280).
 
@@ -24,6 +25,7 @@ class Oft(Tuner):
     """
 
     name = "oft"
+    reads = ("rank", "dropout", "target_modules")
     targets = Lora.targets
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -39,6 +41,7 @@ class Oft(Tuner):
         return get_peft_model(model, config)
 
 
+@TUNERS.register()
 class Boft(Tuner):
     """``W' = diag(s) W R^T``, R as in OFT with free Cayley parameters, s a learned scale of every output (Liu et al.,
     arXiv 2311.06243).
@@ -49,6 +52,7 @@ class Boft(Tuner):
     """
 
     name = "boft"
+    reads = ("rank", "dropout", "target_modules")
     undecayed = ("boft_s",)
     targets = Lora.targets
 
@@ -66,6 +70,7 @@ class Boft(Tuner):
             return get_peft_model(model, config)
 
 
+@TUNERS.register()
 class Hra(Tuner):
     """``W' = W H_1 ... H_r``, reflections ``H = I - 2 u u^T / |u|^2`` (Yuan et al., arXiv 2405.17484).
 
@@ -74,6 +79,7 @@ class Hra(Tuner):
     """
 
     name = "hra"
+    reads = ("rank", "target_modules")
     convolutions = True
     targets = Lora.targets
 

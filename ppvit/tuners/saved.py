@@ -11,8 +11,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import nn
 
-from ppvit.errors import PpvitError
-from ppvit.files import atomic_output, read_json, sha256_of, write_json
+from ppvit.core.errors import PpvitError
+from ppvit.core.files import atomic_output, read_json, sha256_of, write_json
 from ppvit.models import Backbone, load_model, save_model
 from ppvit.tuners.base import Tuner
 from ppvit.tuners.rotations import without_butterfly_extension

@@ -5,11 +5,12 @@ from __future__ import annotations
 from peft import FourierFTConfig, get_peft_model
 from torch import nn
 
-from ppvit.errors import UsageError
-from ppvit.tuners.base import Tuner, head_names, target_layers
+from ppvit.core.errors import UsageError
+from ppvit.tuners.base import TUNERS, Tuner, head_names, target_layers
 from ppvit.tuners.lora import Lora
 
 
+@TUNERS.register()
 class Fourierft(Tuner):
     """``W' = W + alpha Re(IDFT2(F))``, F zero but for n learned entries (Gao et al., arXiv 2405.03003, eq. 2-4).
 
@@ -19,6 +20,7 @@ class Fourierft(Tuner):
     """
 
     name = "fourierft"
+    reads = ("frequencies", "alpha", "target_modules")
     targets = Lora.targets
 
     def attach(self, model: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ppvit.errors import UsageError
+from ppvit.core.errors import UsageError
 from ppvit.tuners.base import linear_names
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel
 

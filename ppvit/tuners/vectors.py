@@ -5,10 +5,11 @@ from __future__ import annotations
 from peft import IA3Config, VeraConfig, get_peft_model
 from torch import nn
 
-from ppvit.tuners.base import Tuner, head_names
+from ppvit.tuners.base import TUNERS, Tuner, head_names
 from ppvit.tuners.lora import Lora
 
 
+@TUNERS.register()
 class Ia3(Tuner):
     """Keys, values and the inner activations of the MLP are scaled by learned vectors (Liu et al., arXiv 2205.05638).
 
@@ -19,6 +20,7 @@ class Ia3(Tuner):
     """
 
     name = "ia3"
+    reads = ("target_modules",)
     convolutions = True
     undecayed = ("ia3_l",)
     targets = ("attn.qkv", "mlp.fc2")
@@ -32,6 +34,7 @@ class Ia3(Tuner):
         return get_peft_model(model, config)
 
 
+@TUNERS.register()
 class Vera(Tuner):
     """``W' = W + diag(b) B diag(d) A``, A and B random and shared by all layers (Kopiczko et al., arXiv 2310.11454).
 
@@ -40,6 +43,7 @@ class Vera(Tuner):
     """
 
     name = "vera"
+    reads = ("rank", "dropout", "target_modules")
     targets = Lora.targets
 
     def attach(self, model: nn.Module) -> nn.Module:

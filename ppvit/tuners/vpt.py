@@ -17,9 +17,9 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.errors import UsageError
-from ppvit.stems import patch_projection
-from ppvit.tuners.base import Tuner, head_names
+from ppvit.core.errors import UsageError
+from ppvit.models.stems import patch_projection
+from ppvit.tuners.base import TUNERS, Tuner, head_names
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel, register
 from ppvit.tuners.orthogonal import orthogonal_columns, random_vector
 
@@ -111,6 +111,7 @@ class VptModel(ExtensionModel):
     tuner_layer_cls = VptBlock
 
 
+@TUNERS.register()
 class VptDeep(Tuner):
     """``finetune.rank`` learned prompts in every block: d D parameters a layer.
 
@@ -119,6 +120,7 @@ class VptDeep(Tuner):
     """
 
     name = "vpt_deep"
+    reads = ("rank", "dropout", "target_modules")
     zero_start = False
     mergeable = False
     stock = False
@@ -147,10 +149,12 @@ class VptDeep(Tuner):
         return get_peft_model(model, config)
 
 
+@TUNERS.register()
 class AoftVpt(VptDeep):
     """Prompts ``diag(lambda) AO(q)^T``, one q a layer: D parameters a layer, + d where scaled; lambda starts at one."""
 
     name = "aoft_vpt"
+    reads = ("rank", "scaled", "dropout", "target_modules", "vector_learning_rate", "scale_learning_rate")
     orthogonal = True
 
     def learning_rates(self) -> dict[str, float]:

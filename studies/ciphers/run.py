@@ -14,13 +14,14 @@ from typing import Any
 
 import yaml
 
-from ppvit import adapt, audit, encrypt, evaluate, finetune, paths
+from ppvit.verbs import adapt, audit, encrypt, evaluate, finetune
+from ppvit import places as paths
 from ppvit.config import Config, load
-from ppvit.encrypt import BATCH, PlainImages
-from ppvit.errors import one_line_errors
-from ppvit.files import read_json, write_json
-from ppvit.owner import load_cipher
-from ppvit.results import Stopwatch
+from ppvit.data.plain import BATCH, PlainImages
+from ppvit.core.errors import one_line_errors
+from ppvit.core.files import read_json, write_json
+from ppvit.ciphers.keyed import load_cipher
+from ppvit.core.results import Stopwatch
 
 HERE = Path(__file__).parent.resolve()
 ROOT = HERE.parent.parent
@@ -112,6 +113,6 @@ if __name__ == "__main__":
     with one_line_errors():
         if len(sys.argv) != 2:
             sys.exit("usage: run.py <variant of variants.yaml>")
-        with contextlib.chdir(ROOT):  # where the paths of ppvit.paths and params.yaml start
+        with contextlib.chdir(ROOT):  # where the paths of ppvit.places and params.yaml start
             main(sys.argv[1])
         print(json.dumps(read_json(HERE / "results" / f"{sys.argv[1]}.json", "run"), indent=1))

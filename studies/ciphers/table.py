@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from ppvit.compare import accuracy_against_leak, cipher_table
-from ppvit.errors import one_line_errors
-from ppvit.files import read_json, write_json
+from ppvit.report.compare import accuracy_against_leak, cipher_table
+from ppvit.core.errors import one_line_errors
+from ppvit.core.files import read_json, write_json
 
 HERE = Path(__file__).parent
 HEAD = """# Every cipher: accuracy, cost and leak

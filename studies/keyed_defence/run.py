@@ -17,19 +17,20 @@ import numpy as np
 import torch
 import yaml
 
-from ppvit import adapt, encrypt, evaluate, finetune, paths, threats
-from ppvit.adversarial import Ball
-from ppvit.adversarial.ball import GREY_LEVEL
+from ppvit.verbs import adapt, encrypt, evaluate, finetune, threats
+from ppvit import places as paths
+from ppvit.evasion.ball import Ball
+from ppvit.evasion.ball import GREY_LEVEL
 from ppvit.config import Config, load
-from ppvit.encrypt import PlainImages
-from ppvit.errors import UsageError, one_line_errors
-from ppvit.files import read_json, write_json
+from ppvit.data.plain import PlainImages
+from ppvit.core.errors import UsageError, one_line_errors
+from ppvit.core.files import read_json, write_json
 from ppvit.models import model_input
-from ppvit.owner import load_cipher
-from ppvit.robustness.cascade import Adversary, cascade
-from ppvit.robustness.sample import Sample, chosen, percent
-from ppvit.threats.ciphered import through_cipher
-from ppvit.threats.surrogate import own_images, train_surrogate
+from ppvit.ciphers.keyed import load_cipher
+from ppvit.evasion.cascade import Adversary, cascade
+from ppvit.evasion.sample import Sample, chosen, percent
+from ppvit.evasion.ciphered import through_cipher
+from ppvit.evasion.surrogate import own_images, train_surrogate
 from ppvit.tuners import load_finetuned, read_finetuned_record
 
 HERE = Path(__file__).parent.resolve()
@@ -109,7 +110,7 @@ def read_sample(plain: PlainImages, order: np.ndarray) -> Sample:
 
 
 def main(cipher: str, training: str) -> None:
-    with contextlib.chdir(ROOT):  # where the paths of ppvit.paths and params.yaml start
+    with contextlib.chdir(ROOT):  # where the paths of ppvit.places and params.yaml start
         values = measure(configuration(cipher, training))
     write_json(HERE / "results" / f"{cipher}-{training}.json", values)
     print(f"{cipher}, {training}: {values['verdict']}")

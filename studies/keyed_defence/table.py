@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from ppvit.errors import one_line_errors
-from ppvit.files import read_json
+from ppvit.core.errors import one_line_errors
+from ppvit.core.files import read_json
 
 HERE = Path(__file__).parent.resolve()
 

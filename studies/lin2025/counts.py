@@ -11,7 +11,7 @@ import timm
 import torch
 
 from ppvit.config import Finetune
-from ppvit.files import write_json
+from ppvit.core.files import write_json
 from ppvit.tuners import make_tuner, trainable_parameters
 
 RANKS = (2, 4, 8, 16)

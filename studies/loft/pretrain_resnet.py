@@ -14,10 +14,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import ppvit.resnet  # noqa: F401  its models become timm models
-from ppvit import glyphs
-from ppvit.errors import one_line_errors
-from ppvit.files import atomic_output
-from ppvit.pretrain import learning_rate_factor
+from ppvit.datasets import glyphs
+from ppvit.core.errors import one_line_errors
+from ppvit.core.files import atomic_output
+from ppvit.training.pretraining import learning_rate_factor
 
 OUT = Path(__file__).parent.parent.resolve() / "data" / "loft" / "resnet10_micro_cifar.safetensors"
 STEPS, BATCH, LEARNING_RATE = 1500, 64, 3e-3

@@ -15,10 +15,11 @@ from typing import Any
 
 import yaml
 
-from ppvit import adapt, encrypt, finetune, paths, robustness
+from ppvit.verbs import adapt, encrypt, finetune, robustness
+from ppvit import places as paths
 from ppvit.config import Config, load
-from ppvit.errors import one_line_errors
-from ppvit.files import read_json, write_json
+from ppvit.core.errors import one_line_errors
+from ppvit.core.files import read_json, write_json
 
 HERE = Path(__file__).parent.resolve()
 ROOT = HERE.parent.parent
@@ -63,7 +64,7 @@ def measure(config: Config, raw: Path) -> dict[str, Any]:
 
 
 def main(size: str, model: str, method: str, labels: int) -> None:
-    with contextlib.chdir(ROOT):  # where the paths of ppvit.paths and params.yaml start
+    with contextlib.chdir(ROOT):  # where the paths of ppvit.places and params.yaml start
         values = measure(configuration(size, model, method, labels), HERE.parent / "data" / size / "raw")
     write_json(HERE / "results" / size / f"{model}-{method}-{labels}.json", values)
     found = (values[f"{name}_accuracy_percent"] for name in ("clean", "headline"))

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ppvit.errors import PpvitError, one_line_errors
-from ppvit.files import read_json
-from ppvit.robustness.sample import interval_percent
+from ppvit.core.errors import PpvitError, one_line_errors
+from ppvit.core.files import read_json
+from ppvit.evasion.sample import interval_percent
 
 HERE = Path(__file__).parent.resolve()
 

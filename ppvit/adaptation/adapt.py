@@ -1,0 +1,182 @@
+"""Adapting a pretrained Vision Transformer to a key: nothing is trained and nothing is lost.
+
+Source: Nagamori, Shiota, Kiya, "Efficient fine-tuning with domain adaptation", arXiv 2401.05126, Sec. III; with
+normalisation folded first. The adapted model takes encrypted images scaled to [-1, 1]
+(:func:`ppvit.models.model_input`) and returns what the plain model returns for the plain images, up to float summation
+order.
+
+Why [-1, 1] and not raw 0..255 pixels: that scaling is the same for all colours and turns inversion (255 - v) into a
+sign. Every cipher step is then an orthogonal map of the input, so that training the patch embedding as well goes
+exactly as on plain images, and its weights keep the size that optimisers expect (raw pixels make them 127.5 times
+smaller).
+
+A ResNet mixes neighbouring pixels of different blocks, so that no weights of it undo a cipher; only its normalisation
+is put in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from timm.models import ResNet, VisionTransformer
+from torch import Tensor, nn
+
+from ppvit.adaptation.embedding import (
+    encrypt_embedding,
+    fold_normalization,
+    position_offset,
+    read_embedding,
+    write_embedding,
+)
+from ppvit.ciphers import Cipher
+from ppvit.ciphers.neuracrypt import NeuraCrypt
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.models import Backbone, model_input
+from ppvit.models.stems import install_stem, normalize_input, patch_projection
+
+TOLERANCE_FLOAT64 = 1e-6  # largest accepted logit difference; measured ones are near 1e-13
+TOLERANCE_FLOAT32 = 1e-3
+CHECKED_IMAGES = 1  # of noise: no two blocks of it are alike, so a wrong place of any block or value shows
+
+
+def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
+    """Refuse a model in which the cipher cannot be undone.
+
+    Raises:
+        UsageError: the cipher has no affine map, the patch embedding is no non-overlapping convolution of the block's
+            size (as of a ResNet, with any key), or blocks are scrambled and the model knows positions by anything but
+            one learned absolute embedding.
+    """
+    if isinstance(model, ResNet):
+        if not cipher.keyed:
+            return
+        raise UsageError(
+            f"a ResNet has overlapping kernels, so it cannot be adapted to cipher '{cipher.name}'; set "
+            "cipher.name=none, or adapt.enabled=false for the unadapted baseline, or choose a plain timm ViT"
+        )
+    affine = cipher.affine_map()
+    if affine is None:
+        why = "every image has a key of its own" if cipher.image_keys else "it is no affine map of a block's values"
+        raise UsageError(
+            f"no exact adaptation exists for cipher '{cipher.name}', because {why}; set adapt.enabled=false to "
+            "fine-tune the unadapted model"
+        )
+    name = type(model).__name__
+    projection = patch_projection(model)
+    if not isinstance(projection, nn.Conv2d):
+        raise UsageError(
+            f"{name} has no patch convolution at its input, so it cannot be adapted; choose a plain timm ViT"
+        )
+    if projection.kernel_size != projection.stride or projection.padding != (0, 0) or projection.in_channels != 3:
+        raise UsageError(f"{name} has overlapping patches, so it cannot be adapted; choose a plain timm ViT")
+    if projection.kernel_size != (cipher.block_size, cipher.block_size):
+        raise UsageError(
+            f"the model's patches have {projection.kernel_size[0]} pixels a side; set cipher.block_size to that, not "
+            f"{cipher.block_size}"
+        )
+    scrambled = np.any(affine.block_permutation != np.arange(len(affine.block_permutation)))
+    absolute = (
+        isinstance(model, VisionTransformer) and model.pos_embed is not None and getattr(model, "rope", None) is None
+    )
+    if scrambled and not absolute:
+        raise UsageError(
+            f"{name} knows patch positions by other means than one learned absolute embedding, so scrambled blocks "
+            "cannot be undone; use cipher.name shuffle or np, or a plain timm ViT"
+        )
+
+
+def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dict[str, float]:
+    """Adapt ``backbone.model`` in place and compare it with the plain model.
+
+    Args:
+        backbone: takes normalised plain images; afterwards encrypted ones scaled to [-1, 1].
+        cipher: with the key in place.
+        enabled: False only folds the normalisation: the unadapted baseline.
+
+    Returns:
+        ``max_logit_difference_float64`` and ``..._float32`` between plain model on plain images and this model on
+        encrypted ones, and ``..._stored`` in float64 on ciphertext as stored, for ciphers that round it; nothing for
+        ``neuracrypt``, which leaves nothing to compare.
+
+    Raises:
+        UsageError: the model is not adaptable to this cipher.
+        PpvitError: the difference is beyond tolerance (only when enabled), or logits are not numbers.
+    """
+    if enabled:
+        require_adaptable(backbone.model, cipher)
+    if isinstance(cipher, NeuraCrypt):
+        make_token_model(backbone.model, cipher)
+        return {}
+    if isinstance(backbone.model, ResNet):
+        change = partial(normalize_input, mean=backbone.mean, std=backbone.std)
+    else:
+        plain = fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std)
+        adapted = encrypt_embedding(plain, cipher.affine_map()) if enabled else plain
+        change = partial(write_embedding, embedding=adapted)
+    differences = _compare(backbone, cipher, change)
+    if not all(map(math.isfinite, differences.values())):
+        raise PpvitError(
+            f"the logits of {backbone.architecture} are not numbers: its weights are damaged; fetch model.checkpoint "
+            "again"
+        )
+    if enabled and (
+        differences["max_logit_difference_float64"] > TOLERANCE_FLOAT64
+        or differences["max_logit_difference_float32"] > TOLERANCE_FLOAT32
+    ):
+        raise PpvitError(
+            f"the adapted {backbone.architecture} differs from the plain one by "
+            f"{differences['max_logit_difference_float64']:.2g} (float64): something in it depends on patches in "
+            "a way that adaptation does not reach; set adapt.enabled=false"
+        )
+    return differences
+
+
+def make_token_model(model: nn.Module, cipher: NeuraCrypt) -> None:
+    """Turn a Vision Transformer into one for NeuraCrypt's tokens: a new projection, and no patch positions.
+
+    The order of the tokens is random in every image, so position embeddings of patches could only mislead. The encoder
+    keeps its pretrained weights; the new projection must be trained (``finetune.method`` full or lora_patch).
+
+    Raises:
+        UsageError: it is no Vision Transformer with one learned position embedding.
+    """
+    if not isinstance(model, VisionTransformer) or model.pos_embed is None:
+        raise UsageError(f"cipher 'neuracrypt' needs a plain timm ViT behind its tokens, not {type(model).__name__}")
+    torch.manual_seed(0)
+    install_stem(model, {"tokens": cipher.blocks, "token_width": cipher.token_width})
+    with torch.no_grad():
+        model.pos_embed[0, position_offset(model) :].zero_()
+
+
+def _compare(backbone: Backbone, cipher: Cipher, change: Callable[[nn.Module], None]) -> dict[str, float]:
+    """Let ``change`` adapt the model and measure; noise images reach every pixel and every block alike."""
+    model = backbone.model
+    size = cipher.image_size
+    images = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, size, size, 3), dtype=np.uint8)
+    stored = cipher.encrypt(images, np.arange(len(images)))
+    exact = stored if cipher.image_keys else cipher.encrypt_exactly(images)
+    plain, encrypted, rounded = (_channels_first(batch).double() for batch in (images, exact, stored))
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    normalized = (plain / 255 - mean) / std
+    plain32 = _logits(model, normalized.float())
+    plain64 = _logits(model.double(), normalized)
+    change(model)  # in float64
+    adapted64 = _logits(model, model_input(encrypted))
+    differences = {"max_logit_difference_float64": (adapted64 - plain64).abs().max().item()}
+    if cipher.dtype != exact.dtype:  # what rounding the ciphertext to its storage costs, beside adaptation
+        differences["max_logit_difference_stored"] = (_logits(model, model_input(rounded)) - plain64).abs().max().item()
+    adapted32 = _logits(model.float(), model_input(encrypted.float()))
+    return differences | {"max_logit_difference_float32": (adapted32 - plain32).abs().max().item()}
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return model(images)

@@ -1,0 +1,159 @@
+"""The patch and position embedding of a model, and how normalisation, a cipher and its inverse change them.
+
+Sources as of :mod:`ppvit.adaptation.adapt`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppvit.ciphers import AffineMap
+from ppvit.core.errors import UsageError
+from ppvit.models.stems import expand_to_nibbles, install_stem, patch_projection
+
+
+@dataclass
+class Embedding:
+    """The only tensors that adaptation changes, float64.
+
+    Attributes:
+        weight: patch embedding, (D, V), or (N, D, V) with one a patch position; values of a patch flattened as C, h, w.
+        bias: (D,).
+        positions: position embedding of the patches, (N, D), or None where the model has none.
+        nibbles: the V values of a patch are nibbles, V = 2 B, and not bytes, V = B.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    positions: Tensor | None
+    nibbles: bool = False
+
+
+def read_embedding(model: nn.Module) -> Embedding:
+    """Copy the tensors that adaptation changes out of a model.
+
+    Raises:
+        UsageError: it has no patch projection.
+    """
+    projection = patch_projection(model)
+    if projection is None:
+        raise UsageError(f"{type(model).__name__} has no patch convolution at its input; choose a plain timm ViT")
+    weight = _float64_copy(projection.weight)
+    weight = weight.flatten(1) if isinstance(projection, nn.Conv2d) else weight
+    bias = _float64_copy(projection.bias) if projection.bias is not None else weight.new_zeros(weight.shape[-2])
+    positions = getattr(model, "pos_embed", None)
+    if positions is not None:
+        positions = _float64_copy(positions)[0, position_offset(model) :]
+    return Embedding(weight, bias, positions, getattr(projection, "nibbles", False))
+
+
+def _float64_copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float64, copy=True)  # even of float64: the model's own tensors will be overwritten
+
+
+def write_embedding(model: nn.Module, embedding: Embedding) -> None:
+    """Put an embedding into a model, in the model's dtype; where it needs another projection, that is installed.
+
+    Models whose convolution has no bias (CLIP's) take it through the position embedding, which is added right after.
+
+    Raises:
+        UsageError: the model has neither a bias nor a position embedding to take it.
+    """
+    blocks = len(embedding.weight) if embedding.weight.ndim == 3 else 0
+    projection = patch_projection(model)
+    if (getattr(projection, "blocks", 0), getattr(projection, "nibbles", False)) != (blocks, embedding.nibbles):
+        install_stem(model, {"blocks": blocks, "nibbles": embedding.nibbles})
+        projection = patch_projection(model)
+    positions = embedding.positions
+    with torch.no_grad():
+        projection.weight.copy_(embedding.weight.view_as(projection.weight))
+        if projection.bias is not None:
+            projection.bias.copy_(embedding.bias)
+        elif positions is not None and isinstance(getattr(model.patch_embed, "norm", None), nn.Identity):
+            positions = positions + embedding.bias
+        elif embedding.bias.abs().max() > 0:
+            raise UsageError(
+                f"{type(model).__name__} has no bias in its patch embedding to fold the normalisation into"
+            )
+        if positions is not None:
+            model.pos_embed[0, position_offset(model) :].copy_(positions)
+
+
+def position_offset(model: nn.Module) -> int:
+    """How many prefix tokens have an entry in the position embedding."""
+    # with no_embed_class the position embedding covers patches only
+    return 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 0)
+
+
+def fold_normalization(embedding: Embedding, mean: tuple[float, ...], std: tuple[float, ...]) -> Embedding:
+    """Move ``(x / 255 - mean) / std`` into the patch embedding, which then takes u = x / 127.5 - 1 instead.
+
+    ``(x / 255 - m) / s = (u + 1 - 2 m) / (2 s)``, hence ``W' = W / (2 s_c)``, ``b' = b + sum W (1 - 2 m_c) / (2 s_c)``;
+    for mean = std = 0.5 nothing changes. This must come before any cipher: pixel shuffling mixes colours, so that
+    subtracting channel means afterwards is wrong whenever they differ.
+
+    Args:
+        embedding: for normalised input.
+        mean, std: by channel, on a 0..1 scale.
+    """
+    values = embedding.weight.shape[1] // len(mean)
+    means = torch.tensor(mean, dtype=torch.float64).repeat_interleave(values)
+    stds = torch.tensor(std, dtype=torch.float64).repeat_interleave(values)
+    bias = embedding.bias + embedding.weight @ ((1 - 2 * means) / (2 * stds))
+    return Embedding(embedding.weight / (2 * stds), bias, embedding.positions)
+
+
+def encrypt_embedding(embedding: Embedding, affine: AffineMap) -> Embedding:
+    """The embedding that sees ciphertext as ``embedding`` sees plain pixels.
+
+    ``W^_t[:, j] = s_t[j] W'[:, kp_t[j]]``, then ``W^_t M^-1``; ``P^[t] = P[kb[t]]``. On [-1, 1] an inversion is a sign
+    and needs no bias term. With a key for every block position there is a kernel for every t.
+    """
+    weight = embedding.weight
+    if affine.nibbles and not embedding.nibbles:
+        weight = expand_to_nibbles(weight)
+    blocks = torch.as_tensor(affine.block_permutation)
+    if weight.ndim == 3:
+        weight = weight[blocks]
+    weight = _gather_values(weight, affine.value_permutation) * _per_kernel(affine.sign)
+    if affine.matrix is not None:
+        weight = weight @ torch.from_numpy(np.linalg.inv(affine.matrix))
+    positions = None if embedding.positions is None else embedding.positions[blocks]
+    return Embedding(weight, embedding.bias, positions, affine.nibbles or embedding.nibbles)
+
+
+def decrypt_embedding(embedding: Embedding, affine: AffineMap) -> Embedding:
+    """The inverse of :func:`encrypt_embedding`, for a model that comes back fine-tuned.
+
+    It keeps kernels for every position and nibbles where encryption needed them: training may have changed each.
+    """
+    weight = embedding.weight
+    if affine.nibbles and not embedding.nibbles:  # a model that was never adapted
+        weight = expand_to_nibbles(weight)
+    if affine.matrix is not None:
+        weight = weight @ torch.from_numpy(affine.matrix)
+    weight = _gather_values(weight * _per_kernel(affine.sign), np.argsort(affine.value_permutation, axis=-1))
+    blocks = torch.as_tensor(np.argsort(affine.block_permutation))
+    if weight.ndim == 3:
+        weight = weight[blocks]
+    positions = None if embedding.positions is None else embedding.positions[blocks]
+    return Embedding(weight, embedding.bias, positions, affine.nibbles or embedding.nibbles)
+
+
+def _gather_values(weight: Tensor, permutation: np.ndarray) -> Tensor:
+    """``weight[..., permutation]``; (N, V) permutations give every position a kernel of its own."""
+    index = torch.as_tensor(permutation)
+    if index.ndim == 1:
+        return weight[..., index]
+    shape = (len(index), weight.shape[-2], index.shape[1])
+    return weight.expand(shape).gather(2, index[:, None, :].expand(shape))
+
+
+def _per_kernel(sign: np.ndarray) -> Tensor:
+    """Signs (V,) or (N, V) as they multiply weights (D, V) or (N, D, V)."""
+    signs = torch.as_tensor(sign, dtype=torch.float64)
+    return signs if signs.ndim == 1 else signs[:, None, :]

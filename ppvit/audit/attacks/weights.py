@@ -1,0 +1,119 @@
+"""Attack by comparison of weights: a model that was adapted to a key is the public checkpoint, rearranged by that key.
+
+Adaptation folds the normalisation, whose mean and std are public, and then permutes and negates columns of the patch
+embedding (or multiplies it by a matrix) and permutes rows of the position embedding (``ppvit.adaptation.embedding``). Whoever has
+the checkpoint therefore only has to find which column is which. Fine-tuning adds noise, so columns are compared by
+least squares under one-to-one assignment: the permutation of maximum likelihood for Gaussian noise of any size.
+
+Where the model was not adapted it holds no key, and the attack finds the identity, which is no better than a guess. But
+a patch embedding that was trained on ciphertext (`full`, `lora_patch`) has moved from public weights under the
+influence of the key, so what training added is compared with the public weights as well (variant ``update``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from ppvit.adaptation.embedding import Embedding
+from ppvit.audit.base import attack
+from ppvit.audit.view import Finding, KeySpace, View, decrypt, nearest_rotation
+from ppvit.ciphers import AffineMap
+from ppvit.models.stems import expand_to_nibbles
+
+
+@attack("weights", "weights", place=1)
+def find(view: View) -> Iterator[Finding]:
+    """Compare the adapted model, the fine-tuned one, and what fine-tuning changed, with the public checkpoint."""
+    if not view.space.mapped or view.public is None or view.adapted is None or view.finetuned is None:
+        says = "Nothing to find: no key enters the weights, because the model is not adapted to this cipher."
+        yield Finding("the public checkpoint and the model", view.pictures, headline=True, says=says)
+        return
+    observed = [("", "adapted", view.adapted), ("finetuned", "fine-tuned", view.finetuned)]
+    change = update(view.adapted, view.finetuned)
+    if change is not None:
+        observed.append(("update", "trained patch embedding of the fine-tuned", change))
+    for variant, model, embedding in observed:
+        key = recover_key(view.public, embedding, view.space, np.random.default_rng(view.seed))
+        images = decrypt(view.encrypted, key, view.block_size)
+        needs = f"the public checkpoint and the {model} model"
+        yield Finding(needs, images, key, variant=variant, headline=not variant)
+
+
+def update(before: Embedding, after: Embedding) -> Embedding | None:
+    """What training added to an embedding; None where it left the patch embedding as it was."""
+    if before.weight.shape != after.weight.shape:
+        return None
+    change = after.weight - before.weight
+    # a merged adapter or a change of dtype moves the last bits only
+    if change.abs().max() <= 1e-6 * before.weight.abs().max():
+        return None
+    return replace(after, weight=change)
+
+
+def recover_key(public: Embedding, observed: Embedding, space: KeySpace, rng: np.random.Generator) -> AffineMap:
+    """The key under which ``observed`` is most like ``public``.
+
+    Args:
+        public: of the checkpoint, normalisation folded in.
+        observed: of the model under attack.
+        space: parts that the cipher does not key are taken as known.
+        rng: guesses the parts of which the model says nothing: no position embedding, or patches of another size.
+    """
+    key = space.guess(rng)
+    if space.scrambles and public.positions is not None and len(public.positions) == space.blocks:
+        # a bias that every position carries (ppvit.adaptation.embedding.write_embedding) adds the same to every assignment
+        similarity = observed.positions.numpy() @ public.positions.numpy().T
+        key = replace(key, block_permutation=match(similarity))
+    weight, seen = public.weight, observed.weight
+    if space.nibbles:
+        weight = expand_to_nibbles(weight)
+        seen = seen if observed.nibbles else expand_to_nibbles(seen)
+    weight, seen = weight.numpy(), seen.numpy()
+    if weight.shape != seen.shape[-2:] or weight.shape[1] != space.values:
+        return key
+    if space.dense:
+        return replace(key, matrix=space.scale * nearest_rotation(seen.T @ weight))
+    if not space.per_position:
+        return replace(key, **_match_columns(seen if seen.ndim == 2 else seen[0], weight, key, space))
+    kernels = seen if seen.ndim == 3 else np.broadcast_to(seen, (space.blocks, *seen.shape))
+    found = [_match_columns(kernel, weight, _of_position(key, t), space) for t, kernel in enumerate(kernels)]
+    return replace(key, **{name: np.stack([part[name] for part in found]) for name in found[0]})
+
+
+def _match_columns(seen: np.ndarray, weight: np.ndarray, key: AffineMap, space: KeySpace) -> dict[str, np.ndarray]:
+    """Value permutation and signs under which the kernel ``seen`` (D, V) is most like ``weight``."""
+    similarity = seen.T @ weight  # (V, V)
+    permutation, sign = key.value_permutation, key.sign
+    if space.shuffles or space.per_position:
+        permutation = match(np.abs(similarity) if space.inverts else similarity)
+    if space.inverts:
+        matched = similarity[np.arange(space.values), permutation]
+        sign = _half_negative(matched) if space.inverts_half else np.where(matched < 0, -1, 1).astype(np.int8)
+    return {"value_permutation": permutation, "sign": sign}
+
+
+def _of_position(key: AffineMap, position: int) -> AffineMap:
+    return replace(key, value_permutation=key.value_permutation[position], sign=key.sign[position])
+
+
+def match(similarity: np.ndarray) -> np.ndarray:
+    """One-to-one assignment of largest total similarity: entry i is the column assigned to row i, intp, (n,).
+
+    With inner products as similarity this is least squares, since ``|a - b|^2 = |a|^2 + |b|^2 - 2 a.b`` and a
+    permutation leaves the sums of the squares alone. 768 x 768 take well under a second.
+    """
+    best = similarity.argmax(axis=1)
+    if len(np.unique(best)) == len(best):  # every row's best is nobody else's: no assignment can total more
+        return best
+    return linear_sum_assignment(similarity, maximize=True)[1]
+
+
+def _half_negative(similarity: np.ndarray) -> np.ndarray:
+    # exactly half of the positions are inverted, so the least similar half is the likeliest
+    sign = np.ones(len(similarity), np.int8)
+    sign[np.argsort(similarity, kind="stable")[: len(similarity) // 2]] = -1
+    return sign

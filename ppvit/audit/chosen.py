@@ -1,0 +1,18 @@
+"""Which attacks a run makes."""
+
+from __future__ import annotations
+
+from ppvit.audit.base import ATTACKS
+from ppvit.config import Audit
+
+
+def chosen_attacks(settings: Audit) -> list[str]:
+    """The names in ``audit.attacks``, ``all`` spelled out, each once.
+
+    Raises:
+        UsageError: there is no such attack.
+    """
+    names = list(ATTACKS) if "all" in settings.attacks else settings.attacks
+    for name in names:
+        ATTACKS[name]
+    return list(dict.fromkeys(names))

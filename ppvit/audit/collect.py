@@ -1,0 +1,145 @@
+"""Collecting what the attacker holds from the pipeline's files, and the truth that only scores what is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ppvit.adaptation.embedding import Embedding, fold_normalization, read_embedding
+from ppvit.audit.view import KeySpace, View
+from ppvit.ciphers import AffineMap
+from ppvit.ciphers.keyed import expected, load_cipher
+from ppvit.config import Audit, Config
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.provenance import Made, require_made_alike
+from ppvit.data.batches import EncryptedImages
+from ppvit.data.plain import PlainImages, image_id
+from ppvit.data.shards import SPLITS
+from ppvit.models import backbone_of, load_model, read_record
+from ppvit.models.stems import patch_projection
+from ppvit.places import Places
+from ppvit.tuners import load_finetuned, read_finetuned_record
+
+_PUBLIC = 256  # plain images of the attacker's own, of the same kind
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the attacker does not hold.
+
+    Attributes:
+        plain: the images under attack, uint8, (n, H, W, 3).
+        key: the cipher's affine map, or None where it is none.
+    """
+
+    plain: np.ndarray
+    key: AffineMap | None
+
+
+def collect(config: Config, places: Places) -> tuple[View, Truth]:
+    """Read the attacker's view: shards, both models, the public checkpoint, and the pairs that are given away.
+
+    Args: as of :func:`ppvit.verbs.audit.run`.
+
+    Raises:
+        UsageError: the splits hold fewer images than ``audit.known_pairs`` or ``audit.images`` ask for (their defaults
+            are lowered instead).
+        PpvitError: shards or model were made with another key, cipher or size than the parameters say, or are missing.
+    """
+    cipher = load_cipher(config)
+    space = KeySpace.of(cipher)
+    shards = {split: EncryptedImages(places.encrypted, split) for split in SPLITS}
+    parameters = expected(config, cipher)
+    # compared with another checkpoint than its own, a model would seem to hold no key
+    asked = replace(parameters, record={**parameters.record, "model": config.model.name})
+    require_made_alike(
+        asked,
+        *(Made(images.folder, images.manifest, "encrypt") for images in shards.values()),
+        Made(places.adapted, read_record(places.adapted, "adapt"), "adapt"),
+        Made(places.finetuned, read_finetuned_record(places.finetuned), "finetune"),
+    )
+    settings = _fitting(config.audit, {split: len(images) for split, images in shards.items()})
+    plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in SPLITS}
+    for split, images in shards.items():
+        if len(plain[split]) != len(images):
+            raise PpvitError(
+                f"{images.folder} holds {len(images)} images and {places.raw} gives {len(plain[split])}; "
+                "encrypt again: dvc repro encrypt"
+            )
+    known, others = np.split(_order(len(plain["train"]), settings.seed), [max(settings.known_pairs)])
+    pooled, public = np.split(others, [max(settings.pooled_images)])
+    if not len(public):  # a small data set: the same images serve for all, of which no attack learns more
+        pooled = public = np.concatenate([known, others])
+    attacked, decoys = np.split(_order(len(plain["test"]), settings.seed), [settings.images])
+    decoys = decoys[: max(0, settings.candidates - settings.images)]
+    truth = _read_plain(plain["test"], attacked)
+    mixed = np.random.default_rng(settings.seed).permutation(len(attacked) + len(decoys))
+    models = _embeddings(config, places, shards["train"].num_classes)
+    view = View(
+        space=space,
+        block_size=cipher.block_size,
+        encrypted=shards["test"].ciphertext(attacked),
+        seed=settings.seed,
+        image_size=config.dataset.image_size,
+        known_plain=_read_plain(plain["train"], known),
+        known_encrypted=shards["train"].ciphertext(known),
+        known_pairs=tuple(sorted(set(settings.known_pairs))),
+        pooled=shards["train"].ciphertext(pooled[: max(settings.pooled_images)]),
+        pooled_images=tuple(sorted({min(count, len(pooled)) for count in settings.pooled_images})),
+        public_plain=_read_plain(plain["train"], public[:_PUBLIC]),
+        candidates=np.concatenate([truth, _read_plain(plain["test"], decoys)])[mixed],
+        oracle=lambda chosen: cipher.encrypt(chosen, image_id("query", 0) + np.arange(len(chosen))),
+        training_steps=settings.training_steps,
+        **models,
+    )
+    return view, Truth(truth, cipher.affine_map())
+
+
+def _order(available: int, seed: int) -> np.ndarray:
+    # the first k of one order, so that more images always include the fewer
+    return np.random.default_rng((seed, available)).permutation(available)
+
+
+def _read_plain(plain: PlainImages, indices: np.ndarray) -> np.ndarray:
+    if not len(indices):
+        return np.empty((0, plain.image_size, plain.image_size, 3), np.uint8)
+    return np.concatenate([plain.read(index, index + 1) for index in indices])
+
+
+def _embeddings(config: Config, places: Places, classes: int) -> dict[str, Embedding]:
+    """The patch embeddings of the three models, where they have one that ciphertext goes through."""
+    backbone = backbone_of(config, places.embedded)
+    models = {
+        "adapted": load_model(places.adapted, "adapt"),
+        "finetuned": load_finetuned(places.adapted, places.finetuned, classes),
+    }
+    if patch_projection(models["adapted"]) is None:  # tokens of a secret network
+        return {}
+    public = fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std)
+    return {"public": public} | {name: read_embedding(model) for name, model in models.items()}
+
+
+def _fitting(settings: Audit, counts: dict[str, int]) -> Audit:
+    """The parameters, with defaults lowered to the images that there are; what was asked for must be there.
+
+    Raises:
+        UsageError: other than default values ask for more images than a split has.
+    """
+    default = Audit()
+    largest = max(settings.known_pairs)
+    if largest > counts["train"]:
+        if settings.known_pairs != default.known_pairs:
+            raise UsageError(
+                f"audit.known_pairs asks for {largest} known images and there are {counts['train']} training images; "
+                "name smaller numbers"
+            )
+        fewer = [pairs for pairs in settings.known_pairs if pairs <= counts["train"]]
+        settings = settings.model_copy(update={"known_pairs": fewer})
+    if settings.images > counts["test"]:
+        if settings.images != default.images:
+            raise UsageError(
+                f"audit.images {settings.images} is more than the {counts['test']} test images; lower audit.images"
+            )
+        settings = settings.model_copy(update={"images": counts["test"]})
+    return settings

@@ -1,0 +1,140 @@
+"""Where the values of a block lie and which colour they have, from how alike they are over many blocks.
+
+A step of :mod:`ppvit.audit.attacks.pooled`: colours apart, each laid out on the grid of pixels, the three grids turned to
+agree, and all refined together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.cluster.vq import kmeans2
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import connected_components
+
+from ppvit.audit.solvers.grid_layout import GridLayout, neighbour_graph, planar_layout
+from ppvit.audit.solvers.symmetry import turns
+
+_PASSES = 4  # of the last refinement; it usually ends after one or two
+
+
+def value_layout(rows: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """The plain place of every column up to the free symmetries: float (R, B) to intp (B,)."""
+    if side == 1:  # only the order of the colours is left, which is free
+        return np.arange(3)
+    means = rows.mean(axis=0)
+    rows = rows - means
+    # busy blocks would drown the others; 30 keeps quantisation noise of flat ones from counting
+    rows -= rows.mean(axis=1, keepdims=True)
+    rows /= np.sqrt((rows**2).mean(axis=1, keepdims=True) + 30)
+    distances = _squared_distances(rows)
+    joint = GridLayout(distances, side, side, colours=3)
+    starts = []
+    for colours in _colour_splits(rows, means, distances, rng):
+        turned, derived = (
+            min(sites, key=joint.misfit) for sites in zip(*_aligned_grids(distances, colours, side), strict=True)
+        )
+        # colours laid out by themselves are exact more often, unless one of them is no colour at all
+        starts.append(turned if joint.misfit(turned) < 2 * joint.misfit(derived) else derived)
+    site = joint.refine(min(starts, key=joint.misfit))
+    for _ in range(_PASSES):
+        proposal = joint.settle_neighbours(joint.refine(_move_pixels(distances, site, side)))
+        if joint.misfit(proposal) >= joint.misfit(site) - 1e-12:
+            break
+        site = proposal
+    return site
+
+
+def _move_pixels(distances: np.ndarray, site: np.ndarray, side: int) -> np.ndarray:
+    """Refine with the three colours of a pixel kept together: what holds one of them in a wrong place holds no more."""
+    area = side * side
+    item = np.argsort(site).reshape(3, area)
+    pixels = GridLayout(np.mean([distances[np.ix_(members, members)] for members in item], axis=0), side, side)
+    cell = pixels.settle_neighbours(pixels.rebuild_worst(pixels.refine(np.arange(area))))
+    moved = np.empty_like(site)
+    moved[item] = cell + area * np.arange(3)[:, None]
+    return moved
+
+
+def _squared_distances(rows: np.ndarray) -> np.ndarray:
+    """Between columns, float64, (B, B), typically of the order of 1."""
+    gram = (rows.T @ rows).astype(np.float64) / len(rows)
+    norms = np.diag(gram)
+    distances = np.maximum(norms[:, None] + norms[None] - 2 * gram, 0)
+    np.fill_diagonal(distances, 0)
+    return distances / max(float(np.median(distances)), 1e-9) + 1e-6
+
+
+def _colour_splits(rows: np.ndarray, means: np.ndarray, distances: np.ndarray, rng: np.random.Generator) -> Iterator:
+    """Ways to split the columns into three equal classes, intp (B,); one way where the graph leaves no doubt."""
+    third = len(distances) // 3
+    twins = connected_components(distances < 1e-5, directed=False)[1]  # grey pictures: three equal columns a pixel
+    if np.all(np.bincount(twins) % 3 == 0):
+        labels = np.empty(len(twins), np.intp)
+        labels[np.argsort(twins, kind="stable")] = np.arange(len(twins)) % 3
+        yield labels
+        return
+    number, components = connected_components(neighbour_graph(distances, 3), directed=False)
+    if number == 3 and np.all(np.bincount(components) == third):
+        yield components
+        return
+    _, _, axes = np.linalg.svd(rows[:: max(1, len(rows) // 2000)], full_matrices=False)
+    starts = [means[:, None], *(axes[i][:, None] for i in range(min(3, len(axes)))), axes[:2].T]
+    seen = set()
+    for start in starts:
+        start = start / max(float(start.std()), 1e-9)
+        centres, _ = kmeans2(start.astype(np.float64), 3, seed=rng, minit="++")
+        labels = _balanced(((start[:, None] - centres[None]) ** 2).sum(axis=2))
+        for _ in range(10):  # average linkage
+            before = labels
+            labels = _balanced(np.stack([distances[:, labels == c].mean(axis=1) for c in range(3)], axis=1))
+            if np.array_equal(labels, before):
+                break
+        if labels.tobytes() not in seen:
+            seen.add(labels.tobytes())
+            yield labels
+
+
+def _balanced(cost: np.ndarray) -> np.ndarray:
+    """The cheapest assignment to three classes of equal size: (B, 3) to (B,)."""
+    return linear_sum_assignment(np.repeat(cost, len(cost) // 3, axis=1))[1] // (len(cost) // 3)
+
+
+def _aligned_grids(distances: np.ndarray, colours: np.ndarray, side: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Sites from the two best colours: the other colours turned to agree with one, and derived from it alone."""
+    area = side * side
+    members = [np.flatnonzero(colours == c) for c in range(3)]
+    grids = [GridLayout(distances[np.ix_(m, m)], side, side) for m in members]
+    cells = [grid.refine(planar_layout(grid.distances, side, side)) for grid in grids]
+    misfits = [grid.misfit(cell) for grid, cell in zip(grids, cells, strict=True)]
+    for lead in np.argsort(misfits, kind="stable")[:2]:
+        others = [c for c in range(3) if c != lead]
+        site = np.empty(len(distances), np.intp)
+        site[members[lead]] = cells[lead]
+        cross = np.empty((len(distances), area))  # of a column to the lead's at a cell
+        cross[:, cells[lead]] = np.log(distances[:, members[lead]] + 1e-9)
+        for c in others:
+            costs = cross[members[c]]
+            fits = [costs[np.arange(area), turn[cells[c]]].sum() for turn in turns(side)]
+            site[members[c]] = others.index(c) * area + area + turns(side)[int(np.argmin(fits))][cells[c]]
+        yield site, _two_colours_on(site, cross, distances, area)
+
+
+def _two_colours_on(site: np.ndarray, cross: np.ndarray, distances: np.ndarray, area: int) -> np.ndarray:
+    """Sites when only the first colour is trusted: each cell gets the two nearest other columns.
+
+    Which of the two has which colour is a choice per cell, right where same colours are close and different ones are
+    not; the leading eigenvector of these preferences takes all choices at once.
+    """
+    rest = np.flatnonzero(site >= area)
+    cell = linear_sum_assignment(np.tile(cross[rest], 2))[1] % area
+    one, other = rest[np.argsort(cell, kind="stable")].reshape(area, 2).T
+    logs = np.log(distances + np.eye(len(distances)))
+    prefers = logs[np.ix_(one, other)] + logs[np.ix_(other, one)] - logs[np.ix_(one, one)] - logs[np.ix_(other, other)]
+    np.fill_diagonal(prefers, 0)
+    swapped = np.linalg.eigh(prefers)[1][:, -1] < 0
+    found = site.copy()
+    found[np.where(swapped, other, one)] = area + np.arange(area)
+    found[np.where(swapped, one, other)] = 2 * area + np.arange(area)
+    return found

@@ -1,0 +1,39 @@
+"""What only the owner can do: find the secret key and make the cipher of a run."""
+
+from __future__ import annotations
+
+from ppvit.ciphers import CIPHERS, Cipher, keys
+from ppvit.config import Config
+from ppvit.core.provenance import Made
+
+
+def load_cipher(config: Config, key: keys.Key | None = None) -> Cipher:
+    """The cipher that ``params.yaml`` describes, with its key from the keyring.
+
+    Args:
+        config: ``cipher`` and ``dataset.image_size`` are used.
+        key: used instead of the one that ``cipher.key_id`` names.
+
+    Raises:
+        UsageError: unknown cipher, missing key, geometry or option that does not fit.
+    """
+    kind = CIPHERS[config.cipher.name]
+    if key is None and kind.keyed:
+        key = keys.load(config.cipher.key_id)
+    options = {name: getattr(config.cipher, name) for name in kind.options}
+    return kind(key, config.dataset.image_size, config.cipher.block_size, **options)
+
+
+def public_record(config: Config, cipher: Cipher) -> dict[str, object]:
+    """What manifests and models say of the cipher, so that a mismatch is found: nothing here is secret."""
+    return {
+        "cipher": cipher.settings,
+        "key_id": config.cipher.key_id if cipher.keyed else None,
+        "demo_key": cipher.keyed and config.cipher.key_id == keys.DEMO_KEY.id,
+        "image_size": config.dataset.image_size,
+    }
+
+
+def expected(config: Config, cipher: Cipher) -> Made:
+    """What everything that is used with these parameters must have been made with."""
+    return Made("params.yaml", public_record(config, cipher))

@@ -1,0 +1,35 @@
+"""The names that parameters take, with a sentence on each, read off the registries."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+from ppvit.core.errors import UsageError
+
+# where each registry is
+_REGISTRIES = {
+    "ciphers": ("ppvit.ciphers", "CIPHERS"),
+    "methods": ("ppvit.tuners", "TUNERS"),
+    "attacks": ("ppvit.audit", "ATTACKS"),
+    "datasets": ("ppvit.datasets", "DATASETS"),
+    "algorithms": ("ppvit.he.algorithms", "ALGORITHMS"),
+}
+
+
+def described(kind: str) -> list[tuple[str, str]]:
+    """Every name of a kind and the first sentence of its documentation.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
+    if kind not in _REGISTRIES:
+        raise UsageError(f"ppvit list {kind}: there are lists of {', '.join(_REGISTRIES)}")
+    module, registry = _REGISTRIES[kind]
+    entries = getattr(importlib.import_module(module), registry)
+    return [(name, _sentence(entry)) for name, entry in entries.items()]
+
+
+def _sentence(entry: object) -> str:
+    text = inspect.getdoc(getattr(entry, "find", entry)) or ""
+    return " ".join(text.split("\n\n")[0].split())

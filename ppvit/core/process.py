@@ -1,0 +1,26 @@
+"""What every process of ppvit needs before it works: threads that wait without burning time, and one-line errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ppvit.core.errors import one_line_errors
+
+
+def share_processors() -> None:
+    """Let threads of OpenMP sleep while they wait; must be called before numpy or torch are loaded.
+
+    By default they spin: beside other work each waits for one that the system has put aside, and all burn processor
+    time. ``benchmarks/busy.py`` has the figures. What the user has set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@contextmanager
+def prepared_process() -> Iterator[None]:
+    """The body of a stage or verb: :func:`share_processors`, then errors that the user can mend in one line."""
+    share_processors()
+    with one_line_errors():
+        yield

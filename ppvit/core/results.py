@@ -1,0 +1,103 @@
+"""Result files: flat JSON with what was measured and on what it was measured."""
+
+from __future__ import annotations
+
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ppvit.core.files import read_json, sha256_of, write_json
+
+
+class Stopwatch:
+    """Wall time since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far, or of the GPU where one was used."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: ru_maxrss there starts with the peak of the process that started this one
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def environment() -> dict[str, str]:
+    """Device, git revision where known, and versions of what the numbers depend on (in one text: one column in DVC)."""
+    torch = sys.modules.get("torch")
+    gpu = torch is not None and torch.cuda.is_available()
+    found = [f"python {platform.python_version()}"]
+    for package in ("ppvit", "torch", "timm", "peft"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return {
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "git_revision": _git_revision(),
+        "versions": ", ".join(found),
+    }
+
+
+def _git_revision() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+# endings of the names of figures that no rerun repeats
+_PASSING = ("_seconds", "_per_second", "memory_bytes", "_time_percent")
+
+
+def write_result(
+    path: Path, values: dict[str, Any], watch: Stopwatch, headline: tuple[str, ...] = (), passing: tuple[str, ...] = ()
+) -> None:
+    """Write what a stage measured, in three files, so that a rerun with equal results changes no file that DVC hashes.
+
+    ``<folder>/<stage>.json`` holds what a rerun repeats; ``<folder>/metrics/<stage>.json`` the few figures of it that
+    experiments are compared by; ``<folder>/times/<stage>.json`` times, memory, device, revision and versions.
+
+    Args:
+        path: the first of the three.
+        values: flat, snake_case, units in names; those that end as times and memory do go to the last file.
+        watch: started with the stage.
+        headline: names of the figures to compare by; those that were not measured are left out.
+        passing: names of more values that no rerun repeats.
+    """
+    stage = path.stem
+    passes = {name: value for name, value in values.items() if name in passing or name.endswith(_PASSING)}
+    stays = {name: value for name, value in values.items() if name not in passes}
+    measured = {"wall_seconds": round(watch.seconds(), 3), "peak_memory_bytes": peak_memory_bytes()}
+    write_json(path, stays)
+    write_json(path.parent / "metrics" / path.name, {stage: {name: stays[name] for name in headline if name in stays}})
+    times = {**measured, **passes, **environment(), "result_sha256": sha256_of(path)}
+    write_json(path.parent / "times" / path.name, {stage: times})
+
+
+def read_times(path: Path) -> dict[str, Any]:
+    """Times, memory and environment of the result at ``path``; empty where it was not measured in this folder.
+
+    A result that DVC brought from its cache has none, and those of another result do not count.
+    """
+    file = path.parent / "times" / path.name
+    if not file.exists():
+        return {}
+    times = read_json(file, path.stem).get(path.stem, {})
+    return times if times.get("result_sha256") == sha256_of(path) else {}

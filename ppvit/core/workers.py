@@ -1,0 +1,24 @@
+"""How many processes read or encrypt: a matter of the machine, so environment and never params."""
+
+from __future__ import annotations
+
+import os
+
+from ppvit.core.errors import UsageError
+
+
+def requested_workers() -> int | None:
+    """The number in ``$PPVIT_WORKERS``, or None where the user leaves it to us.
+
+    Raises:
+        UsageError: not a whole number.
+    """
+    text = os.environ.get("PPVIT_WORKERS", "")
+    if text and not text.isdigit():
+        raise UsageError(f"PPVIT_WORKERS={text} is not a whole number")
+    return int(text) if text else None
+
+
+def available_cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,159 @@
+"""Encrypted shards as torch batches: every epoch a seeded permutation, the same whatever the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from ppvit.ciphers import Cipher
+from ppvit.core.errors import PpvitError
+from ppvit.core.workers import available_cpus, requested_workers
+from ppvit.data import images
+from ppvit.data.plain import BATCH, PlainImages
+from ppvit.data.shards import ShardReader, read_manifest
+
+
+class EncryptedImages(Dataset):
+    """One split of encrypted shards.
+
+    Args:
+        folder: what `encrypt` wrote.
+        split: ``train`` or ``test``.
+
+    Attributes:
+        folder: of this split.
+        manifest: its ``manifest.json``.
+        num_classes: C.
+
+    Raises:
+        PpvitError: missing, truncated or altered shards; on reading, a sample of the wrong size or a class number out
+            of range.
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.folder = Path(folder) / split
+        self.manifest = read_manifest(self.folder)
+        self._reader = ShardReader(self.folder, split, self.manifest["shards"])
+        self.num_classes: int = self.manifest["num_classes"]
+        self._shape, self._dtype = tuple(self.manifest["shape"]), self.manifest["dtype"]
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def ciphertext(self, indices: np.ndarray) -> np.ndarray:
+        """Ciphertext as the cipher gave it, (n, *shape).
+
+        Raises:
+            PpvitError: as of the class.
+        """
+        if not len(indices):
+            return np.empty((0, *self._shape), self._dtype)
+        return np.stack([self._decode(index) for index in indices])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Image, uint8 or float16 (3, H, W), or tokens, float16 (N, T); and class number."""
+        image = self._decode(index)
+        label = self._reader.label(index)
+        if not 0 <= label < self.num_classes:
+            raise PpvitError(
+                f"{self._reader.name(index)} has class {label}, the manifest says {self.num_classes} classes; "
+                "run dvc repro encrypt"
+            )
+        return torch.from_numpy((image.transpose(2, 0, 1) if image.ndim == 3 else image).copy()), label
+
+    def _decode(self, index: int) -> np.ndarray:
+        image = images.decode_array(self._reader.image(index), self._reader.name(index))
+        if image.shape != self._shape or image.dtype != self._dtype:
+            raise PpvitError(
+                f"{self._reader.name(index)} has shape {image.shape} and type {image.dtype}, the manifest says "
+                f"{self._shape} and {self._dtype}; run dvc repro encrypt"
+            )
+        return image
+
+
+def epoch_batches(
+    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[np.ndarray]:
+    """Indices of every batch of an epoch for one process: each sample once over all processes.
+
+    Args:
+        samples: size of the data set.
+        batch_size: over all processes; the last batch may be smaller.
+        seed, epoch: equal ones give equal batches.
+        rank, world: this process and their number; process r takes every world-th index of each batch from r on, so
+            all processes together see the very batches that one process would.
+
+    Returns:
+        ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(samples)
+    return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
+
+
+def load_batches(dataset: Dataset, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read batches in order: ciphertext as of :class:`EncryptedImages`, stacked, and labels, int64 (n,).
+
+    Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
+
+    Raises:
+        PpvitError: as of :class:`EncryptedImages`.
+    """
+    workers = loader_workers()
+    loader = DataLoader(
+        _ErrorsAsValues(dataset),
+        collate_fn=_collate,
+        batch_sampler=[batch.tolist() for batch in batches],
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        # its own generator: otherwise the loader draws from the one that dropout uses
+        generator=torch.Generator(),
+        multiprocessing_context="forkserver" if workers else None,
+    )
+    for batch in loader:
+        if isinstance(batch, PpvitError):
+            raise batch
+        yield batch
+
+
+class _ErrorsAsValues(Dataset):
+    """Hands our errors on as values: torch would put one raised in a reading process into the text of a traceback."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self._dataset[index]
+        except PpvitError as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    error = next((sample for sample in samples if isinstance(sample, PpvitError)), None)
+    return default_collate(samples) if error is None else error
+
+
+def loader_workers() -> int:
+    """Reading processes of one training process."""
+    requested = requested_workers()
+    if requested is not None:
+        return requested
+    return min(8, available_cpus()) if torch.cuda.is_available() else 0
+
+
+def plain_batches(plain: PlainImages, cipher: Cipher | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (n, 3, H, W), encrypted where a cipher is given (or its tokens), and labels, int64 (n,)."""
+    for start in range(0, len(plain), BATCH):
+        stop = min(start + BATCH, len(plain))
+        images = plain.read(start, stop)
+        if cipher is not None:
+            images = cipher.encrypt(images, plain.ids(start, stop))
+        encrypted = torch.from_numpy(images)
+        encrypted = encrypted.permute(0, 3, 1, 2) if encrypted.ndim == 4 else encrypted
+        yield encrypted, torch.from_numpy(plain.labels[start:stop])

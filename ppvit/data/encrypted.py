@@ -1,0 +1,115 @@
+"""Writing encrypted shards: decode, resize, encrypt, store; in parallel, and always the same bytes.
+
+A split is a folder: ``000000.tar`` and so on, ``manifest.json``, and ``_info.json`` for timm's WebDataset reader.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from ppvit.ciphers import Cipher
+from ppvit.core.errors import PpvitError
+from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.workers import available_cpus, requested_workers
+from ppvit.data import images
+from ppvit.data.plain import PlainImages, encrypted_batches
+from ppvit.data.shards import SCHEMA, Shard, shard_records, write_shard
+
+PARALLEL_PIXELS = 2**24  # below so many a second process would not earn back the time that it takes to start
+
+
+def write_encrypted(
+    splits: dict[str, PlainImages], cipher: Cipher, record: dict[str, Any], out: Path, images_per_shard: int
+) -> None:
+    """Encrypt the splits of a data set into a folder each, below ``out``; all whole or not at all.
+
+    Args:
+        splits: plain images by the name of their split.
+        cipher: with its key in place.
+        record: what manifests say of the cipher, see :func:`ppvit.ciphers.keyed.public_record`.
+        out: replaced when it exists.
+        images_per_shard: images in one tar.
+
+    Raises:
+        PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full.
+    """
+    for split, plain in splits.items():
+        _require_every_class(split, plain)
+    ciphertext_bytes = int(np.prod(cipher.shape)) * cipher.dtype.itemsize
+    require_free_space(out, sum(len(plain) for plain in splits.values()) * (ciphertext_bytes + 2048))
+    with atomic_output(out, directory=True) as folder:
+        for split in splits:
+            (folder / split).mkdir()
+        for split, shards in _write_shards(splits, cipher, folder, images_per_shard).items():
+            manifest = {
+                "schema": SCHEMA,
+                "split": split,
+                "num_classes": len(splits[split].classes),
+                "count": len(splits[split]),
+                **record,
+                "shape": list(cipher.shape),
+                "dtype": cipher.dtype.name,
+                "shards": shard_records(shards),
+            }
+            write_json(folder / split / "manifest.json", manifest)
+            write_json(folder / split / "_info.json", _timm_info(split, shards))
+
+
+def _require_every_class(split: str, plain: PlainImages) -> None:
+    missing = np.flatnonzero(np.bincount(plain.labels, minlength=len(plain.classes)) == 0)
+    if len(missing):
+        raise PpvitError(
+            f"{plain.folder}: class '{plain.classes[missing[0]]}' has no {split} image; add one or remove the class"
+        )
+
+
+def _write_shards(
+    splits: dict[str, PlainImages], cipher: Cipher, folder: Path, per_shard: int
+) -> dict[str, list[Shard]]:
+    # all splits in one queue, so that no process waits at the end of each
+    order = [(split, start) for split, plain in splits.items() for start in range(0, len(plain), per_shard)]
+    tasks = (
+        delayed(_write_encrypted_shard)(
+            splits[split],
+            cipher,
+            folder / split / f"{start // per_shard:06d}.tar",
+            start,
+            min(start + per_shard, len(splits[split])),
+        )
+        for split, start in order
+    )
+    pixels = sum(map(len, splits.values())) * cipher.image_size**2
+    processes = min(requested_workers() or available_cpus(), len(order)) if pixels > PARALLEL_PIXELS else 1
+    shards: dict[str, list[Shard]] = {split: [] for split in splits}
+    with tqdm(total=len(order), desc="encrypt", unit="shard", disable=None, file=sys.stderr) as bar:
+        for (split, _), shard in zip(order, Parallel(n_jobs=processes, return_as="generator")(tasks), strict=True):
+            shards[split].append(shard)
+            bar.update()
+    return shards
+
+
+def _write_encrypted_shard(plain: PlainImages, cipher: Cipher, path: Path, start: int, stop: int) -> Shard:
+    batches = encrypted_batches(plain, cipher, start, stop)
+    encoded = (images.encode_array(image) for batch in batches for image in batch)
+    samples = (
+        {extension: content, "cls": str(label).encode()}
+        for (extension, content), label in zip(encoded, plain.labels[start:stop], strict=True)
+    )
+    return write_shard(path, samples, first_index=start)
+
+
+def _timm_info(split: str, shards: list[Shard]) -> dict[str, Any]:
+    """The description of shards that timm's WebDataset reader looks for."""
+    described = {
+        "name": split,
+        "num_samples": sum(shard.samples for shard in shards),
+        "filenames": [shard.name for shard in shards],
+        "shard_lengths": [shard.samples for shard in shards],
+    }
+    return {"splits": {split: described}}

@@ -1,0 +1,149 @@
+"""Plain pictures in and out: decoding any user image to RGB, bringing it to the model's size, storing it losslessly."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ppvit.core.errors import PpvitError
+
+Image.MAX_IMAGE_PIXELS = 2**28  # gigapixel scans pass, decompression bombs do not
+
+
+def decode(data: bytes, where: str) -> np.ndarray:
+    """Decode an encoded image to RGB as a person sees it: rotated as its EXIF says, transparency on white.
+
+    Args:
+        data: the file's bytes (any format Pillow reads; 1-, 8- and 16-bit grey, palette, CMYK, alpha).
+        where: the file's name for the error.
+
+    Returns:
+        uint8, (H, W, 3).
+
+    Raises:
+        PpvitError: not an image, truncated, or larger than 2^28 pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
+        raise PpvitError(f"{where}: this image cannot be decoded ({error}); replace or remove it") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow clips wide grey to 255 on conversion, so it is scaled first: 16 bits by 257, else by its maximum
+        grey = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if grey.max() <= 65535 and grey.min() >= 0 and grey.max() > 255 else max(255.0, grey.max())
+        return Image.fromarray(np.clip(grey * (255.0 / top), 0, 255).round().astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_square(image: np.ndarray, size: int, resize_filter: str = "bicubic", crop: str = "center") -> np.ndarray:
+    """Bring an image to ``size`` x ``size``.
+
+    Args:
+        image: uint8, (H, W, 3).
+        size: side in pixels.
+        resize_filter: nearest, box, bilinear, bicubic or lanczos.
+        crop: ``center`` (shorter side to ``size``, middle cut out), ``squash`` (aspect ratio given up) or ``pad``
+            (longer side to ``size``, black bars).
+
+    Returns:
+        uint8, (size, size, 3).
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    method = Image.Resampling[resize_filter.upper()]
+    picture = Image.fromarray(image)
+    if crop == "center":
+        picture = ImageOps.fit(picture, (size, size), method)
+    elif crop == "pad":
+        picture = ImageOps.pad(picture, (size, size), method)
+    else:
+        picture = picture.resize((size, size), method)
+    return np.asarray(picture)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode as PNG without compression, the same bytes on every machine.
+
+    Encrypted photographs do not compress, and Pillow's own encoder takes 25 times as long for the same size even at
+    level 0 (it tries filters); any PNG reader opens the result. See ``benchmarks/shard_format.py``.
+
+    Args:
+        image: uint8, (H, W, 3) or (H, W).
+    """
+    height, width = image.shape[:2]
+    rows = np.zeros((height, 1 + image.size // height), np.uint8)  # a leading 0: no filter
+    rows[:, 1:] = image.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", _stored(rows.tobytes())) + _chunk(b"IEND", b"")
+    )
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))
+
+
+def _stored(data: bytes) -> bytes:
+    # a zlib stream of stored blocks (RFC 1950, RFC 1951 section 3.2.4); zlib's own level 0 differs between versions
+    parts = [b"\x78\x01"]
+    for start in range(0, len(data), 65535):
+        block = data[start : start + 65535]
+        last = start + 65535 >= len(data)
+        parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
+    parts.append(struct.pack(">I", zlib.adler32(data)))
+    return b"".join(parts)
+
+
+def encode_array(array: np.ndarray) -> tuple[str, bytes]:
+    """Store one image's ciphertext: (file extension, content); the same bytes on every machine.
+
+    Args:
+        array: uint8 (H, W, 3), as PNG, or of any other dtype and shape, in NumPy's own format.
+    """
+    if array.dtype == np.uint8:
+        return "png", encode_png(array)
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return "npy", buffer.getvalue()
+
+
+def decode_array(data: bytes, where: str) -> np.ndarray:
+    """The inverse of :func:`encode_array`, which also reads other image formats.
+
+    Raises:
+        PpvitError: neither an image nor an array of numbers; nothing is ever unpickled.
+    """
+    if not data.startswith(b"\x93NUMPY"):
+        return decode(data, where)
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, TypeError) as error:
+        raise PpvitError(f"{where}: this array cannot be read ({error}); make it again: dvc repro encrypt") from None
+
+
+def displayable(ciphertext: np.ndarray) -> np.ndarray:
+    """Any ciphertext as pictures: uint8, (n, H, W, 3).
+
+    Args:
+        ciphertext: uint8 or float (n, H, W, 3), clipped, or tokens (n, N, T), drawn as a grey square of numbers.
+    """
+    if ciphertext.dtype == np.uint8:
+        return ciphertext
+    if ciphertext.ndim == 4:
+        return np.clip(np.round(ciphertext.astype(np.float32)), 0, 255).astype(np.uint8)
+    count = len(ciphertext)
+    numbers = ciphertext.reshape(count, -1).astype(np.float32)
+    side = int(numbers.shape[1] ** 0.5)
+    square = 127.5 + 42.5 * numbers[:, : side * side].reshape(count, side, side) / numbers.std()  # 3 deviations shown
+    return np.repeat(np.clip(square, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)

@@ -1,0 +1,112 @@
+"""Accuracy under adversarial perturbation, measured by the trainer: no key, no plain image.
+
+A cipher that moves and inverts values is an isometry: a perturbation of the ciphertext is one of the plain image, and
+of its size. Attacking ciphertext is then attacking plain pixels with the key in hand, and the stage `threats` compares that
+attacker with those who lack it. Under any other cipher the trainer cannot measure, and the result says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ppvit.config import Robustness
+from ppvit.core.errors import UsageError
+from ppvit.evasion import masking
+from ppvit.evasion.autoattack import attack_names, in_words, require_package
+from ppvit.evasion.ball import GREY_LEVEL, Ball
+from ppvit.evasion.cascade import Adversary, cascade, named_rightly
+from ppvit.evasion.curve import accuracy_against_epsilon, accuracy_against_steps
+from ppvit.evasion.isometry import plain_ball
+from ppvit.evasion.progress import Progress
+from ppvit.evasion.sample import Sample, interval_percent, percent
+from ppvit.evasion.verdicts import MASKING
+
+__all__ = ["attacks_and_adversary", "evaluate"]
+
+
+def evaluate(
+    settings: Robustness,
+    model: nn.Module,
+    sample: Sample,
+    classes: int,
+    cipher: dict[str, Any],
+    progress: Progress,
+) -> tuple[dict[str, Any], dict[float, float]]:
+    """The figures, and the curve of accuracy in percent against epsilon in grey levels.
+
+    Args:
+        settings: the ``robustness`` section.
+        model: inputs of ``sample`` to logits, on its device; no parameter requires grad.
+        sample: ciphertext and labels.
+        classes: C.
+        cipher: its public settings.
+        progress: what an interrupted run found.
+
+    Returns:
+        ``clean_accuracy_percent``; ``<attack>_accuracy_percent`` against this attack and all before it;
+        ``headline_accuracy_percent``, the last of them, with its 95 % interval; the checks of
+        :mod:`ppvit.evasion.masking`; ``verdict``. Where the cipher keeps no distances, the first and last only.
+    """
+    attack_names(settings.attack, classes)  # refuses a single class, whatever the cipher
+    values = {"clean_accuracy_percent": percent(named_rightly(model, sample.images, sample.labels))}
+    public = {"images": len(sample), "seed": settings.seed, "norm": settings.norm, "epsilon": settings.epsilon}
+    try:
+        attacks, adversary = attacks_and_adversary(settings, classes, cipher)
+    except UsageError as refusal:
+        why = f"Not measured by the trainer: {refusal}. results/threats.json has the owner's figures."
+        return {**values, **public, "verdict": why}, {0.0: values["clean_accuracy_percent"]}
+    found = cascade(attacks, adversary, model, sample, remember=progress.remember)
+    values |= {f"{attack.replace('-', '_')}_accuracy_percent": percent(found[attack]) for attack in attacks}
+    headline = found[attacks[-1]]
+    low, high = interval_percent(headline)
+    factors = {epsilon: epsilon / settings.epsilon for epsilon in settings.epsilons}
+    curve = accuracy_against_epsilon(adversary, model, sample, factors, progress.remember)
+    steps = accuracy_against_steps(adversary, model, sample, progress.remember)
+    checks = {
+        "masking_falls_with_epsilon": masking.falls(curve, len(sample)),
+        "masking_vanishes": masking.vanishes(curve, len(sample)),
+        "masking_falls_with_steps": masking.falls(steps, len(sample)),
+        "masking_planted_found": masking.finds_planted(attacks, adversary, tuple(sample.images.shape[1:])),
+    }
+    if attacks[-1] == "square":
+        masking.require_square_adds_nothing(found[attacks[-2]], found["square"])
+    values |= {
+        "attacks": ", ".join(attacks),
+        "headline_accuracy_percent": percent(headline),
+        "interval_low_percent": round(low, 2),
+        "interval_high_percent": round(high, 2),
+        **{f"pgd_{count}_steps_accuracy_percent": accuracy for count, accuracy in steps.items()},
+        **checks,
+    }
+    return {**values, **public, "verdict": verdict(values, settings, attacks, len(sample))}, curve
+
+
+def attacks_and_adversary(settings: Robustness, classes: int, cipher: dict[str, Any]) -> tuple[list[str], Adversary]:
+    """Names and strength of the attacks on what a cipher's public settings describe.
+
+    Under ``orthogonal`` ciphertext has no box, without which AutoAttack does not work, so that only PGD is left.
+
+    Raises:
+        UsageError: the cipher keeps no distances, or there are fewer than two classes.
+        PpvitError: AutoAttack is needed and not installed.
+    """
+    ball: Ball = plain_ball(settings.norm, settings.epsilon, cipher, "robustness")
+    attacks = attack_names(settings.attack, classes) if ball.box else ["pgd"]
+    if attacks != ["pgd"]:
+        require_package()
+    return attacks, Adversary(ball, settings.step_size * GREY_LEVEL, classes, settings.seed, settings.steps)
+
+
+def verdict(values: dict[str, Any], settings: Robustness, attacks: list[str], images: int) -> str:
+    """One line: the figure, of which attacks, and whether to believe it."""
+    low, high = values["interval_low_percent"], values["interval_high_percent"]
+    figure = (
+        f"{values['headline_accuracy_percent']:.1f} % of {images} images withstand {settings.norm} "
+        f"{settings.epsilon:g} under {in_words(attacks, settings.steps)} (95 % interval {low:.0f} to {high:.0f} %)"
+    )
+    failed = [says for name, says in MASKING.items() if not values.get(name, True)]
+    if failed:
+        return f"Not to be believed: {figure}, but {'; '.join(failed)}. Gradients may be masked."
+    return f"{figure}; no sign of masked gradients."

@@ -1,0 +1,144 @@
+"""AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690) through the package `pyautoattack`.
+
+Of the packages that offer it, this one gives the very images of the authors' code for the same seed. Its warnings
+(a randomised model, gradients that vanish, probabilities instead of logits) mean that its figures prove nothing, so
+they are errors here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from torch import Tensor, nn
+
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.evasion.ball import Ball
+
+SQUARE_QUERIES = 5000
+_NORMS = {"linf": "Linf", "l2": "L2"}
+_TARGETS = 9  # classes that targeted attacks try, of those with the largest logits
+
+
+def attack_names(attack: str, classes: int) -> list[str]:
+    """The attacks behind a value of ``robustness.attack``, in the order of the cascade.
+
+    The targeted loss of APGD compares four logits, so FAB takes its place where there are fewer.
+
+    Args:
+        attack: ``pgd``, ``quick`` or ``full``.
+        classes: C.
+
+    Raises:
+        UsageError: there is no second class to be mistaken for.
+    """
+    if classes < 2:
+        raise UsageError(f"robustness needs 2 classes or more and the model has {classes}; choose another data set")
+    gradient = {2: ["apgd-ce", "fab"], 3: ["apgd-ce", "fab-t"]}.get(classes, ["apgd-ce", "apgd-t"])
+    if attack == "pgd":
+        return ["pgd"]
+    if attack == "quick":
+        return ["pgd", *gradient]
+    return [*gradient, "square"] if classes < 4 else [*gradient, "fab-t", "square"]
+
+
+def in_words(attacks: list[str], steps: int) -> str:
+    """The attacks as a reader knows them: PGD-20, APGD-CE and APGD-T."""
+    names = [f"PGD-{steps}" if attack == "pgd" else attack.upper() for attack in attacks]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def perturb(
+    model: nn.Module, attack: str, images: Tensor, labels: Tensor, ball: Ball, classes: int, seed: int, queries: int
+) -> Tensor:
+    """Adversarial images of one attack, with AutoAttack's standard settings.
+
+    Args:
+        model: (n, 3, H, W) in [-1, 1] to logits (n, C).
+        attack: a name that the package knows.
+        images, labels: float32 in [-1, 1], (n, 3, H, W); int64 (n,).
+        ball: how far the images may move.
+        classes: C.
+        seed: of the random starts.
+        queries: of the Square attack.
+
+    Returns:
+        Like ``images``; an image that the attack could not move over the boundary stays as it is.
+
+    Raises:
+        PpvitError: the package is missing, or it doubts its own figures.
+    """
+    package = require_package()
+    with _doubts_are_errors():
+        adversary = package.AutoAttack(
+            _UnitRange(model),
+            attacks=[attack],
+            version="custom",
+            eps=ball.epsilon / 2,
+            norm=_NORMS[ball.norm],
+            seed=seed,
+            device=images.device,
+        )
+        adversary.apgd.n_restarts = adversary.fab.n_restarts = 1
+        adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(_TARGETS, classes - 1)
+        adversary.square.n_queries = queries
+        unit = ((images + 1) / 2).contiguous()  # as the package needs it, which views gradients of this layout as flat
+        moved, _ = adversary.run_standard_evaluation(unit, labels, batch_size=len(images))
+    return 2 * moved - 1
+
+
+class _UnitRange(nn.Module):
+    """A model that takes pixels in [0, 1], as the package wants it, instead of in [-1, 1]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(2 * images - 1)
+
+
+def require_package(
+    who: str = "robustness.attack quick and full", otherwise: str = "robustness.attack=pgd"
+) -> ModuleType:
+    """The package, which is an extra.
+
+    Args:
+        who: needs it.
+        otherwise: what does without it, if anything; both are named in the error.
+
+    Raises:
+        PpvitError: it is not installed.
+    """
+    try:
+        import pyautoattack
+    except ImportError:
+        remedy = "pip install 'ppvit[robust]'" + (f", or set {otherwise}" if otherwise else "")
+        raise PpvitError(f"{who} need pyautoattack; {remedy}") from None
+    return pyautoattack
+
+
+class _Doubts(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def _doubts_are_errors() -> Iterator[None]:
+    doubts, logger = _Doubts(), logging.getLogger("auto-attack")
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(doubts)
+    try:
+        yield
+    finally:
+        logger.removeHandler(doubts)
+        logger.propagate = propagated
+    if doubts.messages:
+        said = doubts.messages[0].split(" See ")[0].strip()
+        raise PpvitError(f"AutoAttack does not trust its own figure: {said} Mend the model, then dvc repro robustness")

@@ -1,0 +1,145 @@
+"""One attack after the other, each on the images that those before it left standing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppvit.core.errors import PpvitError
+from ppvit.evasion.autoattack import SQUARE_QUERIES, perturb
+from ppvit.evasion.ball import TOLERANCE, Ball
+from ppvit.evasion.pgd import Attack
+from ppvit.evasion.sample import Sample
+
+BATCH = 64  # images attacked together; random starts depend on it, so it is the same everywhere
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """How strong every attack is.
+
+    Attributes:
+        ball: how far an image may move, in the model's input.
+        step_size: of PGD, in the same units.
+        classes: C.
+        seed: of all random starts.
+        steps: of PGD.
+        queries: of Square.
+    """
+
+    ball: Ball
+    step_size: float
+    classes: int
+    seed: int
+    steps: int
+    queries: int = SQUARE_QUERIES
+
+    def perturb(self, attack: str, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Adversarial images of ``pgd``, or of an attack of :mod:`ppvit.evasion.autoattack`, within the ball.
+
+        Args:
+            attack: its name.
+            model: differentiable, except for ``square``; frozen by the caller or here.
+            images, labels: as of :class:`Sample`, on the model's device.
+
+        Raises:
+            PpvitError: a gradient is no number, or an image left the ball.
+        """
+        if attack == "pgd":
+            generator = torch.Generator(images.device).manual_seed(self.seed)
+            pgd = Attack(self.ball, self.steps, self.step_size, start="uniform", inner_loss="ce")
+            return pgd.perturb(model, images, labels, generator)
+        moved = perturb(model, attack, images, labels, self.ball, self.classes, self.seed, self.queries)
+        excess = (self.ball.radius(moved, images) - self.ball.epsilon).max().item()
+        # not <=, so that a value that is no number is caught too
+        if not (excess <= self.ball.tolerance and moved.abs().max().item() <= 1 + TOLERANCE):
+            raise PpvitError(
+                f"{attack} moved an image out of the ball or the range of pixels; this is a defect, report it"
+            )
+        return moved
+
+    def scaled(self, factor: float) -> Adversary:
+        """The same in a ball so many times as wide, with steps to match."""
+        ball = replace(self.ball, epsilon=factor * self.ball.epsilon)
+        return replace(self, ball=ball, step_size=factor * self.step_size)
+
+
+Remember = Callable[[str, Callable[[], list[bool]]], list[bool]]
+
+
+def _find_now(name: str, find: Callable[[], list[bool]]) -> list[bool]:
+    return find()
+
+
+def under(prefix: str, remember: Remember) -> Remember:
+    """``remember`` with a prefix before every name, so that findings of several evaluations stay apart."""
+    return lambda name, find: remember(f"{prefix} {name}", find)
+
+
+def named_rightly(model: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
+    """Which images the model gives their label, bool (n,).
+
+    Raises:
+        PpvitError: a logit is no number.
+    """
+    device = _device(model)
+    right = []
+    with torch.no_grad():
+        for start in range(0, len(images), BATCH):
+            logits = model(images[start : start + BATCH].to(device))
+            if not torch.isfinite(logits).all():
+                raise PpvitError(
+                    "the fine-tuned model's logits are not numbers: its weights are damaged, or training diverged; "
+                    "fetch them again, or dvc repro finetune with a lower finetune.learning_rate"
+                )
+            right.append((logits.argmax(1).cpu() == labels[start : start + BATCH]).numpy())
+    return np.concatenate(right)
+
+
+def cascade(
+    attacks: list[str],
+    adversary: Adversary,
+    model: nn.Module,
+    sample: Sample,
+    judge: nn.Module | None = None,
+    remember: Remember = _find_now,
+) -> dict[str, np.ndarray]:
+    """Run attacks in order, each on what is still named rightly.
+
+    Args:
+        attacks: their names.
+        adversary: their strength.
+        model: what the attacker differentiates or asks.
+        sample: the images under attack.
+        judge: the model that an image must fool; by default ``model``.
+        remember: keeps the finding of every batch, see :class:`ppvit.evasion.progress.Progress`.
+
+    Returns:
+        ``clean`` and every attack: which images withstand it and all before it, bool (n,).
+    """
+    judge = judge or model
+    device = _device(model)
+
+    def withstood(attack: str, chosen: np.ndarray) -> list[bool]:
+        images, labels = sample.images[chosen], sample.labels[chosen]
+        moved = adversary.perturb(attack, model, images.to(device), labels.to(device))
+        return named_rightly(judge, moved, labels).tolist()
+
+    standing = named_rightly(judge, sample.images, sample.labels)
+    found = {"clean": standing}
+    for attack in attacks:
+        standing = standing.copy()
+        left = np.flatnonzero(standing)
+        for start in range(0, len(left), BATCH):
+            chosen = left[start : start + BATCH]
+            standing[chosen] = remember(f"{attack} {start}", lambda chosen=chosen: withstood(attack, chosen))  # noqa: B023
+        found[attack] = standing
+    return found
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,70 @@
+"""What a killed evaluation has found so far: every batch of every attack is written down as soon as it is done.
+
+The state file of `pyautoattack` 0.2.0 cannot be read back (its sets return as text), and resuming from it would form
+other batches, hence other random starts. Here a batch is a unit that depends on nothing but its images and the seed, so
+a resumed evaluation gives exactly what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ppvit.core.files import write_json
+from ppvit.evasion.cascade import Remember, under
+
+
+class Progress:
+    """Findings of one evaluation, on disk.
+
+    Args:
+        stage: ``robustness`` or ``threats``.
+        determines: everything that the result depends on, beside the versions of packages; equal values share findings,
+            and a run that was changed in any way starts anew.
+        folder: see :func:`ppvit.core.scratch.scratch_folder`.
+    """
+
+    def __init__(self, stage: str, determines: dict[str, Any], folder: Path) -> None:
+        determines = {**determines, "versions": _versions()}
+        digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
+        self._folder = folder / f"{stage}-{digest[:32]}"
+        self._path = self._folder / "state.json"
+        self._found: dict[str, list[bool]] = _read(self._path)
+
+    def remember(self, name: str, find: Callable[[], list[bool]]) -> list[bool]:
+        """What ``find`` found under this name before, or finds now."""
+        if name not in self._found:
+            self._found[name] = find()
+            write_json(self._path, self._found)
+        return self._found[name]
+
+    def under(self, prefix: str) -> Remember:
+        """:meth:`remember` with names of their own for one of several attackers."""
+        return under(prefix, self.remember)
+
+    def remove(self) -> None:
+        """Forget everything once the result is written."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _versions() -> list[str]:
+    found = []
+    for package in ("ppvit", "torch", "timm", "peft", "pyautoattack"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return found
+
+
+def _read(path: Path) -> dict[str, list[bool]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        usable = all(isinstance(each, bool) for batch in found.values() for each in batch)
+    except (OSError, ValueError, AttributeError, TypeError):  # nothing there, or nothing that can be used
+        return {}
+    return found if usable else {}

@@ -1,0 +1,51 @@
+"""Which images are attacked, and how sure a share of so few of them is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ppvit.models import model_input
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images under attack.
+
+    Attributes:
+        images: float32, (n, 3, H, W), as the model takes them: pixels in [-1, 1] (:func:`ppvit.models.model_input`).
+        labels: int64, (n,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def chosen(available: int, count: int, seed: int) -> np.ndarray:
+    """Indices of up to ``count`` images, intp; fewer are the first of more, and owner and trainer choose the same."""
+    return np.random.default_rng((seed, available)).permutation(available)[:count]
+
+
+def draw(dataset: Dataset, count: int, seed: int) -> Sample:
+    """Up to ``count`` images of :class:`ppvit.data.batches.EncryptedImages`."""
+    images, labels = zip(*(dataset[index] for index in chosen(len(dataset), count, seed).tolist()), strict=True)
+    return Sample(model_input(torch.stack(images)), torch.tensor(labels))
+
+
+def percent(hits: np.ndarray) -> float:
+    """Share of True in a bool array, in percent."""
+    return 100.0 * float(np.mean(hits))
+
+
+def interval_percent(hits: np.ndarray) -> tuple[float, float]:
+    """95 % interval of :func:`percent` over samples of this size (Wilson, JASA 1927), in percent."""
+    interval = binomtest(int(np.sum(hits)), len(hits)).proportion_ci(0.95, method="wilson")
+    return 100.0 * float(interval.low), 100.0 * float(interval.high)

@@ -1,0 +1,86 @@
+"""What the figures of `threats` and `robustness` come to: one line, rows and a curve of the report."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+MASKING = {
+    "masking_falls_with_epsilon": "a larger epsilon hurts less",
+    "masking_vanishes": "the largest epsilon leaves more than nothing",
+    "masking_falls_with_steps": "more steps help the defender",
+    "masking_planted_found": "an attack misses a planted adversarial image",
+}
+"""Checks of :mod:`ppvit.evasion.masking`, and what it means that one fails."""
+
+
+def verdict(values: dict[str, Any], keyed: bool) -> str:
+    """One line: the figure to quote, what the key adds, and what not to believe."""
+    accuracies = {
+        name: values[f"{name}_accuracy_percent"] for name in ATTACKERS if f"{name}_accuracy_percent" in values
+    }
+    strongest = min(accuracies, key=accuracies.__getitem__)
+    interval = f"{values['interval_low_percent']:.0f} to {values['interval_high_percent']:.0f} %"
+    line = (
+        f"{values['headline_accuracy_percent']:.1f} % of {values['images']} images withstand {values['norm']} "
+        f"{values['epsilon']:g} under the strongest attacker, {strongest.upper()} (95 % interval {interval})"
+    )
+    failed = [says for name, says in _CHECKS.items() if not values.get(name, True)]
+    if failed:
+        line = f"Not to be believed: {line}, but {'; '.join(failed)}; gradients may be masked"
+    if not keyed:
+        return f"{line}. There is no key, so K2 is K1."
+    if "k2_accuracy_percent" in values:
+        line += f"; without the key, K2 {values['k2_accuracy_percent']:.1f} % ({_recovery(values)})"
+    naive = values["naive_accuracy_percent"]
+    return f"{line}. {naive:.1f} % under attack through a wrong key is obfuscation, not robustness."
+
+
+ATTACKERS = {
+    "k1": "K1, knows the key",
+    "k2": "K2, holds the weights and recovers the key",
+    "k3": "K3, has models under other keys",
+    "k4": "K4, asks for classes only",
+}
+
+
+_CHECKS = {
+    "masking_white_box_strongest": "who knows the key does worse than who has other models",
+    "masking_square_no_better": "who knows the key does worse than who only asks",
+} | MASKING
+
+
+def threat_rows(values: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """One row an attacker for the report: who, accuracy under attack, and how."""
+    surrogates, accurate = values.get("k3_surrogates"), values.get("k3_surrogate_accuracy_percent")
+    how = {
+        "k1": "gradients through the cipher",
+        "k2": _recovery(values),
+        "k3": f"{surrogates} surrogates, {accurate} % accurate themselves",
+        "k4": f"{values.get('k4_queries')} queries an image",
+        "naive": "gradients through a wrong key: obfuscation, not robustness",
+    }
+    shown = {**ATTACKERS, "naive": "not to be believed"}
+    return [
+        (who, f"{values[f'{name}_accuracy_percent']:.2f} %" if f"{name}_accuracy_percent" in values else "–", how[name])
+        for name, who in shown.items()
+    ]
+
+
+def _recovery(values: dict[str, Any]) -> str:
+    if "k2_key_recovered_percent" not in values:
+        return "no key to recover" if "k2_accuracy_percent" in values else "no attack of the audit gives this key back"
+    source = {"weights": "the weights", "known_plaintext": "known pairs"}[values["k2_attack"]]
+    seconds = values["k2_key_seconds"]
+    taken = f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+    return f"{values['k2_key_recovered_percent']:.0f} % of the key from {source} in {taken}"
+
+
+def draw_curve(axes: Any, curves: Path) -> None:
+    """Accuracy against epsilon, on matplotlib's ``axes``; ``curves`` is the folder that `robustness` wrote."""
+    with open(curves / "curve.csv", encoding="utf-8") as file:
+        rows = [(float(row["epsilon"]), float(row["accuracy_percent"])) for row in csv.DictReader(file)]
+    axes.plot(*zip(*rows, strict=True), marker=".")
+    axes.set(xlabel="epsilon in grey levels", ylabel="accuracy in percent", title="Accuracy under PGD", ylim=(0, 102))
+    axes.grid(alpha=0.3)

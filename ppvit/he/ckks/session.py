@@ -1,0 +1,283 @@
+"""CKKS (Cheon, Kim, Kim, Song, ASIACRYPT 2017) through the binding of Microsoft SEAL in TenSEAL, with exact scales.
+
+Numbers live in N/2 slots of a ciphertext, times a scale. A product multiplies the scales; :meth:`Session.rescale`
+divides by the last prime of the modulus chain and drops it. Primes are near, never equal to, powers of two, so scales
+are tracked exactly and the few that must agree are made to.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.he.ckks.scheme import CAPS, Parameters, sealapi
+
+__all__ = ["CAPS", "Parameters", "SecretSession", "Session", "sealapi"]
+
+_SAME_SCALE = 1e-9  # relative; far below the noise
+
+
+class Session:
+    """Arithmetic on ciphertexts under one parameter set; with evaluation keys also key switches, which it counts.
+
+    No method changes its operands. Ciphertexts, plaintexts and keys are SEAL's own objects.
+
+    Args:
+        parameters: the parameter set.
+        relinearisation, rotation: evaluation keys, where products and rotations are wanted.
+
+    Attributes:
+        key_switches: relinearisations and rotations so far; they take nearly all of the time.
+    """
+
+    def __init__(self, parameters: Parameters, relinearisation: Any = None, rotation: Any = None) -> None:
+        self.parameters = parameters
+        self.relinearisation, self.rotation = relinearisation, rotation
+        self.key_switches = 0
+        self._seal = seal = sealapi()
+        settings = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+        settings.set_poly_modulus_degree(parameters.ring)
+        try:
+            self.moduli = seal.CoeffModulus.Create(parameters.ring, list(parameters.prime_bits))
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"no primes of {list(parameters.prime_bits)} bits for ring {parameters.ring} ({error})"
+            ) from None
+        settings.set_coeff_modulus(self.moduli)
+        self.context = seal.SEALContext(settings, True, seal.SEC_LEVEL_TYPE.TC128)
+        if not self.context.parameters_set():
+            raise UsageError(f"SEAL refuses the parameters: {self.context.parameters_error_message()}")
+        self._encoder = seal.CKKSEncoder(self.context)
+        self._evaluator = seal.Evaluator(self.context)
+
+    @cached_property
+    def primes(self) -> list[int]:
+        """The primes that ciphertexts use; rescaling at level l divides by ``primes[l]``."""
+        return [modulus.value() for modulus in self.moduli[:-1]]
+
+    @cached_property
+    def _ids(self) -> dict[int, Any]:
+        ids, data = {}, self.context.first_context_data()
+        while data is not None:
+            ids[data.chain_index()] = data.parms_id()
+            data = data.next_context_data()
+        return ids
+
+    def level(self, ciphertext: Any) -> int:
+        """How often a ciphertext can still be rescaled."""
+        return ciphertext.coeff_modulus_size() - 1
+
+    def encode(self, values: Sequence[float] | np.ndarray | float, level: int, scale: float | None = None) -> Any:
+        """A plaintext of up to N/2 numbers, or of one number in all slots, at a level; default scale: the fresh one."""
+        plaintext = self._seal.Plaintext()
+        numbers = float(values) if np.ndim(values) == 0 else np.asarray(values, np.float64).tolist()
+        self._encoder.encode(numbers, self._ids[level], scale or self.parameters.scale, plaintext)
+        return plaintext
+
+    def add(self, first: Any, second: Any) -> Any:
+        """Sum of two ciphertexts of one level and scale."""
+        result = self._seal.Ciphertext()
+        self._evaluator.add(first, second, result)
+        return result
+
+    def sum(self, ciphertexts: Iterable[Any]) -> Any:
+        """Sum of ciphertexts of one level and scale."""
+        ciphertexts = iter(ciphertexts)
+        total = self._copy(next(ciphertexts))
+        for ciphertext in ciphertexts:
+            self._evaluator.add_inplace(total, ciphertext)
+        return total
+
+    def subtract(self, first: Any, second: Any) -> Any:
+        """Difference of two ciphertexts of one level and scale."""
+        result = self._seal.Ciphertext()
+        self._evaluator.sub(first, second, result)
+        return result
+
+    def add_plain(self, ciphertext: Any, values: Sequence[float] | np.ndarray | float) -> Any:
+        """Add known numbers."""
+        result = self._seal.Ciphertext()
+        plaintext = self.encode(values, self.level(ciphertext), ciphertext.scale)
+        self._evaluator.add_plain(ciphertext, plaintext, result)
+        return result
+
+    def multiply(self, first: Any, second: Any) -> Any:
+        """Product by slots, of three polynomials until :meth:`relinearise`, with the product of the scales."""
+        result = self._seal.Ciphertext()
+        self._evaluator.multiply(first, second, result)
+        return result
+
+    def multiply_plain(
+        self, ciphertext: Any, values: Sequence[float] | np.ndarray | float, scale: float | None = None
+    ) -> Any:
+        """Product with known numbers, encoded at ``scale``; their product is the scale of the result."""
+        result = self._seal.Ciphertext()
+        self._evaluator.multiply_plain(ciphertext, self.encode(values, self.level(ciphertext), scale), result)
+        return result
+
+    def multiply_encoded(self, ciphertext: Any, plaintext: Any) -> Any:
+        """Product with what :meth:`encode` made at the ciphertext's level, for numbers that are used many times."""
+        result = self._seal.Ciphertext()
+        self._evaluator.multiply_plain(ciphertext, plaintext, result)
+        return result
+
+    def relinearise(self, ciphertext: Any) -> Any:
+        """Bring a product back to two polynomials: one key switch."""
+        if self.relinearisation is None:
+            raise PpvitError("there is no relinearisation key; read the evaluation keys first")
+        self.key_switches += 1
+        result = self._seal.Ciphertext()
+        self._evaluator.relinearize(ciphertext, self.relinearisation, result)
+        return result
+
+    def rescale(self, ciphertext: Any) -> Any:
+        """Divide the scale by the last prime and drop that prime: one level less.
+
+        Raises:
+            PpvitError: no level is left.
+        """
+        if self.level(ciphertext) == 0:
+            raise PpvitError("the modulus chain is used up; choose parameters for more iterations")
+        result = self._seal.Ciphertext()
+        self._evaluator.rescale_to_next(ciphertext, result)
+        return result
+
+    def drop(self, ciphertext: Any, level: int) -> Any:
+        """The same numbers at a lower level."""
+        if level == self.level(ciphertext):
+            return ciphertext
+        result = self._seal.Ciphertext()
+        self._evaluator.mod_switch_to(ciphertext, self._ids[level], result)
+        return result
+
+    def rotate(self, ciphertext: Any, steps: int) -> Any:
+        """Move every slot ``steps`` places towards the first, round the end: one key switch.
+
+        Raises:
+            PpvitError: there is no key for this rotation.
+        """
+        if self.rotation is None or not self.rotation.has_key(self.galois_element(steps)):
+            raise PpvitError(f"there is no key for rotations by {steps}; make the evaluation keys with it")
+        self.key_switches += 1
+        result = self._seal.Ciphertext()
+        self._evaluator.apply_galois(ciphertext, self.galois_element(steps), self.rotation, result)
+        return result
+
+    def galois_element(self, steps: int) -> int:
+        """The automorphism X -> X^(3^steps mod 2N), which rotates the slots."""
+        return pow(3, steps % self.parameters.slots, 2 * self.parameters.ring)
+
+    def as_scale(self, ciphertext: Any, scale: float) -> Any:
+        """The same ciphertext, its scale set exactly.
+
+        Raises:
+            PpvitError: the scale differs by more than rounding.
+        """
+        if abs(ciphertext.scale / scale - 1) > _SAME_SCALE:
+            raise PpvitError(f"scales {ciphertext.scale:.6g} and {scale:.6g} differ: the parameters do not fit")
+        return self.read_at(ciphertext, scale)
+
+    def read_at(self, ciphertext: Any, scale: float) -> Any:
+        """The same integers read at another scale: all numbers times old scale / new scale, at no cost."""
+        result = self._copy(ciphertext)
+        result.scale = scale
+        return result
+
+    def _copy(self, ciphertext: Any) -> Any:
+        # the binding has no copy constructor; switching to the level it is at copies
+        result = self._seal.Ciphertext()
+        self._evaluator.mod_switch_to(ciphertext, self._ids[self.level(ciphertext)], result)
+        return result
+
+    def save(self, item: Any, path: Path) -> None:
+        """Write a ciphertext or key to a file, in SEAL's own format."""
+        item.save(str(path))
+
+    def load(self, kind: str, path: Path) -> Any:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            kind: Ciphertext, SecretKey, RelinKeys or GaloisKeys.
+            path: the file.
+
+        Raises:
+            PpvitError: missing, truncated, altered, or made with other parameters.
+        """
+        item = getattr(self._seal, kind)()
+        if not Path(path).is_file():
+            raise PpvitError(f"{path} is missing; fetch it again or make it again")
+        try:
+            item.load(self.context, str(path))
+        except (RuntimeError, ValueError) as error:  # also SEAL's logic_error
+            raise PpvitError(
+                f"{path} is no {kind} of these parameters, is truncated or was altered ({error}); fetch it again"
+            ) from None
+        return item
+
+    def to_bytes(self, item: Any) -> bytes:
+        """:meth:`save` to memory (the binding knows only files)."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "item"
+            self.save(item, path)
+            return path.read_bytes()
+
+    def from_bytes(self, kind: str, data: bytes) -> Any:
+        """:meth:`load` from memory."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "item"
+            path.write_bytes(data)
+            return self.load(kind, path)
+
+
+class SecretSession(Session):
+    """A session that holds the secret key: it also encrypts, decrypts and makes evaluation keys.
+
+    Args:
+        parameters: the parameter set.
+        secret: SEAL's ``SecretKey``; None draws a new one from the operating system's randomness.
+    """
+
+    def __init__(self, parameters: Parameters, secret: Any = None) -> None:
+        super().__init__(parameters)
+        seal = self._seal
+        self._generator = seal.KeyGenerator(self.context, secret) if secret else seal.KeyGenerator(self.context)
+        self.secret = secret or self._generator.secret_key()
+        self._encryptor = seal.Encryptor(self.context, self.secret)
+        self._decryptor = seal.Decryptor(self.context, self.secret)
+
+    def seeded_relinearisation(self) -> Any:
+        """A relinearisation key to save: half of it is a seed. Reading it with :meth:`load` makes it whole."""
+        return self._generator.create_relin_keys()
+
+    def seeded_rotation(self, steps: Iterable[int]) -> Any:
+        """Keys for rotations by these steps, to save: half of each is a seed."""
+        return self._generator.create_galois_keys([self.galois_element(step) for step in sorted(set(steps))])
+
+    def add_evaluation_keys(self, steps: Iterable[int]) -> None:
+        """Make evaluation keys for this session itself."""
+        self.relinearisation, self.rotation = self._seal.RelinKeys(), self._seal.GaloisKeys()
+        self._generator.create_relin_keys(self.relinearisation)
+        elements = [self.galois_element(step) for step in sorted(set(steps))]
+        self._generator.create_galois_keys(elements, self.rotation)
+
+    def encrypt(self, values: Sequence[float] | np.ndarray | float) -> Any:
+        """A fresh ciphertext at the top level and the fresh scale."""
+        result = self._seal.Ciphertext()
+        self._encryptor.encrypt_symmetric(self.encode(values, self.parameters.top_level), result)
+        return result
+
+    def encrypt_seeded(self, values: Sequence[float] | np.ndarray | float) -> Any:
+        """A fresh ciphertext to save: half of it is a seed. Reading it with :meth:`load` makes it whole."""
+        return self._encryptor.encrypt_symmetric(self.encode(values, self.parameters.top_level))
+
+    def decrypt(self, ciphertext: Any) -> np.ndarray:
+        """The numbers of all slots: float64, (N/2,)."""
+        plaintext = self._seal.Plaintext()
+        self._decryptor.decrypt(ciphertext, plaintext)
+        return np.array(self._encoder.decode_double(plaintext))

@@ -1,0 +1,165 @@
+"""Owner: features of plain images, whitened for training, and the head that undoes the whitening.
+
+All but the clipping is affine, so it folds into a plain linear head on raw features. The clipping bounds the scores
+that the trainer's cubic meets, which nobody can look at while they are encrypted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppvit.config import Config
+from ppvit.core.errors import UsageError
+from ppvit.data.plain import BATCH, PlainImages
+
+if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not need it
+    from ppvit.models import Backbone
+
+CLIP = 3.0  # standard deviations
+_FLOOR = 1e-3  # added to standard deviations: constant features stay small
+_RIDGE = 0.3  # of the mean variance, added to every component's: small ones are not blown up
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Standardise, project on principal components, divide by their damped deviations; as one affine map.
+
+    Attributes:
+        matrix: float64, (k, D).
+        offset: float64, (k,).
+        bound: where whitened features are clipped; infinite for raw ones.
+    """
+
+    matrix: np.ndarray
+    offset: np.ndarray
+    bound: float = CLIP
+
+    def __call__(self, features: np.ndarray, clip: bool = True) -> np.ndarray:
+        """Features, float (n, D), as training sees them: float64 (n, k + 1), the last column 1."""
+        white = features @ self.matrix.T + self.offset
+        white = np.clip(white, -self.bound, self.bound) if clip else white
+        return np.hstack([white, np.ones((len(white), 1))])
+
+    def fold(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights on whitened features, float64 (C, k + 1), as weight (C, D) and bias (C,) on raw ones; no clipping."""
+        return weights[:, :-1] @ self.matrix, weights[:, :-1] @ self.offset + weights[:, -1]
+
+    def padded(self, components: int) -> Whitening:
+        """The same with components of zeros added, up to this many."""
+        more = components - len(self.offset)
+        return Whitening(np.pad(self.matrix, ((0, more), (0, 0))), np.pad(self.offset, (0, more)), self.bound)
+
+
+def unchanged(width: int) -> Whitening:
+    """The map that leaves features as they are, as in the paper."""
+    return Whitening(np.eye(width), np.zeros(width), np.inf)
+
+
+def fit_whitening(features: np.ndarray, components: int) -> Whitening:
+    """Fit on training features, float (n, D).
+
+    Raises:
+        UsageError: fewer features or images than components.
+    """
+    if components > min(features.shape):
+        raise UsageError(
+            f"he.components {components} is more than the {features.shape[1]} features or {len(features)} images; "
+            f"set it to {min(features.shape)} or less"
+        )
+    features = features.astype(np.float64)
+    mean, deviation = features.mean(0), features.std(0) + _FLOOR
+    standard = (features - mean) / deviation
+    if len(standard) < standard.shape[1]:  # the thin decomposition: thousands of features of a few images take no time
+        _, deviations, axes = np.linalg.svd(standard, full_matrices=False)
+        variances = deviations**2 / len(standard)
+    else:
+        variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
+        variances, axes = variances[::-1], axes.T[::-1]
+    variances, axes = variances[:components], axes[:components]
+    matrix = axes / np.sqrt(variances + _RIDGE * variances.mean())[:, None] / deviation
+    return Whitening(matrix, -matrix @ mean)
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """All parameters that determine the features of an image, by name."""
+    dataset, encrypt, model = config.dataset, config.encrypt, config.model
+    settings = {
+        "he.features": config.he.features,
+        **{
+            f"dataset.{name}": getattr(dataset, name)
+            for name in ("name", "path", "image_size", "train_fraction", "seed")
+        },
+        **{f"encrypt.{name}": getattr(encrypt, name) for name in ("resize_filter", "crop")},
+    }
+    if config.he.features == "backbone":
+        settings |= {f"model.{name}": getattr(model, name) for name in ("name", "checkpoint", "pretrained")}
+    return settings
+
+
+def require_same_settings(config: Config, kept: Any) -> None:
+    """Refuse parameters with which features would be others than those of `encrypt`.
+
+    Args:
+        config: of now.
+        kept: what :func:`settings_of` gave then.
+
+    Raises:
+        UsageError: names the first parameter that differs.
+    """
+    for name, now in settings_of(config).items():
+        before = kept.get(name) if isinstance(kept, dict) else None
+        if before != now:
+            raise UsageError(
+                f"{name} is {now!r}, at ppvit he encrypt it was {before!r}: the head is for the features of then; "
+                "set it back, or encrypt and train again"
+            )
+
+
+def backbone_of(config: Config, embedded: Path) -> Backbone | None:
+    """The public backbone that ``model`` names, any of timm's, with its pretrained weights; None for pixels."""
+    if config.he.features != "backbone":
+        return None
+    from ppvit import models
+
+    return models.backbone_of(config, embedded, any_kind=True)
+
+
+def extract(config: Config, raw: Path, split: str, count: int, backbone: Backbone | None) -> tuple[np.ndarray, ...]:
+    """Features and labels of the first images of a split; their order is random and seeded.
+
+    Args:
+        config: ``dataset``, ``encrypt`` and ``he.features`` are used.
+        raw: folder that `download` wrote.
+        split: ``train`` or ``test``.
+        count: at most so many images.
+        backbone: from :func:`backbone_of`; without it pixels, or the mean of their colours, scaled to 0..1.
+
+    Returns:
+        float32 (n, D) and int64 (n,).
+    """
+    plain = PlainImages(raw, split, config.dataset, config.encrypt)
+    count = min(count, len(plain))
+    parts = []
+    for start in range(0, count, BATCH):
+        images = plain.read(start, min(start + BATCH, count))
+        parts.append(_pixels(images, config.he.features) if backbone is None else _pooled(images, backbone))
+    return np.concatenate(parts), plain.labels[:count]
+
+
+def _pixels(images: np.ndarray, kind: str) -> np.ndarray:
+    values = images.mean(-1) if kind == "grey" else images
+    return values.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def _pooled(images: np.ndarray, backbone: Backbone) -> np.ndarray:
+    import torch
+
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        maps = backbone.model.forward_features((pixels - mean) / std)
+        return backbone.model.forward_head(maps, pre_logits=True).numpy()

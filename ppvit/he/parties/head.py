@@ -1,0 +1,135 @@
+"""Owner: the decrypted head as a plain model for plain images, and how good it is."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from sklearn.linear_model import LogisticRegression
+
+from ppvit.config import Config
+from ppvit.core.errors import PpvitError
+from ppvit.core.files import atomic_output, read_json
+from ppvit.core.results import Stopwatch, peak_memory_bytes, write_result
+from ppvit.he.algorithms import load_plan
+from ppvit.he.parties import owner as owners
+from ppvit.he.parties.features import backbone_of, extract, require_same_settings
+from ppvit.places import Places
+
+STEPS = ("keys", "encrypt", "train", "decrypt")
+HEADLINE = ("accuracy_percent",)
+_RANDOM = ("max_weight_error", "upload_bytes", "key_bytes", "download_bytes")  # change with every encryption
+EXPECTED_ERROR = 5e-3  # of a weight: the noise of the scheme stays below
+
+
+def run(config: Config, places: Places, owner: Path, trainer: Path) -> None:
+    """Decrypt the head, fold the whitening into it, measure it on test images, and write it.
+
+    ``accuracy_percent`` clips test features as training did; ``folded_accuracy_percent`` is that of the plain linear
+    head, which does not clip. ``wall_seconds`` is the sum of what keys, encryption, training and this step took, and
+    ``peak_memory_bytes`` the largest of theirs; loading of libraries is in none.
+
+    Args:
+        config: the parameters of the run.
+        places: ``raw`` and ``embedded`` are read; ``he`` (``head.safetensors``: ``weight`` (C, D), ``bias`` (C,); with
+            features of a ViT also the whole model, as `finetune.method: linear` would write it for plain images) and
+            the result are written.
+        owner, trainer: folders of the parties.
+
+    Raises:
+        PpvitError: see :func:`ppvit.he.parties.owner.decrypt`; parameters with which features are others than at `encrypt`.
+    """
+    watch = Stopwatch()
+    plan, _ = load_plan(owner)
+    whitening, kept = owners.load_whitening(owner)
+    require_same_settings(config, kept.get("settings"))
+    weights = owners.decrypt(owner, trainer)
+    training = _training(trainer / "weights" / "training.json")
+    error = _weight_error(weights, kept["twin_weights"])
+    backbone = backbone_of(config, places.embedded)
+    features, labels = extract(config, places.raw, "test", np.iinfo(np.int64).max, backbone)
+    if features.shape[1] != whitening.matrix.shape[1] or labels.max() >= plan.classes:
+        raise PpvitError(
+            f"{places.raw} has {features.shape[1]} features and {labels.max() + 1} classes or more, training had "
+            f"{whitening.matrix.shape[1]} and {plan.classes}: it is another data set; decrypt with the one of encrypt"
+        )
+    white = whitening(features)
+    weight, bias = whitening.fold(weights)
+    in_the_clear = Stopwatch()
+    reference = LogisticRegression(max_iter=1000).fit(kept["features"][:, :-1], kept["labels"])
+    fit_seconds = in_the_clear.seconds()
+    scores = white @ weights.T
+    values = {
+        "accuracy_percent": owners.accuracy_percent(scores, labels),
+        "folded_accuracy_percent": owners.accuracy_percent(features @ weight.T + bias, labels),
+        "twin_accuracy_percent": owners.accuracy_percent(white @ kept["twin_weights"].T, labels),
+        "logistic_regression_accuracy_percent": 100.0 * reference.score(white[:, :-1], labels),
+        "logistic_regression_seconds": round(fit_seconds, 3),
+        "chance_percent": 100.0 * float(np.bincount(labels).max()) / len(labels),
+        "max_weight_error": error,
+        **{
+            name: kept[name]
+            for name in ("validation_accuracy_percent", "max_scores", "keys_seconds", "encrypt_seconds")
+        },
+        "train_seconds": training["train_seconds"],
+        **{name: kept[name] for name in ("upload_bytes", "key_bytes")},
+        "download_bytes": owners.folder_bytes(trainer / "weights"),
+        "key_switches": training["key_switches"],
+        "trainer_memory_bytes": training["memory_bytes"],
+        "train_images": plan.images,
+        "columns": plan.columns,
+        "iterations": plan.iterations,
+        "algorithm": plan.algorithm,
+        "loss": plan.loss,
+        "mode": plan.mode,
+        "features": config.he.features,
+        "ring": plan.parameters.ring,
+        "modulus_bits": sum(plan.parameters.prime_bits),
+        "multiplicative_depth": plan.parameters.top_level,
+    }
+    with atomic_output(places.he, directory=True) as folder:
+        if backbone is not None:
+            from ppvit.he.parties.model import save_model_with_head
+
+            save_model_with_head(folder, backbone, weight, bias, config.dataset.image_size)
+        save_file({"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}, folder / "head.safetensors")
+    decrypt_seconds = round(watch.seconds(), 3)
+    memory = (kept["keys_memory_bytes"], kept["encrypt_memory_bytes"], training["memory_bytes"], peak_memory_bytes())
+    values |= {"decrypt_seconds": decrypt_seconds, "peak_memory_bytes": max(memory)}
+    values["wall_seconds"] = round(sum(values[f"{step}_seconds"] for step in STEPS), 3)
+    write_result(places.result("he"), values, watch, HEADLINE, _RANDOM)
+
+
+def _training(path: Path) -> dict[str, Any]:
+    """What the trainer measured; it is not trusted, so every figure is checked to be one."""
+    training = read_json(path, "he (or ppvit he train)")
+    for name in ("train_seconds", "key_switches", "memory_bytes"):
+        value = training.get(name) if isinstance(training, dict) else None
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise PpvitError(f"{path}: {name} is {value!r}, no number; train again: ppvit he train")
+    return training
+
+
+def _weight_error(weights: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference to the twin's weights; warns where it is more than noise.
+
+    Raises:
+        PpvitError: weights that are no numbers.
+    """
+    if not np.isfinite(weights).all():
+        raise PpvitError(
+            "the decrypted weights are not numbers: training was damaged or dishonest; train again: ppvit he train"
+        )
+    error = float(np.abs(weights - expected).max())
+    if error > EXPECTED_ERROR:
+        print(
+            f"warning: max_weight_error {error:.3g}: the head differs from that of the same training in the clear by "
+            f"more than the {EXPECTED_ERROR:g} that noise explains; noise of scores near the limit, or a damaged or "
+            "dishonest training",
+            file=sys.stderr,
+        )
+    return error

@@ -1,0 +1,56 @@
+"""The decrypted head on its backbone, as `finetune.method: linear` would have written it for plain images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ppvit.adaptation.embedding import fold_normalization, read_embedding, write_embedding
+from ppvit.core.files import write_json
+from ppvit.models import Backbone, save_model
+from ppvit.models.stems import patch_projection
+
+
+def save_model_with_head(folder: Path, backbone: Backbone, weight: np.ndarray, bias: np.ndarray, size: int) -> None:
+    """Add the whole model to a folder, for `evaluate` on plain images (``cipher.name: none``).
+
+    Backbones without a patch convolution cannot take the scaling of pixels in, so for them the head stands alone.
+
+    Args:
+        folder: exists.
+        backbone: changed in place.
+        weight, bias: float64, (C, D) and (C,).
+        size: side of the images in pixels.
+    """
+    if patch_projection(backbone.model) is None:
+        return
+    record = {
+        "method": "linear",
+        "num_classes": len(bias),
+        "cipher": {"name": "none"},
+        "key_id": None,
+        "demo_key": False,
+        "image_size": size,
+    }
+    model = with_head(backbone, weight, bias)
+    whole = Backbone(model, backbone.architecture, backbone.model_args, (0.5,) * 3, (0.5,) * 3)
+    save_model(folder / "model", whole, record)
+    for path in (folder / "model").iterdir():
+        path.rename(folder / path.name)
+    (folder / "model").rmdir()
+    write_json(folder / "ppvit.json", record)
+
+
+def with_head(backbone: Backbone, weight: np.ndarray, bias: np.ndarray) -> nn.Module:
+    """The backbone with this linear head, its normalisation folded in: takes plain pixels scaled to [-1, 1]."""
+    model = backbone.model
+    model.reset_classifier(len(bias))
+    head = model.get_classifier()
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
+    write_embedding(model, fold_normalization(read_embedding(model), backbone.mean, backbone.std))
+    return model

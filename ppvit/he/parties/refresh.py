@@ -1,0 +1,122 @@
+"""Refresh: the key holder decrypts the weights of an iteration and encrypts them anew, so that the depth never ends.
+
+Protocol, by files in the trainer's folder: the trainer writes ``refresh/<run>/<number>/request`` (ciphertexts at the
+lowest level and a manifest), the owner writes ``answer`` beside it (fresh ciphertexts and a manifest). Both appear by
+renaming, whole. A run is one start of the trainer, which removes what earlier ones left; the manifest of its
+``weights`` names it, and so the owner tells new weights from old ones, whoever starts first. The owner sees
+intermediate weights, which are its own; the trainer sees only ciphertexts.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ppvit.core.errors import PpvitError
+from ppvit.core.files import atomic_output, read_json
+from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.parties.folders import MANIFEST, read_manifest, weights_name, write_manifest
+
+_POLL_SECONDS = 0.05
+State = list[list[Any]]  # weights and the point ahead, a ciphertext a block
+
+
+def patience_seconds() -> float:
+    """How long a party waits for the other: ``$PPVIT_HE_WAIT``, 600 by default."""
+    return float(os.environ.get("PPVIT_HE_WAIT", "600"))
+
+
+def start_run(folder: Path) -> str:
+    """Trainer: remove what earlier runs left in its folder; returns the name of the new one."""
+    for stale in ("weights", "refresh"):
+        shutil.rmtree(folder / stale, ignore_errors=True)
+    return secrets.token_hex(8)
+
+
+def asker(folder: Path, run: str, session: Session, fingerprint: str) -> Callable[[State], State]:
+    """Trainer: a function that sends weights and the point ahead, and waits for both anew.
+
+    It raises a PpvitError where no answer comes in time, or one that is damaged.
+    """
+    asked = 0
+
+    def ask(state: State) -> State:
+        nonlocal asked
+        place = folder / "refresh" / run / f"{asked:06d}"
+        asked += 1
+        with atomic_output(place / "request", directory=True) as out:
+            for kind, ciphertexts in zip("wv", state, strict=True):
+                for block, ciphertext in enumerate(ciphertexts):
+                    session.save(session.drop(ciphertext, 0), out / weights_name(block, kind))
+            write_manifest(out, fingerprint, blocks=len(state[0]))
+        answer = place / "answer"
+        _wait_for(answer.exists, f"no answer in {answer}; start the owner's half: ppvit he refresh")
+        read_manifest(answer, "refresh", fingerprint)
+        return [
+            [session.load("Ciphertext", answer / weights_name(block, kind)) for block in range(len(state[0]))]
+            for kind in "wv"
+        ]
+
+    return ask
+
+
+def answer_trainer(folder: Path, session: SecretSession, fingerprint: str) -> int:
+    """Owner: answer requests until the trainer's new ``weights`` are there; those that lie there already are old.
+
+    Returns:
+        The number of answers.
+
+    Raises:
+        PpvitError: a request is damaged or of another key, or none came in time.
+    """
+    answered, old = 0, _run_of(folder / "weights")
+    told = f"neither a request in {folder / 'refresh'} nor new weights in {folder / 'weights'} appeared"
+    while True:
+        _wait_for(lambda: _open_request(folder) or _run_of(folder / "weights") not in (None, old), told)
+        request = _open_request(folder)
+        if request is None:
+            return answered
+        try:
+            _answer(request, session, fingerprint)
+            answered += 1
+        except (PpvitError, OSError):
+            if request.exists():  # else it was an old one, which a new run of the trainer has removed
+                raise
+
+
+def _open_request(folder: Path) -> Path | None:
+    requests = sorted((folder / "refresh").glob("*/*/request"))
+    return next((each for each in requests if not each.with_name("answer").exists()), None)
+
+
+def _run_of(weights: Path) -> str | None:
+    """The run that wrote a folder of weights; None where there is none."""
+    with suppress(PpvitError):
+        manifest = read_json(weights / MANIFEST, "he")
+        return str(manifest.get("run", "")) if isinstance(manifest, dict) else ""
+    return None
+
+
+def _answer(request: Path, session: SecretSession, fingerprint: str) -> None:
+    blocks = read_manifest(request, "train", fingerprint)["blocks"]
+    with atomic_output(request.with_name("answer"), directory=True) as out:
+        for kind in "wv":
+            for block in range(blocks):
+                name = weights_name(block, kind)
+                slots = session.decrypt(session.load("Ciphertext", request / name))
+                session.save(session.encrypt_seeded(slots), out / name)
+        write_manifest(out, fingerprint)
+
+
+def _wait_for(condition: Callable[[], Any], told: str) -> None:
+    deadline = time.monotonic() + patience_seconds()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise PpvitError(f"{told} (waited {patience_seconds():.0f} s)")
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,67 @@
+"""Trainer: logistic regression on encrypted features, labels and weights. Holds no secret key."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ppvit.core.files import atomic_output, write_json
+from ppvit.core.results import Stopwatch, environment, peak_memory_bytes
+from ppvit.he.algorithms import AnyPlan, algorithm_of, load_plan
+from ppvit.he.ckks.memory import available_bytes
+from ppvit.he.ckks.session import Session
+from ppvit.he.parties.folders import read_manifest, weights_name, write_manifest
+from ppvit.he.parties.refresh import asker, start_run
+
+
+def run(folder: Path, data: Path | None = None) -> None:
+    """Train on what the owner sent and write encrypted weights to ``weights`` beside it, anew.
+
+    Args:
+        folder: the trainer's: ``plan.json``, ``keys``, ``data``.
+        data: encrypted features and labels, where they lie elsewhere.
+
+    Raises:
+        PpvitError: a file is missing, altered or of another key; too little memory; in refresh mode, no answer.
+    """
+    watch = Stopwatch()
+    plan, fingerprint = load_plan(folder)
+    algorithm = algorithm_of(plan)
+    processes = algorithm.processes(plan)
+    algorithm.require_memory(plan, available_bytes(), processes)
+    data = data or folder / "data"
+    for place, made_by in ((folder / "keys", "keys"), (data, "encrypt")):
+        read_manifest(place, made_by, fingerprint)
+    started = start_run(folder)
+    session = load_session(folder, plan)
+    renew = asker(folder, started, session, fingerprint) if plan.mode == "refresh" else None
+    with tqdm(total=plan.key_switches(), desc="train", unit="key switch", disable=None, file=sys.stderr) as bar:
+        weights, switches = algorithm.train(session, plan, data, bar, renew)
+    with atomic_output(folder / "weights", directory=True) as out:
+        for block, ciphertext in enumerate(weights):
+            session.save(ciphertext, out / weights_name(block))
+        measured = {
+            "train_seconds": round(watch.seconds(), 3),
+            "key_switches": switches,
+            "memory_bytes": _memory_bytes(processes),
+            **environment(),
+        }
+        write_json(out / "training.json", measured)
+        write_manifest(out, fingerprint, run=started)
+
+
+def _memory_bytes(processes: int) -> int:
+    """Peak memory of this process and its workers, what they share counted in each."""
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024  # KiB on Linux, where alone there are any
+    return peak_memory_bytes() + (processes * largest if processes > 1 else 0)
+
+
+def load_session(folder: Path, plan: AnyPlan) -> Session:
+    """The arithmetic with the owner's evaluation keys."""
+    session = Session(plan.parameters)
+    session.relinearisation = session.load("RelinKeys", folder / "keys" / "relinearisation.key")
+    session.rotation = session.load("GaloisKeys", folder / "keys" / "rotation.key")
+    return session

@@ -1,0 +1,63 @@
+"""Tiles: how features, labels and weights lie in the slots of ciphertexts.
+
+Slot i (lanes F) + f lanes + c belongs to image i of its group, feature f of its block and class c. Features are
+repeated over classes, labels over features, weights over images, so that products by slots line up and sums over
+features or images are rotations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ppvit.he.tiles.plan import Plan
+
+
+def feature_slots(plan: Plan, features: np.ndarray, block: int) -> np.ndarray:
+    """One block of features of a group of images.
+
+    Args:
+        plan: the layout.
+        features: float64 (m, d), m at most ``plan.rows``.
+        block: which ``plan.tile`` columns.
+
+    Returns:
+        float64, (N/2,); zero where there is no image or column.
+    """
+    columns = features[:, block * plan.tile : (block + 1) * plan.tile]
+    tiles = np.zeros((plan.rows, plan.tile, plan.lanes))
+    tiles[: len(features), : columns.shape[1]] = columns[..., None]
+    return tiles.ravel()
+
+
+def label_slots(plan: Plan, labels: np.ndarray) -> np.ndarray:
+    """Y - 1/2 of a group of images: float64, (N/2,), zero where there is no image or class.
+
+    Args:
+        plan: the layout.
+        labels: class numbers, int64 (m,), m at most ``plan.rows``.
+    """
+    tiles = np.zeros((plan.rows, plan.tile, plan.lanes))
+    tiles[: len(labels), :, : plan.classes] = (np.eye(plan.classes)[labels] - 0.5)[:, None]
+    return tiles.ravel()
+
+
+def weight_slots(plan: Plan, weights: np.ndarray, block: int) -> np.ndarray:
+    """One block of weights, float64 (C, d), as :func:`weights_of` reads it: float64, (N/2,)."""
+    columns = weights[:, block * plan.tile : (block + 1) * plan.tile].T
+    tiles = np.zeros((plan.rows, plan.tile, plan.lanes))
+    tiles[:, : len(columns), : plan.classes] = columns
+    return tiles.ravel()
+
+
+def weights_of(plan: Plan, slots: list[np.ndarray]) -> np.ndarray:
+    """Weights from the slots of all blocks, averaged over their copies.
+
+    Args:
+        plan: the layout.
+        slots: ``plan.blocks`` arrays, float64 (N/2,).
+
+    Returns:
+        float64, (C, d).
+    """
+    tiles = [each.reshape(plan.rows, plan.tile, plan.lanes).mean(0) for each in slots]
+    return np.concatenate(tiles)[: plan.columns, : plan.classes].T

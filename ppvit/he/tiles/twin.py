@@ -1,0 +1,90 @@
+"""The arithmetic of training in plain float64: what the ciphertexts should hold, and whether the cubic will do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppvit.he.tiles.plan import Plan
+from ppvit.he.tiles.softmax import coefficients
+
+# least-squares odd cubic of sigmoid(z) - 1/2 on [-8, 8] (Kim et al., JMIR Med. Inform. 2018): C1 z + C3 z^3
+C1, C3 = 0.15012, -0.0015930078125
+# beyond, the cubic or the parabola runs away from what it stands for, and training diverges
+SAFE_SCORES = {"sigmoid": 12.0, "softmax": 8.0}
+_WORTHLESS = 10  # times the safe score: from there on each step throws the weights further
+
+
+def momentum(iteration: int) -> float:
+    """beta_t of Nesterov's accelerated gradient, t from 0: (s_t - 1) / s_(t+1).
+
+    s_0 = 1 and s_(t+1) = (1 + sqrt(1 + 4 s_t^2)) / 2.
+    """
+    s = 1.0
+    for _ in range(iteration):
+        s = (1 + math.sqrt(1 + 4 * s * s)) / 2
+    return (s - 1) / ((1 + math.sqrt(1 + 4 * s * s)) / 2)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Result of training in the clear.
+
+    Attributes:
+        weights: float64, (C, d).
+        largest_scores: max |Z| of every iteration from the second on; the first needs no polynomial.
+        safe_score: up to where the polynomial follows the sigmoid or softmax.
+    """
+
+    weights: np.ndarray
+    largest_scores: list[float]
+    safe_score: float
+
+    @property
+    def largest_score(self) -> float:
+        """max |Z|, 0 where no polynomial was needed, NaN where one of them is."""
+        return float(np.max(self.largest_scores, initial=0.0))
+
+    @property
+    def safe(self) -> bool:
+        """Whether all scores stayed there."""
+        return not self.diverged and all(score <= self.safe_score for score in self.largest_scores)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the result is worthless."""
+        bounded = all(score <= _WORTHLESS * self.safe_score for score in self.largest_scores)
+        return not (bounded and np.isfinite(self.weights).all())
+
+
+def train(plan: Plan, features: np.ndarray, labels: np.ndarray) -> Twin:
+    """Logistic regression by Nesterov's accelerated gradient, a polynomial for the sigmoid or the softmax.
+
+    Args:
+        plan: iterations, batches, learning rate, l2 and loss are used.
+        features: float64 (n, d), the constant included.
+        labels: class numbers, int64 (n,).
+
+    Returns:
+        What training gives; where it diverges, what it gave until then.
+    """
+    weights = ahead = np.zeros((plan.classes, features.shape[1]))
+    targets = np.eye(plan.classes)[labels]
+    k0, k1, k2, k3 = (0.5, C1, 0.0, C3) if plan.loss == "sigmoid" else (*coefficients(plan.classes), 0.0)
+    largest: list[float] = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for iteration in range(plan.iterations):
+            rows = plan.batch_images(iteration)
+            x = features[rows.start : rows.stop]
+            scores = x @ ahead.T  # (n, C)
+            if iteration:
+                largest.append(float(np.abs(scores).max()))
+                if not largest[-1] <= _WORTHLESS * SAFE_SCORES[plan.loss]:
+                    break
+            probability = k0 + k1 * scores + k2 * scores**2 + k3 * scores**3
+            gradient = (targets[rows.start : rows.stop] - probability).T @ x
+            stepped = (1 - plan.learning_rate * plan.l2) * ahead + plan.learning_rate / len(rows) * gradient
+            weights, ahead = stepped, stepped + momentum(iteration) * (stepped - weights)
+    return Twin(weights, largest, SAFE_SCORES[plan.loss])

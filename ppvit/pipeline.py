@@ -1,0 +1,263 @@
+"""The stages of the pipeline, each once: what the verbs of the command, `stages/*.py` and the test of `dvc.yaml` use.
+
+A stage is one word: a section of ``params.yaml``, a file in ``ppvit/verbs``, a verb of ``ppvit``, a stage of ``dvc.yaml``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the help of the command needs neither pydantic nor anything else
+    from ppvit.config import Config
+    from ppvit.places import Places
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: the word.
+        party: who runs it: owner, trainer, or both in turn.
+        does: one sentence, which is its help.
+        sections: what it reads of ``params.yaml``: whole sections or single parameters. What of these the chosen cipher,
+            method or attack does not read is left out, see :meth:`narrowed`.
+        inputs, outputs: the places it reads and writes, by the names of :class:`ppvit.places.Places`; the first output
+            is the one that ``--out`` means.
+    """
+
+    name: str
+    party: str
+    does: str
+    sections: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def narrowed(self, config: Config) -> Config:
+        """The parameters that decide the stage's result.
+
+        Returns:
+            A configuration that has the sections of this stage only. Parameters that are not read are at their
+            defaults, whatever ``config`` says, and not in ``model_fields_set``.
+        """
+        from ppvit.config import Config, narrowed_section
+
+        asked: dict[str, set[str]] = {}
+        for entry in self.sections:
+            section, _, name = entry.partition(".")
+            asked.setdefault(section, set()).update([name] if name else type(getattr(config, section)).model_fields)
+        sections = {}
+        for section, names in asked.items():
+            reads = _READS.get(section)
+            sections[section] = narrowed_section(getattr(config, section), names & reads(config) if reads else names)
+        return Config.model_construct(set(sections), **sections)
+
+    def run(self, config: Config, places: Places) -> None:
+        """Run it on the values that it reads, and no others."""
+        importlib.import_module(f"ppvit.verbs.{self.name}").run(self.narrowed(config), places)
+
+
+def _cipher_reads(config: Config) -> set[str]:
+    from ppvit.ciphers import CIPHERS
+
+    kind = CIPHERS[config.cipher.name]
+    return {"name", "block_size", *kind.options} | ({"key_id"} if kind.keyed else set())
+
+
+def _finetune_reads(config: Config) -> set[str]:
+    from ppvit.tuners import TUNERS
+
+    settings = config.finetune
+    # what only some methods read, and what the chosen one reads of it
+    special = {name for tuner in TUNERS.values() for name in tuner.reads} - set(TUNERS[settings.method].reads)
+    return set(type(settings).model_fields) - special - (set() if settings.optimizer == "sgd" else {"momentum"})
+
+
+def _adversarial_reads(config: Config) -> set[str]:
+    loss, settings = config.finetune.adversarial, config.adversarial
+    if loss == "none":
+        return set()
+    unread = set() if loss == "trades" else {"natural_weight", "robust_weight", "scalars"}
+    unread |= set() if settings.head_init == "robust" else {"head_epochs"}
+    unread |= set() if settings.monitor_images else {"fallback_steps"}
+    return set(type(settings).model_fields) - unread
+
+
+def _audit_reads(config: Config) -> set[str]:
+    from ppvit.audit import ATTACKS, chosen_attacks
+
+    special = {name for attack in ATTACKS.values() for name in attack.reads}
+    read = {name for attack in chosen_attacks(config.audit) for name in ATTACKS[attack].reads}
+    return set(type(config.audit).model_fields) - (special - read)
+
+
+def _he_reads(config: Config) -> set[str]:
+    from ppvit.he.algorithms import ALGORITHMS
+
+    special = {name for algorithm in ALGORITHMS.values() for name in algorithm.reads}
+    return set(type(config.he).model_fields) - (special - set(ALGORITHMS[config.he.algorithm].reads))
+
+
+# sections of which only a part is read, depending on what is chosen in them
+_READS: dict[str, Callable[[Config], set[str]]] = {
+    "cipher": _cipher_reads,
+    "finetune": _finetune_reads,
+    "adversarial": _adversarial_reads,
+    "audit": _audit_reads,
+    "he": _he_reads,
+}
+
+_IMAGES = ("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.seed")
+_RESIZE = ("encrypt.resize_filter", "encrypt.crop")
+_BACKBONE = ("model.name", "model.checkpoint", "model.pretrained")
+_EVERYTHING = ("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial")
+_EVERYTHING += ("evaluate", "robustness", "verify", "audit", "threats", "he", "report")
+_TRAINED = ("encrypted", "adapted", "finetuned")
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "pretrain",
+            "owner",
+            "Train the embedded micro-ViT on rendered glyphs (12 minutes on two cores).",
+            ("pretrain",),
+            (),
+            ("embedded",),
+        ),
+        Stage(
+            "download",
+            "owner",
+            "Fetch a data set, or take your own, as plain shards.",
+            ("dataset.name", "dataset.path", "dataset.seed", "download"),
+            (),
+            ("raw",),
+        ),
+        Stage(
+            "encrypt",
+            "owner",
+            "Encrypt the plain images into keyed shards.",
+            (*_IMAGES, "cipher", "encrypt"),
+            ("raw",),
+            ("encrypted",),
+        ),
+        Stage(
+            "adapt",
+            "owner",
+            "Adapt pretrained weights to the key, exactly.",
+            ("dataset.image_size", "cipher", "model", "adapt"),
+            ("embedded",),
+            ("adapted", "results"),
+        ),
+        Stage(
+            "finetune",
+            "trainer",
+            "Fine-tune on encrypted shards; needs no key.",
+            ("dataset.name", "finetune", "adversarial"),
+            ("encrypted", "adapted"),
+            ("finetuned", "live", "results"),
+        ),
+        Stage(
+            "evaluate",
+            "trainer",
+            "Measure the fine-tuned model on encrypted test shards; needs no key.",
+            ("dataset.name", "evaluate"),
+            _TRAINED,
+            ("plots", "results"),
+        ),
+        Stage(
+            "robustness",
+            "trainer",
+            "Attack the fine-tuned model with adversarial images, on encrypted test shards; needs no key.",
+            ("dataset.name", "robustness"),
+            _TRAINED,
+            ("curves", "results"),
+        ),
+        Stage(
+            "verify",
+            "owner",
+            "Check the model that came back against images encrypted here, plain images and wrong keys.",
+            (
+                "dataset.name",
+                "dataset.image_size",
+                "dataset.test_fraction",
+                "dataset.seed",
+                "cipher",
+                *_RESIZE,
+                "verify",
+            ),
+            ("raw", "adapted", "finetuned"),
+            ("results",),
+        ),
+        Stage(
+            "audit",
+            "owner",
+            "Attack the privacy of what the trainer sees, and measure what leaks.",
+            (*_IMAGES, "cipher", *_RESIZE, *_BACKBONE, "audit"),
+            ("raw", "embedded", *_TRAINED),
+            ("pictures", "results"),
+        ),
+        Stage(
+            "threats",
+            "owner",
+            "Measure robustness to adversarial images made with the key, the weights, other models or nothing.",
+            (*_IMAGES, "cipher", *_RESIZE, "model", "adapt", "robustness", "threats"),
+            ("raw", "embedded", "adapted", "finetuned"),
+            ("results",),
+        ),
+        Stage(
+            "he",
+            "both",
+            "Train a linear head on CKKS ciphertexts: all parties, or one of them by its own verb.",
+            (*_IMAGES, *_RESIZE, *_BACKBONE, "he"),
+            ("raw", "embedded"),
+            ("he", "results"),
+        ),
+        Stage(
+            "report",
+            "owner",
+            "Write the report page from all results.",
+            _EVERYTHING,  # which it prints
+            ("raw", "results", "live", "plots", "curves", "pictures"),
+            ("page",),
+        ),
+    )
+}
+
+
+SETTINGS = Path("settings.json")
+
+
+def write_settings(config: Config, path: Path = SETTINGS) -> None:
+    """Write what every stage reads, for DVC to track: a value that nothing reads is not in it and reruns nothing.
+
+    Args:
+        config: all parameters.
+        path: a JSON file: stage, section, parameter.
+
+    Raises:
+        UsageError: a name of a cipher, method, attack or data set that there is not.
+    """
+    from ppvit.core.files import write_json
+
+    read = {name: stage.narrowed(config).model_dump(mode="json", exclude_unset=True) for name, stage in STAGES.items()}
+    write_json(path, read)
+
+
+def main(script: str) -> None:
+    """Run the stage whose script in `stages/` is called, as DVC does: parameters and places of the folder it is in."""
+    from ppvit.core.process import prepared_process
+
+    with prepared_process():
+        from ppvit.config import load
+        from ppvit.places import Places
+
+        config, name = load(), Path(script).stem
+        if name == "settings":
+            write_settings(config)
+        else:
+            STAGES[name].run(config, Places.of(config))

@@ -1,0 +1,229 @@
+"""One self-contained page and one small table: how accurate the run is, what it cost, and what it leaks."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib.figure
+import numpy as np
+
+from ppvit.config import Config
+from ppvit.core.files import atomic_output, read_json
+from ppvit.data.pictures import image_grid
+from ppvit.data.shards import read_manifest
+from ppvit.evasion.verdicts import draw_curve, threat_rows
+from ppvit.places import Places
+from ppvit.report.compare import WAYS, three_ways
+from ppvit.report.pictures import examples, over_ciphers
+
+STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")
+NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which would overlap
+
+
+def write_page(config: Config, places: Places) -> str:
+    """Write the report.
+
+    Args: as of :func:`ppvit.verbs.report.run`; pictures and style are inside the page, it loads nothing.
+
+    Returns:
+        The summary as plain text for the terminal.
+
+    Raises:
+        PpvitError: a result is missing.
+    """
+    values = {stage: read_json(places.result(stage), stage) for stage in STAGES}
+    if places.result("he").exists():  # its library is an extra: without it there is all the rest
+        values["he"] = read_json(places.result("he"), "he")
+    classes = read_manifest(places.raw, "download", "dataset.json")["classes"]
+    summary = summary_rows(values)
+    columns = examples(config, places.raw, config.report.images)
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        config=config,
+        values=values,
+        summary=summary,
+        verdict=values["audit"]["verdict"],
+        attacks=attack_rows(values["audit"]),
+        threats=threat_rows(values["threats"]),
+        sentences=read_json(places.pictures / "verdicts.json", "audit"),
+        examples=_png(image_grid(list(columns.values()), list(columns))),
+        attack_pictures={
+            _title(path.stem): _data_uri("image/png", path.read_bytes())
+            for path in sorted(places.pictures.glob("*.png"))
+        },
+        learning=_draw(lambda axes: _draw_learning(axes, places.live)),
+        confusion=_draw(lambda axes: _draw_confusion(axes, places.plots, classes)),
+        calibration=_draw(lambda axes: _draw_calibration(axes, places.plots)),
+        ways=[WAYS, *three_ways(values)],
+        curve=_draw(lambda axes: draw_curve(axes, places.curves)),
+        over_ciphers=_png(over_ciphers(config, places.raw)),
+        parameters=[(section, settings) for section, settings in config.model_dump(exclude_unset=True).items()],
+    )
+    with atomic_output(places.page) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    width = max(len(name) for name, _ in summary)
+    return "\n".join([*(f"{name:<{width}}  {value}" for name, value in summary), f"{'report':<{width}}  {places.page}"])
+
+
+_TEMPLATE = Path(__file__).with_name("page.html.j2")
+
+
+def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """The figures that matter, as (name, value) texts."""
+    evaluate, verify, finetune, adapt = (values[stage] for stage in ("evaluate", "verify", "finetune", "adapt"))
+    rows = [
+        (
+            "accuracy, encrypted" + (" and adapted" if adapt["adapted"] else ", not adapted"),
+            _percent(evaluate["accuracy_percent"]),
+        )
+    ]
+    rows.append(("accuracy, encrypted anew by the owner", _percent(verify["accuracy_percent"])))
+    if "plain_accuracy_percent" in verify:
+        rows.append(("accuracy, plain images, adaptation undone", _percent(verify["plain_accuracy_percent"])))
+    if "wrong_key_accuracy_percent" in verify:
+        chance = _percent(verify["chance_percent"])
+        rows.append((f"accuracy, wrong key (chance {chance})", _percent(verify["wrong_key_accuracy_percent"])))
+    parameters = finetune["trainable_parameters"]
+    rows.append(("trainable parameters", f"{parameters:,} ({parameters / 2**20:.3f} Mi), {finetune['method']}"))
+    for what, name in (("float64 logits", "float64"), ("logits of stored ciphertext", "stored")):
+        if f"max_logit_difference_{name}" in adapt:  # a new model for tokens has nothing to be compared with
+            label = "adaptation error" if adapt["adapted"] else "difference to the plain model"
+            rows.append((f"{label} ({what})", f"{adapt[f'max_logit_difference_{name}']:.1e}"))
+    if he := values.get("he"):
+        text = f"{_percent(he['accuracy_percent'])}, {he['train_seconds']:.1f} s"
+        rows.append(("accuracy, head trained under CKKS", text))
+    robust = values["threats"].get("headline_accuracy_percent")
+    if robust is not None:
+        rows.append(("accuracy under attack, strongest attacker", _percent(robust)))
+    rows.append(("leak so far", values["audit"]["verdict"]))
+    return rows
+
+
+def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """One row an attack of the audit's result file: name, key recovered, SSIM of the recovered pictures, seconds."""
+    suffix = "_ssim"
+    names = [name.removesuffix(suffix) for name in audit if name.endswith(suffix)]
+    # the headline of an attack with variants repeats one of them, except where it is the model as it was handed out
+    repeated = {name for name in names for other in names if other.startswith(f"{name}_") and _is_variant(other)}
+
+    def text(name: str, form: Callable[[float], str]) -> str:
+        value = audit.get(name)
+        return "–" if value is None else form(value)
+
+    return [
+        (
+            _title(name),
+            text(f"{name}_key_recovered_percent", _percent),
+            _in_other_terms(audit, name) or text(f"{name}_ssim", "{:.3f}".format),
+            text(f"{name}_wall_seconds", "{:.1f} s".format),
+        )
+        for name in names
+        if name not in repeated
+    ]
+
+
+def _is_variant(name: str) -> bool:
+    return name[-1].isdigit() or name.endswith("paired")
+
+
+def _in_other_terms(audit: dict[str, Any], name: str) -> str:
+    """The figure of attacks that recover no pictures."""
+    if f"{name}_top1_percent" in audit:
+        share, chance = audit[f"{name}_top1_percent"], audit[f"{name}_chance_percent"]
+        return f"picked out in {share:.0f} %, by luck {chance:.0f} %"
+    if f"{name}_key_bits" in audit:
+        return f"{audit[f'{name}_key_bits']:.0f} bits to try"
+    return ""
+
+
+_UNITS = {"known plaintext": "pair", "pooled": "ciphertext"}
+
+
+def _title(name: str) -> str:
+    """``known_plaintext_10`` as people read it: known plaintext, 10 pairs."""
+    words = name.replace("_", " ")
+    attack, _, count = words.rpartition(" ")
+    if count.isdigit():
+        return f"{attack}, {count} {_UNITS.get(attack, 'image')}" + ("" if count == "1" else "s")
+    for variant in ("finetuned", "update", "paired", "unpaired"):
+        if attack and count == variant:
+            return f"{attack}, {_VARIANTS[variant]}"
+    return words
+
+
+_VARIANTS = {
+    "finetuned": "after fine-tuning",
+    "update": "what fine-tuning changed",
+    "paired": "from pairs under other keys",
+    "unpaired": "without pairs",
+}
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2f} %"
+
+
+def _draw(draw: Callable[[Any], None]) -> str:
+    """Run a drawing function on new axes and return the SVG as a data URI, the same bytes for the same data."""
+    figure = matplotlib.figure.Figure(figsize=(5, 3.6), layout="constrained")
+    draw(figure.add_subplot())
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "ppvit"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _data_uri("image/svg+xml", buffer.getvalue())
+
+
+def _draw_learning(axes: Any, live: Path) -> None:
+    for name, label in (("train_loss", "loss"), ("train_accuracy_percent", "accuracy in percent / 100")):
+        path = live / "plots" / "metrics" / f"{name}.tsv"
+        rows = list(csv.DictReader(path.open(encoding="utf-8"), delimiter="\t")) if path.exists() else []
+        scale = 100.0 if name.endswith("percent") else 1.0
+        axes.plot(
+            [int(row["step"]) for row in rows], [float(row[name]) / scale for row in rows], marker=".", label=label
+        )
+    axes.set(xlabel="epoch", title="Training on ciphertext")
+    axes.legend()
+    axes.grid(alpha=0.3)
+
+
+def _draw_confusion(axes: Any, plots: Path, classes: list[str]) -> None:
+    counts = np.zeros((len(classes), len(classes)))
+    with open(plots / "confusion.csv", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            counts[int(row["actual"]), int(row["predicted"])] += 1
+    axes.imshow(counts / np.maximum(1, counts.sum(1, keepdims=True)), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true", title="Confusion, by share of the true class")
+    if len(classes) <= NAMED_CLASSES:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+
+
+def _draw_calibration(axes: Any, plots: Path) -> None:
+    with open(plots / "calibration.csv", encoding="utf-8") as file:
+        rows = [
+            (float(row["confidence_percent"]), float(row["accuracy_percent"]), int(row["images"]))
+            for row in csv.DictReader(file)
+        ]
+    confidence, accuracy, images = zip(*rows, strict=True)
+    axes.plot([0, 100], [0, 100], color="gray", linewidth=1)
+    axes.scatter(confidence, accuracy, s=[10 + 200 * count / sum(images) for count in images], alpha=0.7)
+    axes.set(xlabel="confidence in percent", ylabel="accuracy in percent", title="Calibration (area: images)")
+    axes.grid(alpha=0.3)
+
+
+def _png(image: Any) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return _data_uri("image/png", buffer.getvalue())
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

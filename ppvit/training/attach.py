@@ -1,0 +1,30 @@
+"""The model with a fine-tuning method around it, ready to train."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from ppvit.config import Finetune
+from ppvit.core.errors import UsageError
+from ppvit.data.batches import epoch_batches, load_batches
+from ppvit.models import model_input
+from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
+from ppvit.tuners import Tuner
+
+
+def attach(tuner: Tuner, model: nn.Module, settings: Finetune, images: Dataset) -> nn.Module:
+    """The model extended by the method, with its start values, ready to train on ``images``.
+
+    Raises:
+        UsageError: there is no batch normalisation for ``finetune.batch_norm``.
+    """
+    if settings.batch_norm != "frozen" and not batch_norm_names(model):
+        raise UsageError(
+            f"finetune.batch_norm {settings.batch_norm}: {type(model).__name__} has no batch normalisation; set "
+            "finetune.batch_norm=frozen"
+        )
+    model = set_batch_norm(tuner.attach(model), settings.batch_norm)
+    epoch = epoch_batches(len(images), settings.batch_size, settings.seed, epoch=0)
+    tuner.initialise(model, (model_input(batch) for batch, _ in load_batches(images, epoch)))
+    return model

@@ -1,0 +1,114 @@
+"""What adversarial fine-tuning needs beside the model: images held out, the ball of the attack, a robust head."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import Subset
+
+from ppvit.config import Adversarial, Finetune
+from ppvit.core.errors import PpvitError
+from ppvit.core.scratch import scratch_folder
+from ppvit.data.batches import EncryptedImages
+from ppvit.evasion.ball import Ball
+from ppvit.evasion.isometry import plain_ball
+from ppvit.training.adversarial import Robust
+from ppvit.training.attach import attach
+from ppvit.training.checkpoint import Checkpoint
+from ppvit.training.loop import Training, make_accelerator
+from ppvit.training.monitor import Monitor, hold_out
+from ppvit.training.schedule import make_optimizer
+from ppvit.tuners import make_tuner
+
+
+class Defence:
+    """What adversarial fine-tuning needs beside the model.
+
+    Args:
+        settings, adversarial: the sections.
+        dataset: training images.
+        cipher: its public settings.
+
+    Attributes:
+        images: what is trained on; the rest is held out.
+
+    Raises:
+        PpvitError: one class only.
+        UsageError: the cipher does not keep distances.
+    """
+
+    def __init__(
+        self, settings: Finetune, adversarial: Adversarial, dataset: EncryptedImages, cipher: dict[str, Any]
+    ) -> None:
+        if dataset.num_classes < 2:
+            raise PpvitError(
+                f"the shards have {dataset.num_classes} class, so there is nothing to attack; set "
+                "finetune.adversarial=none or dataset.name to a set of two classes or more"
+            )
+        self.settings, self.adversarial = settings, adversarial
+        self.ball: Ball = plain_ball(adversarial.norm, adversarial.epsilon, cipher)
+        self._classes = dataset.num_classes
+        trained, held_out = hold_out(len(dataset), adversarial.monitor_images, settings.seed)
+        self.images = Subset(dataset, trained.tolist()) if len(held_out) else dataset
+        self._held_out = Subset(dataset, held_out.tolist()) if len(held_out) else None
+        if adversarial.monitor_images and not len(held_out):
+            print(
+                f"warning: {len(dataset)} training images are too few to hold a tenth out, so the last epoch is kept",
+                file=sys.stderr,
+            )
+
+    def objective(self, settings: Finetune, accelerator: Accelerator, probe: bool = False) -> Robust:
+        """The objective of one training run, with a state of its own; that of the head alone is neither monitored nor
+        warmed up."""
+        monitor, adversarial = None, self.adversarial
+        if not probe and self._held_out is not None:
+            monitor = Monitor(self._held_out, self.ball, settings.batch_size, accelerator)
+        if probe:  # whose few epochs a warm-up of the run would spend below full strength
+            adversarial = adversarial.model_copy(update={"warmup_epochs": 0})
+        steps = math.ceil(len(self.images) / (settings.batch_size * settings.accumulation))
+        return Robust(settings, adversarial, self.ball, accelerator, steps, self._classes, monitor)
+
+
+def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) -> Checkpoint:
+    """Train the head alone against the attack, in place, on the frozen backbone.
+
+    Source: RoLI, Hua et al., "Initialization matters for adversarial transfer learning", CVPR 2024.
+
+    Returns:
+        The checkpoint of the finished probe, to be kept until the run is finished too: a resumed run loads it.
+    """
+    settings = defence.settings.model_copy(
+        update={"method": "linear", "epochs": defence.adversarial.head_epochs, "batch_norm": "frozen"}
+    )
+    accelerator = make_accelerator(settings.precision)
+    # a copy, so that devices, precision and frozen statistics of the probe leave no trace
+    probed = attach(make_tuner(settings), copy.deepcopy(model), settings, defence.images)
+    checkpoint = Checkpoint({**determines, "phase": "head"}, scratch_folder())
+    objective = defence.objective(settings, accelerator, probe=True)
+    optimizer = make_optimizer(settings, probed)
+    training = Training(settings, accelerator, probed, optimizer, defence.images, checkpoint, objective=objective)
+    training.run()
+    probed = dict(accelerator.unwrap_model(training.model).named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if probed[name].requires_grad:
+                parameter.copy_(probed[name])
+    return checkpoint
+
+
+def robust_values(objective: Robust, training: Training) -> dict[str, Any]:
+    """Figures of adversarial training for the result file; those of the selected epoch where one was selected."""
+    chosen = training.history[(objective.selected_epoch or len(training.history)) - 1]
+    seconds = training.seconds
+    values = {name: value for name, value in chosen.items() if name.startswith(("train_", "heldout"))}
+    return values | {
+        "attack_steps": objective.attack.steps,
+        "attack_time_percent": 100 * objective.attack_seconds / seconds if seconds else 0.0,
+        "selected_epoch": objective.selected_epoch or len(training.history),
+    }

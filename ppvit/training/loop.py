@@ -1,0 +1,193 @@
+"""The training loop: one for every method and objective, resumable, on one device or many (accelerate)."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ppvit.config import Finetune
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.results import Stopwatch
+from ppvit.data.batches import epoch_batches, load_batches
+from ppvit.models import model_input
+from ppvit.training.checkpoint import Checkpoint
+from ppvit.training.objective import Objective
+from ppvit.training.schedule import learning_rate_factor
+
+Log = Callable[[int, dict[str, float]], None]
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """accelerate's view of the devices; ``precision`` is fp32, bf16 or fp16.
+
+    Raises:
+        UsageError: fp16 without a GPU.
+    """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError("finetune.precision fp16 needs a GPU; use bf16 or fp32")
+    # accelerate keeps the first precision of a process for all later ones, unless its state is cleared
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+
+
+class Training:
+    """One training run, its position, and what it has measured.
+
+    Attributes:
+        model: as accelerate prepared it.
+        history: one dictionary of metrics an epoch.
+        images_per_second: over all processes and the steps made since the last start, loading included.
+        seconds: that those steps took.
+    """
+
+    def __init__(
+        self,
+        settings: Finetune,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        dataset: Dataset,
+        checkpoint: Checkpoint,
+        log: Log | None = None,
+        objective: Objective | None = None,
+    ) -> None:
+        self.settings, self.dataset, self.checkpoint = settings, dataset, checkpoint
+        self._accelerator, self._log = accelerator, log
+        self._objective = objective or Objective(settings.label_smoothing)
+        self.model, self._optimizer = accelerator.prepare(model, optimizer)
+        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.history: list[dict[str, float]] = []
+        self.images_per_second = self.seconds = 0.0
+        self._effective_batch = settings.batch_size * settings.accumulation
+        self._steps_per_epoch = math.ceil(len(dataset) / self._effective_batch)
+        # sums of what the objective measures over this epoch so far, in this process
+        self._sums = torch.zeros(len(self._objective.measures), dtype=torch.float64, device=accelerator.device)
+
+    def run(self) -> None:
+        """Train from the checkpoint, or from the start, to the end."""
+        first_epoch, step = self._resume()
+        total = self.settings.epochs * len(self.dataset)
+        earlier = first_epoch * len(self.dataset) + step * self._effective_batch
+        quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
+        watch, done = Stopwatch(), 0
+        with tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr) as bar:
+            for epoch in range(first_epoch, self.settings.epochs):
+                for images in self._steps(epoch, step):
+                    done += images
+                    bar.update(images)
+                step = 0
+                self._finish_epoch(epoch)
+                bar.set_postfix(loss=f"{self.history[-1]['train_loss']:.4f}")
+        self.seconds = watch.seconds()
+        self.images_per_second = done / self.seconds if done else 0.0
+        self._objective.finish(self.model)
+
+    def _steps(self, epoch: int, first_step: int) -> Iterator[int]:
+        """Make the optimiser steps of an epoch from ``first_step`` on; yields the images (of all processes) of each."""
+        self.model.train()
+        accumulation = self.settings.accumulation
+        rank, world = self._accelerator.process_index, self._accelerator.num_processes
+        batches = epoch_batches(len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world)
+        batches = batches[first_step * accumulation :]
+        # a process without an image in the last batch computes one at weight zero, so that all processes meet
+        loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
+        for step in range(first_step, self._steps_per_epoch):
+            count = min(self._effective_batch, len(self.dataset) - step * self._effective_batch)
+            micro_batches, batches = batches[:accumulation], batches[accumulation:]
+            self._objective.begin_step(epoch, step)
+            for position, batch in enumerate(micro_batches):
+                # sums weighted by 1 / count add up to the mean over the effective batch, whatever its division into
+                # micro-batches and processes; accelerate averages over processes, hence the factor world
+                weight = world / count if len(batch) else 0.0
+                last = position == len(micro_batches) - 1
+                with nullcontext() if last else self._accelerator.no_sync(self.model):
+                    self._backward(*next(loaded), weight)
+            self._optimizer_step(epoch * self._steps_per_epoch + step)
+            yield count
+            if step + 1 < self._steps_per_epoch and self._checkpoint_due():
+                self._save(epoch, step + 1)
+
+    def _backward(self, images: Tensor, labels: Tensor, weight: float) -> None:
+        """Add the gradient of the objective, summed over images and times ``weight``; ciphertext as it was read."""
+        device = self._accelerator.device
+        inputs, labels = model_input(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
+        loss, measured = self._objective.loss(self.model, inputs, labels)
+        self._accelerator.backward(loss * weight)
+        if weight:
+            self._sums += measured
+            self._objective.count(measured, len(labels))
+
+    def _optimizer_step(self, step: int) -> None:
+        factor = learning_rate_factor(self.settings, step, self.settings.epochs * self._steps_per_epoch)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * factor * group["rate"]
+        if self.settings.gradient_clip:
+            self._accelerator.clip_grad_norm_(self._trained, self.settings.gradient_clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def _finish_epoch(self, epoch: int) -> None:
+        self._require_finite(epoch)
+        means = (self._accelerator.reduce(self._sums) / len(self.dataset)).tolist()
+        metrics = {
+            name: 100 * mean if name.endswith("_percent") else mean
+            for name, mean in zip(self._objective.measures, means, strict=True)
+        }
+        metrics["learning_rate"] = self._optimizer.param_groups[0]["lr"]
+        self.history.append(metrics | self._objective.end_epoch(self.model))
+        self._sums.zero_()
+        self._report(epoch)
+        self._save(epoch + 1, 0)
+
+    def _report(self, epoch: int) -> None:
+        if self._log and self._accelerator.is_main_process:
+            self._log(epoch + 1, self.history[epoch])
+
+    def _require_finite(self, epoch: int) -> None:
+        if not torch.isfinite(self._sums[0]):
+            raise PpvitError(
+                f"the training loss is not a number in epoch {epoch + 1}; lower finetune.learning_rate "
+                f"({self.settings.learning_rate}) or set finetune.precision=fp32"
+            )
+
+    def _checkpoint_due(self) -> bool:
+        due = self.checkpoint.due()
+        if self._accelerator.num_processes > 1:  # clocks differ, and all processes must decide alike
+            due = bool(self._accelerator.reduce(torch.tensor(float(due), device=self._sums.device)) > 0)
+        return due
+
+    def _save(self, epoch: int, step: int) -> None:
+        self._require_finite(epoch)
+        sums, objective = self._accelerator.reduce(self._sums), self._objective.state()
+        scaler = self._accelerator.scaler  # of fp16
+        if self._accelerator.is_main_process:
+            progress = {"epoch": epoch, "step": step, "history": self.history, "sums": sums.tolist()}
+            progress |= {"objective": objective, "scaler": scaler.state_dict() if scaler else None}
+            self.checkpoint.save(self._accelerator.unwrap_model(self.model), self._optimizer, progress)
+
+    def _resume(self) -> tuple[int, int]:
+        """Epoch and optimiser step to start at."""
+        progress = self.checkpoint.load(self._accelerator.unwrap_model(self.model), self._optimizer)
+        if progress is None:
+            return 0, 0
+        self.history = progress["history"]
+        self._objective.load_state(progress["objective"])
+        if progress["scaler"]:
+            self._accelerator.scaler.load_state_dict(progress["scaler"])
+        # every process counts from the main one's sums, the others from zero, so that their sum is right
+        if self._accelerator.is_main_process:
+            self._sums += torch.tensor(progress["sums"], dtype=torch.float64, device=self._sums.device)
+        for epoch in range(len(self.history)):
+            self._report(epoch)
+        print(f"finetune: resumed after {progress['epoch']} epochs and {progress['step']} steps", file=sys.stderr)
+        return progress["epoch"], progress["step"]

@@ -1,0 +1,67 @@
+"""Accuracy under attack on held-out training images: it chooses the epoch and tells when an attack is too weak.
+
+Attacks of one or two steps can be learned by heart ("catastrophic overfitting", Wong et al., arXiv 2001.03994):
+training then looks well while a stronger attack finds everything. Robust accuracy also falls late in long runs (Rice et
+al., arXiv 2002.11569). Never measured on test images, which would make the choice part of the result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from ppvit.data.batches import load_batches
+from ppvit.evasion.ball import Ball
+from ppvit.evasion.pgd import Attack, frozen
+from ppvit.models import model_input
+
+STEPS = 20
+DROP_PERCENT = 5.0  # below the best so far: the attack of training has become too weak
+IMAGES_PER_HELD_OUT = 10  # at least; PGD-20 on more would cost as much as training against few steps
+
+
+def hold_out(samples: int, wanted: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices to train on, sorted, and indices held out: ``wanted`` of them, a tenth of all at most."""
+    count = min(wanted, samples // IMAGES_PER_HELD_OUT)
+    # a stream of its own: the order of the epochs takes (seed, epoch)
+    order = np.random.default_rng((seed, 2**32, samples)).permutation(samples)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+class Monitor:
+    """PGD-20 with steps of a quarter of the radius, cross-entropy and a uniform start, always the same.
+
+    Args:
+        dataset: the held-out images, ciphertext as of :class:`ppvit.data.batches.EncryptedImages`.
+        ball: of the attack.
+        batch_size: images a forward pass, over all processes.
+        accelerator: processes and device.
+    """
+
+    def __init__(self, dataset: Dataset, ball: Ball, batch_size: int, accelerator: Accelerator) -> None:
+        self._attack = Attack(ball, STEPS, ball.epsilon / 4)
+        self._accelerator, self._images = accelerator, len(dataset)
+        own = np.arange(len(dataset))[accelerator.process_index :: accelerator.num_processes]
+        self._dataset = Subset(dataset, own.tolist())
+        size = max(1, batch_size // accelerator.num_processes)
+        self._batches = [np.arange(start, min(start + size, len(own))) for start in range(0, len(own), size)]
+
+    def measure(self, model: nn.Module) -> tuple[float, float]:
+        """Accuracy on clean images and under attack, in percent; the model is not the wrapper of several processes."""
+        device = self._accelerator.device
+        right = torch.zeros(2, dtype=torch.float64, device=device)
+        generator = torch.Generator(device).manual_seed(self._accelerator.process_index)
+        for images, labels in load_batches(self._dataset, self._batches):
+            inputs, labels = model_input(images.to(device)), labels.to(device)
+            moved = self._attack.perturb(model, inputs, labels, generator)
+            right += torch.stack([_right(model, each, labels) for each in (inputs, moved)])
+        clean, robust = (100 * self._accelerator.reduce(right) / self._images).tolist()
+        return clean, robust
+
+
+def _right(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    with frozen(model), torch.no_grad():
+        return (model(inputs).argmax(1) == labels).sum()

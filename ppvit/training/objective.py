@@ -1,0 +1,65 @@
+"""What a training step minimises; here the cross-entropy on the images as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Objective:
+    """Cross-entropy of the labels, and what :class:`ppvit.training.loop.Training` asks of any other objective.
+
+    Args:
+        label_smoothing: share of the target probability spread over all classes.
+
+    Attributes:
+        measures: names of what :meth:`loss` measures, ``train_loss`` first; shares end in ``_percent``.
+    """
+
+    measures: tuple[str, ...] = ("train_loss", "train_accuracy_percent")
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        self._label_smoothing = label_smoothing
+
+    def begin_step(self, epoch: int, step: int) -> None:
+        """Called in every process before an optimiser step, of which ``step`` is the number in its epoch."""
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss to differentiate, and the measures, float64: sums over the images both.
+
+        Args:
+            model: in training mode.
+            images: as the model takes them, (n, ...).
+            labels: int64, (n,).
+        """
+        logits = model(images).float()
+        loss = self._cross_entropy(logits, labels)
+        return loss, torch.stack([loss.detach(), right(logits, labels)]).double()
+
+    def count(self, measured: Tensor, images: int) -> None:
+        """Called with the measures of every batch that belongs to this process, and the number of its images."""
+
+    def end_epoch(self, model: nn.Module) -> dict[str, float]:
+        """Called in every process after an epoch; returns more metrics of it."""
+        return {}
+
+    def finish(self, model: nn.Module) -> None:
+        """Called after the last epoch; may put other weights in place."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside ``epoch`` and ``step``: numbers, texts, tensors; called in every process."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state` gave; called in every process."""
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, labels, label_smoothing=self._label_smoothing, reduction="sum")
+
+
+def right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Number of right answers."""
+    return (logits.detach().argmax(1) == labels).sum()

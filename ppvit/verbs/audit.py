@@ -1,0 +1,36 @@
+"""Attack what the trainer sees, and measure what leaks."""
+
+from __future__ import annotations
+
+from ppvit.audit import chosen_attacks
+from ppvit.audit.collect import collect
+from ppvit.audit.measure import audit
+from ppvit.config import Config
+from ppvit.core.files import atomic_output
+from ppvit.core.results import Stopwatch, write_result
+from ppvit.places import Places
+from ppvit.tuners import finetuned_id
+
+HEADLINE = ("strongest_key_recovered_percent", "strongest_ssim", "verdict")
+
+
+def run(config: Config, places: Places) -> None:
+    """Attack the images and models of a run, and write what was recovered.
+
+    Args:
+        config: ``audit`` is used, and what made the inputs: ``dataset``, ``encrypt``, ``cipher``, ``model``.
+        places: ``raw`` is read for the known pairs and for scoring; ``encrypted``, ``embedded``, ``adapted`` and
+            ``finetuned`` as the attacker has them. Written are the result, whose names are those of
+            :func:`ppvit.audit.measure.audit`, and ``pictures``: ``<attack>.png`` for each that tried to make pictures,
+            and ``verdicts.json``; plain images, for the owner only.
+
+    Raises:
+        UsageError: the splits hold fewer images than the parameters ask for, or no attack knows this cipher.
+        PpvitError: an input is missing, damaged, or was made with other parameters.
+    """
+    watch = Stopwatch()
+    view, truth = collect(config, places)
+    with atomic_output(places.pictures, directory=True) as folder:
+        values = audit(view, truth, chosen_attacks(config.audit), folder)
+    values["finetuned_id"] = finetuned_id(places.finetuned)
+    write_result(places.result("audit"), values, watch, HEADLINE)

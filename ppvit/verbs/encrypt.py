@@ -1,0 +1,26 @@
+"""Encrypt the plain images of every split into keyed shards."""
+
+from __future__ import annotations
+
+from ppvit.ciphers.keyed import load_cipher, public_record
+from ppvit.config import Config
+from ppvit.data.encrypted import write_encrypted
+from ppvit.data.plain import PlainImages
+from ppvit.data.shards import SPLITS
+from ppvit.places import Places
+
+
+def run(config: Config, places: Places) -> None:
+    """Write ``encrypted``, a folder a split.
+
+    Args:
+        config: ``dataset``, ``cipher`` and ``encrypt`` are used.
+        places: ``raw`` is read, ``encrypted`` written.
+
+    Raises:
+        PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full, no key.
+    """
+    cipher = load_cipher(config)
+    splits = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in SPLITS}
+    record = public_record(config, cipher)
+    write_encrypted(splits, cipher, record, places.encrypted, config.encrypt.images_per_shard)

@@ -1,0 +1,49 @@
+"""Fine-tune the adapted model on encrypted shards; no key is needed. Metrics of every epoch are written as it goes."""
+
+from __future__ import annotations
+
+from ppvit.config import Config
+from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.results import Stopwatch, write_result
+from ppvit.data.batches import EncryptedImages
+from ppvit.models import read_record
+from ppvit.places import Places
+from ppvit.training.finetuning import finetune
+from ppvit.tuners import adapter_bytes, finetuned_id, save_finetuned
+
+HEADLINE = ("train_loss", "trainable_parameters")
+
+
+def run(config: Config, places: Places) -> None:
+    """Write the trained adapter, or the whole model where the method has no adapter.
+
+    Args:
+        config: ``finetune`` is used, and ``adversarial`` where training is against an attack.
+        places: ``encrypted`` and ``adapted`` are read; ``finetuned``, ``live`` and the result are written.
+
+    Raises:
+        PpvitError: shards or model missing, damaged or not made for each other; see
+            :func:`ppvit.training.finetuning.finetune`.
+    """
+    from dvclive import Live  # slow to import
+
+    watch = Stopwatch()
+    dataset = EncryptedImages(places.encrypted, "train")
+    made = Made(places.adapted, read_record(places.adapted, "adapt"), "adapt")
+    require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), made)
+    # DVC tracks the folder itself (see dvc.yaml), so DVCLive need not write a dvc.yaml or an experiment of its own
+    with Live(str(places.live), dvcyaml=None, save_dvc_exp=False, report=None) as live:
+
+        def log(epoch: int, metrics: dict[str, float]) -> None:
+            live.step = epoch
+            for name, value in metrics.items():
+                live.log_metric(name, value)
+            live.make_summary()
+
+        finetuned = finetune(config.finetune, config.adversarial, dataset, places.adapted, log)
+    if not finetuned.is_main_process:
+        return
+    save_finetuned(finetuned.tuner, finetuned.model, places.finetuned, places.adapted, finetuned.record)
+    files = {"adapter_bytes": adapter_bytes(places.finetuned), "finetuned_id": finetuned_id(places.finetuned)}
+    write_result(places.result("finetune"), {**finetuned.values, **files}, watch, HEADLINE)
+    finetuned.written()

@@ -1,0 +1,62 @@
+"""Attack the fine-tuned model on encrypted test shards; no key is needed. A killed run goes on where it was."""
+
+from __future__ import annotations
+
+from ppvit.config import Config
+from ppvit.core.device import device
+from ppvit.core.files import atomic_output, sha256_of, sha256_of_folder
+from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.results import Stopwatch, write_result
+from ppvit.core.scratch import scratch_folder
+from ppvit.data.batches import EncryptedImages
+from ppvit.evasion.at_trainer import evaluate
+from ppvit.evasion.cascade import BATCH
+from ppvit.evasion.curve import write_curve
+from ppvit.evasion.progress import Progress
+from ppvit.evasion.sample import draw
+from ppvit.models import read_record
+from ppvit.places import Places
+from ppvit.tuners import finetuned_id, load_finetuned, read_finetuned_record
+
+HEADLINE = ("clean_accuracy_percent", "headline_accuracy_percent")
+
+
+def run(config: Config, places: Places) -> None:
+    """Write accuracy under attack, and its curve against epsilon.
+
+    Args:
+        config: ``robustness`` is used.
+        places: ``encrypted``, ``adapted`` and ``finetuned`` are read; ``curves`` (``curve.csv``) and the result are
+            written; its names are those of :func:`ppvit.evasion.at_trainer.evaluate`.
+
+    Raises:
+        UsageError: fewer than two classes.
+        PpvitError: an input is missing or damaged, AutoAttack is not installed, or its figures prove nothing.
+    """
+    watch = Stopwatch()
+    settings = config.robustness
+    dataset = EncryptedImages(places.encrypted, "test")
+    record = read_record(places.adapted, "adapt")
+    require_made_alike(
+        Made(dataset.folder, dataset.manifest, "encrypt"),
+        Made(places.adapted, record, "adapt"),
+        Made(places.finetuned, read_finetuned_record(places.finetuned), "finetune"),
+    )
+    model = load_finetuned(places.adapted, places.finetuned, dataset.num_classes)
+    model = model.to(device()).eval().requires_grad_(False)
+    identity = finetuned_id(places.finetuned)
+    sample = draw(dataset, settings.images, settings.seed)
+    determines = {
+        "settings": settings.model_dump(mode="json"),
+        "finetuned": sha256_of_folder(places.finetuned),
+        "adapted": sha256_of(places.adapted / "model.safetensors"),
+        "images": dataset.manifest["shards"],
+        "batch": BATCH,
+        "device": str(device()),
+    }
+    progress = Progress("robustness", determines, scratch_folder())
+    values, curve = evaluate(settings, model, sample, dataset.num_classes, record["cipher"], progress)
+    with atomic_output(places.curves, directory=True) as folder:
+        write_curve(folder / "curve.csv", curve)
+    write_result(places.result("robustness"), {**values, "finetuned_id": identity}, watch, HEADLINE)
+    progress.remove()

@@ -1,0 +1,36 @@
+"""Draw what encryption does to images: plain, encrypted and decrypted side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ppvit.config import Config
+from ppvit.core.errors import UsageError
+from ppvit.core.files import atomic_output
+from ppvit.data.pictures import image_grid
+from ppvit.places import Places
+from ppvit.report.pictures import examples, over_ciphers
+
+
+def run(config: Config, places: Places, out: Path, count: int = 4, ciphers: bool = False) -> None:
+    """Write a PNG with one row an image: plain, encrypted, decrypted; or the first image under every cipher.
+
+    Args:
+        config: ``dataset``, ``cipher`` and ``encrypt`` are used.
+        places: ``raw`` is read.
+        out: the PNG.
+        count: the first so many test images.
+        ciphers: :func:`over_ciphers` instead.
+
+    Raises:
+        UsageError: ``count`` is not positive, no key.
+    """
+    if count < 1:
+        raise UsageError(f"--count must be 1 or more, got {count}")
+    if ciphers:
+        picture = over_ciphers(config, places.raw)
+    else:
+        columns = examples(config, places.raw, count)
+        picture = image_grid(list(columns.values()), list(columns))
+    with atomic_output(out) as temporary:
+        picture.save(temporary, format="PNG")

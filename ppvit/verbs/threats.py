@@ -1,0 +1,127 @@
+"""Attack the fine-tuned model as every attacker of a keyed model, from the one with the key to the one who only asks.
+
+Epsilon is on plain pixels for each attacker:
+
+- K1 knows the key, and differentiates through the cipher;
+- K2 holds the weights, recovers the key from them (or from known pairs) and goes on as K1;
+- K3 holds the public checkpoint, and transfers images from models made under other keys (union over all of them);
+- K4 holds nothing, and asks for classes (Square attack, Andriushchenko et al., arXiv 1912.00049).
+
+A keyed model is as robust as the strongest of them leaves it. The ``naive`` figure attacks through a wrong key. It is
+what a keyed defence looks like when nobody attacks it, and is there as a warning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ppvit.ciphers.keyed import expected, load_cipher
+from ppvit.config import Config
+from ppvit.core.device import device
+from ppvit.core.errors import UsageError
+from ppvit.core.files import sha256_of_folder
+from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.results import Stopwatch, write_result
+from ppvit.core.scratch import scratch_folder
+from ppvit.data.plain import PlainImages
+from ppvit.evaluation.owner_checks import wrong_key
+from ppvit.evasion.at_owner import (
+    read_pixels,
+    recovery_values,
+    require_measurable,
+    straight_through_checks,
+    summary,
+    transferred,
+)
+from ppvit.evasion.autoattack import attack_names, require_package
+from ppvit.evasion.ball import GREY_LEVEL, Ball
+from ppvit.evasion.cascade import Adversary, cascade
+from ppvit.evasion.ciphered import rounds, through_cipher, through_map
+from ppvit.evasion.progress import Progress
+from ppvit.evasion.recovery import recover
+from ppvit.evasion.sample import Sample, chosen, percent
+from ppvit.evasion.verdicts import verdict
+from ppvit.places import Places
+from ppvit.tuners import finetuned_id, load_finetuned, read_finetuned_record
+
+HEADLINE = ("headline_accuracy_percent",)
+
+
+def run(config: Config, places: Places) -> None:
+    """Write accuracy under each attacker; a killed run goes on where it was.
+
+    Args:
+        config: ``threats`` and ``robustness`` are used, and what made the model.
+        places: ``raw``, ``embedded``, ``adapted`` and ``finetuned`` are read; the result is written:
+            ``k1_accuracy_percent`` .. ``k4_accuracy_percent``, ``headline_accuracy_percent``, the smallest of them,
+            with its 95 % interval; ``naive_accuracy_percent``; what K2 and K3 achieved on the way; ``verdict``. Under a
+            cipher that nothing can be differentiated through, the verdict only.
+
+    Raises:
+        UsageError: fewer than two classes, or an epsilon that cannot be measured under this cipher.
+        PpvitError: an input is missing, damaged or of another key; AutoAttack is not installed or doubts its figures.
+    """
+    watch = Stopwatch()
+    result, finetuned = places.result("threats"), places.finetuned
+    cipher = load_cipher(config)
+    record = read_finetuned_record(finetuned)
+    require_made_alike(Made(finetuned, record, "finetune"), expected(config, cipher))
+    classes = record["num_classes"]
+    attacks = attack_names(config.robustness.attack, classes)
+    require_package("the threats (K4 asks as Square does)", otherwise="")
+    model = load_finetuned(places.adapted, finetuned, classes).to(device()).eval().requires_grad_(False)
+    plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in ("train", "test")}
+    order = chosen(len(plain["test"]), config.threats.images, config.robustness.seed)
+    sample = Sample(*read_pixels(plain["test"], order))
+    public = {
+        "images": len(sample),
+        "seed": config.robustness.seed,
+        "attacks": ", ".join(attacks),
+        "norm": config.robustness.norm,
+        "epsilon": config.robustness.epsilon,
+        "finetuned_id": finetuned_id(finetuned),
+    }
+    try:
+        owner = through_cipher(model, cipher)
+    except UsageError as refusal:
+        write_result(result, {**public, "verdict": f"Not measured: {refusal}."}, watch, HEADLINE)
+        return
+    require_measurable(config, owner)
+    ball = Ball.of_grey_levels(config.robustness.norm, config.robustness.epsilon)
+    step = config.robustness.step_size * GREY_LEVEL
+    steps, seed = config.robustness.steps, config.robustness.seed
+    adversary = Adversary(ball, step, classes, seed, steps, queries=config.threats.queries)
+    determines = {
+        "config": {section: values.model_dump(mode="json") for section, values in config},  # with the key's id
+        "plain": {split: images.manifest["shards"][split] for split, images in plain.items()},
+        "models": [sha256_of_folder(places.adapted), sha256_of_folder(finetuned)],
+        "device": str(device()),
+    }
+    progress = Progress("threats", determines, scratch_folder())
+
+    found = cascade(attacks, adversary, owner, sample, remember=progress.under("k1"))
+    standing = {"k1": found[attacks[-1]]}
+    values: dict[str, Any] = {"clean_accuracy_percent": percent(found["clean"])}
+    recovered = recover(config, cipher, plain["train"], places.embedded, places.adapted) if cipher.keyed else None
+    if not cipher.keyed:
+        standing["k2"] = standing["k1"]  # nothing to recover
+    elif recovered is not None:
+        believed = through_map(model, recovered.key, cipher.image_size, cipher.block_size)
+        k2 = cascade(attacks, adversary, believed, sample, judge=owner, remember=progress.under("k2"))
+        standing["k2"] = k2[attacks[-1]]
+        values |= recovery_values(recovered)
+    standing["k3"], values["k3_surrogate_accuracy_percent"] = transferred(
+        config, places.embedded, plain["train"], adversary, owner, sample, progress
+    )
+    standing["k4"] = cascade(["square"], adversary, owner, sample, remember=progress.under("k4"))["square"]
+    values |= {"k3_surrogates": config.threats.surrogates, "k4_queries": config.threats.queries}
+    if cipher.keyed:
+        stranger = through_cipher(model, load_cipher(config, wrong_key(0)))
+        naive = cascade(["pgd"], adversary, stranger, sample, judge=owner, remember=progress.under("naive"))
+        values["naive_accuracy_percent"] = percent(naive["pgd"])
+    values |= summary(standing)
+    if rounds(owner):
+        values |= straight_through_checks(config.robustness, adversary, owner, sample, progress)
+    says = verdict({**values, **public}, cipher.keyed)
+    write_result(result, {**values, **public, "verdict": says}, watch, HEADLINE)
+    progress.remove()

@@ -1,0 +1,60 @@
+"""Check the model that came back: honest reference points, with the key in hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ppvit.ciphers import Cipher
+from ppvit.ciphers.keyed import expected, load_cipher
+from ppvit.config import Config
+from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.results import Stopwatch, write_result
+from ppvit.data.batches import plain_batches
+from ppvit.data.plain import PlainImages
+from ppvit.evaluation.owner_checks import undo_adaptation, wrong_key
+from ppvit.evaluation.scores import Scores, score
+from ppvit.models.stems import patch_projection
+from ppvit.places import Places
+from ppvit.tuners import finetuned_id, load_finetuned, read_finetuned_record
+
+HEADLINE = ("accuracy_percent", "plain_accuracy_percent", "wrong_key_accuracy_percent")
+
+
+def run(config: Config, places: Places) -> None:
+    """Measure the fine-tuned model on test images that are encrypted here and now.
+
+    ``accuracy_percent``: under the owner's key, which must equal what the trainer reports;
+    ``plain_accuracy_percent``: on plain images, with the adaptation undone;
+    ``wrong_key_accuracy_percent``: under other keys (mean of ``verify.wrong_keys``), about chance when the key matters.
+
+    Args:
+        config: ``dataset``, ``cipher``, ``encrypt`` and ``verify`` are used.
+        places: ``raw``, ``adapted`` and ``finetuned`` are read; the result is written.
+
+    Raises:
+        PpvitError: the model was not made for this key, cipher or image size; no key.
+    """
+    watch = Stopwatch()
+    cipher = load_cipher(config)
+    record = read_finetuned_record(places.finetuned)
+    require_made_alike(Made(places.finetuned, record, "finetune"), expected(config, cipher))
+    plain = PlainImages(places.raw, "test", config.dataset, config.encrypt)
+    model = load_finetuned(places.adapted, places.finetuned, record["num_classes"])
+
+    def accuracy(network: nn.Module, used: Cipher | None) -> float:
+        return score(network, plain_batches(plain, used), Scores(record["num_classes"])).accuracy_percent()
+
+    values: dict[str, Any] = {"accuracy_percent": accuracy(model, cipher)}
+    if cipher.keyed:
+        others = [load_cipher(config, wrong_key(number)) for number in range(config.verify.wrong_keys)]
+        values["wrong_key_accuracy_percent"] = float(np.mean([accuracy(model, other) for other in others]))
+    values["chance_percent"] = 100.0 * float(np.bincount(plain.labels).max()) / len(plain)
+    if not cipher.keyed or (cipher.affine_map() is not None and patch_projection(model) is not None):
+        undo_adaptation(model, cipher)
+        values["plain_accuracy_percent"] = accuracy(model, None)
+    values["images"] = len(plain)
+    values["finetuned_id"] = finetuned_id(places.finetuned)
+    write_result(places.result("verify"), values, watch, HEADLINE)
