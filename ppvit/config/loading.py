@@ -15,11 +15,11 @@ from ppvit.config.sections import Config
 from ppvit.core.errors import UsageError
 
 
-def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read and check a parameter file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; None for the defaults.
         overrides: ``section.name=value`` texts that replace values for this run; values are read as YAML.
 
     Raises:
@@ -27,7 +27,10 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
             value has the wrong type or range; one line, naming the parameter.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if path is None:
+            values = {section: {} for section in Config.model_fields}
+        else:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -39,7 +42,7 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
+        raise UsageError(f"{path or 'defaults'}: {describe(error)}") from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:
