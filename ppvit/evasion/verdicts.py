@@ -56,7 +56,7 @@ def threat_rows(values: dict[str, Any]) -> list[tuple[str, str, str]]:
     surrogates, accurate = values.get("k3_surrogates"), values.get("k3_surrogate_accuracy_percent")
     how = {
         "k1": "gradients through the cipher",
-        "k2": _recovery(values) + _time_taken(values),
+        "k2": _recovery(values),
         "k3": f"{surrogates} surrogates, {accurate} % accurate themselves",
         "k4": f"{values.get('k4_queries')} queries an image",
         "naive": "gradients through a wrong key: obfuscation, not robustness",
@@ -73,13 +73,6 @@ def _recovery(values: dict[str, Any]) -> str:
         return "no key to recover" if "k2_accuracy_percent" in values else "no attack of the audit gives this key back"
     source = {"weights": "the weights", "known_plaintext": "known pairs"}[values["k2_attack"]]
     return f"{values['k2_key_recovered_percent']:.0f} % of the key from {source}"
-
-
-def _time_taken(values: dict[str, Any]) -> str:
-    seconds = values.get("k2_key_seconds")
-    if seconds is None:
-        return ""
-    return f" in {seconds:.1f} s" if seconds >= 1 else f" in {1000 * seconds:.0f} ms"
 
 
 def draw_curve(axes: Any, curves: Path) -> None:
