@@ -21,7 +21,6 @@ from ppvit.audit.solvers.value_table import ValueTable
 from ppvit.audit.view import Finding, KeySpace, View, decrypt, from_blocks, nearest_rotation, to_blocks, to_values
 from ppvit.ciphers import AffineMap
 from ppvit.ciphers.gather import join_nibbles
-from ppvit.ciphers.pixel import Ffx
 
 
 @attack("chosen_plaintext", "chosen", place=3)
@@ -33,7 +32,7 @@ def find(view: View) -> Iterator[Finding]:
         yield Finding("an encryption oracle", view.pictures, headline=True, says=says)
         return
     key = None
-    if isinstance(space.example, Ffx):
+    if space.example.replaces_values:
         helpers = value_helpers(view.block_size, space)
         answers = view.oracle(helpers)
         images = ValueTable.of(to_blocks(helpers, view.block_size), to_blocks(answers, view.block_size)).decrypt(

@@ -29,7 +29,6 @@ from ppvit.audit.solvers import etc_solver
 from ppvit.audit.solvers.placement import edge_costs, place
 from ppvit.audit.solvers.variants import ORIENTATIONS, TONES, edge_table, orient, tone
 from ppvit.audit.view import Finding, View, from_blocks, to_blocks
-from ppvit.ciphers.etc import Etc
 from ppvit.core.errors import UsageError
 
 IMAGES = 4  # attacked one by one
@@ -61,7 +60,7 @@ def find(view: View) -> Iterator[Finding]:
         says = "Does not apply: this ciphertext is no 8-bit picture with blocks of 2 pixels or more."
         yield Finding("one ciphertext", view.pictures, headline=True, says=says)
         return
-    transforms = isinstance(view.space.example, Etc)
+    transforms = view.space.example.turns_blocks
     solutions = [solve(image, view.block_size, transforms=transforms) for image in view.encrypted[:IMAGES]]
 
     def align(images: np.ndarray, plain: np.ndarray) -> np.ndarray:

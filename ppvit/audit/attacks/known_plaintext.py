@@ -29,7 +29,6 @@ from ppvit.audit.solvers import keyed_positions
 from ppvit.audit.solvers.value_table import ValueTable
 from ppvit.audit.view import Finding, KeySpace, View, decrypt, nearest_rotation, to_blocks, to_values
 from ppvit.ciphers import AffineMap
-from ppvit.ciphers.pixel import Ffx
 
 MAX_GUESSES = 64  # bound on the cost: after that many ties broken one by one, the rest is guessed at once
 _PLAIN, _CIPHER = 0, 1
@@ -51,7 +50,7 @@ def _read(view: View, plain: np.ndarray, cipher: np.ndarray) -> tuple[AffineMap 
     rng = np.random.default_rng((view.seed, len(plain)))
     if cipher.ndim != 4:
         return None, view.pictures
-    if isinstance(space.example, Ffx):
+    if space.example.replaces_values:
         table = ValueTable.of(to_blocks(plain, block_size), to_blocks(cipher, block_size))
         return None, table.decrypt(view.encrypted, block_size)
     if space.dense:
