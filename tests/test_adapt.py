@@ -14,9 +14,7 @@ from safetensors.torch import save_file
 from test_ciphers import MAPPED, UNMAPPED, cipher_of, images_of
 from timm.models.convmixer import ConvMixer
 
-from ppvit.verbs import adapt
 from ppvit.adaptation.adapt import adapt_model
-from ppvit.ciphers import make_cipher
 from ppvit.adaptation.embedding import (
     decrypt_embedding,
     encrypt_embedding,
@@ -24,12 +22,14 @@ from ppvit.adaptation.embedding import (
     read_embedding,
     write_embedding,
 )
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.ciphers import make_cipher
 from ppvit.ciphers.keys import Key
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
-from ppvit.training.schedule import make_optimizer
 from ppvit.models.stems import add_adaptive_matrix
+from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import load_finetuned, make_tuner, save_finetuned
+from ppvit.verbs import adapt
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -11,14 +11,13 @@ import torch
 from conftest import make_config, write_raw
 from torch import nn
 
-from ppvit.verbs import adapt, encrypt, evaluate, finetune, robustness, verify
 from ppvit import export
 from ppvit.adaptation.adapt import adapt_model
-from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Adversarial, Robustness
 from ppvit.core.errors import UsageError
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
-from ppvit.ciphers.keyed import load_cipher
+from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.models.stems import stem_of
 from ppvit.tuners import (
     TUNERS,
@@ -29,6 +28,7 @@ from ppvit.tuners import (
     save_finetuned,
     trainable_parameters,
 )
+from ppvit.verbs import adapt, encrypt, evaluate, finetune, robustness, verify
 
 MICRO = "resnet10_micro_cifar"
 ON_CONVOLUTIONS = ("lora", "rslora", "dora", "hra", "ia3")

@@ -76,8 +76,8 @@ class Cipher(ABC):
         turns_blocks: inside a block the key does one of 96 things to the block as a whole: turns or mirrors it, inverts
             all of it or nothing, reorders its colours.
         keeps_pixels: no value leaves its pixel: the key inverts single values and may reorder the colours of a pixel.
-        replaces_values: a keyed choice of the value positions of a block, the same for all blocks, goes through a secret
-            table of the 256 values; the others stay as they are.
+        replaces_values: values at keyed positions of a block, the same in all blocks, go through a secret table of the
+            256 values; the others stay as they are.
         dtype: of the ciphertext.
         lossless: whether decryption gives back every bit; where not, the cipher says how close it comes.
         invertible: whether there is decryption at all.
