@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from ppvit.verbs import adapt, audit, download, encrypt
 from ppvit import config
+from ppvit.adaptation.embedding import Embedding, encrypt_embedding, fold_normalization, read_embedding
 from ppvit.audit import ATTACKS, chosen_attacks
 from ppvit.audit.attacks import known_plaintext, weights
 from ppvit.audit.score import key_recovered_percent, mean_ssim, psnr_db
 from ppvit.audit.verdict import Scored, overall, sentence
 from ppvit.audit.view import KeySpace, decrypt, from_blocks, to_blocks
 from ppvit.ciphers import AffineMap, make_cipher
-from ppvit.config import Config
-from ppvit.adaptation.embedding import Embedding, encrypt_embedding, fold_normalization, read_embedding
-from ppvit.core.errors import PpvitError, UsageError
 from ppvit.ciphers.keys import DEMO_KEY, Key
+from ppvit.config import Config
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, load_backbone, load_model, read_record
 from ppvit.places import Places
 from ppvit.tuners import make_tuner, save_finetuned
+from ppvit.verbs import adapt, audit, download, encrypt
 
 PERMUTATIONS = ["none", "shuffle", "scramble", "block", "np", "block_np"]  # the first family; others are below
 KEYED = PERMUTATIONS[1:]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from conftest import photographs
 
+from ppvit.adaptation.embedding import Embedding, encrypt_embedding
 from ppvit.audit.attacks import brute_force, chosen_plaintext, known_plaintext, pooled, weights
 from ppvit.audit.score import key_recovered_percent, mean_ssim
 from ppvit.audit.view import Finding, KeySpace, View, decrypt
 from ppvit.ciphers import CIPHERS, make_cipher
-from ppvit.adaptation.embedding import Embedding, encrypt_embedding
 from ppvit.ciphers.keys import Key
 
 SIZE, BLOCK = 32, 4

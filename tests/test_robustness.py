@@ -13,17 +13,17 @@ from torch import nn
 
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers.keyed import load_cipher, public_record
-from ppvit.models import save_model
-from ppvit.places import Places
-from ppvit.verbs import encrypt, evaluate, finetune, robustness
-from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.config import Config, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion import at_trainer, masking
 from ppvit.evasion.autoattack import attack_names
+from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.cascade import BATCH, Adversary, cascade, named_rightly
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, chosen, interval_percent
+from ppvit.models import save_model
+from ppvit.places import Places
+from ppvit.verbs import encrypt, evaluate, finetune, robustness
 
 GREY = 1 / 127.5
 SHAPE = (3, 6, 6)

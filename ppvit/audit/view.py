@@ -191,6 +191,7 @@ class Finding:
         identifies: the images are candidates: the score is the share of them that is the image under attack.
         scores: further figures, name -> value.
         says: a sentence for the verdict, where the usual one does not fit.
+        applies: False where the attack could not be made; see :func:`not_attacked`.
         strength: 0 .. 1, where it follows neither from images nor from key.
     """
 
@@ -209,6 +210,17 @@ class Finding:
     scores: dict[str, float] = field(default_factory=dict)
     says: str = ""
     strength: float | None = None
+    applies: bool = True
+
+
+def not_attacked(why: str) -> Finding:
+    """What an attack yields that cannot be made on this cipher: no figure, since none was measured.
+
+    Args:
+        why: ends the sentence "Not attacked, which is no evidence of safety: ".
+    """
+    says = f"Not attacked, which is no evidence of safety: {why}"
+    return Finding("", np.empty((0, 0, 0, 3), np.uint8), headline=True, says=says, applies=False)
 
 
 def to_blocks(images: np.ndarray, block_size: int) -> np.ndarray:

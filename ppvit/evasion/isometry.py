@@ -45,6 +45,6 @@ def plain_ball(norm: Norm, epsilon: float, cipher: Mapping[str, Any], section: s
             + ", ".join(f"cipher.{option}={kind.options[option]}" for option in changed)
         )
     raise UsageError(
-        f"cipher.name '{name}' does not keep distances between images, so epsilon would not be in plain pixels; choose a "
-        "cipher that moves and inverts values, such as block_np"
+        f"cipher.name '{name}' does not keep distances between images, so epsilon would not be in plain pixels; choose "
+        "a cipher that moves and inverts values, such as block_np"
     )
