@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ppvit.ciphers.keys import Key, KeyStream
+from ppvit.ciphers.keys import DEMO_KEY, Key, KeyStream
 from ppvit.core.errors import UsageError
 from ppvit.core.registry import Registry
 
@@ -122,6 +122,25 @@ class Cipher(ABC):
     def settings(self) -> dict[str, Any]:
         """The public settings, which manifests record: they and the key id say all that must match."""
         return {"name": self.name, "block_size": self.block_size} | {name: getattr(self, name) for name in self.options}
+
+    @property
+    def key_id(self) -> str | None:
+        """Id of the key, which is public; None without one."""
+        return self._key.id if self.keyed and self._key else None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What manifests and models say of the cipher; nothing here is secret.
+
+        ``isometry`` is there because the trainer, who has no cipher, must know whether epsilon means anything.
+        """
+        return {
+            "cipher": self.settings,
+            "key_id": self.key_id,
+            "demo_key": self.key_id == DEMO_KEY.id,
+            "image_size": self.image_size,
+            "isometry": self.isometry(self.settings),
+        }
 
     @property
     def shape(self) -> tuple[int, ...]:
