@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ppvit.config import Pretrain
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output
-from ppvit.datasets import glyphs
+from ppvit.training import glyphs
 from ppvit.models import MICRO, MICRO_ARCHITECTURE
 
 LABEL_SMOOTHING = 0.1
