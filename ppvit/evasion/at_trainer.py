@@ -1,8 +1,8 @@
 """Accuracy under adversarial perturbation, measured by the trainer: no key, no plain image.
 
 A cipher that moves and inverts values is an isometry: a perturbation of the ciphertext is one of the plain image, and
-of its size. Attacking ciphertext is then attacking plain pixels with the key in hand, and the stage `threats` compares that
-attacker with those who lack it. Under any other cipher the trainer cannot measure, and the result says so.
+of its size. Attacking ciphertext is then attacking plain pixels with the key in hand, and the stage `threats` compares
+that attacker with those who lack it. Under any other cipher the trainer cannot measure, and the result says so.
 """
 
 from __future__ import annotations
