@@ -132,14 +132,19 @@ class Cipher(ABC):
     def record(self) -> dict[str, Any]:
         """What manifests and models say of the cipher; nothing here is secret.
 
-        ``isometry`` is there because the trainer, who has no cipher, must know whether epsilon means anything.
+        ``isometry``, and the options with which there would be one, are there because the trainer, who has no cipher,
+        must know whether an epsilon in grey levels means anything on ciphertext.
         """
+        keeps = self.isometry(self.settings)
+        others = {name: default for name, default in self.options.items() if getattr(self, name) != default}
+        possible = keeps == "none" and self.isometry({**self.settings, **others}) != "none"
         return {
             "cipher": self.settings,
             "key_id": self.key_id,
             "demo_key": self.key_id == DEMO_KEY.id,
             "image_size": self.image_size,
-            "isometry": self.isometry(self.settings),
+            "isometry": keeps,
+            "isometry_options": others if possible else {},
         }
 
     @property

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ppvit.ciphers import CIPHERS
 from ppvit.core.errors import UsageError
 from ppvit.evasion.ball import Ball, Norm
 
 
-def plain_ball(norm: Norm, epsilon: float, cipher: Mapping[str, Any], section: str = "adversarial") -> Ball:
+def plain_ball(norm: Norm, epsilon: float, record: Mapping[str, Any], section: str = "adversarial") -> Ball:
     """The ball of ciphertext that is a ball of plain images.
 
     Args:
         norm: ``linf`` or ``l2``.
         epsilon: radius in grey levels of the plain image, 0..255.
-        cipher: the public settings, as manifests and models record them.
+        record: what manifests and models say of the cipher, see :attr:`ppvit.ciphers.Cipher.record`; the trainer has no
+            cipher to ask.
         section: of ``params.yaml``, where the norm stands; named in errors.
 
     Returns:
@@ -29,22 +29,19 @@ def plain_ball(norm: Norm, epsilon: float, cipher: Mapping[str, Any], section: s
     Raises:
         UsageError: the cipher does not keep this norm.
     """
-    name = cipher["name"]
-    kind = CIPHERS[name]
-    keeps = kind.isometry(cipher)
+    name, keeps = record["cipher"]["name"], record["isometry"]
     if keeps == "values":
         return Ball.of_grey_levels(norm, epsilon)
     if keeps == "length":
         if norm != "l2":
             raise UsageError(f"cipher.name '{name}' keeps Euclidean distances only; set {section}.norm=l2")
         return Ball.of_grey_levels(norm, epsilon, box=False)
-    if kind.isometry({**cipher, **kind.options}) != "none":
-        changed = [option for option, default in kind.options.items() if cipher[option] != default]
+    if options := record["isometry_options"]:
         raise UsageError(
             f"cipher.name '{name}' keeps distances only with other options; set "
-            + ", ".join(f"cipher.{option}={kind.options[option]}" for option in changed)
+            + ", ".join(f"cipher.{option}={value}" for option, value in options.items())
         )
     raise UsageError(
-        f"cipher.name '{name}' does not keep distances between images, so epsilon would not be in plain pixels; choose "
-        "a cipher that moves and inverts values, such as block_np"
+        f"cipher.name '{name}' does not keep distances between images, so epsilon would not be in plain pixels; choose a "
+        "cipher that moves and inverts values, such as block_np"
     )
