@@ -1,4 +1,4 @@
-"""One file adds a cipher, a fine-tuning method, an attack or a data set: a copy of the repository with a toy of each."""
+"""One file adds a cipher, a fine-tuning method, an attack or a data set: a copy of the repository with toys runs."""
 
 import json
 import os
