@@ -8,11 +8,11 @@ import torch
 from conftest import make_config, write_raw
 from safetensors.torch import save_file
 
-from ppvit.verbs import adapt, audit, encrypt, evaluate, finetune, verify
 from ppvit.ciphers import CIPHERS
 from ppvit.core.errors import UsageError
-from ppvit.models import MICRO, MICRO_ARCHITECTURE, load_model
 from ppvit.data.shards import read_manifest
+from ppvit.models import MICRO, MICRO_ARCHITECTURE, load_model
+from ppvit.verbs import adapt, audit, encrypt, evaluate, finetune, verify
 
 VARIANTS = {name: {"name": name} for name in CIPHERS} | {
     "subblock_etc block keys": {"name": "subblock_etc", "key_scope": "block"},

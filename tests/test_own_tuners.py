@@ -317,7 +317,7 @@ def test_loading_needs_no_more_than_import_ppvit(first, tmp_path, image):
         expected[name] = logits(model, image)
     script = (
         f"import {first}\nimport importlib.util\nassert importlib.util.find_spec('peft')\n"
-        "import ppvit, peft, json, timm, torch\n"
+        "import ppvit.tuners, peft, json, timm, torch\n"
         f"image = torch.load('{tmp_path}/image.pt')\n"
         "def logits(name):\n"
         f"    base = timm.create_model('local-dir:{tmp_path}/adapted', pretrained=True, num_classes=5)\n"

@@ -1,14 +1,17 @@
 """Pretrained weights as other programs write them, loaded into the embedded architectures; all of them random ones."""
 
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from conftest import make_config
 from safetensors.torch import save_file
 from torch import nn
 
-from ppvit.core.errors import PpvitError
+from ppvit.config import NO_MODEL
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import load_backbone, load_model, save_model
 from ppvit.models.weights_file import find_weights, read_weights
 
@@ -125,6 +128,12 @@ def test_a_whole_model_is_refused(tmp_path):
 
 
 def test_a_folder_may_hold_a_checkpoint(tmp_path):
-    assert find_weights(tmp_path, MICRO) is None
+    with pytest.raises(UsageError, match="holds no weights file; name one, or set it back to models/none"):
+        find_weights(tmp_path, MICRO)
     torch.save({}, tmp_path / "byol.ckpt")
     assert find_weights(tmp_path, MICRO) == tmp_path / "byol.ckpt"
+
+
+def test_the_default_names_no_weights_of_ones_own():
+    assert find_weights(Path(NO_MODEL), MICRO) is None
+    assert make_config().model.checkpoint == NO_MODEL

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ppvit.config.section import Section
 from ppvit.config.sections import Config
 from ppvit.core.errors import UsageError
 
@@ -40,6 +41,25 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
         return Config.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"{path}: {describe(error)}") from None
+
+
+S = TypeVar("S", bound=Section)
+
+
+def checked(section: type[S], **values: Any) -> S:
+    """A section with these values, the others at their defaults.
+
+    Raises:
+        UsageError: an unknown name, or a value of the wrong type or range; one line that names it.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"unknown parameter '{name}'{_nearest(name, list(section.model_fields))}") from None
+        raise UsageError(f"parameter '{name}': {_reason(first)}, got {first['input']!r}") from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:

@@ -57,7 +57,12 @@ def model_input(images: Tensor) -> Tensor:
 
 
 def load_backbone(
-    name: str, checkpoint: Path, image_size: int, embedded: Path, pretrained: bool = True, any_kind: bool = False
+    name: str,
+    checkpoint: Path,
+    image_size: int,
+    embedded: Path | None = None,
+    pretrained: bool = True,
+    any_kind: bool = False,
 ) -> Backbone:
     """Build a pretrained model for an image size; learned position embeddings are interpolated to its grid.
 
@@ -76,6 +81,8 @@ def load_backbone(
     """
     weights = find_weights(checkpoint, name) if pretrained else None
     if weights is None and name == MICRO_NAME:
+        if embedded is None:
+            raise UsageError(f"{name} needs its weights file, models/pretrained/{name}.safetensors in a clone of ppvit")
         weights = embedded
     architecture, arguments = (MICRO_ARCHITECTURE, MICRO) if name == MICRO_NAME else (name, {})
     if not timm.is_model(architecture.split(".")[0]):

@@ -35,7 +35,7 @@ def three_ways(values: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
         values: result files by stage: ``adapt``, ``finetune``, ``evaluate``, ``verify``, ``audit``; ``he`` may miss.
     """
     finetune, verify = values["finetune"], values["verify"]
-    training = f"{finetune['wall_seconds']:.0f} s, {finetune['peak_memory_bytes'] / 2**20:.0f} MiB"
+    training = f"{finetune['trainable_parameters']:,} parameters, {finetune['epochs']} epochs"
     adapted = "exact adaptation, " if values["adapt"]["adapted"] else ""
     rows = [
         (
@@ -47,13 +47,12 @@ def three_ways(values: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
         )
     ]
     if he := values.get("he"):
-        cost = f"{he['train_seconds']:.0f} s, {he['trainer_memory_bytes'] / 2**20:.0f} MiB; encryption by the owner "
         rows.append(
             (
                 f"homomorphic encryption, linear head on {he['train_images']} images, {he['iterations']} iterations",
                 f"{he['accuracy_percent']:.2f} %",
-                f"{cost}{he['encrypt_seconds']:.0f} s",
-                f"{(he['upload_bytes'] + he['key_bytes']) / 2**20:.0f} MiB of ciphertext and evaluation keys",
+                f"{he['iterations']} iterations, {he['key_switches']:,} key switches",
+                "ciphertexts of features and labels, evaluation keys",
                 "numbers of images, features, classes and iterations",
             )
         )
@@ -62,8 +61,7 @@ def three_ways(values: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
         rows.append((*row, "images, model, labels", "everything"))
     if he := values.get("he"):
         accuracy = f"{he['logistic_regression_accuracy_percent']:.2f} %"
-        seconds = f"{he['logistic_regression_seconds']:.1f} s"
-        row = ("none, logistic regression on the features of the homomorphic head", accuracy, seconds)
+        row = ("none, logistic regression on the features of the homomorphic head", accuracy, "until it converges")
         rows.append((*row, "features, labels", "everything"))
     return rows
 

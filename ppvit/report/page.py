@@ -15,6 +15,7 @@ import numpy as np
 
 from ppvit.config import Config
 from ppvit.core.files import atomic_output, read_json
+from ppvit.core.results import read_times
 from ppvit.data.pictures import image_grid
 from ppvit.data.shards import read_manifest
 from ppvit.evasion.verdicts import draw_curve, threat_rows
@@ -27,9 +28,12 @@ NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which 
 
 
 def write_page(config: Config, places: Places) -> str:
-    """Write the report.
+    """Write the report, and a page of times beside the result files that it shows where it finds it.
 
-    Args: as of :func:`ppvit.verbs.report.run`; pictures and style are inside the page, it loads nothing.
+    The report holds what a rerun repeats, so that the same run gives the same page; times, memory and versions are on
+    the other one.
+
+    Args: as of :func:`ppvit.verbs.report.run`; pictures and style are inside the page, it loads nothing else.
 
     Returns:
         The summary as plain text for the terminal.
@@ -43,10 +47,8 @@ def write_page(config: Config, places: Places) -> str:
     classes = read_manifest(places.raw, "download", "dataset.json")["classes"]
     summary = summary_rows(values)
     columns = examples(config, places.raw, config.report.images)
-    template = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    page = _render(
+        "page.html.j2",
         config=config,
         values=values,
         summary=summary,
@@ -65,15 +67,28 @@ def write_page(config: Config, places: Places) -> str:
         ways=[WAYS, *three_ways(values)],
         curve=_draw(lambda axes: draw_curve(axes, places.curves)),
         over_ciphers=_png(over_ciphers(config, places.raw)),
-        parameters=[(section, settings) for section, settings in config.model_dump(exclude_unset=True).items()],
+        parameters=list(config.model_dump(exclude_unset=True).items()),
     )
+    times = {stage: read_times(places.result(stage)) for stage in values}
+    with atomic_output(places.results / "times" / "index.html") as temporary:
+        temporary.write_text(_render("times.html.j2", times=times), encoding="utf-8")
     with atomic_output(places.page) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    width = max(len(name) for name, _ in summary)
-    return "\n".join([*(f"{name:<{width}}  {value}" for name, value in summary), f"{'report':<{width}}  {places.page}"])
+    seconds = [(f"time of {stage}", f"{each['wall_seconds']:.1f} s") for stage, each in times.items() if each]
+    rows = [*summary, *seconds, ("report", str(places.page))]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-_TEMPLATE = Path(__file__).with_name("page.html.j2")
+def _render(template: str, **values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ppvit.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
@@ -98,8 +113,7 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
             label = "adaptation error" if adapt["adapted"] else "difference to the plain model"
             rows.append((f"{label} ({what})", f"{adapt[f'max_logit_difference_{name}']:.1e}"))
     if he := values.get("he"):
-        text = f"{_percent(he['accuracy_percent'])}, {he['train_seconds']:.1f} s"
-        rows.append(("accuracy, head trained under CKKS", text))
+        rows.append(("accuracy, head trained under CKKS", _percent(he["accuracy_percent"])))
     robust = values["threats"].get("headline_accuracy_percent")
     if robust is not None:
         rows.append(("accuracy under attack, strongest attacker", _percent(robust)))
@@ -107,8 +121,8 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     return rows
 
 
-def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """One row an attack of the audit's result file: name, key recovered, SSIM of the recovered pictures, seconds."""
+def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """One row an attack of the audit's result file: name, key recovered, SSIM of the recovered pictures."""
     suffix = "_ssim"
     names = [name.removesuffix(suffix) for name in audit if name.endswith(suffix)]
     # the headline of an attack with variants repeats one of them, except where it is the model as it was handed out
@@ -123,7 +137,6 @@ def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             _title(name),
             text(f"{name}_key_recovered_percent", _percent),
             _in_other_terms(audit, name) or text(f"{name}_ssim", "{:.3f}".format),
-            text(f"{name}_wall_seconds", "{:.1f} s".format),
         )
         for name in names
         if name not in repeated

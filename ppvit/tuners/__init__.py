@@ -1,4 +1,8 @@
-"""Fine-tuning methods by name. One more is a file here with a :class:`Tuner` under ``@TUNERS.register()``."""
+"""Fine-tuning methods by name. One more is a file here with a :class:`Tuner` under ``@TUNERS.register()``.
+
+``import ppvit.tuners`` also makes our own methods known to peft, so that ``peft.PeftModel.from_pretrained`` loads their
+adapters.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ __all__ = [
     "trainable_parameters",
     "trained_state",
 ]
+
+len(TUNERS)  # imports the module of every method, where those that peft does not have enter themselves into its tables
 
 
 def make_tuner(settings: Finetune) -> Tuner:

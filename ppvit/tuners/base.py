@@ -40,7 +40,7 @@ class Tuner(ABC):
     convolutions: ClassVar[bool] = False
     """whether the method attaches to convolutions, in networks that have no linear layers but their head"""
     stock: ClassVar[bool] = True
-    """whether timm and peft alone load the result, without ``import ppvit``"""
+    """whether timm and peft alone load the result, without ``import ppvit.tuners``"""
     undecayed: ClassVar[tuple[str, ...]] = ()
     """parts of the names of scales that start at one and are kept as matrices: no weight decay towards zero"""
 
