@@ -113,9 +113,7 @@ class Session:
         self._evaluator.multiply(first, second, result)
         return result
 
-    def multiply_plain(
-        self, ciphertext: Any, values: Numbers, scale: float | None = None
-    ) -> Any:
+    def multiply_plain(self, ciphertext: Any, values: Numbers, scale: float | None = None) -> Any:
         """Product with known numbers, encoded at ``scale``; their product is the scale of the result."""
         result = self._seal.Ciphertext()
         self._evaluator.multiply_plain(ciphertext, self.encode(values, self.level(ciphertext), scale), result)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ppvit.he.ckks.session import Session
 from ppvit.he.algorithms import features_name, labels_name
+from ppvit.he.ckks.session import Session
 from ppvit.he.tiles.plan import TilesPlan
 from ppvit.he.tiles.softmax import coefficients, masked_parabola
 from ppvit.he.tiles.twin import C1, C3
