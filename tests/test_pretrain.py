@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ppvit.config import Config, Pretrain
 from ppvit.core.errors import PpvitError
-from ppvit.datasets import glyphs
+from ppvit.training import glyphs
 from ppvit.training import pretraining as pretrain
 from ppvit.verbs.pretrain import run
 

@@ -45,7 +45,7 @@ class Scores:
                 "recall": MulticlassRecall(num_classes, average=None, validate_args=False, zero_division=math.nan),
             }
         ).set_dtype(torch.float64)
-        self._cross_entropy = 0.0
+        self._num_classes, self._cross_entropy = num_classes, 0.0
         self._bins = np.zeros((3, calibration_bins))  # images, summed confidence, right answers
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -74,15 +74,17 @@ class Scores:
     @property
     def confusion(self) -> npt.NDArray[np.int64]:
         """Number of images by true class (rows) and predicted class (columns), (C, C)."""
-        return self._metrics["confusion"].compute().long().numpy()
+        counts: npt.NDArray[np.int64] = self._metrics["confusion"].compute().long().numpy()
+        return counts.reshape(self._num_classes, self._num_classes)  # torchmetrics gives a scalar for a single class
 
     def accuracy_percent(self) -> float:
         """Share of right predictions."""
-        return 100.0 * self._metrics["accuracy"].compute().item()
+        return 100.0 * float(self._metrics["accuracy"].compute())
 
     def class_accuracy_percent(self) -> npt.NDArray[np.float64]:
         """Share of right predictions of every class (recall), (C,); NaN for a class without images."""
-        return 100.0 * self._metrics["recall"].compute().numpy()
+        shares: npt.NDArray[np.float64] = self._metrics["recall"].compute().numpy()
+        return 100.0 * shares
 
     def cross_entropy(self) -> float:
         """Mean negative log-likelihood in nats."""

@@ -9,8 +9,13 @@ from __future__ import annotations
 import pickle
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppvit.core.process import prepared_process, sigterm_exits
+
+if TYPE_CHECKING:  # the trainer loads neither
+    from ppvit.config import Config
+    from ppvit.places import Places
 
 
 def main(verb: str, *paths: str) -> None:
@@ -18,8 +23,8 @@ def main(verb: str, *paths: str) -> None:
 
     Args:
         verb: keys, encrypt, train, refresh or decrypt.
-        paths: ``train``: the trainer's folder; ``refresh``: the owner's and the trainer's; others: a file with the
-            pickled arguments of the owner's function, from the stage.
+        paths: ``train``: the trainer's folder; ``refresh``: the owner's and the trainer's; others: a file that the
+            stage wrote, see :func:`_task`.
     """
     given = [Path(path) for path in paths]
     if verb == "train":
@@ -29,16 +34,22 @@ def main(verb: str, *paths: str) -> None:
     elif verb == "decrypt":
         from ppvit.he.parties import head
 
-        head.run(*pickle.loads(given[0].read_bytes()))
+        head.run(*_task(given[0]))
     else:
         from ppvit.he.parties import owner
 
         if verb == "refresh":
             owner.refresh(*given)
         elif verb == "keys":
-            owner.make_keys(*pickle.loads(given[0].read_bytes()), train_here=True)
+            owner.make_keys(*_task(given[0]), train_here=True)
         else:
-            owner.encrypt(*pickle.loads(given[0].read_bytes()))
+            owner.encrypt(*_task(given[0]))
+
+
+def _task(path: Path) -> tuple[Config, Places, Path, Path]:
+    """What the stage pickled, in a folder of its own: settings, places, the owner's and the trainer's folder."""
+    task: tuple[Config, Places, Path, Path] = pickle.loads(path.read_bytes())
+    return task
 
 
 if __name__ == "__main__":

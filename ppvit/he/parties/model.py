@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ppvit.adaptation.embedding import fold_normalization, read_embedding, write_embedding
+from ppvit.ciphers import make_cipher
 from ppvit.core.files import write_json
 from ppvit.he.algorithms import Floats
 from ppvit.models import Backbone, save_model
@@ -26,16 +27,12 @@ def save_model_with_head(folder: Path, backbone: Backbone, weight: Floats, bias:
         weight, bias: (C, D) and (C,).
         size: side of the images in pixels.
     """
-    if patch_projection(backbone.model) is None:
+    projection: Any = patch_projection(backbone.model)
+    if projection is None:
         return
-    record = {
-        "method": "linear",
-        "num_classes": len(bias),
-        "cipher": {"name": "none"},
-        "key_id": None,
-        "demo_key": False,
-        "image_size": size,
-    }
+    # what a model says that was adapted to no cipher: blocks are its patches
+    plain = make_cipher("none", None, size, projection.kernel_size[0])
+    record = {"method": "linear", "num_classes": len(bias), **plain.record}
     model = with_head(backbone, weight, bias)
     whole = Backbone(model, backbone.architecture, backbone.model_args, (0.5,) * 3, (0.5,) * 3)
     save_model(folder / "model", whole, record)
