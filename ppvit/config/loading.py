@@ -133,9 +133,3 @@ def default_yaml() -> str:
             value = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
             lines.append(f"  {name.partition('.')[2]}: {value}  # {description}")
     return "\n".join(lines) + "\n"
-
-
-def complete(config: Config) -> Config:
-    """A narrowed configuration with the sections that it lacks at their defaults, so that it can be written and read."""
-    missing = {name: field.annotation() for name, field in Config.model_fields.items() if not hasattr(config, name)}
-    return Config.model_construct(**{**dict(config), **missing})
