@@ -7,11 +7,11 @@ import pytest
 import torch
 from conftest import photographs
 
+from ppvit.adaptation.embedding import Embedding, encrypt_embedding
 from ppvit.audit.attacks import brute_force, chosen_plaintext, known_plaintext, pooled, weights
 from ppvit.audit.score import key_recovered_percent, mean_ssim
 from ppvit.audit.view import Finding, KeySpace, View, decrypt
 from ppvit.ciphers import CIPHERS, make_cipher
-from ppvit.adaptation.embedding import Embedding, encrypt_embedding
 from ppvit.ciphers.keys import Key
 
 SIZE, BLOCK = 32, 4
@@ -103,7 +103,7 @@ def test_random_keys_score_0_on_average(name):
 @pytest.mark.parametrize("name", MAPPED)
 def test_ten_pairs_give_the_key(name):
     view, plain = world(name)
-    found = headline(known_plaintext.attack(view))
+    found = headline(known_plaintext.find(view))
     # 64 x 96 nibbles of ele: at ten nibbles each, some are alike by chance
     assert key_recovered_percent(found.key, truth(name), view.space) > (98 if name == "ele" else 99.9)
     assert mean_ssim(found.images, plain) > 0.98
@@ -112,7 +112,7 @@ def test_ten_pairs_give_the_key(name):
 @pytest.mark.parametrize("name", [name for name in MAPPED if name not in ("ele", "subblock_etc block keys")])
 def test_one_pair_gives_nearly_the_key_where_keys_are_shared_or_few(name):
     view, _ = world(name)
-    found = next(known_plaintext.attack(view))
+    found = next(known_plaintext.find(view))
     assert found.needs.startswith("one plain image")
     # pe: 48 ways a pixel could have been encrypted, some of which agree by chance
     assert key_recovered_percent(found.key, truth(name), view.space) > (90 if name.startswith("pe") else 98)
@@ -123,7 +123,7 @@ def test_one_pair_gives_nearly_the_key_where_keys_are_shared_or_few(name):
 def test_pairs_under_other_keys_give_nothing(name, attack):
     """Every image has its own key, so what was learned of ten says nothing of the eleventh."""
     view, plain = world(name)
-    found = headline(attack.attack(view))
+    found = headline(attack.find(view))
     assert found.key is None
     nothing = mean_ssim(view.space.own_cipher(np.random.default_rng(3)).decrypt(view.encrypted, np.arange(4)), plain)
     assert mean_ssim(found.images, plain) < max(nothing, mean_ssim(view.pictures, plain)) + 0.1
@@ -131,14 +131,14 @@ def test_pairs_under_other_keys_give_nothing(name, attack):
 
 def test_a_value_permutation_is_read_off_pairs():
     view, plain = world("ffx")
-    found = headline(known_plaintext.attack(view))
+    found = headline(known_plaintext.find(view))
     assert np.array_equal(found.images, plain)  # 10 images of noise show all 256 values at every position
 
 
 @pytest.mark.parametrize("name", [*MAPPED, "ffx"])
 def test_a_minimal_set_of_helper_images_gives_the_key(name):
     view, plain = world(name)
-    found = headline(chosen_plaintext.attack(view))
+    found = headline(chosen_plaintext.find(view))
     if found.key is not None:
         assert key_recovered_percent(found.key, truth(name), view.space) > (99 if "orthogonal" in name else 99.999)
     assert mean_ssim(found.images, plain) > (0.7 if name == "orthogonal uint8" else 0.99)
@@ -157,7 +157,7 @@ def test_a_minimal_set_of_helper_images_gives_the_key(name):
 @pytest.mark.parametrize("name", MAPPED)
 def test_adapted_weights_give_the_key(name):
     view, plain = world(name)
-    found = headline(weights.attack(view))
+    found = headline(weights.find(view))
     assert key_recovered_percent(found.key, truth(name), view.space) > 99.9
     assert mean_ssim(found.images, plain) > 0.98
 
@@ -165,21 +165,21 @@ def test_adapted_weights_give_the_key(name):
 @pytest.mark.parametrize("name", MAPPED)
 def test_unadapted_weights_give_nothing(name):
     view, _ = world(name, adapted=False)
-    found = headline(weights.attack(view))
+    found = headline(weights.find(view))
     assert key_recovered_percent(found.key, truth(name), view.space) < 25  # np: 48 signs, deviation 3.5
 
 
 @pytest.mark.parametrize("name", UNMAPPED)
 def test_where_nothing_adapts_weights_hold_no_key(name):
     view, _ = world(name)
-    found = headline(weights.attack(view))
+    found = headline(weights.find(view))
     assert found.key is None
     assert "no key enters the weights" in found.says
 
 
 def test_what_training_added_is_compared_only_where_there_is_any():
     view, _ = world("block", adapted=False)
-    assert [finding.variant for finding in weights.attack(view)] == ["", "finetuned"]
+    assert [finding.variant for finding in weights.find(view)] == ["", "finetuned"]
     moved = Embedding(view.public.weight + 0.1 * torch.randn(128, 48).double(), view.public.bias, view.public.positions)
     assert weights.update(view.public, moved).weight.shape == (128, 48)
     # an update towards the adapted weights shows the key although the sum is nearest to the public ones
@@ -209,7 +209,7 @@ def test_what_training_added_is_compared_only_where_there_is_any():
 )
 def test_key_space_is_what_combinatorics_says(name, bits):
     view, _ = world(name)
-    found = headline(brute_force.attack(view))
+    found = headline(brute_force.find(view))
     assert found.scores["key_space_bits"] == pytest.approx(bits, abs=0.1)
     assert found.scores["key_bits"] == pytest.approx(min(bits, 256), abs=0.1)
     assert (found.strength > 0) == (bits < 64)
@@ -223,7 +223,7 @@ def test_a_rotation_leaks_in_part_from_ciphertext_alone(storage):
     plain, others, public = photographs(8, SIZE, 1), photographs(100, SIZE, 2), photographs(100, SIZE, 3)
     view = View(KeySpace.of(cipher), BLOCK, cipher.encrypt(plain), 0, SIZE, pooled=cipher.encrypt(others),
                 pooled_images=(100,), public_plain=public)  # fmt: skip
-    found = headline(pooled.attack(view))
+    found = headline(pooled.find(view))
     aligned = found.align(found.images, plain)
     correlation = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(aligned, plain, strict=True)]
     assert np.mean(correlation) > 0.5
@@ -239,5 +239,5 @@ def test_a_rotation_does_not_leak_from_images_of_which_every_one_has_its_own():
     )
     view = View(KeySpace.of(ciphers[0]), BLOCK, encrypted, 0, SIZE, pooled=pool, pooled_images=(32,),
                 public_plain=public)  # fmt: skip
-    found = headline(pooled.attack(view))
+    found = headline(pooled.find(view))
     assert mean_ssim(found.align(found.images, plain), plain) < 0.25

@@ -21,16 +21,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ppvit import cli, export
-from ppvit.verbs import encrypt, evaluate, finetune, verify
-from ppvit.ciphers import keys
 from ppvit.adaptation.adapt import adapt_model
+from ppvit.ciphers import keys
+from ppvit.ciphers.keyed import load_cipher, public_record
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.export.card import _in_words
 from ppvit.core.files import read_json, write_json
+from ppvit.export.card import _in_words
 from ppvit.models import load_model, save_model
-from ppvit.ciphers.keyed import load_cipher, public_record
 from ppvit.tuners import TUNERS, finetuned_id, make_tuner, save_finetuned
+from ppvit.verbs import encrypt, evaluate, finetune, verify
 
 OWN = [name for name, tuner in TUNERS.items() if not tuner.stock]  # methods that peft does not have
 LORA = ["aoft_lora", "aoft_adapter"]  # those of them that equal a LoRA

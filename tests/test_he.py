@@ -15,11 +15,11 @@ from sklearn.datasets import load_digits
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.ckks import session as ckks
 from ppvit.he.parties import owner
-from ppvit.he.tiles import packing, softmax, twin
-from ppvit.he.volley_revolver import quadratic_gradient
 from ppvit.he.parties.features import fit_whitening
-from ppvit.he.tiles.plan import choose_chain, make_plan
+from ppvit.he.tiles import packing, softmax, twin
 from ppvit.he.tiles.algorithm import train
+from ppvit.he.tiles.plan import choose_chain, make_plan
+from ppvit.he.volley_revolver import quadratic_gradient
 
 pytest.importorskip("tenseal")
 QUIET = SimpleNamespace(update=lambda count: None, set_postfix_str=lambda text: None)

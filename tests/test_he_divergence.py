@@ -11,9 +11,9 @@ from test_he import digits, encrypted_training
 
 from ppvit.core.errors import UsageError
 from ppvit.he.parties import divergence, owner
-from ppvit.he.volley_revolver import algorithm as published
 from ppvit.he.tiles import twin
 from ppvit.he.tiles.plan import make_plan
+from ppvit.he.volley_revolver import algorithm as published
 
 pytest.importorskip("tenseal")
 

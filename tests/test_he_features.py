@@ -11,12 +11,12 @@ from test_he import digits
 
 from ppvit.config import He
 from ppvit.core.errors import UsageError
-from ppvit.he.parties import owner
-from ppvit.he.volley_revolver import algorithm as published
 from ppvit.he.ckks.session import SecretSession
+from ppvit.he.parties import owner
 from ppvit.he.parties.features import fit_whitening
-from ppvit.he.tiles.plan import make_plan
 from ppvit.he.tiles.algorithm import train
+from ppvit.he.tiles.plan import make_plan
+from ppvit.he.volley_revolver import algorithm as published
 
 pytest.importorskip("tenseal")
 

@@ -20,13 +20,13 @@ from test_he_parties import PRETRAINED, configured
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
-from ppvit.he.parties import head, owner
-from ppvit.he.volley_revolver import algorithm as published
 from ppvit.he.algorithms import load_plan
+from ppvit.he.parties import head, owner
 from ppvit.he.parties.folders import weights_name, write_manifest
+from ppvit.he.parties.trainer import run as run_trainer
 from ppvit.he.tiles.packing import weight_slots
 from ppvit.he.tiles.plan import make_plan, read_plan
-from ppvit.he.parties.trainer import run as run_trainer
+from ppvit.he.volley_revolver import algorithm as published
 
 pytest.importorskip("tenseal")
 

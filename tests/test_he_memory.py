@@ -19,14 +19,14 @@ import psutil
 import pytest
 
 from ppvit.core.errors import PpvitError
-from ppvit.he.ckks import memory
-from ppvit.he.parties import owner
-from ppvit.he.volley_revolver import algorithm as published
 from ppvit.he.algorithms import write_plan
+from ppvit.he.ckks import memory
+from ppvit.he.ckks.scheme import Parameters
 from ppvit.he.ckks.session import SecretSession
+from ppvit.he.parties import owner
 from ppvit.he.parties.folders import write_manifest
 from ppvit.he.tiles.plan import make_plan, require_memory
-from ppvit.he.ckks.scheme import Parameters
+from ppvit.he.volley_revolver import algorithm as published
 
 pytest.importorskip("tenseal")
 MIB = 2**20

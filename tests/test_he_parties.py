@@ -16,21 +16,20 @@ import yaml
 from conftest import make_config, write_raw
 from safetensors.numpy import load_file
 
-from ppvit.verbs import adapt, encrypt, evaluate, he
 from ppvit.config import Config, He
-from ppvit.data.plain import PlainImages
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data.plain import PlainImages, batches
+from ppvit.he.algorithms import load_plan
 from ppvit.he.ckks import session as ckks
 from ppvit.he.parties import owner
-from ppvit.he.volley_revolver import quadratic_gradient
-from ppvit.he.algorithms import load_plan
 from ppvit.he.parties.features import backbone_of, extract
 from ppvit.he.parties.folders import read_manifest, weights_name
 from ppvit.he.parties.model import save_model_with_head
 from ppvit.he.parties.trainer import run as run_trainer
+from ppvit.he.volley_revolver import quadratic_gradient
 from ppvit.models import model_input
 from ppvit.tuners import load_finetuned
-from ppvit.data.plain import batches
+from ppvit.verbs import adapt, encrypt, evaluate, he
 
 pytest.importorskip("tenseal")
 PRETRAINED = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"

@@ -13,9 +13,11 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.he.volley_revolver import algorithm as published, quadratic_gradient, layout as volley_revolver
 from ppvit.he.ckks.arithmetic import CiphertextArithmetic
 from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.volley_revolver import algorithm as published
+from ppvit.he.volley_revolver import layout as volley_revolver
+from ppvit.he.volley_revolver import quadratic_gradient
 
 
 def with_constant(features: np.ndarray) -> np.ndarray:

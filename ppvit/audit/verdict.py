@@ -6,6 +6,7 @@ is all: grey images never tell the colour copies of a pixel apart, yet without t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 READABLE = 0.5  # half of the key, or of the way from what a guess shows to the plain image: faces and digits are seen
@@ -88,15 +89,39 @@ def _identification(scored: Scored, how: str) -> str:
     return f"Nothing found beyond luck: which plain image a ciphertext shows is told {told}."
 
 
-def overall(findings: list[Scored], keyed: bool) -> str:
-    """The verdict on a run: the strongest finding; of equal ones the first."""
-    strongest = max(findings, key=lambda scored: round(scored.strength, 2))
-    if not keyed:
-        return sentence(strongest, keyed)
-    if strongest.strength < NOTICEABLE:
-        strongest = next((scored for scored in findings if not scored.says), strongest)
-        return f"{sentence(strongest, keyed)} This is the best of the attacks that were run, and no proof of security."
-    return f"{sentence(strongest, keyed)} Strongest attack: {strongest.attack}."
+def strongest(findings: list[Scored]) -> Scored:
+    """The finding that recovered most; of equal ones the first."""
+    return max(findings, key=lambda scored: round(scored.strength, 2))
+
+
+def overall(
+    findings: list[Scored],
+    keyed: bool,
+    missing: Sequence[str] = (),
+    published: Mapping[str, tuple[float, str]] | None = None,
+) -> str:
+    """The verdict on a run: that of the strongest finding, and what a low figure does not prove.
+
+    Args:
+        findings: of all attacks that could be made.
+        keyed: whether there is a key.
+        missing: attacks that could not be made on this cipher.
+        published: as of :class:`ppvit.ciphers.Cipher`.
+    """
+    if findings and not keyed:
+        return sentence(findings[0], keyed)
+    best = strongest(findings) if findings else None
+    if best and best.strength >= NOTICEABLE:
+        parts = [sentence(best, keyed), f"Strongest attack: {best.attack}."]
+    elif best:
+        best = next((scored for scored in findings if not scored.says), best)
+        parts = [sentence(best, keyed), "This is the best of the attacks that were run, and no proof of security."]
+    else:
+        parts = []
+    if missing and not (best and best.strength >= NOTICEABLE):
+        parts.append(f"Not attacked, which is no evidence of safety: {', '.join(missing)}.")
+    parts += [f"Published: {name}, {percent:g} % ({by})." for name, (percent, by) in (published or {}).items()]
+    return " ".join(parts)
 
 
 def _percent(value: float) -> str:

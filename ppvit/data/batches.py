@@ -17,7 +17,7 @@ from ppvit.data import images
 from ppvit.data.shards import ShardReader, read_manifest
 
 if TYPE_CHECKING:  # the trainer, who reads batches, loads neither ciphers nor keys
-    from ppvit.ciphers import Cipher
+    pass
 
 
 class EncryptedImages(Dataset):
