@@ -117,10 +117,14 @@ def _nearest(word: str, valid: list[str]) -> str:
 
 
 def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]:
-    """Yield (``section.name``, default, description) for every parameter of the sections (all by default)."""
+    """Yield (``section.name``, default, description) for every parameter.
+
+    Args:
+        sections: only those of these sections, or these single ones; all by default.
+    """
     for section, field in Config.model_fields.items():
-        if not sections or section in sections:
-            for name, parameter in field.annotation.model_fields.items():
+        for name, parameter in field.annotation.model_fields.items():
+            if not sections or section in sections or f"{section}.{name}" in sections:
                 yield f"{section}.{name}", parameter.default, parameter.description or ""
 
 
