@@ -25,7 +25,7 @@ def pretrain() -> None:
     from tqdm import tqdm
 
     import ppvit.models  # noqa: F401  its models become timm models
-    from ppvit.datasets import glyphs
+    from ppvit.training import glyphs
     from ppvit.training.pretraining import learning_rate_factor
 
     torch.manual_seed(0)
