@@ -11,16 +11,14 @@ from torch import nn
 from torch.nn import functional
 
 from ppvit.adaptation.adapt import adapt_model
-from ppvit.evasion.pgd import Attack, frozen, pgd
-from ppvit.evasion.ball import Ball
-from ppvit.evasion.isometry import plain_ball
-from ppvit.evasion.pgd import divergence
-from ppvit.evasion.ball import TOLERANCE
-from ppvit.models.batch_norm import set_batch_norm
 from ppvit.ciphers import CIPHERS, make_cipher
 from ppvit.ciphers.gather import FlatMap
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.evasion.ball import TOLERANCE, Ball
+from ppvit.evasion.isometry import plain_ball
+from ppvit.evasion.pgd import Attack, divergence, frozen, pgd
 from ppvit.models import model_input
+from ppvit.models.batch_norm import set_batch_norm
 from ppvit.tuners.base import keep_zero
 
 ISOMETRIC = sorted(set(CIPHERS) - {"le", "ele", "ffx", "neuracrypt"})
