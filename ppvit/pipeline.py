@@ -69,12 +69,9 @@ def _cipher_reads(config: Config) -> set[str]:
 
 
 def _finetune_reads(config: Config) -> set[str]:
-    from ppvit.tuners import TUNERS
+    from ppvit.tuners import parameters_read
 
-    settings = config.finetune
-    # what only some methods read, and what the chosen one reads of it
-    special = {name for tuner in TUNERS.values() for name in tuner.reads} - set(TUNERS[settings.method].reads)
-    return set(type(settings).model_fields) - special - (set() if settings.optimizer == "sgd" else {"momentum"})
+    return parameters_read(config.finetune)
 
 
 def _adversarial_reads(config: Config) -> set[str]:

@@ -117,10 +117,14 @@ def _nearest(word: str, valid: list[str]) -> str:
 
 
 def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]:
-    """Yield (``section.name``, default, description) for every parameter of the sections (all by default)."""
+    """Yield (``section.name``, default, description) for every parameter.
+
+    Args:
+        sections: only those of these sections, or these single ones; all by default.
+    """
     for section, field in Config.model_fields.items():
-        if not sections or section in sections:
-            for name, parameter in field.annotation.model_fields.items():
+        for name, parameter in field.annotation.model_fields.items():
+            if not sections or section in sections or f"{section}.{name}" in sections:
                 yield f"{section}.{name}", parameter.default, parameter.description or ""
 
 
@@ -133,9 +137,3 @@ def default_yaml() -> str:
             value = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
             lines.append(f"  {name.partition('.')[2]}: {value}  # {description}")
     return "\n".join(lines) + "\n"
-
-
-def complete(config: Config) -> Config:
-    """A narrowed configuration with the sections that it lacks at their defaults, so that it can be written and read."""
-    missing = {name: field.annotation() for name, field in Config.model_fields.items() if not hasattr(config, name)}
-    return Config.model_construct(**{**dict(config), **missing})
