@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-NOT_ATTACKED = "not attacked"  # what a table says of an attack that cannot be made on a cipher; 0 would read as safety
 WAYS = ("way", "accuracy", "training", "to the trainer", "what the trainer learns")
 
 
