@@ -1,44 +1,71 @@
 """ppvit: fine-tune pretrained Vision Transformers on images encrypted with a secret key.
 
-``import ppvit`` alone lets ``peft.PeftModel.from_pretrained`` load adapters of ppvit's own methods, whichever of the
-two packages is imported first, and imports neither torch nor peft by itself.
+The names below are the library; ``import ppvit`` loads nothing else until one is used. Adapters of ppvit's own methods
+load in plain peft after ``import ppvit.tuners``.
 """
 
+from __future__ import annotations
+
 import importlib
-import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppvit.api import adapt, encrypt_images, evaluate, finetune, import_images, predict
+    from ppvit.ciphers import CIPHERS, Cipher, make_cipher
+    from ppvit.ciphers.keys import Key
+    from ppvit.ciphers.keys import generate as generate_key
+    from ppvit.ciphers.keys import load as load_key
+    from ppvit.ciphers.keys import save as save_key
+    from ppvit.core.errors import PpvitError
+    from ppvit.models import load_model
+    from ppvit.tuners import TUNERS, load_finetuned
 
 __version__ = "0.1.0"
 
+_HOMES = {  # module, and its name there
+    **{
+        name: ("ppvit.api", name)
+        for name in ("adapt", "encrypt_images", "evaluate", "finetune", "import_images", "predict")
+    },
+    **{name: ("ppvit.ciphers", name) for name in ("CIPHERS", "Cipher", "make_cipher")},
+    "Key": ("ppvit.ciphers.keys", "Key"),
+    "generate_key": ("ppvit.ciphers.keys", "generate"),
+    "load_key": ("ppvit.ciphers.keys", "load"),
+    "save_key": ("ppvit.ciphers.keys", "save"),
+    "PpvitError": ("ppvit.core.errors", "PpvitError"),
+    "load_model": ("ppvit.models", "load_model"),
+    "TUNERS": ("ppvit.tuners", "TUNERS"),
+    "load_finetuned": ("ppvit.tuners", "load_finetuned"),
+}
 
-class _AfterPeft:
-    """Finds peft as the other finders do, and enters our methods into its tables once its code has run."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name != "peft":
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is _AfterPeft else finder.find_spec(name, path, target)
-            if spec is not None and spec.loader is not None:
-                execute = spec.loader.exec_module
-
-                def execute_and_register(module, execute=execute):
-                    execute(module)
-                    _register_methods()
-
-                spec.loader.exec_module = execute_and_register
-                return spec
-        return None
-
-
-def _register_methods():
-    # each method enters itself when its module is imported (ppvit.tuners.extension.register); where that import is
-    # under way already, because it is what imports peft, there is nothing to do
-    if "ppvit.tuners" not in sys.modules:
-        importlib.import_module("ppvit.tuners")
+__all__ = [
+    "CIPHERS",
+    "TUNERS",
+    "Cipher",
+    "Key",
+    "PpvitError",
+    "__version__",
+    "adapt",
+    "encrypt_images",
+    "evaluate",
+    "finetune",
+    "generate_key",
+    "import_images",
+    "load_finetuned",
+    "load_key",
+    "load_model",
+    "make_cipher",
+    "predict",
+    "save_key",
+]
 
 
-if "peft" in sys.modules:
-    _register_methods()
-else:
-    sys.meta_path.insert(0, _AfterPeft)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ppvit' has no attribute '{name}'")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -69,12 +69,9 @@ def _cipher_reads(config: Config) -> set[str]:
 
 
 def _finetune_reads(config: Config) -> set[str]:
-    from ppvit.tuners import TUNERS
+    from ppvit.tuners import parameters_read
 
-    settings = config.finetune
-    # what only some methods read, and what the chosen one reads of it
-    special = {name for tuner in TUNERS.values() for name in tuner.reads} - set(TUNERS[settings.method].reads)
-    return set(type(settings).model_fields) - special - (set() if settings.optimizer == "sgd" else {"momentum"})
+    return parameters_read(config.finetune)
 
 
 def _adversarial_reads(config: Config) -> set[str]:
@@ -157,7 +154,7 @@ STAGES: dict[str, Stage] = {
             "finetune",
             "trainer",
             "Fine-tune on encrypted shards; needs no key.",
-            ("dataset.name", "finetune", "adversarial"),
+            ("finetune", "adversarial"),
             ("encrypted", "adapted"),
             ("finetuned", "live", "results"),
         ),
@@ -165,7 +162,7 @@ STAGES: dict[str, Stage] = {
             "evaluate",
             "trainer",
             "Measure the fine-tuned model on encrypted test shards; needs no key.",
-            ("dataset.name", "evaluate"),
+            ("evaluate",),
             _TRAINED,
             ("plots", "results"),
         ),
@@ -173,7 +170,7 @@ STAGES: dict[str, Stage] = {
             "robustness",
             "trainer",
             "Attack the fine-tuned model with adversarial images, on encrypted test shards; needs no key.",
-            ("dataset.name", "robustness"),
+            ("robustness",),
             _TRAINED,
             ("curves", "results"),
         ),
@@ -245,6 +242,8 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     from ppvit.core.files import write_json
 
     read = {name: stage.narrowed(config).model_dump(mode="json", exclude_unset=True) for name, stage in STAGES.items()}
+    # the report prints what all stages read: it depends on the whole file, where that need not stand twice
+    read["report"] = {"report": read["report"]["report"]}
     write_json(path, read)
 
 

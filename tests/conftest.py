@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import io
+import json
 import tarfile
 from functools import cache
 from itertools import islice
@@ -22,12 +23,13 @@ from hypothesis import settings
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from ppvit import config as ppvit_config
-from ppvit.config import Config
-from ppvit.data.images import encode_png
 from ppvit.ciphers.keys import Key
-from ppvit.models import MICRO, MICRO_ARCHITECTURE, Backbone
+from ppvit.config import Config
+from ppvit.core.files import write_json
+from ppvit.data.images import encode_png
 from ppvit.data.shards import SCHEMA, shard_records, write_shards
+from ppvit.models import MICRO, MICRO_ARCHITECTURE, Backbone
+from ppvit.places import Places
 
 settings.register_profile(
     "ppvit", deadline=None, derandomize=True
@@ -68,8 +70,17 @@ def private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 def make_config(**sections: dict) -> Config:
     """The default configuration with some values replaced."""
-    values = {name: dict(sections.get(name, {})) for name in ppvit_config.Config.model_fields}
-    return Config.model_validate(values)
+    return Config.model_validate({name: dict(sections.get(name, {})) for name in Config.model_fields})
+
+
+def make_places(root: Path, config: Config | None = None, **given: Path) -> Places:
+    """The pipeline's places in ``root``, which is a test's own folder, with single places elsewhere if ``given``."""
+    return Places.of(config or make_config(), root=root, **given)
+
+
+def read_result(places: Places, stage: str) -> dict:
+    """What a stage measured, without times."""
+    return json.loads(places.result(stage).read_text())
 
 
 def tiny_backbone(
@@ -106,8 +117,6 @@ def write_raw(folder: Path, counts: dict[str, int], classes: int = 3, size: int 
             origin = f"{split}/{label}/{index}.png".encode()
             samples.append({"png": encode_png(image), "cls": str(label).encode(), "txt": origin})
         shards[split] = shard_records(write_shards(folder, split, samples, per_shard=16))
-    from ppvit.core.files import write_json
-
     manifest = {"schema": SCHEMA, "name": folder.name, "classes": [f"class {label}" for label in range(classes)]}
     write_json(folder / "dataset.json", {**manifest, "source": "test", "counts": counts, "shards": shards})
     return folder

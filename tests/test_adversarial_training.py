@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import ppvit.checkpoint
 import pytest
 import torch
 from conftest import make_config, tiny_backbone
@@ -15,20 +16,19 @@ from hypothesis import strategies as st
 from test_finetune import make_world
 from torch.nn import functional
 
-import ppvit.checkpoint
-from ppvit.verbs import finetune
-from ppvit.training import loop as training
-from ppvit.evasion.pgd import Attack
-from ppvit.evasion.ball import Ball
-from ppvit.training.monitor import Monitor, hold_out
-from ppvit.training.adversarial import Robust, attack_of
-from ppvit.training.scalars import automatic_weights
 from ppvit.config import Adversarial, default_yaml, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import sha256_of
-from ppvit.training.objective import Objective
+from ppvit.evasion.ball import Ball
+from ppvit.evasion.pgd import Attack
+from ppvit.training import loop as training
+from ppvit.training.adversarial import Robust, attack_of
 from ppvit.training.loop import make_accelerator
+from ppvit.training.monitor import Monitor, hold_out
+from ppvit.training.objective import Objective
+from ppvit.training.scalars import automatic_weights
 from ppvit.tuners import TUNERS
+from ppvit.verbs import finetune
 
 QUICK = {
     "adversarial": "trades",

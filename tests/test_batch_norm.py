@@ -8,10 +8,10 @@ import torch
 from conftest import tiny_backbone
 from torch import nn
 
-from ppvit.verbs import finetune
-from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.config import Finetune
 from ppvit.core.errors import UsageError
+from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
+from ppvit.training.attach import attach
 from ppvit.tuners import make_tuner
 
 MODES = ("frozen", "stats", "affine")
@@ -81,7 +81,7 @@ def test_frozen_stays_a_batch_norm_that_is_copied_and_saved():
 def test_a_mode_for_what_is_not_there_is_refused(mode):
     tuner = make_tuner(Finetune(batch_norm=mode))
     with pytest.raises(UsageError, match=f"finetune.batch_norm {mode}: VisionTransformer has no batch normalisation"):
-        finetune.attach(tuner, tiny_backbone().model, tuner.settings, [])
+        attach(tuner, tiny_backbone().model, tuner.settings, [])
 
 
 def test_other_kinds_of_batch_norm_keep_what_they_do():

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import write_raw
 
 from ppvit import __version__
-from ppvit.cli.stages import SECTIONS
 from ppvit.config import default_yaml, parameters
+from ppvit.pipeline import STAGES
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,19 +30,17 @@ def project(tmp_path):
 
 
 def test_every_stage_is_a_verb_and_lists_its_parameters(tmp_path):
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert list(SECTIONS) == list(stages)
     listed = ppvit("--help", cwd=tmp_path).stdout
-    assert all(re.search(rf"^  {stage} ", listed, re.M) for stage in stages)
+    assert all(re.search(rf"^  {stage} ", listed, re.M) for stage in STAGES)
     text = ppvit("finetune", "--help", cwd=tmp_path).stdout
-    assert all(name in text for name, _, _ in parameters(("finetune",)))
+    assert all(name in text for name, _, _ in parameters(STAGES["finetune"].sections))
 
 
-def test_help_of_every_stage_names_the_sections_of_dvc_yaml():
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    for stage, sections in SECTIONS.items():
-        if stage != "report":  # which prints all of them
-            assert {parameter.split(".")[0] for parameter in stages[stage]["params"]} == set(sections), stage
+def test_a_verb_takes_every_place_that_its_stage_reads_and_writes(tmp_path):
+    for name, stage in STAGES.items():
+        text = ppvit(name, "--help", cwd=tmp_path).stdout
+        assert all(re.search(rf"--{place}\b", text) for place in (*stage.inputs, *stage.outputs)), name
+        assert "--out" in text
 
 
 def test_help_and_version_load_no_heavy_package(tmp_path):
@@ -89,9 +86,10 @@ def test_keygen_prints_the_id_alone_and_no_secret(tmp_path):
         (
             ("finetune",),
             1,
-            "error: data/encrypted/digits/manifest.json is missing; run the stage that writes it: dvc repro encrypt",
+            "error: data/encrypted/digits/train/manifest.json is missing; "
+            "run the stage that writes it: dvc repro encrypt",
         ),
-        (("adapt",), 2, "error: model.checkpoint models/local does not exist"),
+        (("adapt",), 1, "error: models/pretrained/vit_micro_patch4_32.safetensors is missing"),
     ],
 )
 def test_errors_are_one_line(project, arguments, code, told):
@@ -129,7 +127,7 @@ def test_override_and_paths(project):
         cwd=project,
     )
     assert done.returncode == 0, done.stderr
-    assert '"name": "np"' in (project / "keyed" / "manifest.json").read_text()
+    assert '"name": "np"' in (project / "keyed" / "train" / "manifest.json").read_text()
     assert "public demo key" in done.stderr
     assert (project / "params.yaml").read_text() == default_yaml()  # overridden for one run only
 

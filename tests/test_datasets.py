@@ -13,9 +13,9 @@ import pytest
 from image_files import fill, open_at
 from PIL import Image
 
+from ppvit.core.errors import PpvitError
 from ppvit.datasets.imagenette import _CLASSES, _MD5, _URL
 from ppvit.datasets.medmnist_info import INFO
-from ppvit.core.errors import PpvitError
 
 
 def test_a_named_data_set_from_class_folders_must_have_its_number_of_classes(tmp_path):

@@ -11,23 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_places
 from PIL import Image
 
-from ppvit.verbs import download
-from ppvit.config import Config
-from ppvit.datasets import open_source
+from ppvit.config import NO_DATA, Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import sha256_of
 from ppvit.data.shards import ShardReader, read_manifest
+from ppvit.datasets import open_source
+from ppvit.verbs import download
 
 
 @pytest.fixture(autouse=True)
 def empty_project(tmp_path, monkeypatch):
-    """A folder without data/local, so that the default path means: no data of one's own."""
+    """A folder of the test's own, into which the stage writes."""
     monkeypatch.chdir(tmp_path)
 
 
-def config(name, path="data/local", test_fraction=0.2, seed=0):
+def config(name, path=NO_DATA, test_fraction=0.2, seed=0):
     return Config.model_validate(
         {section: {} for section in Config.model_fields}
         | {
@@ -45,9 +46,10 @@ def assets(name):
     return Path(folder) / name
 
 
-def raw(name, path="data/local", **settings):
-    out = Path("data/raw") / name
-    download.run(config(name, path, **settings), out, cache=Path("cache"))
+def raw(name, path=NO_DATA, **settings):
+    chosen = config(name, path, **settings)
+    out = make_places(Path(), chosen).raw
+    download.run(chosen, make_places(Path(), chosen), cache=Path("cache"))
     return out, json.loads((out / "dataset.json").read_text(encoding="utf-8"))
 
 
@@ -103,7 +105,7 @@ def test_raw_shards_hold_the_users_own_bytes_labels_and_names(tmp_path):
     written = pets(tmp_path / "pets")
     out, description = raw("imagefolder", tmp_path / "pets")
     assert description == {
-        "schema": 1,
+        "schema": 2,
         "name": "imagefolder",
         "classes": ["cat", "dog"],
         "source": "pets",
@@ -121,7 +123,7 @@ def test_raw_shards_hold_the_users_own_bytes_labels_and_names(tmp_path):
 def test_raw_shards_are_what_the_next_stage_reads(tmp_path):
     written = pets(tmp_path / "pets")
     out, _ = raw("imagefolder", tmp_path / "pets")
-    reader = ShardReader(out, "test", read_manifest(out, "download", "dataset.json")["shards"])
+    reader = ShardReader(out, "test", read_manifest(out, "download", "dataset.json")["shards"]["test"])
     assert reader.labels().tolist() == [0, 0, 1, 1]
     assert reader.image(2) == written["test/dog/0.png"]
     assert "test/dog/0.png" in reader.name(2)
@@ -168,16 +170,17 @@ def test_too_small_a_disk_is_noticed_at_the_start(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "path", "message"),
     [
-        ("cifer10", "data/local", "did you mean 'cifar10'"),
-        ("pneumonia", "data/local", "did you mean 'pneumoniamnist'"),
-        ("xyzzy", "data/local", "valid are"),
-        ("chestmnist", "data/local", "several labels"),
-        ("organmnist3d", "data/local", "volumes"),
-        ("imagefolder", "nowhere", "nowhere does not exist"),
-        ("imagefolder", "data/local", "data/local"),
-        ("webdataset", "data/local", "data/local"),
+        ("cifer10", NO_DATA, "unknown dataset.name 'cifer10'; did you mean 'cifar10'"),
+        ("pneumonia", NO_DATA, "unknown dataset.name 'pneumonia'; did you mean 'pneumoniamnist'"),
+        ("xyzzy", NO_DATA, "unknown dataset.name 'xyzzy'; there are .*digits"),
+        ("chestmnist", NO_DATA, "several labels"),
+        ("organmnist3d", NO_DATA, "volumes"),
+        ("imagefolder", "nowhere", "nowhere does not exist; set it to your folder or archive, or back to data/none"),
+        ("imagefolder", NO_DATA, "dataset.name=imagefolder needs images: set dataset.path"),
+        ("webdataset", NO_DATA, "dataset.name=webdataset needs shards: set dataset.path"),
         ("digits", "pets", "imagefolder"),
         ("imagefolder", "empty", "empty folder"),
+        ("imagefolder", "with a readme", "empty folder"),
         ("imagefolder", "notes.txt", "neither a folder nor"),
         ("imagefolder", "data", "overlaps"),
         ("imagefolder", ".", "overlaps"),
@@ -186,6 +189,8 @@ def test_too_small_a_disk_is_noticed_at_the_start(tmp_path, monkeypatch):
 def test_wrong_parameters_are_usage_errors_of_one_line(tmp_path, name, path, message):
     pets(tmp_path / "pets")
     Path("empty").mkdir()
+    Path("with a readme").mkdir()
+    Path("with a readme/README.md").write_text("put your images here")
     Path("data").mkdir()
     Path("notes.txt").write_text("hello")
     with pytest.raises(UsageError, match=message) as caught:
@@ -193,16 +198,11 @@ def test_wrong_parameters_are_usage_errors_of_one_line(tmp_path, name, path, mes
     assert "\n" not in str(caught.value)
 
 
-def test_a_readme_in_the_default_folder_is_no_data():
-    Path("data/local").mkdir(parents=True)
-    Path("data/local/README.md").write_text("put your images here")
-    assert raw("digits")[1]["source"] == "sklearn.datasets.load_digits"
-
-
-def test_digits_says_that_it_does_not_use_data_in_the_default_folder(capsys):
+def test_what_lies_in_the_users_folder_is_not_used_unasked(capsys):
     pets(Path("data/local"))
-    raw("digits")
-    assert "imagefolder" in capsys.readouterr().err
+    assert raw("digits")[1]["source"] == "sklearn.datasets.load_digits"
+    assert not capsys.readouterr().err
+    assert raw("imagefolder", "data/local")[1]["classes"] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("fraction", [0.0001, 0.9999])

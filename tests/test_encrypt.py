@@ -3,24 +3,29 @@
 import io
 import json
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm.data
 import webdataset
-from conftest import make_config, write_raw
+from conftest import make_config, make_places, write_raw
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ppvit.verbs import encrypt
-from ppvit.core import files
 from ppvit.ciphers import keys
+from ppvit.ciphers.keyed import load_cipher
+from ppvit.ciphers.keys import Key
+from ppvit.config import Config
+from ppvit.core import files
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data import encrypted
 from ppvit.data.batches import EncryptedImages
 from ppvit.data.plain import PlainImages, select
-from ppvit.core.errors import PpvitError, UsageError
-from ppvit.ciphers.keys import Key
-from ppvit.ciphers.keyed import load_cipher
+from ppvit.data.shards import read_manifest
+from ppvit.verbs import encrypt
 
 SMALL = {"dataset": {"image_size": 16}, "encrypt": {"images_per_shard": 16}}
 
@@ -30,24 +35,38 @@ def raw(tmp_path):
     return write_raw(tmp_path / "raw", {"train": 50, "test": 12})
 
 
-def digest(folder) -> dict[str, str]:
-    return {path.name: files.sha256_of(path) for path in sorted(folder.iterdir())}
+def run(config: Config, raw: Path, out: Path) -> dict[str, Any]:
+    """Encrypt ``raw`` into ``out``; what the manifest of the training images says."""
+    encrypt.run(config, make_places(out.parent, config, raw=raw, encrypted=out))
+    return read_manifest(out / "train")
 
 
 def test_same_bytes_whatever_the_number_of_workers(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(encrypt, "PARALLEL_PIXELS", 0)
+    monkeypatch.setattr(encrypted, "PARALLEL_PIXELS", 0)
     for workers in ("1", "3"):
         monkeypatch.setenv("PPVIT_WORKERS", workers)
-        encrypt.run(make_config(**SMALL), raw, tmp_path / workers)
-    assert digest(tmp_path / "1") == digest(tmp_path / "3")
-    assert set(digest(tmp_path / "1")) == {
-        "manifest.json", "_info.json", "test-000000.tar", *(f"train-{number:06d}.tar" for number in range(4))
-    }  # fmt: skip
+        run(make_config(**SMALL), raw, tmp_path / workers)
+    digests = files.sha256_of_folder(tmp_path / "1")
+    assert digests == files.sha256_of_folder(tmp_path / "3")
+    expected = {f"{split}/{name}" for split in ("train", "test") for name in ("manifest.json", "_info.json")}
+    expected |= {"test/000000.tar", *(f"train/{number:06d}.tar" for number in range(4))}
+    assert set(digests) == expected
+
+
+def test_test_images_have_no_part_in_the_shards_that_are_trained_on(raw, tmp_path):
+    """So that a change of dataset.test_fraction does not train again."""
+    digests = []
+    for fraction in (1.0, 0.5):
+        config = make_config(**SMALL | {"dataset": {"image_size": 16, "test_fraction": fraction}})
+        run(config, raw, tmp_path / str(fraction))
+        digests.append([files.sha256_of_folder(tmp_path / str(fraction) / split) for split in ("train", "test")])
+    assert digests[0][0] == digests[1][0]
+    assert digests[0][1] != digests[1][1]
 
 
 def test_shards_hold_the_cipher_of_the_plain_images(raw, tmp_path):
     config = make_config(**SMALL)
-    encrypt.run(config, raw, tmp_path / "out")
+    run(config, raw, tmp_path / "out")
     plain = PlainImages(raw, "test", config.dataset, config.encrypt)
     stored = EncryptedImages(tmp_path / "out", "test")
     images = np.stack([stored[index][0].permute(1, 2, 0).numpy() for index in range(12)])
@@ -58,20 +77,20 @@ def test_shards_hold_the_cipher_of_the_plain_images(raw, tmp_path):
 
 
 def test_timm_webdataset_and_tarfile_read_them(raw, tmp_path):
-    encrypt.run(make_config(**SMALL), raw, tmp_path / "out")
+    run(make_config(**SMALL), raw, tmp_path / "out")
     expected = sorted(
         (label, image.numpy().tobytes())
         for image, label in (EncryptedImages(tmp_path / "out", "train")[i] for i in range(50))
     )
 
     dataset = timm.data.create_dataset(
-        "wds/own", root=str(tmp_path / "out"), split="train", is_training=False, batch_size=1
+        "wds/own", root=str(tmp_path / "out" / "train"), split="train", is_training=False, batch_size=1
     )
     assert len(dataset) == 50
     read = [(int(label), np.asarray(image).transpose(2, 0, 1).tobytes()) for image, label in dataset]
     assert sorted(read) == expected
 
-    urls = [str(path) for path in sorted((tmp_path / "out").glob("train-*.tar"))]
+    urls = [str(path) for path in sorted((tmp_path / "out" / "train").glob("*.tar"))]
     pipeline = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode("rgb8").to_tuple("png", "cls")
     assert sorted((label, image.transpose(2, 0, 1).tobytes()) for image, label in pipeline) == expected
 
@@ -89,26 +108,33 @@ def test_timm_webdataset_and_tarfile_read_them(raw, tmp_path):
 def test_manifest_tells_what_must_match_and_nothing_more(raw, tmp_path):
     key = keys.generate()
     keys.save(key)
-    manifest = encrypt.run(make_config(cipher={"key_id": key.id, "name": "block_np"}, **SMALL), raw, tmp_path / "out")
-    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["cipher"] == {"name": "block_np", "block_size": 4}
-    assert manifest["key_id"] == key.id
-    assert manifest["demo_key"] is False
-    assert manifest["num_classes"] == 3
-    assert manifest["counts"] == {"train": 50, "test": 12}
-    everything = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    config = make_config(cipher={"key_id": key.id, "name": "block_np"}, **SMALL)
+    manifest = run(config, raw, tmp_path / "out")
+    public = {"cipher": {"name": "block_np", "block_size": 4}, "key_id": key.id, "demo_key": False, "image_size": 16}
+    stored = {"shape": [16, 16, 3], "dtype": "uint8"}
+    for split, count, sizes in (("train", 50, [16, 16, 16, 2]), ("test", 12, [12])):
+        shards = [
+            {"name": name, "samples": size, "sha256": files.sha256_of(tmp_path / "out" / split / name)}
+            for number, size in enumerate(sizes)
+            for name in [f"{number:06d}.tar"]
+        ]
+        assert json.loads((tmp_path / "out" / split / "manifest.json").read_text()) == {
+            "schema": 2, "split": split, "num_classes": 3, "count": count, **public, **stored, "shards": shards
+        }  # fmt: skip
+    assert manifest["split"] == "train"
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*.*"))
     for secret in (key.secret, key.secret.hex().encode(), b"class 0", b"train/0/0.png"):
         assert secret not in everything
 
 
 def test_demo_key_is_marked_and_plain_needs_no_key(raw, tmp_path, capsys):
-    assert encrypt.run(make_config(**SMALL), raw, tmp_path / "demo")["demo_key"] is True
+    assert run(make_config(**SMALL), raw, tmp_path / "demo")["demo_key"] is True
     assert "public demo key" in capsys.readouterr().err
     plain = make_config(cipher={"name": "none", "key_id": "pk-0123456789abcdef"}, **SMALL)
-    manifest = encrypt.run(plain, raw, tmp_path / "none")
+    manifest = run(plain, raw, tmp_path / "none")
     assert manifest["key_id"] is None
     with pytest.raises(UsageError, match="key pk-0123456789abcdef is not in the keyring"):
-        encrypt.run(make_config(cipher={"key_id": "pk-0123456789abcdef"}, **SMALL), raw, tmp_path / "none")
+        run(make_config(cipher={"key_id": "pk-0123456789abcdef"}, **SMALL), raw, tmp_path / "none")
 
 
 def test_order_does_not_group_classes(tmp_path):
@@ -142,7 +168,7 @@ def test_train_fraction_leaves_test_alone(raw):
 def test_class_missing_in_test(tmp_path):
     raw = write_raw(tmp_path / "raw", {"train": 30, "test": 2})
     with pytest.raises(PpvitError, match="class 'class 2' has no test image"):
-        encrypt.run(make_config(**SMALL), raw, tmp_path / "out")
+        run(make_config(**SMALL), raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -155,7 +181,7 @@ def test_undecodable_image_names_its_file_and_leaves_nothing(raw, tmp_path):
     manifest["shards"]["train"][0]["sha256"] = files.sha256_of(path)
     (raw / "dataset.json").write_text(json.dumps(manifest))
     with pytest.raises(PpvitError, match=r"sample 0000000\d \(from train/\d/\d\.png\): this image cannot be decoded"):
-        encrypt.run(make_config(**SMALL), raw, tmp_path / "out")
+        run(make_config(**SMALL), raw, tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
 
 
@@ -166,15 +192,15 @@ def test_full_disk_is_told_before_and_during(raw, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(PpvitError, match="MiB are needed and 0 MiB are free"):
-        encrypt.run(make_config(**SMALL), raw, tmp_path / "out")
+        run(make_config(**SMALL), raw, tmp_path / "out")
     monkeypatch.undo()
 
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(encrypt, "write_shard", full)
+    monkeypatch.setattr(encrypted, "write_shard", full)
     with pytest.raises(PpvitError, match="the disk is full"):
-        encrypt.run(make_config(**SMALL), raw, tmp_path / "out")
+        run(make_config(**SMALL), raw, tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
 
 
@@ -182,18 +208,20 @@ def test_key_derivation_is_that_of_the_key(raw, tmp_path):
     first, second = Key(bytes(32)), Key(bytes([1]) * 32)
     for key in (first, second):
         keys.save(key)
-        encrypt.run(make_config(cipher={"key_id": key.id}, **SMALL), raw, tmp_path / key.id)
-    assert digest(tmp_path / first.id)["test-000000.tar"] != digest(tmp_path / second.id)["test-000000.tar"]
+        run(make_config(cipher={"key_id": key.id}, **SMALL), raw, tmp_path / key.id)
+    of_both = [files.sha256_of(tmp_path / key.id / "test" / "000000.tar") for key in (first, second)]
+    assert of_both[0] != of_both[1]
 
 
 def test_batches_of_the_wrong_size_or_class_are_named(raw, tmp_path):
-    encrypt.run(make_config(**SMALL), raw, tmp_path / "out")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    run(make_config(**SMALL), raw, tmp_path / "out")
+    path = tmp_path / "out" / "train" / "manifest.json"
+    manifest = json.loads(path.read_text())
     for change, told in (
         ({"shape": [20, 20, 3]}, r"has shape \(16, 16, 3\) and type uint8, the manifest says \(20, 20, 3\) and uint8"),
         ({"dtype": "float16"}, r"has shape \(16, 16, 3\) and type uint8, the manifest says .* float16"),
         ({"num_classes": 1}, "has class [12], the manifest says 1"),
     ):
-        (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, **change}))
-        with pytest.raises(PpvitError, match=rf"train-000000\.tar: sample 0000000\d {told}"):
+        path.write_text(json.dumps({**manifest, **change}))
+        with pytest.raises(PpvitError, match=rf"train/000000\.tar: sample 0000000\d {told}"):
             list(EncryptedImages(tmp_path / "out", "train"))

@@ -1,19 +1,19 @@
 """Evaluation figures against scikit-learn and the formula of the calibration error."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
 import torch
+from conftest import read_result
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
-from test_finetune import make_world, train
+from test_finetune import make_world, places_of, train
 
-from ppvit.verbs import evaluate
 from ppvit.core.errors import PpvitError
 from ppvit.evaluation.scores import Scores, write_plots
+from ppvit.verbs import evaluate
 
 
 @given(st.integers(2, 6), st.integers(1, 60), st.integers(1, 20), st.integers(0, 99))
@@ -47,6 +47,16 @@ def _calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int)
     return error
 
 
+def test_classes_without_images_and_a_single_class():
+    scores = Scores(3)
+    scores.add(torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), torch.tensor([0, 0]))
+    np.testing.assert_array_equal(scores.class_accuracy_percent(), [50, np.nan, np.nan])
+    assert scores.summary()["class_accuracy_min_percent"] == 50
+    single = Scores(1)
+    single.add(torch.tensor([[3.0], [4.0]]), torch.tensor([0, 0]))
+    assert (single.accuracy_percent(), single.cross_entropy(), single.confusion.tolist()) == (100, 0, [[2]])
+
+
 def test_logits_that_are_no_numbers_are_refused():
     with pytest.raises(PpvitError, match="logits are not numbers"):
         Scores(2, 15).add(torch.tensor([[float("nan"), 0.0]]), torch.tensor([0]))
@@ -69,9 +79,20 @@ def test_plot_tables(tmp_path):
 def test_run_scores_the_saved_adapter(tmp_path):
     config = make_world(tmp_path, learning_rate=5e-2)
     train(tmp_path, config)
-    folders = (tmp_path / "encrypted", tmp_path / "adapted", tmp_path / "finetuned")
-    evaluate.run(config.evaluate, *folders, tmp_path / "plots", tmp_path / "evaluate.json")
-    result = json.loads((tmp_path / "evaluate.json").read_text())
+    places = places_of(tmp_path)
+    evaluate.run(config, places)
+    result = read_result(places, "evaluate")
     assert result["images"] == 12
     assert result["accuracy_percent"] == pytest.approx(100 * round(result["accuracy_percent"] * 12 / 100) / 12)
-    assert (tmp_path / "plots" / "confusion.csv").exists()
+    assert (places.plots / "confusion.csv").exists()
+
+
+@pytest.mark.parametrize(("folder", "record"), [("adapted", "config.json"), ("finetuned", "ppvit.json")])
+def test_a_model_of_another_key_is_refused(tmp_path, folder, record):
+    config = make_world(tmp_path, epochs=1)
+    train(tmp_path, config)
+    path = tmp_path / folder / record
+    path.write_text(path.read_text().replace(config.cipher.key_id, "pk-0123456789abcdef"))
+    with pytest.raises(PpvitError, match=rf"encrypted/test was made with cipher\.key_id pk-.*{folder} with pk-0123"):
+        evaluate.run(config, places_of(tmp_path))
+    assert not places_of(tmp_path).result("evaluate").exists()

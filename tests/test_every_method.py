@@ -3,17 +3,17 @@
 scikit-learn's digits, the embedded micro-ViT, cipher ``block``; few images and epochs.
 """
 
-import contextlib
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_config
+from conftest import make_config, make_places
 
-from ppvit.verbs import adapt, download, encrypt, finetune
 from ppvit.data.batches import EncryptedImages
 from ppvit.models import load_model, model_input
-from ppvit.tuners import TUNERS, load_finetuned
+from ppvit.training.finetuning import finetune
+from ppvit.tuners import TUNERS, load_finetuned, save_finetuned
+from ppvit.verbs import adapt, download, encrypt
 
 EMBEDDED = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
 CIPHERS = ("none", "block")
@@ -25,46 +25,46 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Shards and adapted models of both ciphers, a few images of every class."""
+def worlds(tmp_path_factory):
+    """Places of shards and adapted model by cipher, a few images of every class."""
     folder = tmp_path_factory.mktemp("methods")
-    with contextlib.chdir(folder):  # without a data/local, so that the digits are scikit-learn's
-        download.run(make_config(), Path("raw"))
-    for cipher in CIPHERS:
+    worlds = {cipher: make_places(folder / cipher, raw=folder / "raw", embedded=EMBEDDED) for cipher in CIPHERS}
+    download.run(make_config(), worlds["none"])
+    for cipher, places in worlds.items():
         config = make_config(
             dataset={"train_fraction": 0.015, "test_fraction": 0.03},
             cipher={"name": cipher},
-            model={"checkpoint": str(EMBEDDED)},
         )
-        encrypt.run(config, folder / "raw", folder / f"{cipher}-encrypted")
-        adapt.run(config, EMBEDDED, folder / f"{cipher}-adapted", folder / "adapt.json")
-    return folder
+        encrypt.run(config, places)
+        adapt.run(config, places)
+    return worlds
 
 
 class Trained:
     """A method trained on the shards of one cipher: losses, and the reloaded model on the test images."""
 
-    def __init__(self, folder, cipher, method):
-        settings = make_config(finetune={**TRAINING, "method": method}).finetune
-        encrypted, adapted = folder / f"{cipher}-encrypted", folder / f"{cipher}-adapted"
-        out = folder / f"{cipher}-{method}"
+    def __init__(self, places, method):
+        config = make_config(finetune={**TRAINING, "method": method})
         self.losses = []
 
         def log(epoch, metrics):
             self.losses.append(metrics["train_loss"])
 
-        finetune.run(settings, encrypted, adapted, out, folder / "finetune.json", log)
-        test = EncryptedImages(encrypted, "test")
+        train = EncryptedImages(places.encrypted, "train")
+        trained = finetune(config.finetune, config.adversarial, train, places.adapted, log)
+        out = places.finetuned / method
+        save_finetuned(trained.tuner, trained.model, out, places.adapted, trained.record)
+        test = EncryptedImages(places.encrypted, "test")
         images = model_input(torch.stack([test[index][0] for index in range(len(test))]))
         with torch.no_grad():
-            tuned = load_finetuned(adapted, out, test.num_classes)
+            tuned = load_finetuned(places.adapted, out, test.num_classes)
             self.logits, self.features = tuned(images), tuned.forward_features(images)
-            self.base_features = load_model(adapted, "adapt").forward_features(images)
+            self.base_features = load_model(places.adapted, "adapt").forward_features(images)
 
 
 @pytest.mark.parametrize("method", TUNERS)
-def test_training_on_adapted_ciphertext_equals_training_on_plain_images(method, folder):
-    plain, encrypted = (Trained(folder, cipher, method) for cipher in CIPHERS)
+def test_training_on_adapted_ciphertext_equals_training_on_plain_images(method, worlds):
+    plain, encrypted = (Trained(worlds[cipher], method) for cipher in CIPHERS)
     assert encrypted.losses == pytest.approx(plain.losses, rel=TOLERANCE)
     scale = plain.logits.abs().max().item()
     torch.testing.assert_close(encrypted.logits, plain.logits, rtol=0, atol=TOLERANCE * scale)

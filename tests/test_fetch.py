@@ -6,10 +6,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from ppvit.config import NO_DATA
+from ppvit.core.errors import PpvitError
 from ppvit.datasets import fetch as fetch_module
 from ppvit.datasets import open_source
 from ppvit.datasets.fetch import fetch
-from ppvit.core.errors import PpvitError
 
 CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -157,8 +158,8 @@ def test_without_network_the_error_says_what_to_do(tmp_path, monkeypatch, name, 
     dead = "http://127.0.0.1:9/"
     monkeypatch.setattr(patch, [dead] if name == "mnist" else f"{dead}{file}")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PpvitError, match=r"put the file into data/local or set dataset\.path") as caught:
-        open_source(name, "data/local", tmp_path / "cache", 0.2, 0)
+    with pytest.raises(PpvitError, match=r"; fetch it yourself and set dataset\.path to the file") as caught:
+        open_source(name, NO_DATA, tmp_path / "cache", 0.2, 0)
     assert file in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "refused" in str(caught.value)

@@ -37,7 +37,7 @@ def test_old_output_stays_until_the_new_one_is_whole(tmp_path, directory):
 
 def test_what_a_killed_run_left_is_cleared(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from ppvit.files import atomic_output\n"
+        "import os, signal, sys; from pathlib import Path; from ppvit.core.files import atomic_output\n"
         "with atomic_output(Path(sys.argv[1]), directory=True) as folder:\n"
         "    (folder / 'half').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -11,39 +11,66 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, tiny_backbone, write_raw
+from conftest import make_config, make_places, read_result, tiny_backbone, write_raw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppvit.verbs import encrypt, finetune
 from ppvit.adaptation.adapt import adapt_model
-from ppvit.data.batches import epoch_batches
-from ppvit.training.checkpoint import Checkpoint
+from ppvit.ciphers.keyed import load_cipher, public_record
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import sha256_of
+from ppvit.core.results import read_times
+from ppvit.data.batches import EncryptedImages, epoch_batches
 from ppvit.models import save_model
-from ppvit.ciphers.keyed import load_cipher, public_record
+from ppvit.places import Places
+from ppvit.training.checkpoint import Checkpoint
+from ppvit.training.finetuning import finetune as fine_tune
 from ppvit.training.schedule import learning_rate_factor
+from ppvit.tuners import save_finetuned
+from ppvit.verbs import encrypt, finetune
 
 QUICK = {"epochs": 3, "batch_size": 8, "rank": 2, "dropout": 0.1, "target_modules": ["attn.qkv"]}
+
+
+def places_of(folder: Path, name: str = "finetuned") -> Places:
+    """Places of a world in ``folder``; the model ``name`` and its results lie apart from those of other trainings."""
+    inputs = {place: folder / place for place in ("raw", "encrypted", "adapted")}
+    return make_places(folder, **inputs, finetuned=folder / name, results=folder / "results" / name)
 
 
 def make_world(folder: Path, cipher: str = "block", **settings) -> Config:
     """Shards and adapted model in ``folder``; the configuration that made them."""
     config = make_config(dataset={"image_size": 16}, cipher={"name": cipher}, finetune={**QUICK, **settings})
-    if not (folder / "raw").exists():
-        write_raw(folder / "raw", {"train": 50, "test": 12})
-    encrypt.run(config, folder / "raw", folder / "encrypted")
+    places = places_of(folder)
+    if not places.raw.exists():
+        write_raw(places.raw, {"train": 50, "test": 12})
+    encrypt.run(config, places)
     backbone, used = tiny_backbone(), load_cipher(config)
     adapt_model(backbone, used)
-    save_model(folder / "adapted", backbone, public_record(config, used))
+    save_model(places.adapted, backbone, public_record(config, used))
     return config
 
 
+def changed(config: Config, **settings) -> Config:
+    """The same configuration with other values in ``finetune``."""
+    return config.model_copy(update={"finetune": config.finetune.model_copy(update=settings)})
+
+
 def train(folder: Path, config: Config, name: str = "finetuned", log=None) -> dict:
-    finetune.run(config.finetune, folder / "encrypted", folder / "adapted", folder / name, folder / f"{name}.json", log)
-    return json.loads((folder / f"{name}.json").read_text())
+    """What the stage does, without result files and live metrics; returns what it measured."""
+    places = places_of(folder, name)
+    dataset = EncryptedImages(places.encrypted, "train")
+    trained = fine_tune(config.finetune, config.adversarial, dataset, places.adapted, log)
+    save_finetuned(trained.tuner, trained.model, places.finetuned, places.adapted, trained.record)
+    trained.written()
+    return trained.values
+
+
+def with_tests_on_the_path() -> dict[str, str]:
+    """The environment of a process that imports this module."""
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 @pytest.fixture
@@ -69,13 +96,19 @@ def test_epochs_and_seeds_differ():
 
 def test_byte_identical_rerun_and_counts(world):
     folder, config = world
-    result = train(folder, config, "a")
-    train(folder, config, "b")
+    for name in ("a", "b"):
+        finetune.run(config, places_of(folder, name))
+    result = read_result(places_of(folder, "a"), "finetune")
+    assert result == read_result(places_of(folder, "b"), "finetune")
     for name in ("adapter_model.safetensors", "adapter_config.json", "README.md", "ppvit.json"):
         assert sha256_of(folder / "a" / name) == sha256_of(folder / "b" / name)
     # LoRA r (in + out) on two qkv layers of width 24, head 24 * 3 + 3
     assert result["trainable_parameters"] == 2 * 2 * (24 + 72) + 75
     assert result["adapter_bytes"] == sum(path.stat().st_size for path in (folder / "a").iterdir())
+    assert read_times(places_of(folder, "a").result("finetune"))["images_per_second"] > 0
+    losses = (places_of(folder, "a").live / "plots/metrics/train_loss.tsv").read_text().splitlines()
+    assert len(losses) == 1 + config.finetune.epochs  # a header first
+    assert float(losses[-1].split("\t")[-1]) == pytest.approx(result["train_loss"])
 
 
 def test_workers_do_not_change_the_result(world, monkeypatch):
@@ -83,11 +116,7 @@ def test_workers_do_not_change_the_result(world, monkeypatch):
     losses = []
     for workers in ("0", "2"):
         monkeypatch.setenv("PPVIT_WORKERS", workers)
-        losses.append(
-            train(folder, config.model_copy(update={"finetune": config.finetune.model_copy(update={"epochs": 1})}))[
-                "train_loss"
-            ]
-        )
+        losses.append(train(folder, changed(config, epochs=1))["train_loss"])
     assert losses[0] == losses[1]
 
 
@@ -113,20 +142,21 @@ def test_training_on_adapted_ciphertext_equals_training_on_plain(tmp_path, metho
 def test_killed_run_resumes_to_the_identical_result(tmp_path):
     """SIGKILL in the middle of an epoch, with a checkpoint at every step, twice; then on to the end."""
     config = make_world(tmp_path, epochs=4)
-    train(tmp_path, config, "uninterrupted")
+    uninterrupted = train(tmp_path, config, "uninterrupted")
     script = (
-        "import sys, time, ppvit.training.checkpoint as c, ppvit.training.defence as f, ppvit.config as p; from pathlib import Path\n"
-        "c.SAVE_SECONDS = 0.0\n"
-        "folder, settings = Path(sys.argv[1]), p.Finetune.model_validate_json(sys.argv[2])\n"
-        "step = f.Training._optimizer_step\n"
+        "import sys, time; from pathlib import Path\n"
+        "import ppvit.training.checkpoint as checkpoint, ppvit.training.loop as loop\n"
+        "from ppvit.config import Config; from ppvit.verbs import finetune; from test_finetune import places_of\n"
+        "checkpoint.SAVE_SECONDS = 0.0\n"
+        "step = loop.Training._optimizer_step\n"
         "def slow(self, number): step(self, number); print(number, flush=True); time.sleep(0.05)\n"
-        "f.Training._optimizer_step = slow\n"
-        "f.run(settings, folder / 'encrypted', folder / 'adapted', folder / 'resumed', folder / 'resumed.json')\n"
+        "loop.Training._optimizer_step = slow\n"
+        "finetune.run(Config.model_validate_json(sys.argv[2]), places_of(Path(sys.argv[1]), 'resumed'))\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path), config.finetune.model_dump_json()]
+    command = [sys.executable, "-c", script, str(tmp_path), config.model_dump_json()]
     steps = []
     for last in (9, 17, None):  # 7 steps an epoch
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=with_tests_on_the_path())
         for line in process.stdout:
             steps.append(int(line))
             if last is not None and steps[-1] >= last:
@@ -140,8 +170,7 @@ def test_killed_run_resumes_to_the_identical_result(tmp_path):
     assert len(steps) < 28 + 2 * 3  # it went on, it did not start again
     first, second = (tmp_path / name / "adapter_model.safetensors" for name in ("uninterrupted", "resumed"))
     assert first.read_bytes() == second.read_bytes()
-    loss = [json.loads((tmp_path / f"{name}.json").read_text())["train_loss"] for name in ("uninterrupted", "resumed")]
-    assert loss[0] == loss[1]
+    assert read_result(places_of(tmp_path, "resumed"), "finetune")["train_loss"] == uninterrupted["train_loss"]
 
 
 def test_resume_replays_the_log_and_changed_settings_start_anew(world, monkeypatch):
@@ -177,7 +206,7 @@ def test_loss_that_is_no_number_stops_with_a_clear_error(tmp_path):
     with pytest.raises(
         PpvitError, match=r"the training loss is not a number in epoch 1; lower finetune\.learning_rate"
     ):
-        train(tmp_path, config)
+        finetune.run(config, places_of(tmp_path))
     assert not (tmp_path / "finetuned").exists()
 
 
@@ -187,18 +216,18 @@ def test_shards_and_model_of_different_keys_are_refused(world):
     record["ppvit"]["key_id"] = "pk-0123456789abcdef"
     (folder / "adapted" / "config.json").write_text(json.dumps(record))
     with pytest.raises(
-        PpvitError, match="the shards were made with key_id pk-6a84562a80f3ffa0, the model with pk-0123456789abcdef"
+        PpvitError,
+        match=r"encrypted/train was made with cipher\.key_id pk-6a84562a80f3ffa0, .*adapted with pk-0123456789abcdef; "
+        "make them again: dvc repro encrypt adapt$",
     ):
-        train(folder, config)
+        finetune.run(config, places_of(folder))
 
 
 def test_half_precision_needs_a_gpu(world):
     folder, config = world
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match=r"finetune\.precision fp16 needs a GPU; use bf16 or fp32"):
-            train(
-                folder, config.model_copy(update={"finetune": config.finetune.model_copy(update={"precision": "fp16"})})
-            )
+            train(folder, changed(config, precision="fp16"))
 
 
 def test_bf16_trains(tmp_path):
@@ -210,7 +239,7 @@ def test_trainer_needs_no_key(world, monkeypatch):
     folder, config = world
     monkeypatch.setenv("PPVIT_KEYRING", "/nonexistent")
     code = (
-        "import sys, ppvit.training.defence, ppvit.evaluation.scores\n"
+        "import sys, ppvit.verbs.finetune, ppvit.verbs.evaluate\n"
         "loaded = {'ppvit.ciphers.keys', 'ppvit.ciphers.keyed', 'ppvit.ciphers', 'cryptography'} & set(sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)"
     )
@@ -223,9 +252,9 @@ def test_two_processes_train_as_one(tmp_path):
     config = make_world(tmp_path, epochs=1, dropout=0.0, batch_size=7)  # 50 = 7 * 7 + 1: a process without an image
     one = train(tmp_path, config, "one")
     code = (
-        "import sys, ppvit.training.defence as f, ppvit.config as p; from pathlib import Path\n"
-        "folder, settings = Path(sys.argv[1]), p.Finetune.model_validate_json(sys.argv[2])\n"
-        "f.run(settings, folder / 'encrypted', folder / 'adapted', folder / 'two', folder / 'two.json')\n"
+        "import sys; from pathlib import Path\n"
+        "from ppvit.config import Config; from ppvit.verbs import finetune; from test_finetune import places_of\n"
+        "finetune.run(Config.model_validate_json(sys.argv[2]), places_of(Path(sys.argv[1]), 'two'))\n"
     )
     (tmp_path / "two.py").write_text(code)
     launch = [
@@ -239,10 +268,12 @@ def test_two_processes_train_as_one(tmp_path):
         "1",
     ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    launch += ["--main_process_port", "0", str(tmp_path / "two.py"), str(tmp_path), config.finetune.model_dump_json()]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=120, env=os.environ, check=False)
+    launch += ["--main_process_port", "0", str(tmp_path / "two.py"), str(tmp_path), config.model_dump_json()]
+    done = subprocess.run(
+        launch, capture_output=True, text=True, timeout=120, env=with_tests_on_the_path(), check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    two = json.loads((tmp_path / "two.json").read_text())
+    two = read_result(places_of(tmp_path, "two"), "finetune")
     assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
 
 

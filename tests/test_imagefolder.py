@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from image_files import encoded, everything, fill, open_at, origins
 from PIL import Image
 
-from ppvit.datasets.holdout import HoldOut
 from ppvit.core.errors import PpvitError
+from ppvit.datasets.holdout import HoldOut
 
 # --- layouts
 

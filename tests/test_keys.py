@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
 from ppvit.ciphers import keys
-from ppvit.core.errors import PpvitError, UsageError
 from ppvit.ciphers.keys import Key, KeyStream
+from ppvit.core.errors import PpvitError, UsageError
 
 
 def test_key_id_is_a_domain_separated_hash():

@@ -16,15 +16,15 @@ from test_finetune import make_world, train
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from ppvit.verbs import predict, verify
-from ppvit.data.plain import PlainImages
-from ppvit.core.errors import UsageError
-from ppvit.models import load_model, model_input, save_model
 from ppvit.ciphers.keyed import load_cipher
+from ppvit.core.errors import UsageError
+from ppvit.data.plain import PlainImages
+from ppvit.models import load_model, model_input, save_model
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import TUNERS, load_finetuned, make_tuner, save_finetuned, trainable_parameters
 from ppvit.tuners.extension import ExtensionLayer
 from ppvit.tuners.saved import is_mergeable
+from ppvit.verbs import predict, verify
 
 METHODS = [
     ("adapter", {}),
@@ -317,7 +317,7 @@ def test_loading_needs_no_more_than_import_ppvit(first, tmp_path, image):
         expected[name] = logits(model, image)
     script = (
         f"import {first}\nimport importlib.util\nassert importlib.util.find_spec('peft')\n"
-        "import ppvit, peft, json, timm, torch\n"
+        "import ppvit.tuners, peft, json, timm, torch\n"
         f"image = torch.load('{tmp_path}/image.pt')\n"
         "def logits(name):\n"
         f"    base = timm.create_model('local-dir:{tmp_path}/adapted', pretrained=True, num_classes=5)\n"

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from conftest import make_config, make_places
 from PIL import Image, ImageFont
 from safetensors.torch import load_file
 from scipy import ndimage
@@ -15,17 +16,25 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ppvit.datasets import glyphs
-from ppvit.verbs import pretrain
-from ppvit.config import Pretrain
+from ppvit.config import Config, Pretrain
 from ppvit.core.errors import PpvitError
+from ppvit.training import glyphs
+from ppvit.training import pretraining as pretrain
+from ppvit.verbs.pretrain import run
 
 COMMITTED = Path(__file__).parents[1] / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
 TRIAL_LINEAR_PROBE_PERCENT = 92.2  # the trial that the issue asks to beat
 
 
-def few_steps(**changes):
-    return Pretrain(**{"steps": 3, "batch_size": 8, **changes})
+FEW = {"steps": 3, "batch_size": 8}
+
+
+def few_steps(**changes) -> Pretrain:
+    return Pretrain(**FEW | changes)
+
+
+def few_steps_of_all(**changes) -> Config:
+    return make_config(pretrain=FEW | changes)
 
 
 def generator(seed=0):
@@ -96,7 +105,7 @@ def test_classes_are_equally_frequent():
 
 def test_same_seed_same_bytes_and_nothing_on_stderr(tmp_path, capsys):
     for name, seed in (("first", 5), ("again", 5), ("other", 6)):
-        pretrain.run(few_steps(seed=seed), tmp_path / name)
+        run(few_steps_of_all(seed=seed), make_places(tmp_path, embedded=tmp_path / name))
     first, again, other = ((tmp_path / name).read_bytes() for name in ("first", "again", "other"))
     assert first == again
     assert first != other
@@ -122,7 +131,7 @@ def test_loss_falls_on_glyphs_seen_again(monkeypatch):
 
 def test_diverged_training_is_one_line_and_writes_nothing(tmp_path):
     with pytest.raises(PpvitError, match=r"loss is (nan|inf).*pretrain\.learning_rate"):
-        pretrain.run(few_steps(learning_rate=1e30, steps=20), tmp_path / "weights.safetensors")
+        run(few_steps_of_all(learning_rate=1e30, steps=20), make_places(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,7 +22,7 @@ def samples_of(count: int) -> list[dict[str, bytes]]:
 
 
 def reader(folder: Path, shards: list) -> ShardReader:
-    return ShardReader(folder, "train", {"train": shard_records(shards)})
+    return ShardReader(folder, "train", shard_records(shards))
 
 
 @given(count=st.integers(1, 40), per_shard=st.integers(1, 17))
@@ -77,7 +77,7 @@ def test_foreign_members_are_refused_and_never_unpickled(tmp_path, monkeypatch, 
         tmp_path / "train-000000.tar", {"00000000.png": b"x", "00000000.cls": b"0", name: pickle.dumps(Explosive())}
     )
     with pytest.raises(PpvitError, match=r"train-000000\.tar: member '.*' is no image, label or origin"):
-        ShardReader(tmp_path, "train", {"train": [record]})
+        ShardReader(tmp_path, "train", [record])
     assert not (tmp_path / "exploded").exists()
 
 
@@ -99,7 +99,7 @@ def test_arrays_are_read_without_unpickling(tmp_path, monkeypatch):
 def test_a_sample_with_two_images_is_refused(tmp_path):
     members = {"00000000.png": b"x", "00000000.npy": b"y", "00000000.cls": b"0"}
     with pytest.raises(PpvitError, match=r"train-000000\.tar: sample 00000000 has two images"):
-        ShardReader(tmp_path, "train", {"train": [write(tmp_path / "train-000000.tar", members)]})
+        ShardReader(tmp_path, "train", [write(tmp_path / "train-000000.tar", members)])
 
 
 def test_links_are_refused(tmp_path):
@@ -109,21 +109,21 @@ def test_links_are_refused(tmp_path):
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(member)
     with pytest.raises(PpvitError, match="member '00000000.png'"):
-        ShardReader(tmp_path, "train", {"train": [{"name": path.name, "samples": 1, "sha256": sha256_of(path)}]})
+        ShardReader(tmp_path, "train", [{"name": path.name, "samples": 1, "sha256": sha256_of(path)}])
 
 
 def test_pickle_as_a_label_is_told_not_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = write(tmp_path / "train-000000.tar", {"00000000.png": b"x", "00000000.cls": pickle.dumps(Explosive())})
     with pytest.raises(PpvitError, match="sample 00000000: .cls holds .* not a class number"):
-        ShardReader(tmp_path, "train", {"train": [record]}).label(0)
+        ShardReader(tmp_path, "train", [record]).label(0)
     assert not (tmp_path / "exploded").exists()
 
 
 def test_sample_without_label(tmp_path):
     record = write(tmp_path / "train-000000.tar", {"00000000.png": b"x"})
     with pytest.raises(PpvitError, match="sample 00000000 has no image or no label"):
-        ShardReader(tmp_path, "train", {"train": [record]})
+        ShardReader(tmp_path, "train", [record])
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "cut at a member", "altered", "empty"])
@@ -154,5 +154,5 @@ def test_manifest_errors(tmp_path):
     with pytest.raises(PpvitError, match="is not valid JSON"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text('{"schema": 99}')
-    with pytest.raises(PpvitError, match="has schema version 99, this ppvit reads 1"):
+    with pytest.raises(PpvitError, match="has schema version 99, this ppvit reads 2"):
         read_manifest(tmp_path)

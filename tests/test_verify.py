@@ -1,20 +1,22 @@
 """What the owner checks, and predictions: the trainer's accuracy again, plain images, wrong keys."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_config
+from conftest import make_config, read_result
 from PIL import Image
-from test_finetune import make_world, train
+from test_finetune import make_world, places_of, train
 
-from ppvit.verbs import evaluate, predict, show, verify
-from ppvit.data.plain import PlainImages
-from ppvit.core.errors import PpvitError, UsageError
-from ppvit.models import model_input
 from ppvit.ciphers.keyed import load_cipher
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data.plain import PlainImages
+from ppvit.evaluation.owner_checks import undo_adaptation
+from ppvit.models import model_input
+from ppvit.report.pictures import examples
 from ppvit.tuners import load_finetuned
+from ppvit.verbs import evaluate, predict, show, verify
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +32,10 @@ def world(tmp_path_factory):
 
 def test_accuracies(world):
     folder, config = world
-    evaluate.run(
-        config.evaluate,
-        folder / "encrypted",
-        folder / "adapted",
-        folder / "finetuned",
-        folder / "plots",
-        folder / "evaluate.json",
-    )
-    verify.run(config, folder / "raw", folder / "adapted", folder / "finetuned", folder / "verify.json")
-    trainer, owner = (json.loads((folder / f"{name}.json").read_text()) for name in ("evaluate", "verify"))
+    places = places_of(folder)
+    evaluate.run(config, places)
+    verify.run(config, places)
+    trainer, owner = (read_result(places, stage) for stage in ("evaluate", "verify"))
     assert owner["accuracy_percent"] == trainer["accuracy_percent"]
     assert owner["plain_accuracy_percent"] == trainer["accuracy_percent"]
     assert owner["chance_percent"] == pytest.approx(100 / 3)
@@ -55,7 +51,7 @@ def test_undone_model_gives_the_same_logits_on_plain_images(tmp_path, method):
     model = load_finetuned(tmp_path / "adapted", tmp_path / "finetuned", 3)
     with torch.no_grad():
         expected = model(model_input(torch.from_numpy(cipher.encrypt(plain)).permute(0, 3, 1, 2)))
-        verify.undo_adaptation(model, cipher)
+        undo_adaptation(model, cipher)
         found = model(model_input(torch.from_numpy(plain).permute(0, 3, 1, 2)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -63,9 +59,14 @@ def test_undone_model_gives_the_same_logits_on_plain_images(tmp_path, method):
 def test_model_of_another_key_is_refused(world):
     folder, _ = world
     other = make_config(dataset={"image_size": 16}, cipher={"name": "block"})
-    with pytest.raises(PpvitError, match="was trained with cipher .* params.yaml says"):
-        verify.run(other, folder / "raw", folder / "adapted", folder / "finetuned", folder / "x.json")
-    assert not (folder / "x.json").exists()
+    places = replace(places_of(folder), results=folder / "other")
+    with pytest.raises(
+        PpvitError,
+        match=r"finetuned was made with cipher \{'name': 'block_np', .*; make them again: dvc repro finetune, "
+        r"or set cipher back$",
+    ):
+        verify.run(other, places)
+    assert not places.results.exists()
 
 
 def test_predict_encrypts_and_names_classes(world, tmp_path):
@@ -74,7 +75,7 @@ def test_predict_encrypts_and_names_classes(world, tmp_path):
     Image.fromarray(image).save(tmp_path / "query.png")
     Image.new("L", (50, 31), 120).save(tmp_path / "odd.jpg")  # another size, grey
     paths = [tmp_path / "query.png", tmp_path / "odd.jpg"]
-    answers = predict.predict(config, paths, folder / "raw", folder / "adapted", folder / "finetuned", top=3)
+    answers = predict.run(config, places_of(folder), paths, top=3)
     model = load_finetuned(folder / "adapted", folder / "finetuned", 3)
     encrypted = load_cipher(config).encrypt(image[None])
     with torch.no_grad():
@@ -86,18 +87,18 @@ def test_predict_encrypts_and_names_classes(world, tmp_path):
 
 def test_predict_errors(world, tmp_path):
     folder, config = world
-    places = (folder / "raw", folder / "adapted", folder / "finetuned")
+    places = places_of(folder)
     with pytest.raises(PpvitError, match="nowhere.png: No such file or directory; name an image file"):
-        predict.predict(config, [tmp_path / "nowhere.png"], *places, top=1)
+        predict.run(config, places, [tmp_path / "nowhere.png"], top=1)
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(PpvitError, match="text.png: this image cannot be decoded"):
-        predict.predict(config, [tmp_path / "text.png"], *places, top=1)
+        predict.run(config, places, [tmp_path / "text.png"], top=1)
 
 
 def test_show_draws_plain_encrypted_decrypted(world, tmp_path):
     folder, config = world
-    show.run(config, folder / "raw", tmp_path / "show.png", count=2)
-    columns = show.examples(config, folder / "raw", 2)
+    show.run(config, places_of(folder), tmp_path / "show.png", count=2)
+    columns = examples(config, folder / "raw", 2)
     np.testing.assert_array_equal(columns["plain"], columns["decrypted"])
     assert (columns["plain"] != columns["encrypted (block_np)"]).mean() > 0.9
     picture = np.asarray(Image.open(tmp_path / "show.png"))
@@ -105,4 +106,4 @@ def test_show_draws_plain_encrypted_decrypted(world, tmp_path):
     left, top = 8, 24
     np.testing.assert_array_equal(picture[top : top + 160 : 10, left : left + 160 : 10], columns["plain"][0])
     with pytest.raises(UsageError, match="--count must be 1 or more"):
-        show.run(config, folder / "raw", tmp_path / "show.png", count=0)
+        show.run(config, places_of(folder), tmp_path / "show.png", count=0)

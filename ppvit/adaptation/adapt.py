@@ -33,7 +33,6 @@ from ppvit.adaptation.embedding import (
     write_embedding,
 )
 from ppvit.ciphers import Cipher
-from ppvit.ciphers.neuracrypt import NeuraCrypt
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import Backbone, model_input
 from ppvit.models.stems import install_stem, normalize_input, patch_projection
@@ -100,7 +99,7 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
     Returns:
         ``max_logit_difference_float64`` and ``..._float32`` between plain model on plain images and this model on
         encrypted ones, and ``..._stored`` in float64 on ciphertext as stored, for ciphers that round it; nothing for
-        ``neuracrypt``, which leaves nothing to compare.
+        ciphers that make tokens, which leave nothing to compare.
 
     Raises:
         UsageError: the model is not adaptable to this cipher.
@@ -108,7 +107,7 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
     """
     if enabled:
         require_adaptable(backbone.model, cipher)
-    if isinstance(cipher, NeuraCrypt):
+    if cipher.makes_tokens:
         make_token_model(backbone.model, cipher)
         return {}
     if isinstance(backbone.model, ResNet):
@@ -135,8 +134,8 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
     return differences
 
 
-def make_token_model(model: nn.Module, cipher: NeuraCrypt) -> None:
-    """Turn a Vision Transformer into one for NeuraCrypt's tokens: a new projection, and no patch positions.
+def make_token_model(model: nn.Module, cipher: Cipher) -> None:
+    """Turn a Vision Transformer into one for a cipher's tokens: a new projection, and no patch positions.
 
     The order of the tokens is random in every image, so position embeddings of patches could only mislead. The encoder
     keeps its pretrained weights; the new projection must be trained (``finetune.method`` full or lora_patch).
@@ -145,9 +144,10 @@ def make_token_model(model: nn.Module, cipher: NeuraCrypt) -> None:
         UsageError: it is no Vision Transformer with one learned position embedding.
     """
     if not isinstance(model, VisionTransformer) or model.pos_embed is None:
-        raise UsageError(f"cipher 'neuracrypt' needs a plain timm ViT behind its tokens, not {type(model).__name__}")
+        raise UsageError(f"cipher '{cipher.name}' needs a plain timm ViT behind its tokens, not {type(model).__name__}")
     torch.manual_seed(0)
-    install_stem(model, {"tokens": cipher.blocks, "token_width": cipher.token_width})
+    count, width = cipher.shape
+    install_stem(model, {"tokens": count, "token_width": width})
     with torch.no_grad():
         model.pos_embed[0, position_offset(model) :].zero_()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ppvit.ciphers.keys import Key, KeyStream
+from ppvit.ciphers.keys import DEMO_KEY, Key, KeyStream
 from ppvit.core.errors import UsageError
 from ppvit.core.registry import Registry
 
@@ -47,12 +48,17 @@ class AffineMap:
         return cls(np.arange(blocks), np.arange(values), np.ones(values, np.int8))
 
 
+Isometry = Literal["values", "length", "none"]
+
 CIPHERS: Registry[type[Cipher]] = Registry("ppvit.ciphers", "cipher.name")
 """All ciphers by name. One more is a file in this folder with a :class:`Cipher` under ``@CIPHERS.register()``."""
 
 
 class Cipher(ABC):
     """An image cipher with its key in place; pure array maths, no files.
+
+    What attacks and adaptation must know of a cipher stands in its attributes, so that no other code names a cipher.
+    All of it is public. A new cipher sets what is true of it; the defaults claim nothing.
 
     Args:
         key: the secret key; None only for a cipher that needs none.
@@ -64,7 +70,16 @@ class Cipher(ABC):
         keyed: whether there is a key at all.
         options: parameters beside key and geometry, with their defaults.
         scrambles, shuffles, inverts: what the key chooses, as far as it is that: the order of the blocks, the places of
-            the values in a block, the values to be inverted. Attackers know this.
+            the values in a block, the values to be inverted (v to 255 - v).
+        uniform: these choices are alike for all blocks and uniform: any order of the blocks, any order of the values of
+            a block, any half of the value positions inverted. A guess is then right by a known chance.
+        turns_blocks: inside a block the key does one of 96 things to the block as a whole: turns or mirrors it, inverts
+            all of it or nothing, reorders its colours.
+        keeps_pixels: no value leaves its pixel: the key inverts single values and may reorder the colours of a pixel.
+        replaces_values: values at keyed positions of a block, the same in all blocks, go through a secret table of the
+            256 values; the others stay as they are.
+        published: attacks of the literature that do better than the audit's of the same name: what they reached, in
+            percent, and where that stands; for verdicts and tables.
         dtype: of the ciphertext.
         lossless: whether decryption gives back every bit; where not, the cipher says how close it comes.
         invertible: whether there is decryption at all.
@@ -79,6 +94,11 @@ class Cipher(ABC):
     scrambles: ClassVar[bool] = False
     shuffles: ClassVar[bool] = False
     inverts: ClassVar[bool] = False
+    uniform: ClassVar[bool] = False
+    turns_blocks: ClassVar[bool] = False
+    keeps_pixels: ClassVar[bool] = False
+    replaces_values: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, tuple[float, str]]] = {}
     dtype: np.dtype = np.dtype(np.uint8)
     lossless: bool = True
     invertible: ClassVar[bool] = True
@@ -104,14 +124,57 @@ class Cipher(ABC):
         return {"name": self.name, "block_size": self.block_size} | {name: getattr(self, name) for name in self.options}
 
     @property
+    def key_id(self) -> str | None:
+        """Id of the key, which is public; None without one."""
+        return self._key.id if self.keyed and self._key else None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What manifests and models say of the cipher; nothing here is secret.
+
+        ``isometry``, and the options with which there would be one, are there because the trainer, who has no cipher,
+        must know whether an epsilon in grey levels means anything on ciphertext.
+        """
+        keeps = self.isometry(self.settings)
+        others = {name: default for name, default in self.options.items() if getattr(self, name) != default}
+        possible = keeps == "none" and self.isometry({**self.settings, **others}) != "none"
+        return {
+            "cipher": self.settings,
+            "key_id": self.key_id,
+            "demo_key": self.key_id == DEMO_KEY.id,
+            "image_size": self.image_size,
+            "isometry": keeps,
+            "isometry_options": others if possible else {},
+        }
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of one image's ciphertext: (H, W, 3), except where a cipher makes no image."""
         return (self.image_size, self.image_size, 3)
 
     @property
+    def makes_tokens(self) -> bool:
+        """Whether the ciphertext of an image is N vectors, (N, T), and no picture."""
+        return len(self.shape) == 2
+
+    @property
     def image_keys(self) -> bool:
         """Whether every image is encrypted under a sub-key of its own."""
         return False
+
+    @classmethod
+    def isometry(cls, settings: Mapping[str, Any]) -> Isometry:
+        """Which distances between two images their ciphertexts keep; a trainer knows this without the key.
+
+        Args:
+            settings: the public ones, as manifests record them.
+
+        Returns:
+            ``values``: values only change places or become 255 - v, so that every norm and the range 0..255 stay;
+            ``length``: Euclidean distances stay, as under a rotation, but neither other norms nor the range;
+            ``none``: neither, or nothing is known.
+        """
+        return "none"
 
     @property
     @abstractmethod
@@ -146,8 +209,12 @@ class Cipher(ABC):
         """Invert :meth:`encrypt`, bit exact where ``lossless``; ciphertext and the same ids, to uint8 (n, H, W, 3)."""
 
     def affine_map(self) -> AffineMap | None:
-        """The map that makes exact adaptation possible, or None where the cipher is no such map."""
+        """The map that makes exact adaptation possible, or None where no map holds for all images."""
         return None
+
+    def image_map(self, number: int) -> AffineMap | None:
+        """The map of the image with that id: :meth:`affine_map`, unless every image has a key of its own."""
+        return self.affine_map()
 
     def _stream(self, *step: str | int) -> KeyStream:
         return KeyStream(self._key, (self.name, *step, self.block_size, self.image_size))

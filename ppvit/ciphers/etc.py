@@ -29,6 +29,7 @@ class Etc(GatherCipher):
     scrambles = True
     shuffles = True
     inverts = True
+    turns_blocks = True
 
     def _make_map(self, *image: str | int) -> AffineMap:
         return AffineMap(

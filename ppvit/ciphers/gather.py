@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import lgamma, log
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ppvit.ciphers.base import AffineMap, Cipher
+from ppvit.ciphers.base import AffineMap, Cipher, Isometry
 
 
 class GatherCipher(Cipher):
@@ -19,7 +20,12 @@ class GatherCipher(Cipher):
     The map over the flat image is one exclusive-or (255 - v = v ^ 255, 15 - v = v ^ 15) and one gather. Measured and no
     faster: blocks and values in two gathers with indices that stay in the cache, and gathers of words that hold the
     bytes of 2, 4 or 8 images (see ``benchmarks/cipher.py``).
+
+    Attributes:
+        nibbles: the values are nibbles, so that a byte does not keep its size.
     """
+
+    nibbles: ClassVar[bool] = False
 
     @abstractmethod
     def _make_map(self, *image: str | int) -> AffineMap:
@@ -55,9 +61,12 @@ class GatherCipher(Cipher):
         for number in self._check_ids(images, ids).tolist():
             yield FlatMap.of(self.image_map(number), self.image_size, self.block_size)
 
+    @classmethod
+    def isometry(cls, settings: Mapping[str, Any]) -> Isometry:
+        return "none" if cls.nibbles else "values"
+
     def image_map(self, number: int) -> AffineMap:
-        """The map of the image with that id, where every image has a key of its own."""
-        return self._make_map("image", number)
+        return self._make_map("image", number) if self.image_keys else self._map
 
     def affine_map(self) -> AffineMap | None:
         return None if self.image_keys else self._map

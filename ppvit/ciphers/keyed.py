@@ -26,14 +26,9 @@ def load_cipher(config: Config, key: keys.Key | None = None) -> Cipher:
 
 def public_record(config: Config, cipher: Cipher) -> dict[str, object]:
     """What manifests and models say of the cipher, so that a mismatch is found: nothing here is secret."""
-    return {
-        "cipher": cipher.settings,
-        "key_id": config.cipher.key_id if cipher.keyed else None,
-        "demo_key": cipher.keyed and config.cipher.key_id == keys.DEMO_KEY.id,
-        "image_size": config.dataset.image_size,
-    }
+    return cipher.record
 
 
 def expected(config: Config, cipher: Cipher) -> Made:
     """What everything that is used with these parameters must have been made with."""
-    return Made("params.yaml", public_record(config, cipher))
+    return Made("params.yaml", cipher.record)

@@ -27,6 +27,7 @@ class Le(GatherCipher):
     options: ClassVar[dict[str, Any]] = {"sub_block_size": 2}
     shuffles = True
     inverts = True
+    nibbles = True
 
     def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
         super().__init__(key, image_size, block_size, **options)
@@ -38,7 +39,7 @@ class Le(GatherCipher):
         permutation, sign = np.empty(2 * self.values, np.intp), np.empty(2 * self.values, np.int8)
         permutation[places] = places[:, inner_permutation]
         sign[places] = inner_sign
-        return AffineMap(np.arange(self.blocks), permutation, sign, nibbles=True)
+        return AffineMap(np.arange(self.blocks), permutation, sign, nibbles=self.nibbles)
 
     @property
     def key_space_bits(self) -> float:
@@ -57,11 +58,12 @@ class Ele(GatherCipher):
     scrambles = True
     shuffles = True
     inverts = True
+    nibbles = True
 
     def _make_map(self, *image: str | int) -> AffineMap:
         steps = [nibble_steps(self._stream("nibbles", number), self.block_size) for number in range(self.blocks)]
         inside = (np.stack(parts) for parts in zip(*steps, strict=True))
-        return AffineMap(self._stream("scramble").permutation(self.blocks), *inside, nibbles=True)
+        return AffineMap(self._stream("scramble").permutation(self.blocks), *inside, nibbles=self.nibbles)
 
     @property
     def key_space_bits(self) -> float:

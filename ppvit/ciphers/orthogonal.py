@@ -6,12 +6,13 @@ Source: random orthogonal transforms for privacy-preserving learning, as in Maek
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ppvit.ciphers.base import CIPHERS, AffineMap, Cipher
+from ppvit.ciphers.base import CIPHERS, AffineMap, Cipher, Isometry
 from ppvit.ciphers.keys import Key
 from ppvit.core.errors import UsageError
 
@@ -42,6 +43,10 @@ class Orthogonal(Cipher):
         self.dtype = np.dtype(self.storage)
         self.lossless = self.storage == "float16"
         self._scale = 1.0 if self.lossless else _QUANTISED_SCALE
+
+    @classmethod
+    def isometry(cls, settings: Mapping[str, Any]) -> Isometry:
+        return "length" if settings["storage"] == "float16" else "none"  # uint8 rounds and clips
 
     @cached_property
     def _matrix(self) -> np.ndarray:

@@ -21,6 +21,8 @@ class PermutationCipher(GatherCipher):
     3. invert: ``y[t, j] = 255 - y[t, j]`` for a keyed half of the positions j.
     """
 
+    uniform = True
+
     def _make_map(self, *image: str | int) -> AffineMap:
         blocks, values = self.blocks, self.values
         return AffineMap(

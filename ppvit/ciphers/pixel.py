@@ -29,6 +29,7 @@ class Pe(GatherCipher):
     name = "pe"
     options: ClassVar[dict[str, Any]] = {"key_scope": "shared", "colour_order": True}
     inverts = True
+    keeps_pixels = True
 
     def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
         super().__init__(key, image_size, block_size, **options)
@@ -61,6 +62,7 @@ class Ffx(Cipher):
     """
 
     name = "ffx"
+    replaces_values = True
 
     def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
         super().__init__(key, image_size, block_size, **options)

@@ -2,7 +2,7 @@
 
 from ppvit.config.adversarial import Adversarial
 from ppvit.config.he import He
-from ppvit.config.loading import complete, default_yaml, describe, load, parameters
+from ppvit.config.loading import checked, default_yaml, describe, load, parameters
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.section import narrowed_section
 from ppvit.config.sections import (
@@ -35,7 +35,7 @@ __all__ = [
     "Pretrain",
     "Robustness",
     "Threats",
-    "complete",
+    "checked",
     "default_yaml",
     "describe",
     "load",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T]):
-    """Entries by name, in order of ``place`` and then of name.
+    """Entries by name, in order of ``place``, then of their modules and of their lines in them.
 
     Args:
         package: dotted name of the package whose modules register entries.
@@ -92,3 +93,8 @@ class Registry(Mapping[str, T]):
             except BaseException:
                 self._loaded = False
                 raise
+
+
+def summary(entry: object) -> str:
+    """The first paragraph of an entry's documentation, in one line."""
+    return " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ppvit.ciphers import Cipher
 from ppvit.core.errors import PpvitError
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
-from ppvit.data.plain import BATCH, PlainImages
 from ppvit.data.shards import ShardReader, read_manifest
+
+if TYPE_CHECKING:  # the trainer, who reads batches, loads neither ciphers nor keys
+    pass
 
 
 class EncryptedImages(Dataset):
@@ -145,15 +146,3 @@ def loader_workers() -> int:
     if requested is not None:
         return requested
     return min(8, available_cpus()) if torch.cuda.is_available() else 0
-
-
-def plain_batches(plain: PlainImages, cipher: Cipher | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (n, 3, H, W), encrypted where a cipher is given (or its tokens), and labels, int64 (n,)."""
-    for start in range(0, len(plain), BATCH):
-        stop = min(start + BATCH, len(plain))
-        images = plain.read(start, stop)
-        if cipher is not None:
-            images = cipher.encrypt(images, plain.ids(start, stop))
-        encrypted = torch.from_numpy(images)
-        encrypted = encrypted.permute(0, 3, 1, 2) if encrypted.ndim == 4 else encrypted
-        yield encrypted, torch.from_numpy(plain.labels[start:stop])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppvit.ciphers import Cipher
 from ppvit.config import Dataset, Encrypt
 from ppvit.data import images
 from ppvit.data.shards import SPLITS, ShardReader, read_manifest
+
+if TYPE_CHECKING:  # the trainer, who reads batches, loads neither ciphers nor keys
+    from ppvit.ciphers import Cipher
 
 BATCH = 64  # images encrypted in one call: enough for speed, little memory
 

@@ -15,7 +15,7 @@ def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, 
 
     Args:
         name: one of ``DATASETS``.
-        path: the user's folder or file; ``data/local`` without data in it means that there is none.
+        path: the user's folder or file; ``data/none`` means that there is none.
         cache: folder for downloads.
         test_fraction: share held out as test, stratified, where the data set brings no test split.
         seed: which images are held out.

@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 
 from ppvit.core.errors import UsageError
-from ppvit.datasets.local import is_default
-from ppvit.datasets.source import DATASETS, Request, Source, array_samples, shard_bytes, warn
+from ppvit.datasets.source import DATASETS, Request, Source, array_samples, shard_bytes
 
 
 @DATASETS.register("digits")
@@ -19,11 +18,9 @@ def open_digits(request: Request) -> Source:
         UsageError: the user named a path, which this data set would ignore, or a split would lack a class.
     """
     if request.path is not None:
-        if not is_default(request.path):
-            raise UsageError(
-                "dataset.name=digits takes no dataset.path; for images of your own set dataset.name=imagefolder"
-            )
-        warn(f"{request.path} holds data that dataset.name=digits does not use; for them set dataset.name=imagefolder")
+        raise UsageError(
+            "dataset.name=digits takes no dataset.path; for images of your own set dataset.name=imagefolder"
+        )
 
     from sklearn.datasets import load_digits  # slow imports, which other data sets do not need
     from sklearn.model_selection import train_test_split

@@ -64,8 +64,7 @@ def fetch(urls: tuple[str, ...], target: Path, md5: str) -> Path:
             except (_BadAnswer, OSError, http.client.HTTPException) as error:
                 reasons.append(f"{urlsplit(url).netloc} ({getattr(error, 'reason', None) or error})")
         raise PpvitError(
-            f"cannot fetch {target.name} from {', '.join(reasons)}; "
-            "put the file into data/local or set dataset.path to it"
+            f"cannot fetch {target.name} from {', '.join(reasons)}; fetch it yourself and set dataset.path to the file"
         )
 
 

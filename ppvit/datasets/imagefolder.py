@@ -77,7 +77,9 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
         PpvitError: the layout has no two classes, a class lacks images in one split, or the archive is damaged.
     """
     if request.path is None:
-        raise UsageError("dataset.name=imagefolder needs images: put class folders into data/local or set dataset.path")
+        raise UsageError(
+            "dataset.name=imagefolder needs images: set dataset.path to class folders or an archive of them"
+        )
     path = only_archive(request.path)
     if path.is_file() and not is_archive(path):
         raise UsageError(f"dataset.path: {path} is neither a folder nor a tar or zip archive")

@@ -9,18 +9,13 @@ from ppvit.core.errors import UsageError
 from ppvit.datasets.trees import is_archive
 
 
-def is_default(path: Path) -> bool:
-    """Whether ``path`` is where dataset.path points when the user names nothing."""
-    return path == Path(NO_DATA)
-
-
 def own_data(path: Path) -> Path | None:
-    """``path``, or None where it is the default, so that there are no data of the user's own.
+    """``path``, or None where it is the default, which says that the user has no data of their own.
 
     Raises:
         UsageError: a path that the user set does not exist or is an empty folder.
     """
-    if is_default(path):
+    if path == Path(NO_DATA):
         return None
     if not path.exists():
         raise UsageError(f"dataset.path: {path} does not exist; set it to your folder or archive, or back to {NO_DATA}")

@@ -44,7 +44,7 @@ def open_webdataset(request: Request) -> Source:
     """
     if request.path is None:
         raise UsageError(
-            "dataset.name=webdataset needs shards: put train-*.tar and test-*.tar into data/local or set dataset.path"
+            "dataset.name=webdataset needs shards: set dataset.path to a tar, or a folder of train-*.tar and test-*.tar"
         )
     shards = _shards(request.path)
     scans = {split: _scan(of_split) for split, of_split in shards.items()}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
 
 from ppvit.adaptation.embedding import decrypt_embedding, read_embedding, write_embedding
 from ppvit.ciphers import Cipher, keys
+from ppvit.data.plain import BATCH, PlainImages
 
 
 def wrong_key(number: int) -> keys.Key:
@@ -19,3 +23,15 @@ def undo_adaptation(model: nn.Module, cipher: Cipher) -> None:
     if not cipher.keyed:
         return
     write_embedding(model, decrypt_embedding(read_embedding(model), cipher.affine_map()))
+
+
+def plain_batches(plain: PlainImages, cipher: Cipher | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (n, 3, H, W), encrypted where a cipher is given (or its tokens), and labels, int64 (n,)."""
+    for start in range(0, len(plain), BATCH):
+        stop = min(start + BATCH, len(plain))
+        images = plain.read(start, stop)
+        if cipher is not None:
+            images = cipher.encrypt(images, plain.ids(start, stop))
+        encrypted = torch.from_numpy(images)
+        encrypted = encrypted.permute(0, 3, 1, 2) if encrypted.ndim == 4 else encrypted
+        yield encrypted, torch.from_numpy(plain.labels[start:stop])

@@ -1,13 +1,15 @@
-"""Key-free evaluation on encrypted test shards: accuracy, confusion, cross-entropy, calibration."""
+"""Scores of a classifier on labelled images, and the tables that are drawn of them; no key is needed."""
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,19 +22,30 @@ BATCH = 64
 
 
 class Scores:
-    """Sums over predictions from which all figures follow; memory does not grow with the number of images.
+    """Accuracy, confusion, cross-entropy and calibration of predictions; memory does not grow with their number.
+
+    Accuracy and confusion are torchmetrics', in float64. Its calibration error is not used: it keeps every prediction,
+    computes in float32, puts confidences of exactly 1 into a bin of their own, and does not tell the bins, which the
+    reliability diagram draws. It has no cross-entropy.
 
     Args:
         num_classes: C.
         calibration_bins: equal-width bins of the largest probability.
-
-    Attributes:
-        confusion: int64, (C, C), rows are the true classes.
     """
 
     def __init__(self, num_classes: int, calibration_bins: int = 15) -> None:
-        self.confusion = np.zeros((num_classes, num_classes), np.int64)
-        self._cross_entropy = 0.0
+        from torchmetrics import MetricCollection  # takes a second to import
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassRecall
+
+        # unvalidated: torchmetrics would refuse a single class, and NaN as the recall of a class without images
+        self._metrics = MetricCollection(
+            {
+                "confusion": MulticlassConfusionMatrix(num_classes, validate_args=False),
+                "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+                "recall": MulticlassRecall(num_classes, average=None, validate_args=False, zero_division=math.nan),
+            }
+        ).set_dtype(torch.float64)
+        self._num_classes, self._cross_entropy = num_classes, 0.0
         self._bins = np.zeros((3, calibration_bins))  # images, summed confidence, right answers
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -41,13 +54,12 @@ class Scores:
         Raises:
             PpvitError: a logit is not a number.
         """
-        logits = logits.double().cpu()
-        labels = labels.cpu()
+        logits, labels = logits.double().cpu(), labels.cpu()
         if not torch.isfinite(logits).all():
             raise PpvitError("the model's logits are not numbers; fine-tune with a lower finetune.learning_rate")
+        self._metrics.update(logits, labels)
         self._cross_entropy += functional.cross_entropy(logits, labels, reduction="sum").item()
         confidence, predicted = functional.softmax(logits, 1).max(1)
-        np.add.at(self.confusion, (labels.numpy(), predicted.numpy()), 1)
         bins = self._bins.shape[1]
         places = np.clip(np.ceil(confidence.numpy() * bins).astype(int) - 1, 0, bins - 1)  # bins ((b-1)/B, b/B]
         right = (predicted == labels).numpy()
@@ -57,16 +69,22 @@ class Scores:
     @property
     def images(self) -> int:
         """Number of predictions."""
-        return int(self.confusion.sum())
+        return int(self._bins[0].sum())
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Number of images by true class (rows) and predicted class (columns), (C, C)."""
+        counts: npt.NDArray[np.int64] = self._metrics["confusion"].compute().long().numpy()
+        return counts.reshape(self._num_classes, self._num_classes)  # torchmetrics gives a scalar for a single class
 
     def accuracy_percent(self) -> float:
         """Share of right predictions."""
-        return 100.0 * np.trace(self.confusion) / self.images
+        return 100.0 * float(self._metrics["accuracy"].compute())
 
-    def class_accuracy_percent(self) -> np.ndarray:
+    def class_accuracy_percent(self) -> npt.NDArray[np.float64]:
         """Share of right predictions of every class (recall), (C,); NaN for a class without images."""
-        with np.errstate(invalid="ignore"):
-            return 100.0 * np.diag(self.confusion) / self.confusion.sum(1)
+        shares: npt.NDArray[np.float64] = self._metrics["recall"].compute().numpy()
+        return 100.0 * shares
 
     def cross_entropy(self) -> float:
         """Mean negative log-likelihood in nats."""
@@ -74,7 +92,7 @@ class Scores:
 
     def calibration_error_percent(self) -> float:
         """Expected calibration error (Guo et al., arXiv 1706.04599, Eq. 3)."""
-        return 100.0 * np.abs(self._bins[2] - self._bins[1]).sum() / self.images
+        return 100.0 * float(np.abs(self._bins[2] - self._bins[1]).sum()) / self.images
 
     def calibration_rows(self) -> list[tuple[float, float, int]]:
         """Mean confidence in percent, accuracy in percent and images of every bin that has any."""

@@ -35,7 +35,7 @@ class Weights:
     Attributes:
         form: a peft adapter; the head alone; or the whole model.
         converted: the adapter was turned into stock LoRA.
-        stock: timm and peft alone load it on its base, without ``import ppvit``.
+        stock: timm and peft alone load it on its base, without ``import ppvit.tuners``.
         revealing: names of the tensors in it that reveal the key.
     """
 

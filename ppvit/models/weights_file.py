@@ -41,6 +41,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         PpvitError: unreadable, more than plain tensors, or values that are no numbers.
     """
+    if not path.is_file():
+        raise PpvitError(f"{path} is missing; get it back with git, or name a weights file in model.checkpoint")
     try:
         state = load_state_dict(str(path), use_ema=True, weights_only=True)
     except Exception as error:  # safetensors, torch, pickle and zipfile raise kinds of their own

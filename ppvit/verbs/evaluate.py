@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
-import numpy as np
-from tqdm import tqdm
-
 from ppvit.config import Config
 from ppvit.core.files import atomic_output
-from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.results import Stopwatch, write_result
-from ppvit.data.batches import EncryptedImages, load_batches
-from ppvit.evaluation.scores import BATCH, Scores, score, write_plots
-from ppvit.models import read_record
+from ppvit.evaluation.scores import write_plots
+from ppvit.evaluation.shards import score_shards
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, load_finetuned, read_finetuned_record
+from ppvit.tuners import finetuned_id
 
 HEADLINE = ("accuracy_percent", "cross_entropy", "calibration_error_percent")
 
@@ -33,18 +26,7 @@ def run(config: Config, places: Places) -> None:
         PpvitError: shards or models missing, damaged or not made for each other.
     """
     watch = Stopwatch()
-    dataset = EncryptedImages(places.encrypted, "test")
-    require_made_alike(
-        Made(dataset.folder, dataset.manifest, "encrypt"),
-        Made(places.adapted, read_record(places.adapted, "adapt"), "adapt"),
-        Made(places.finetuned, read_finetuned_record(places.finetuned), "finetune"),
-    )
-    model = load_finetuned(places.adapted, places.finetuned, dataset.num_classes)
-    order = [np.arange(start, min(start + BATCH, len(dataset))) for start in range(0, len(dataset), BATCH)]
-    batches = tqdm(
-        load_batches(dataset, order), total=len(order), desc="evaluate", unit="batch", disable=None, file=sys.stderr
-    )
-    scores = score(model, batches, Scores(dataset.num_classes, config.evaluate.calibration_bins))
+    scores = score_shards(places.encrypted, places.adapted, places.finetuned, config.evaluate.calibration_bins)
     with atomic_output(places.plots, directory=True) as folder:
         write_plots(folder, scores)
     values = {**scores.summary(), "finetuned_id": finetuned_id(places.finetuned)}

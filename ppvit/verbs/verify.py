@@ -12,9 +12,8 @@ from ppvit.ciphers.keyed import expected, load_cipher
 from ppvit.config import Config
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.results import Stopwatch, write_result
-from ppvit.data.batches import plain_batches
 from ppvit.data.plain import PlainImages
-from ppvit.evaluation.owner_checks import undo_adaptation, wrong_key
+from ppvit.evaluation.owner_checks import plain_batches, undo_adaptation, wrong_key
 from ppvit.evaluation.scores import Scores, score
 from ppvit.models.stems import patch_projection
 from ppvit.places import Places

@@ -1,0 +1,171 @@
+"""The library: a folder of images encrypted, a model adapted and fine-tuned, without params.yaml and without DVC.
+
+The owner calls :func:`import_images`, :func:`encrypt_images`, :func:`adapt` and :func:`predict`, which take the key or
+plain images; :func:`finetune` and :func:`evaluate` need neither. Every function writes a folder, whole or not at all,
+that the next one reads; folders are those of the pipeline, so that both can be mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppvit.adaptation.adapt import adapt_model
+from ppvit.ciphers import Cipher
+from ppvit.config import NO_MODEL, Adversarial, Dataset, Encrypt, Finetune, checked
+from ppvit.core.provenance import Made, require_made_alike
+from ppvit.data.batches import EncryptedImages
+from ppvit.data.encrypted import write_encrypted
+from ppvit.data.plain import PlainImages
+from ppvit.data.shards import SPLITS
+from ppvit.datasets import open_source
+from ppvit.datasets.raw import write_raw
+from ppvit.evaluation.prediction import probabilities, read_images
+from ppvit.evaluation.shards import score_shards
+from ppvit.models import load_backbone, read_record, save_model
+from ppvit.training.finetuning import finetune as train
+from ppvit.tuners import save_finetuned
+
+
+def import_images(
+    source: Path | str,
+    out: Path | str,
+    image_size: int,
+    *,
+    dataset: str = "imagefolder",
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    resize_filter: str = "bicubic",
+    crop: str = "center",
+) -> dict[str, PlainImages]:
+    """Take images as they are, as raw shards, and give them at one size.
+
+    Args:
+        source: folder, tar or zip of ``train/<class>/`` and ``test/<class>/``, or of ``<class>/`` alone.
+        out: folder of the raw shards.
+        image_size: side in pixels.
+        dataset: another kind of source, see ``ppvit list datasets``.
+        test_fraction: share held out as test, stratified, where the source has no test split.
+        seed: which images are held out, and the order of all.
+        resize_filter, crop: as of the section ``encrypt``.
+
+    Returns:
+        ``train`` and ``test`` images; ``.classes`` are the names of the classes.
+
+    Raises:
+        UsageError: an unknown data set, or a parameter out of range.
+        PpvitError: images are missing or damaged.
+    """
+    settings = checked(Dataset, name=dataset, path=str(source), image_size=image_size, seed=seed)
+    resizing = checked(Encrypt, resize_filter=resize_filter, crop=crop)
+    write_raw(
+        open_source(dataset, Path(source), Path(out).parent / "downloads", test_fraction, seed), dataset, Path(out)
+    )
+    return {split: PlainImages(Path(out), split, settings, resizing) for split in SPLITS}
+
+
+def encrypt_images(
+    plain: dict[str, PlainImages], cipher: Cipher, out: Path | str, *, images_per_shard: int = 512
+) -> None:
+    """Write images of every split as encrypted WebDataset shards, a folder a split; the trainer's.
+
+    Raises:
+        PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full.
+    """
+    write_encrypted(plain, cipher, cipher.record, Path(out), images_per_shard)
+
+
+def adapt(
+    model: str, cipher: Cipher, out: Path | str, *, checkpoint: Path | str | None = None, enabled: bool = True
+) -> dict[str, float]:
+    """Adapt a pretrained timm model to the key, exactly, and write it; the trainer's.
+
+    Args:
+        model: name of a timm model; or ``vit_micro_patch4_32``, whose weights are in a clone of ppvit
+            (``models/pretrained``), with ``checkpoint``.
+        cipher: with its key in place.
+        out: folder of the model.
+        checkpoint: weights file; by default timm's hub is asked.
+        enabled: False writes the model unadapted, as a baseline.
+
+    Returns:
+        Largest differences of logits between the plain model on plain images and the adapted one on encrypted ones.
+
+    Raises:
+        UsageError: an unknown model, or one that cannot be adapted to this cipher.
+        PpvitError: weights that cannot be read.
+    """
+    backbone = load_backbone(model, Path(checkpoint or NO_MODEL), cipher.image_size)
+    measured = adapt_model(backbone, cipher, enabled)
+    save_model(Path(out), backbone, {**cipher.record, "model": model, "adapted": enabled})
+    return measured
+
+
+def finetune(
+    encrypted: Path | str,
+    adapted: Path | str,
+    out: Path | str,
+    *,
+    log: Callable[[int, dict[str, float]], None] | None = None,
+    attack: dict[str, Any] | None = None,
+    **parameters: Any,
+) -> dict[str, Any]:
+    """Fine-tune on encrypted training images and write the adapter, or the whole model.
+
+    Args:
+        encrypted, adapted: folders of shards and model.
+        out: folder of the result.
+        log: called after every epoch with its number and metrics.
+        attack: parameters of the section ``adversarial``, where ``adversarial`` is at or trades.
+        parameters: those of the section ``finetune``: ``method="lora"``, ``rank=8``, ``epochs=10``, ...
+
+    Returns:
+        Loss, accuracy and number of trained parameters.
+
+    Raises:
+        UsageError: an unknown parameter or method, or a value out of range.
+        PpvitError: shards and model are missing, damaged or not made for each other.
+    """
+    settings, against = checked(Finetune, **parameters), checked(Adversarial, **(attack or {}))
+    dataset = EncryptedImages(Path(encrypted), "train")
+    made = Made(adapted, read_record(Path(adapted), "adapt"), "adapt")
+    require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), made)
+    finetuned = train(settings, against, dataset, Path(adapted), log)
+    if finetuned.is_main_process:
+        save_finetuned(finetuned.tuner, finetuned.model, Path(out), Path(adapted), finetuned.record)
+        finetuned.written()
+    return finetuned.values
+
+
+def evaluate(encrypted: Path | str, adapted: Path | str, finetuned: Path | str) -> dict[str, Any]:
+    """Accuracy, cross-entropy and calibration on the encrypted test images.
+
+    Raises:
+        PpvitError: shards or models are missing, damaged or not made for each other.
+    """
+    return score_shards(Path(encrypted), Path(adapted), Path(finetuned)).summary()
+
+
+def predict(
+    images: Sequence[Path | str] | np.ndarray, cipher: Cipher, adapted: Path | str, finetuned: Path | str
+) -> np.ndarray:
+    """Encrypt plain images and classify them.
+
+    Args:
+        images: files, or pixels, uint8 (n, H, W, 3), of the cipher's size.
+        cipher: with the key under which the model was trained.
+        adapted, finetuned: folders of the model.
+
+    Returns:
+        Probability of every class, float32, (n, C).
+
+    Raises:
+        PpvitError: an image cannot be read; a model of another key, cipher or size.
+    """
+    plain = (
+        images if isinstance(images, np.ndarray) else read_images([Path(each) for each in images], cipher.image_size)
+    )
+    return probabilities(plain, cipher, Path(adapted), Path(finetuned)).numpy()

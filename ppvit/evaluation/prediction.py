@@ -1,0 +1,54 @@
+"""Classifying plain images: the owner encrypts them, the model sees ciphertext only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppvit.ciphers import Cipher
+from ppvit.core.errors import PpvitError
+from ppvit.core.provenance import Made, require_made_alike
+from ppvit.data import images
+from ppvit.data.plain import image_id
+from ppvit.models import model_input
+from ppvit.tuners import load_finetuned, read_finetuned_record
+
+
+def probabilities(plain: np.ndarray, cipher: Cipher, adapted: Path, finetuned: Path) -> Tensor:
+    """Probability of every class, float32, (n, C).
+
+    Args:
+        plain: uint8, (n, H, W, 3), of the cipher's size.
+        cipher: with the key under which the model was trained.
+        adapted, finetuned: folders of the model.
+
+    Raises:
+        PpvitError: a model of another key, cipher or size, or a damaged one.
+    """
+    record = read_finetuned_record(finetuned)
+    require_made_alike(Made(finetuned, record, "finetune"), Made("the cipher", cipher.record))
+    encrypted = torch.from_numpy(cipher.encrypt(plain, image_id("query", 0) + np.arange(len(plain))))
+    encrypted = encrypted.permute(0, 3, 1, 2) if encrypted.ndim == 4 else encrypted  # images, but not tokens
+    model = load_finetuned(adapted, finetuned, record["num_classes"])
+    with torch.inference_mode():
+        answers: Tensor = model(model_input(encrypted)).softmax(1)
+    return answers
+
+
+def read_images(paths: list[Path], size: int, resize_filter: str = "bicubic", crop: str = "center") -> np.ndarray:
+    """Image files at the model's size, uint8, (n, size, size, 3); arguments as of :func:`ppvit.data.images.to_square`.
+
+    Raises:
+        PpvitError: a file is missing or no image.
+    """
+    plain = []
+    for path in paths:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise PpvitError(f"{path}: {error.strerror}; name an image file") from None
+        plain.append(images.to_square(images.decode(data, str(path)), size, resize_filter, crop))
+    return np.stack(plain)

@@ -1,0 +1,40 @@
+"""Scoring a fine-tuned model on encrypted test shards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ppvit.core.provenance import Made, require_made_alike
+from ppvit.data.batches import EncryptedImages, load_batches
+from ppvit.evaluation.scores import BATCH, Scores, score
+from ppvit.models import read_record
+from ppvit.tuners import load_finetuned, read_finetuned_record
+
+
+def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bins: int = 15) -> Scores:
+    """Predictions on every encrypted test image, scored.
+
+    Args:
+        encrypted: folder of shards.
+        adapted, finetuned: folders of the model.
+        calibration_bins: see :class:`Scores`.
+
+    Raises:
+        PpvitError: shards or models missing, damaged or not made for each other.
+    """
+    dataset = EncryptedImages(encrypted, "test")
+    require_made_alike(
+        Made(dataset.folder, dataset.manifest, "encrypt"),
+        Made(adapted, read_record(adapted, "adapt"), "adapt"),
+        Made(finetuned, read_finetuned_record(finetuned), "finetune"),
+    )
+    model = load_finetuned(adapted, finetuned, dataset.num_classes)
+    order = [np.arange(start, min(start + BATCH, len(dataset))) for start in range(0, len(dataset), BATCH)]
+    batches = tqdm(
+        load_batches(dataset, order), total=len(order), desc="evaluate", unit="batch", disable=None, file=sys.stderr
+    )
+    return score(model, batches, Scores(dataset.num_classes, calibration_bins))

@@ -1,0 +1,72 @@
+"""The library without params.yaml and without DVC, as in a notebook."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ppvit
+from ppvit.core.errors import UsageError
+
+WEIGHTS = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Stripes that lie and stripes that stand, in noise, as a folder a class: no grey value tells them apart."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 10)):
+        for name in ("lying", "standing"):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                stripes = np.zeros((40, 40), np.int64)
+                stripes[rng.integers(8) :: 8] = stripes[1 + rng.integers(7) :: 8] = 200
+                stripes = stripes if name == "lying" else stripes.T
+                noisy = np.clip(stripes + rng.integers(0, 56, stripes.shape), 0, 255).astype(np.uint8)
+                Image.fromarray(noisy).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def test_ten_lines_from_a_folder_of_images_to_a_prediction(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there is no params.yaml
+    key = ppvit.generate_key()
+    cipher = ppvit.make_cipher("block", key, image_size=32, block_size=4)
+    plain = ppvit.import_images(photos, "raw", image_size=32)
+    ppvit.encrypt_images(plain, cipher, "encrypted")
+    difference = ppvit.adapt("vit_micro_patch4_32", cipher, "adapted", checkpoint=WEIGHTS)
+    trained = ppvit.finetune("encrypted", "adapted", "finetuned", method="lora", rank=4, epochs=4, batch_size=8)
+    scores = ppvit.evaluate("encrypted", "adapted", "finetuned")
+    files = sorted(photos.glob("test/*/*.png"))
+    answers = ppvit.predict(files, cipher, "adapted", "finetuned")
+    names = [plain["test"].classes[number] for number in answers.argmax(1)]
+
+    assert difference["max_logit_difference_float64"] < 1e-6
+    assert trained["trainable_parameters"] < 50_000
+    right = np.mean([name == file.parent.name for name, file in zip(names, files, strict=True)])
+    assert scores["accuracy_percent"] == pytest.approx(100 * right)
+    assert scores["accuracy_percent"] > 90
+    other = ppvit.make_cipher("block", ppvit.generate_key(), image_size=32, block_size=4)
+    with pytest.raises(ppvit.PpvitError, match=r"cipher\.key_id"):
+        ppvit.predict(files, other, "adapted", "finetuned")
+
+
+def test_a_mistyped_parameter_is_told(tmp_path):
+    with pytest.raises(UsageError, match="unknown parameter 'rnk'; did you mean 'rank'"):
+        ppvit.finetune(tmp_path, tmp_path, tmp_path, rnk=3)
+
+
+def test_every_public_name_is_there_and_importing_ppvit_loads_nothing():
+    assert all(getattr(ppvit, name) is not None for name in ppvit.__all__)
+    assert set(ppvit.__all__) <= set(dir(ppvit))
+    with pytest.raises(AttributeError):
+        _ = ppvit.nothing
+    code = "import sys, ppvit; sys.exit(len({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = "import sys, ppvit.ciphers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
