@@ -5,7 +5,8 @@
 
 Compared: ppvit's choice (`ppvit.core.process.share_processors`: threads of OpenMP sleep while they wait), the libraries
 as they come (they spin, some 10 ms each time), spinning for some 0.03 ms, and one thread; each in a process of its own,
-since the libraries read the choice when they are loaded. Training: `ppvit.training.finetuning.finetune`, LoRA of rank 8 on the micro-ViT, one epoch of 320 images.
+since the libraries read the choice when they are loaded. Training: `ppvit.training.finetuning.finetune`, LoRA of rank 8
+on the micro-ViT, one epoch of 320 images.
 Aim: beside two busy processes the default run takes at most 3 times as long as alone; alone nothing is lost.
 """
 
@@ -118,20 +119,11 @@ def training(smoke: bool) -> None:
     for processes in (0, BUSY):
         plain = figures["as libraries come", processes, "images"]
         for way in ways:
-            images = figures[way, processes, "images"]
-            faster = [spread(images / plain), spread(images / figures[way, 0, "images"])]
-            rows.append(
-                [str(processes), way, spread(images, 1), *faster, spread(figures[way, processes, "processor"], 0)]
-            )
-    print("training, images/s: median (min-max)")
-    header = [
-        "busy processes beside",
-        "threads",
-        "images/s",
-        "times as it comes",
-        "times alone",
-        "processor ms an image",
-    ]
+            images, spent = figures[way, processes, "images"], figures[way, processes, "processor"]
+            ratios = spread(images / plain), spread(images / figures[way, 0, "images"])
+            rows.append([str(processes), way, spread(images, 1), *ratios, spread(spent, 0)])
+    print("training: median (min-max)")
+    header = ["busy processes beside", "threads", "images/s", "times as it comes", "times alone", "processor ms/image"]
     print_table(header, rows)
 
 

@@ -23,7 +23,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,20 +104,12 @@ def main(smoke: bool) -> None:
         seconds = alternate(contestants, rounds)
     cpu = {name: np.array(contestant.cpu[-rounds:]) for name, contestant in contestants.items()}
     ours = "this project"
-    rows = [
-        [
-            name,
-            spread(seconds[name]),
-            spread(cpu[name]),
-            spread(seconds[ours] / seconds[name]),
-            spread(cpu[ours] / cpu[name]),
-        ]
-        for name in contestants
-    ]
-    ratio = "this project / it"
-    print_table(
-        [f"dvc repro, {len(stages)} stages, nothing to do", "s", "processor s", ratio, f"{ratio}, processor"], rows
-    )
+    rows = []
+    for name in contestants:
+        ratios = spread(seconds[ours] / seconds[name]), spread(cpu[ours] / cpu[name])
+        rows.append([name, spread(seconds[name]), ratios[0], spread(cpu[name]), ratios[1]])
+    what = f"dvc repro, {len(stages)} stages, nothing to do"
+    print_table([what, "s", "this project / it", "processor s", "this project / it"], rows)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python benchmarks/finetune_step.py
 
-Compared: one epoch of `ppvit.training.loop.Training` (shards on disk, decoding, gradient clipping, schedule, metrics and
-a checkpoint included) against forward, loss, backward and AdamW on the same model and adapters over preloaded float
+Compared: one epoch of `ppvit.training.loop.Training` (shards on disk, decoding, gradient clipping, schedule, metrics
+and a checkpoint included) against forward, loss, backward and AdamW on the same model and adapters over preloaded float
 batches; and `ppvit.data.batches.load_batches` alone against what the stage consumes. LoRA of rank 8; micro-ViT at 32 px
-and ViT-Ti/16 at 224 px, random weights. No reading processes, the default on a CPU; one thread, because two that wait for
-each other on a busy machine drown the difference.
+and ViT-Ti/16 at 224 px, random weights. No reading processes, the default on a CPU; one thread, because two that wait
+for each other on a busy machine drown the difference.
 Aim: the stage makes at least 0.95 of the bare loop's images/s; the loader alone at least 3 times what the model takes.
 Measured (2 cores, 2026-11-20): micro-ViT 0.97 (0.96-0.98), ViT-Ti 1.01 (0.98-1.06) of the bare loop; the loader alone
 is 45 and 205 times as fast as the stage. With two threads only a busy machine was to be had: micro-ViT 0.94, with

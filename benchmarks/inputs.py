@@ -109,7 +109,7 @@ def save_random_model(config: Config, places: Places, **arguments: Any) -> None:
 
 
 def copy_repository(folder: Path) -> None:
-    """Copy the files that git knows or would add, as they are now, without their history; DVC works there without git."""
+    """Copy the files that git knows or would add, as they are now; DVC works in the copy without git."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )

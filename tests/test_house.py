@@ -1,4 +1,4 @@
-"""The shape of ppvit as `benchmarks/house.py` measures it: few entries, imports that point one way, a short dvc.yaml."""
+"""The shape of ppvit as `benchmarks/house.py` measures it: few entries, imports one way only, a short dvc.yaml."""
 
 from __future__ import annotations
 
