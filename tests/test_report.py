@@ -6,7 +6,6 @@ import pytest
 from conftest import make_config, write_raw
 
 from ppvit.core.errors import PpvitError
-from ppvit.report.compare import ciphertext_leak_percent
 from ppvit.report.page import attack_rows, summary_rows
 from ppvit.verbs import report
 
@@ -156,11 +155,6 @@ def test_ciphers_are_compared_where_the_study_was_run(world):
     page = (world / "report.html").read_text()
     for text in ("accuracy against leak", "97.5", "123,456", "43.2", ">77<", ">–<"):
         assert text in page
-
-
-def test_a_plot_shows_the_best_ciphertext_only_attack():
-    found = {"pooled": 12.0, "jigsaw": 40.0, "weights": 100.0, "chosen_plaintext": 100.0}
-    assert ciphertext_leak_percent({f"{attack}_strength_percent": share for attack, share in found.items()}) == 40.0
 
 
 def test_missing_result_names_the_stage(world):
