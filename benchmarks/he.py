@@ -34,12 +34,15 @@ import tenseal
 from timing import alternate, one_core
 from tqdm import tqdm
 
-from ppvit.he.tiles import packing, plan as parameters, twin
-from ppvit.he.volley_revolver import algorithm as published, quadratic_gradient, layout as volley_revolver
 from ppvit.he.ckks.arithmetic import CiphertextArithmetic
 from ppvit.he.ckks.session import SecretSession, Session
 from ppvit.he.parties.owner import encrypt_data
+from ppvit.he.tiles import packing, twin
+from ppvit.he.tiles import plan as parameters
 from ppvit.he.tiles.algorithm import train
+from ppvit.he.volley_revolver import algorithm as published
+from ppvit.he.volley_revolver import layout as volley_revolver
+from ppvit.he.volley_revolver import quadratic_gradient
 
 ITERATIONS, RATE, TOLERANCE = 2, 4.0, 5e-3
 # images, columns, classes, whether Volley Revolver is timed

@@ -242,6 +242,8 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     from ppvit.core.files import write_json
 
     read = {name: stage.narrowed(config).model_dump(mode="json", exclude_unset=True) for name, stage in STAGES.items()}
+    # the report prints what all stages read: it depends on the whole file, where that need not stand twice
+    read["report"] = {"report": read["report"]["report"]}
     write_json(path, read)
 
 

@@ -2,19 +2,20 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from conftest import make_config, tiny_backbone
+from conftest import make_config, make_places, read_result, tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_ciphers import MAPPED, UNMAPPED, cipher_of, images_of
 from timm.models.convmixer import ConvMixer
 
-from ppvit.adaptation.adapt import adapt_model
+from ppvit.adaptation.adapt import adapt_model, require_adaptable
 from ppvit.adaptation.embedding import (
     decrypt_embedding,
     encrypt_embedding,
@@ -24,8 +25,10 @@ from ppvit.adaptation.embedding import (
 )
 from ppvit.ciphers import make_cipher
 from ppvit.ciphers.keys import Key
+from ppvit.config import NO_MODEL
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
+from ppvit.core.files import sha256_of_folder
+from ppvit.models import Backbone, load_backbone, load_model, model_input, read_record, save_model
 from ppvit.models.stems import add_adaptive_matrix
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import load_finetuned, make_tuner, save_finetuned
@@ -291,7 +294,7 @@ def test_unsupported_models_are_refused(name, arguments, cipher, told, key):
     block = 4 if "of 4" in cipher else 14 if "14" in name else 16
     size = arguments.get("img_size", 32)
     with pytest.raises(UsageError, match=told):
-        adapt.require_adaptable(model, make_cipher(cipher.removesuffix(" of 4"), key, size, block))
+        require_adaptable(model, make_cipher(cipher.removesuffix(" of 4"), key, size, block))
 
 
 def test_pixel_steps_alone_suit_rotary_models(key):
@@ -301,7 +304,7 @@ def test_pixel_steps_alone_suit_rotary_models(key):
 
 
 def test_beyond_tolerance_the_stage_fails(key, monkeypatch):
-    monkeypatch.setattr(adapt, "encrypt_embedding", lambda embedding, affine: embedding)
+    monkeypatch.setattr("ppvit.adaptation.adapt.encrypt_embedding", lambda embedding, affine: embedding)
     with pytest.raises(PpvitError, match="differs from the plain one"):
         adapt_model(tiny_backbone(), make_cipher("block", key, 16, 4))
 
@@ -486,9 +489,8 @@ def test_convmixer_with_weights_of_ones_own(tmp_path, key):
 
 
 def test_convmixer_has_no_pretrained_weights(tmp_path):
-    (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no pretrained weights of convmixer_micro_patch4; set model.pretrained=false"):
-        load_backbone("convmixer_micro_patch4", tmp_path / "empty", 16, tmp_path / "unused")
+        load_backbone("convmixer_micro_patch4", Path(NO_MODEL), 16, tmp_path / "unused")
 
 
 def test_random_weights_are_always_the_same(tmp_path):
@@ -554,22 +556,19 @@ def test_adaptive_matrix_is_for_convmixers(tmp_path):
 
 
 def test_run_with_an_adaptive_matrix(tmp_path):
-    (tmp_path / "empty").mkdir()
-    model = {"name": "convmixer_micro_patch4", "pretrained": False, "checkpoint": str(tmp_path / "empty")}
+    model = {"name": "convmixer_micro_patch4", "pretrained": False}
     config = make_config(model=model | {"adaptive_matrix": True}, adapt={"enabled": False})
     without = make_config(model=model, adapt={"enabled": False})
     for name, each in (("with", config), ("without", without)):
-        adapt.run(each, tmp_path / "unused", tmp_path / name, tmp_path / f"{name}.json")
-    results = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("with", "without")]
+        adapt.run(each, make_places(tmp_path / name, each))
+    results = [read_result(make_places(tmp_path / name), "adapt") for name in ("with", "without")]
     assert results[0]["parameters"] - results[1]["parameters"] == 64**2  # 8 x 8 patches
-    assert load_model(tmp_path / "with", "adapt").stem[-1].matrix.shape == (64, 64)
+    assert load_model(make_places(tmp_path / "with").adapted, "adapt").stem[-1].matrix.shape == (64, 64)
     with pytest.raises(UsageError, match="knows patch positions by other means"):
-        adapt.run(make_config(model=model), tmp_path / "unused", tmp_path / "adapted", tmp_path / "adapted.json")
+        adapt.run(make_config(model=model), make_places(tmp_path))
     with pytest.raises(UsageError, match="adaptive_matrix is for ConvMixers"):
         vit = {"name": "vit_micro_patch4_32", "pretrained": False, "adaptive_matrix": True}
-        adapt.run(
-            make_config(model=vit | {"checkpoint": model["checkpoint"]}), tmp_path, tmp_path / "v", tmp_path / "r"
-        )
+        adapt.run(make_config(model=vit), make_places(tmp_path))
 
 
 # NeuraCrypt
@@ -678,7 +677,9 @@ def test_checkpoint_errors(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         load_backbone("vit_tiny_patch16_224", tmp_path / "nowhere.safetensors", 32, empty)
     with pytest.raises(UsageError, match="'vit_nonsense' is not a timm model"):
-        load_backbone("vit_nonsense", empty, 32, empty)
+        load_backbone("vit_nonsense", Path(NO_MODEL), 32, empty)
+    with pytest.raises(UsageError, match="holds no weights file; name one, or set it back to models/none"):
+        load_backbone("vit_tiny_patch16_224", empty, 32, empty)
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"nonsense")
     with pytest.raises(PpvitError, match="cannot be read as weights"):
@@ -704,7 +705,7 @@ def test_without_a_network_the_hub_is_told_and_the_remedy(tmp_path, monkeypatch)
     with pytest.raises(
         PpvitError, match="cannot be fetched from timm's hub .* set model.checkpoint to a local"
     ) as caught:
-        load_backbone("vit_small_patch16_384.augreg_in1k", tmp_path, 32, tmp_path)
+        load_backbone("vit_small_patch16_384.augreg_in1k", Path(NO_MODEL), 32, tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -712,14 +713,15 @@ def test_run_writes_model_record_and_measurement(tmp_path, monkeypatch):
     path = tmp_path / "micro.safetensors"
     save_file(tiny_micro().state_dict(), path)
     config = make_config(model={"checkpoint": str(path)})
-    for attempt in ("a", "b"):
-        adapt.run(config, tmp_path / "unused", tmp_path / attempt, tmp_path / f"{attempt}.json")
-    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
-    assert (tmp_path / "a" / "config.json").read_bytes() == (tmp_path / "b" / "config.json").read_bytes()
-    record = json.loads((tmp_path / "a" / "config.json").read_text())["ppvit"]
+    first, second = (make_places(tmp_path / attempt) for attempt in ("a", "b"))
+    for places in (first, second):
+        adapt.run(config, places)
+    assert sha256_of_folder(first.adapted) == sha256_of_folder(second.adapted)
+    assert first.result("adapt").read_bytes() == second.result("adapt").read_bytes()
+    record = read_record(first.adapted, "adapt")
     assert record["key_id"] == config.cipher.key_id
     assert record["demo_key"] is True
-    assert json.loads((tmp_path / "a.json").read_text())["max_logit_difference_float64"] < 1e-6
+    assert read_result(first, "adapt")["max_logit_difference_float64"] < 1e-6
 
 
 def tiny_micro():

@@ -1,9 +1,7 @@
 """The audit: attacks that find the key where it leaks, and nothing where it does not."""
 
-import contextlib
 import json
 import os
-import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +15,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from ppvit.verbs import adapt, audit, download, encrypt
 from ppvit import config
+from ppvit.adaptation.embedding import Embedding, encrypt_embedding, fold_normalization, read_embedding
+from ppvit.audit import ATTACKS, chosen_attacks
 from ppvit.audit.attacks import known_plaintext, weights
 from ppvit.audit.score import key_recovered_percent, mean_ssim, psnr_db
 from ppvit.audit.verdict import Scored, overall, sentence
 from ppvit.audit.view import KeySpace, decrypt, from_blocks, to_blocks
 from ppvit.ciphers import AffineMap, make_cipher
-from ppvit.config import Config
-from ppvit.adaptation.embedding import Embedding, encrypt_embedding, fold_normalization, read_embedding
-from ppvit.core.errors import PpvitError, UsageError
 from ppvit.ciphers.keys import DEMO_KEY, Key
-from ppvit.models import MICRO, MICRO_ARCHITECTURE, load_backbone, load_model
+from ppvit.config import Config
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.models import MICRO, MICRO_ARCHITECTURE, load_backbone, load_model, read_record
+from ppvit.places import Places
 from ppvit.tuners import make_tuner, save_finetuned
+from ppvit.verbs import adapt, audit, download, encrypt
 
 PERMUTATIONS = ["none", "shuffle", "scramble", "block", "np", "block_np"]  # the first family; others are below
 KEYED = PERMUTATIONS[1:]
@@ -345,7 +345,7 @@ def test_real_vit_tiny(factor, least):
 
 
 def scored(**changes):
-    return replace(Scored("known_plaintext", "10 plain images", 0.0, 4.0, 0.1, 0.1, 0.2), **changes)
+    return replace(Scored("known_plaintext", "10 plain images", 0.0, 4.0, 0.1, 0.1), **changes)
 
 
 def test_readable_images_are_never_called_safe_whatever_the_key_share():
@@ -395,36 +395,34 @@ class Project:
         self.embedded = folder / "micro.safetensors"
         torch.manual_seed(0)
         save_file(timm.create_model(MICRO_ARCHITECTURE, num_classes=5, **MICRO).state_dict(), self.embedded)
-        with contextlib.chdir(folder):  # without a data/local, so that the digits are scikit-learn's
-            download.run(settings, folder / "raw")
+        self.places = Places.of(
+            settings, root=folder, raw=folder / "raw", encrypted=folder / "encrypted", embedded=self.embedded
+        )
+        download.run(settings, self.places)
         self.encrypt()
         self.adapt()
 
     def encrypt(self):
-        encrypt.run(self.settings, self.folder / "raw", self.folder / "encrypted")
+        encrypt.run(self.settings, self.places)
 
     def adapt(self):
-        adapt.run(self.settings, self.embedded, self.folder / "adapted", self.folder / "adapt.json")
-        model = load_model(self.folder / "adapted", "adapt", num_classes=10)
+        adapt.run(self.settings, self.places)
+        model = load_model(self.places.adapted, "adapt", num_classes=10)
         with torch.no_grad():  # fully fine-tuned: every weight a little different
             for parameter in model.parameters():
                 parameter += 0.1 * parameter.std(correction=0) * torch.randn_like(parameter)
-        record = json.loads((self.folder / "adapted" / "config.json").read_text())["ppvit"]
-        record |= {"num_classes": 10, "method": "full"}
+        record = read_record(self.places.adapted, "adapt") | {"num_classes": 10, "method": "full"}
         tuner = make_tuner(config.Finetune(method="full"))
-        save_finetuned(tuner, model, self.folder / "finetuned", self.folder / "adapted", record)
+        save_finetuned(tuner, model, self.places.finetuned, self.places.adapted, record)
 
-    def audit(self, settings=None, out="audit"):
-        settings = settings or self.settings
-        inputs = [self.folder / "raw", self.folder / "encrypted", self.embedded]
-        inputs += [self.folder / "adapted", self.folder / "finetuned"]
-        audit.run(settings, *inputs, self.folder / out, self.folder / f"{out}.json")
-        return json.loads((self.folder / f"{out}.json").read_text())
+    def audit(self, settings=None, out="results"):
+        results = self.folder / out
+        places = replace(self.places, results=results, pictures=results / "audit")
+        audit.run(settings or self.settings, places)
+        return json.loads((results / "audit.json").read_text())
 
 
 def make_project(folder, **changes):
-    (folder / "no_weights_of_ones_own").mkdir()
-    changes = {"model": {"checkpoint": str(folder / "no_weights_of_ones_own")}} | changes
     return Project(folder, parameters(**{"dataset": {"train_fraction": 0.1}} | changes))
 
 
@@ -451,19 +449,18 @@ def test_run_reports_the_names_that_others_rely_on(project, result):
     assert result["verdict"].startswith("Broken")
     assert -1 <= result["feature_reconstruction_edge_correlation"] <= 1
     assert all(value is None or isinstance(value, int | float | str) for value in result.values())
-    assert {path.name for path in (project.folder / "audit").iterdir()} == {
-        *(f"{attack}.png" for attack in audit.ATTACKS if attack != "brute_force"), "verdicts.json",
+    assert {path.name for path in (project.folder / "results" / "audit").iterdir()} == {
+        *(f"{attack}.png" for attack in ATTACKS if attack != "brute_force"), "verdicts.json",
     }  # fmt: skip
-    with Image.open(project.folder / "audit" / "weights.png") as picture:
+    with Image.open(project.folder / "results" / "audit" / "weights.png") as picture:
         assert picture.width > 3 * 128
         assert picture.height > 4 * 128
 
 
 def test_run_is_reproducible(project, result):
     again = project.audit(out="again")
-    measured = {name for name in result if "seconds" not in name and name != "peak_memory_bytes"}
-    assert {name: again[name] for name in measured} == {name: result[name] for name in measured}
-    pictures = [(project.folder / out / "known_plaintext.png").read_bytes() for out in ("audit", "again")]
+    assert again == result
+    pictures = [(project.folder / out / "audit" / "known_plaintext.png").read_bytes() for out in ("results", "again")]
     assert pictures[0] == pictures[1]
 
 
@@ -507,7 +504,6 @@ def test_what_does_not_fit_is_refused_in_one_line(project, section, change, erro
     with pytest.raises(error, match=message) as caught:
         project.audit(changed, out="refused")
     assert "\n" not in str(caught.value)
-    assert not (project.folder / "refused.json").exists()
     assert not (project.folder / "refused").exists()
 
 
@@ -529,5 +525,7 @@ def test_small_data_sets_are_audited_with_what_there_is(tmp_path):
 
 
 def test_every_attack_can_be_asked_for():
-    asked = typing.get_args(typing.get_args(config.Audit.model_fields["attacks"].annotation)[0])
-    assert set(asked) == set(audit.ATTACKS)
+    assert chosen_attacks(config.Audit()) == list(ATTACKS)
+    assert chosen_attacks(config.Audit(attacks=["pooled", "weights", "pooled"])) == ["pooled", "weights"]
+    with pytest.raises(UsageError, match=r"unknown audit.attacks 'wieghts'; did you mean 'weights'\?"):
+        chosen_attacks(config.Audit(attacks=["wieghts"]))

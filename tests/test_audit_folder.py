@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from ppvit.audit import folder
 from ppvit.ciphers import make_cipher
+from ppvit.ciphers.keys import Key
 from ppvit.cli import app
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.ciphers.keys import Key
 
 
 def write_pictures(path, pictures):
@@ -55,13 +55,13 @@ def test_one_key_for_all_is_broken_from_the_command_line(tmp_path):
 
 def test_noise_is_not_called_broken(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
-    told = folder.run(write_pictures(tmp_path / "noise", noise), tmp_path / "out", block_size=8)
+    told = folder.attack_folder(write_pictures(tmp_path / "noise", noise), tmp_path / "out", block_size=8)
     assert "Nothing found" in told
     assert "no proof" in told
 
 
 def test_plain_pictures_are_called_what_they_are(tmp_path):
-    told = folder.run(write_pictures(tmp_path / "plain", photographs(3, 32)), tmp_path / "out", block_size=8)
+    told = folder.attack_folder(write_pictures(tmp_path / "plain", photographs(3, 32)), tmp_path / "out", block_size=8)
     assert "look like pictures as they are" in told
 
 
@@ -82,6 +82,6 @@ def test_bad_folders_are_refused_in_one_line(tmp_path):
     ]
     for path, block_size, error, told in cases:
         with pytest.raises(error, match=told) as caught:
-            folder.run(path, tmp_path / "out", block_size)
+            folder.attack_folder(path, tmp_path / "out", block_size)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()

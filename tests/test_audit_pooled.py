@@ -7,9 +7,9 @@ from conftest import cifar, enlarged
 from conftest import photographs as crops_of_two
 from PIL import Image
 
-from ppvit.audit.solvers.placement import edge_costs, place
 from ppvit.audit.attacks.pooled import recover_key
 from ppvit.audit.score import mean_ssim
+from ppvit.audit.solvers.placement import edge_costs, place
 from ppvit.audit.solvers.symmetry import best_over_symmetries, equivalent_keys
 from ppvit.audit.view import decrypt, from_blocks, to_blocks
 from ppvit.ciphers import AffineMap, make_cipher

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from ppvit.audit.solvers import etc_solver, variants
 from ppvit.audit.attacks import feature_reconstruction, jigsaw, min_difference
 from ppvit.audit.score import mean_ssim
+from ppvit.audit.solvers import etc_solver, variants
 from ppvit.core.errors import UsageError
 
 CHINA, FLOWER = 0, 1

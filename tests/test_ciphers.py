@@ -47,6 +47,7 @@ def of_all(holds) -> list[str]:
 # what a cipher says of itself; the tests below measure whether it is true
 IMAGE_KEYED = of_all(lambda cipher: cipher.image_keys)
 MAPPED = of_all(lambda cipher: cipher.affine_map() is not None)
+UNMAPPED = [variant for variant in VARIANTS if variant not in MAPPED]
 KEYED = of_all(lambda cipher: cipher.keyed)
 INVERTIBLE = of_all(lambda cipher: cipher.invertible)
 LOSSLESS = of_all(lambda cipher: cipher.lossless)

@@ -61,10 +61,34 @@ def test_missing_section_and_broken_yaml(tmp_path: Path):
     del values["cipher"]
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(values))
-    with pytest.raises(UsageError, match="parameter 'cipher' is missing"):
+    with pytest.raises(UsageError, match="section 'cipher' is missing; add it"):
         load(path)
     path.write_text("dataset: [")
     with pytest.raises(UsageError, match="is not valid YAML"):
         load(path)
     with pytest.raises(UsageError, match="is missing"):
         load(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in parameters()])
+def test_a_parameter_that_the_file_lacks_is_refused(name: str, tmp_path: Path):
+    values = yaml.safe_load(default_yaml())
+    section, parameter = name.split(".")
+    value = values[section].pop(parameter)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert str(caught.value) == f"{path} lacks '{name}'; add it (`ppvit params` prints them all)"
+    assert load(path, [f"{name}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"]) is not None
+
+
+def test_a_misspelt_parameter_is_told_before_the_one_that_is_missing_for_it(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(default_yaml().replace("  rank:", "  rnk:"))
+    with pytest.raises(UsageError, match="unknown parameter 'finetune.rnk'; did you mean 'rank'?"):
+        load(path)
+
+
+def test_the_library_has_defaults():
+    assert Config.model_validate({name: {} for name in Config.model_fields}) == load(ROOT / "params.yaml")

@@ -74,7 +74,8 @@ def test_every_stage_stands_in_the_table_in_params_and_in_its_files():
     for stage in RUN:
         assert stage in Config.model_fields
         assert STAGES[stage]["cmd"] == f"stages/python stages/{stage}.py"
-        assert STAGES[stage]["params"] == [{"settings.json": [stage]}]
+        read = None if stage == "report" else [stage]  # which prints what all others read
+        assert STAGES[stage]["params"] == [{"settings.json": read}]
         assert (ROOT / "ppvit" / "verbs" / f"{stage}.py").exists()
     scripts = {path.stem: path.read_text() for path in (ROOT / "stages").glob("*.py")}
     assert set(scripts) == set(STAGES)

@@ -5,10 +5,10 @@ import json
 import pytest
 from conftest import make_config, write_raw
 
-from ppvit.verbs import report
-from ppvit.report.compare import ciphertext_leak_percent
 from ppvit.core.errors import PpvitError
+from ppvit.report.compare import ciphertext_leak_percent
 from ppvit.report.page import attack_rows, summary_rows
+from ppvit.verbs import report
 
 COMMON = {
     "wall_seconds": 3.0,

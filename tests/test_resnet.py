@@ -1,24 +1,28 @@
 """ResNets: the network for small images, normalisation, LoRA on convolutions, and the pipeline from adapt to export."""
 
-import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import peft
 import pytest
 import timm
 import torch
-from conftest import make_config, write_raw
+from conftest import make_config, make_places, read_result, write_raw
 from torch import nn
 
-from ppvit import export
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers.keyed import load_cipher
-from ppvit.config import Adversarial, Robustness
+from ppvit.config import NO_MODEL, Adversarial, Config
 from ppvit.core.errors import UsageError
+from ppvit.data.batches import EncryptedImages
+from ppvit.export import export
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
 from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.models.stems import stem_of
+from ppvit.places import Places
+from ppvit.training.finetuning import finetune as train
 from ppvit.tuners import (
     TUNERS,
     finetuned_id,
@@ -89,8 +93,7 @@ def test_shapes_of_the_stem_for_small_images():
 
 @pytest.mark.parametrize("name", ["resnet18_cifar", "resnet18_cifar.cifar100", MICRO, "resnet18"])
 def test_load_backbone_builds_resnets(name, tmp_path):
-    (tmp_path / "empty").mkdir()
-    backbone = load_backbone(name, tmp_path / "empty", 32, tmp_path / "unused", pretrained=False)
+    backbone = load_backbone(name, Path(NO_MODEL), 32, tmp_path / "unused", pretrained=False)
     assert "img_size" not in backbone.model_args
     assert backbone.model.num_classes == {"resnet18": 1000, "resnet18_cifar.cifar100": 100}.get(name, 10)
     assert backbone.mean == pytest.approx({"resnet18_cifar.cifar100": (0.5071, 0.4865, 0.4409)}.get(
@@ -100,7 +103,7 @@ def test_load_backbone_builds_resnets(name, tmp_path):
 
 def test_small_resnets_have_no_weights_on_the_hub(tmp_path):
     with pytest.raises(UsageError, match="no pretrained weights of resnet18_cifar; set model.pretrained=false, or"):
-        load_backbone("resnet18_cifar", tmp_path, 32, tmp_path / "unused")
+        load_backbone("resnet18_cifar", Path(NO_MODEL), 32, tmp_path / "unused")
 
 
 @pytest.mark.parametrize("name", [MICRO, "resnet18", "resnet26d"])
@@ -279,32 +282,39 @@ def test_methods_for_linear_layers_say_so(method):
 def world(tmp_path_factory):
     """Plain shards of noise whose brightness tells the class, and a random ResNet adapted to no key."""
     folder = tmp_path_factory.mktemp("resnet")
-    write_raw(folder / "raw", {"train": 30, "test": 12}, size=32)
-    (folder / "empty").mkdir()
-    config = make_config(
-        cipher={"name": "none"}, model={"name": MICRO, "pretrained": False, "checkpoint": str(folder / "empty")}
-    )
-    encrypt.run(config, folder / "raw", folder / "encrypted")
-    adapt.run(config, folder / "unused", folder / "adapted", folder / "adapt.json")
-    return folder, config
+    config = make_config(cipher={"name": "none"}, model={"name": MICRO, "pretrained": False})
+    places = make_places(folder, config)
+    write_raw(places.raw, {"train": 30, "test": 12}, size=32)
+    encrypt.run(config, places)
+    adapt.run(config, places)
+    return places, config
+
+
+def places_of(world, tmp_path: Path) -> Places:
+    """What is trained and measured goes into the test's own folder."""
+    shared, own = world[0], make_places(tmp_path)
+    return replace(own, raw=shared.raw, encrypted=shared.encrypted, adapted=shared.adapted)
+
+
+def with_settings(world, **sections: dict) -> Config:
+    """The world's configuration with other sections."""
+    chosen = make_config(**sections)
+    return world[1].model_copy(update={name: getattr(chosen, name) for name in sections})
 
 
 @pytest.mark.parametrize(("method", "mode"), [("lora", "frozen"), ("lora", "affine"), ("full", "stats")])
 def test_pipeline(method, mode, world, tmp_path):
-    folder, config = world
-    settings = make_config(
-        finetune={"method": method, "batch_norm": mode, "rank": 4, "epochs": 6, "batch_size": 10, "learning_rate": 5e-3}
-    ).finetune
-    config = config.model_copy(update={"finetune": settings})
-    encrypted, adapted, out = folder / "encrypted", folder / "adapted", tmp_path / "finetuned"
-    finetune.run(settings, encrypted, adapted, out, tmp_path / "finetune.json")
-    evaluate.run(config.evaluate, encrypted, adapted, out, tmp_path / "plots", tmp_path / "evaluate.json")
-    verify.run(config, folder / "raw", adapted, out, tmp_path / "verify.json")
-    results = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("finetune", "evaluate", "verify")}
+    places = places_of(world, tmp_path)
+    chosen = {"method": method, "batch_norm": mode, "rank": 4, "epochs": 6, "batch_size": 10, "learning_rate": 5e-3}
+    config = with_settings(world, finetune=chosen)
+    for stage in (finetune, evaluate, verify):
+        stage.run(config, places)
+    results = {name: read_result(places, name) for name in ("evaluate", "verify")}
     assert results["evaluate"]["accuracy_percent"] > 60  # a third is chance
     assert results["verify"]["accuracy_percent"] == results["evaluate"]["accuracy_percent"]
     assert results["verify"]["plain_accuracy_percent"] == results["evaluate"]["accuracy_percent"]
-    base, tuned = load_model(adapted, "adapt", CLASSES), load_finetuned(adapted, out, CLASSES)
+    base = load_model(places.adapted, "adapt", CLASSES)
+    tuned = load_finetuned(places.adapted, places.finetuned, CLASSES)
     for name in batch_norm_names(base):
         before, after = base.get_submodule(name), tuned.get_submodule(name)
         assert torch.equal(before.running_mean, after.running_mean) == (mode == "frozen")
@@ -314,63 +324,61 @@ def test_pipeline(method, mode, world, tmp_path):
 @pytest.mark.parametrize("mode", ["frozen", "stats", "affine"])
 def test_a_resnet_is_trained_against_an_attack_and_attacked(mode, world, tmp_path):
     """The attack is in eval mode, so it moves no statistics; a wide ball leaves nothing of what was learnt."""
-    folder, _ = world
-    settings = make_config(
-        finetune={"batch_norm": mode, "rank": 2, "epochs": 1, "batch_size": 15, "adversarial": "trades"}
-    ).finetune
-    places = (folder / "encrypted", folder / "adapted", tmp_path / "finetuned")
-    attack = Adversarial(steps=2, monitor_images=6)
-    finetune.run(settings, *places, tmp_path / "finetune.json", adversarial=attack)
-    trained = json.loads((tmp_path / "finetune.json").read_text())
+    places = places_of(world, tmp_path)
+    config = with_settings(
+        world,
+        finetune={"batch_norm": mode, "rank": 2, "epochs": 1, "batch_size": 15, "adversarial": "trades"},
+        adversarial={"steps": 2, "step_size": 4, "monitor_images": 6},
+        robustness={"attack": "pgd", "images": 6, "epsilon": 128, "step_size": 16, "epsilons": [128]},
+    )
+    finetune.run(config, places)
+    trained = read_result(places, "finetune")
     assert trained["train_loss"] == pytest.approx(trained["train_natural_loss"] + 6 * trained["train_robust_loss"])
-    attacked = Robustness(attack="pgd", images=6, epsilon=128, step_size=16, epsilons=[128])
-    robustness.run(attacked, *places, tmp_path / "curve", tmp_path / "robustness.json")
-    measured = json.loads((tmp_path / "robustness.json").read_text())
+    robustness.run(config, places)
+    measured = read_result(places, "robustness")
     assert measured["headline_accuracy_percent"] == 0
-    base, tuned = load_model(places[1], "adapt", CLASSES), load_finetuned(*places[1:], CLASSES)
+    base = load_model(places.adapted, "adapt", CLASSES)
+    tuned = load_finetuned(places.adapted, places.finetuned, CLASSES)
     means = [model.get_submodule("bn1").running_mean for model in (base, tuned)]
     assert torch.equal(*means) == (mode == "frozen")
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_what_was_trained_on_ciphertext_in_the_first_layer_is_key_material(method, tmp_path):
-    write_raw(tmp_path / "raw", {"train": 12, "test": 6}, size=32)
-    (tmp_path / "empty").mkdir()
     config = make_config(
         cipher={"name": "block"},
-        model={"name": MICRO, "pretrained": False, "checkpoint": str(tmp_path / "empty")},
+        model={"name": MICRO, "pretrained": False},
         adapt={"enabled": False},
         finetune={"method": method, "rank": 2, "epochs": 1, "batch_size": 6},
     )
-    encrypted, adapted, out, results = (tmp_path / name for name in ("encrypted", "adapted", "finetuned", "results"))
-    encrypt.run(config, tmp_path / "raw", encrypted)
-    adapt.run(config, tmp_path / "unused", adapted, results / "adapt.json")
-    finetune.run(config.finetune, encrypted, adapted, out, results / "finetune.json")
-    evaluate.run(config.evaluate, encrypted, adapted, out, tmp_path / "plots", results / "evaluate.json")
-    verify.run(config, tmp_path / "raw", adapted, out, results / "verify.json")
-    verified = json.loads((results / "verify.json").read_text())
+    places = make_places(tmp_path, config)
+    write_raw(places.raw, {"train": 12, "test": 6}, size=32)
+    for stage in (encrypt, adapt, finetune, evaluate, verify):
+        stage.run(config, places)
+    verified = read_result(places, "verify")
     assert "wrong_key_accuracy_percent" in verified
     assert "plain_accuracy_percent" not in verified  # there is no adaptation to undo
-    places = {"encrypted": encrypted, "adapted": adapted, "finetuned": out, "results": results}
     with pytest.raises(UsageError, match=r"reveal the key .*conv1\.1"):
-        export.run(config, tmp_path / "hub", **places)
-    revealing = export.run(config, tmp_path / "hub", **places, with_key_material=True)
+        export(config, places, tmp_path / "hub")
+    revealing = export(config, places, tmp_path / "hub", with_key_material=True)
     assert revealing
     assert not any("layer" in name for name in revealing)
 
 
 @pytest.mark.parametrize(("method", "mode"), [("lora", "affine"), ("full", "stats")])
 def test_resumed_run_has_the_same_statistics(method, mode, world, tmp_path):
-    folder, _ = world
+    places = places_of(world, tmp_path)
     chosen = {"method": method, "batch_norm": mode, "rank": 2, "epochs": 3, "batch_size": 10}
-    settings = make_config(finetune=chosen).finetune
+    settings, images = make_config(finetune=chosen).finetune, EncryptedImages(places.encrypted, "train")
 
     def stop(epoch, metrics):
         if epoch == 2:
             raise KeyboardInterrupt
 
     def run(name, log=None):
-        finetune.run(settings, folder / "encrypted", folder / "adapted", tmp_path / name, tmp_path / "result.json", log)
+        trained = train(settings, Adversarial(), images, places.adapted, log)
+        save_finetuned(trained.tuner, trained.model, tmp_path / name, places.adapted, trained.record)
+        trained.written()
 
     run("uninterrupted")
     with pytest.raises(KeyboardInterrupt):
@@ -383,28 +391,21 @@ def test_resumed_run_has_the_same_statistics(method, mode, world, tmp_path):
 
 @pytest.mark.parametrize(("method", "mode"), [("lora", "affine"), ("linear", "frozen"), ("full", "stats")])
 def test_export_loads_as_its_card_says(method, mode, world, tmp_path):
-    folder, config = world
+    places = places_of(world, tmp_path)
     chosen = {"method": method, "batch_norm": mode, "rank": 2, "epochs": 1, "batch_size": 10}
-    config = config.model_copy(update={"finetune": make_config(finetune=chosen).finetune})
-    encrypted, adapted, out, results = (
-        folder / "encrypted",
-        folder / "adapted",
-        tmp_path / "tuned",
-        tmp_path / "results",
-    )
-    finetune.run(config.finetune, encrypted, adapted, out, results / "finetune.json")
-    evaluate.run(config.evaluate, encrypted, adapted, out, tmp_path / "plots", results / "evaluate.json")
-    places = {"encrypted": encrypted, "adapted": adapted, "finetuned": out, "results": results}
-    assert export.run(config, tmp_path / "hub", **places) == []  # no key, so nothing reveals one
+    config = with_settings(world, finetune=chosen)
+    finetune.run(config, places)
+    evaluate.run(config, places)
+    assert export(config, places, tmp_path / "hub") == []  # no key, so nothing reveals one
     card = (tmp_path / "hub" / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
-    code = code.replace('"models/adapted"', repr(str(adapted))).replace(
+    code = code.replace('"models/adapted"', repr(str(places.adapted))).replace(
         'FOLDER = "."', f"FOLDER = {str(tmp_path / 'hub')!r}"
     )
     found = {}
     exec(code, found)  # classifies a black image
     with torch.inference_mode():
-        expected = load_finetuned(adapted, out, CLASSES)(-torch.ones(1, 3, 32, 32))
+        expected = load_finetuned(places.adapted, places.finetuned, CLASSES)(-torch.ones(1, 3, 32, 32))
     torch.testing.assert_close(found["logits"], expected, rtol=1e-5, atol=1e-5)
     assert f"batch_norm: {mode}" in card
     assert "vision-transformer" not in card

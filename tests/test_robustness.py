@@ -8,20 +8,22 @@ import numpy as np
 import pyautoattack
 import pytest
 import torch
-from conftest import make_config
-from test_finetune import make_world, train
+from conftest import make_config, tiny_backbone, write_raw
 from torch import nn
 
-from ppvit.verbs import evaluate, robustness
-from ppvit.evasion.ball import Ball
-from ppvit.evasion.ball import TOLERANCE
-from ppvit.config import load
+from ppvit.adaptation.adapt import adapt_model
+from ppvit.ciphers.keyed import load_cipher, public_record
+from ppvit.config import Config, load
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.evasion import masking
+from ppvit.evasion import at_trainer, masking
 from ppvit.evasion.autoattack import attack_names
+from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.cascade import BATCH, Adversary, cascade, named_rightly
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, chosen, interval_percent
+from ppvit.models import save_model
+from ppvit.places import Places
+from ppvit.verbs import encrypt, evaluate, finetune, robustness
 
 GREY = 1 / 127.5
 SHAPE = (3, 6, 6)
@@ -42,7 +44,21 @@ def tiny_sample(model: nn.Module, count: int = 24, seed: int = 1) -> Sample:
 
 
 def adversary(classes: int = 10, norm: str = "linf", epsilon: float = 6.0, **others) -> Adversary:
-    return Adversary(Ball.of_grey_levels(norm, epsilon), epsilon / 4 * GREY, classes, seed=3, **others)
+    return Adversary(Ball.of_grey_levels(norm, epsilon), epsilon / 4 * GREY, classes, seed=3, steps=20, **others)
+
+
+def make_world(folder, cipher: str, **finetuning) -> Config:
+    """Shards, adapted and fine-tuned model in ``folder``; the configuration that made them."""
+    settings = {"epochs": 3, "batch_size": 8, "rank": 2, "target_modules": ["attn.qkv"], **finetuning}
+    config = make_config(dataset={"image_size": 16}, cipher={"name": cipher}, finetune=settings)
+    places = Places.of(config, root=folder)
+    write_raw(places.raw, {"train": 50, "test": 12})
+    encrypt.run(config, places)
+    backbone, used = tiny_backbone(), load_cipher(config)
+    adapt_model(backbone, used)
+    save_model(places.adapted, backbone, public_record(config, used))
+    finetune.run(config, places)
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +67,22 @@ def world(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("PPVIT_SCRATCH", str(folder / "scratch"))
     config = make_world(folder, "block_np", epochs=8, learning_rate=1e-2)
-    train(folder, config)
     patch.undo()
     return folder, config
 
 
-def settings(**values):
-    return make_config(robustness={"attack": "pgd", "images": 6, "epsilons": [8.0, 128.0], **values}).robustness
+def settings(**values) -> Config:
+    return make_config(robustness={"attack": "pgd", "images": 6, "epsilons": [8.0, 128.0], **values})
 
 
-def measure(folder, settings, name: str = "robustness") -> dict:
-    places = (folder / "encrypted", folder / "adapted", folder / "finetuned")
-    robustness.run(settings, *places, folder / name, folder / f"{name}.json")
-    return json.loads((folder / f"{name}.json").read_text())
+def places_in(folder, name: str = "results") -> Places:
+    return Places.of(make_config(), root=folder, results=folder / name, curves=folder / name / "robustness")
+
+
+def measure(folder, config: Config, name: str = "results") -> dict:
+    places = places_in(folder, name)
+    robustness.run(config, places)
+    return json.loads(places.result("robustness").read_text())
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 4.0), ("l2", 40.0)])
@@ -174,7 +193,7 @@ def test_a_planted_adversarial_image_is_found(norm, classes):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_an_attack_too_weak_for_the_planted_image_is_told(norm, seed):
     """Whatever the seed of its start."""
-    weak = Adversary(Ball.of_grey_levels(norm, 8.0), 0.01 * GREY, 10, seed=seed)
+    weak = Adversary(Ball.of_grey_levels(norm, 8.0), 0.01 * GREY, 10, seed=seed, steps=20)
     assert not masking.finds_planted(["pgd"], weak, SHAPE)
 
 
@@ -215,7 +234,7 @@ def test_the_package_itself_flags_what_square_alone_finds(caplog):
 def test_distances_of_wide_balls_are_rounded_too():
     """What float32 adds grows with the radius: no attack on a valid one ends as a defect."""
     model = tiny_net()
-    wide = Adversary(Ball("l2", 700.0, box=False), 100.0, 10, seed=0)
+    wide = Adversary(Ball("l2", 700.0, box=False), 100.0, 10, seed=0, steps=20)
     moved = wide.perturb("pgd", model, tiny_sample(model).images, tiny_sample(model).labels)
     assert wide.ball.radius(moved, tiny_sample(model).images).max() == pytest.approx(700, rel=1e-5)
 
@@ -255,10 +274,9 @@ def test_fewer_images_are_the_first_of_more():
 
 def test_stage_measures_what_evaluate_measures(world):
     folder, config = world
-    plots = folder / "plots"
-    places = (folder / "encrypted", folder / "adapted", folder / "finetuned")
-    evaluate.run(config.evaluate, *places, plots, folder / "evaluate.json")
-    clean = json.loads((folder / "evaluate.json").read_text())
+    places = places_in(folder)
+    evaluate.run(config, places)
+    clean = json.loads(places.result("evaluate").read_text())
     found = measure(folder, settings(attack="quick", images=100, epsilons=[2.0, 8.0, 64.0, 255.0]))
     assert found["clean_accuracy_percent"] == pytest.approx(clean["accuracy_percent"])
     assert found["finetuned_id"] == clean["finetuned_id"]
@@ -267,7 +285,7 @@ def test_stage_measures_what_evaluate_measures(world):
     accuracies = [found[f"{name}_accuracy_percent"] for name in order]
     assert accuracies == sorted(accuracies, reverse=True)
     assert found["interval_low_percent"] <= found["headline_accuracy_percent"] <= found["interval_high_percent"]
-    rows = (folder / "robustness" / "curve.csv").read_text().splitlines()
+    rows = (places.curves / "curve.csv").read_text().splitlines()
     assert rows[0] == "epsilon,accuracy_percent"
     assert [float(row.split(",")[0]) for row in rows[1:]] == [0, 2, 8, 64, 255]
     assert float(rows[-1].split(",")[1]) < float(rows[1].split(",")[1])
@@ -275,10 +293,6 @@ def test_stage_measures_what_evaluate_measures(world):
     assert found["attacks"] == "pgd, apgd-ce, fab-t"
     assert " withstand linf 8 under PGD-20, APGD-CE and FAB-T (95 % interval " in found["verdict"]
     assert found["verdict"].endswith("no sign of masked gradients.")
-
-
-def without_time(found: dict) -> dict:
-    return {name: value for name, value in found.items() if name not in ("wall_seconds", "peak_memory_bytes")}
 
 
 def test_killed_and_resumed_equals_uninterrupted(world, monkeypatch, tmp_path):
@@ -298,12 +312,13 @@ def test_killed_and_resumed_equals_uninterrupted(world, monkeypatch, tmp_path):
     monkeypatch.setattr(Adversary, "perturb", killed)
     with pytest.raises(KeyboardInterrupt):
         measure(folder, quick, "resumed")
-    assert not (folder / "resumed.json").exists()
+    assert not places_in(folder, "resumed").result("robustness").exists()
     assert len(list(tmp_path.glob("robustness-*/state.json"))) == 1
     first = list(calls)
-    assert without_time(measure(folder, quick, "resumed")) == without_time(whole)
+    assert measure(folder, quick, "resumed") == whole
     assert calls[3] == first[2]  # it went on with the very attack that was killed
-    assert (folder / "resumed" / "curve.csv").read_text() == (folder / "robustness" / "curve.csv").read_text()
+    curves = [(places_in(folder, name).curves / "curve.csv").read_text() for name in ("results", "resumed")]
+    assert curves[0] == curves[1]
 
 
 def test_findings_of_other_settings_or_damaged_ones_are_not_used(tmp_path):
@@ -326,8 +341,7 @@ def test_findings_of_other_packages_are_not_used(tmp_path, monkeypatch):
 
 
 def test_cipher_that_keeps_no_distances_is_not_measured(tmp_path):
-    config = make_world(tmp_path, "le")
-    train(tmp_path, config)
+    make_world(tmp_path, "le")
     found = measure(tmp_path, settings())
     assert found["verdict"].startswith("Not measured by the trainer: cipher.name 'le' does not keep distances")
     assert "headline_accuracy_percent" not in found
@@ -339,7 +353,7 @@ def test_missing_extra_is_told(world, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     with pytest.raises(PpvitError, match=r"need pyautoattack; pip install 'ppvit\[robust\]'"):
         measure(folder, settings(attack="quick"), "missing")
-    assert not (folder / "missing.json").exists()
+    assert not places_in(folder, "missing").result("robustness").exists()
     assert measure(folder, settings(), "without")["pgd_accuracy_percent"] <= 100  # PGD is our own
 
 
@@ -376,7 +390,7 @@ def test_accuracy_counts_right_names_only():
 def test_verdict_says_why_a_figure_is_not_to_be_believed():
     checks = {"masking_falls_with_epsilon": True, "masking_vanishes": False, "masking_falls_with_steps": True}
     values = {"headline_accuracy_percent": 60.0, "interval_low_percent": 50.0, "interval_high_percent": 69.0, **checks}
-    said = robustness.verdict(values | {"masking_planted_found": False}, settings(), ["pgd"], 100)
+    said = at_trainer.verdict(values | {"masking_planted_found": False}, settings().robustness, ["pgd"], 100)
     figure = "60.0 % of 100 images withstand linf 8 under PGD-20 (95 % interval 50 to 69 %)"
     assert said.startswith(f"Not to be believed: {figure}, but ")
     assert "the largest epsilon leaves more than nothing; an attack misses a planted adversarial image." in said

@@ -9,8 +9,8 @@ import yaml
 from imports import ROOT
 
 from ppvit.ciphers import CIPHERS
-from ppvit.core.errors import UsageError
 from ppvit.ciphers.keyed import load_cipher
+from ppvit.core.errors import UsageError
 from ppvit.tuners import TUNERS
 
 STUDIES = ROOT / "studies"

@@ -10,8 +10,8 @@ import yaml
 from imports import ROOT
 
 from ppvit.ciphers import CIPHERS
-from ppvit.config import load
 from ppvit.ciphers.keyed import load_cipher
+from ppvit.config import load
 from ppvit.tuners import TUNERS
 
 STUDIES = ROOT / "studies"

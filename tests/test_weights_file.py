@@ -51,6 +51,43 @@ def test_files_of_torch(wrap, tmp_path):
     assert not backbone.model.training
 
 
+@pytest.mark.parametrize(("name", "size"), [
+    ("vit_tiny_patch16_224", 32),
+    (MICRO, 32),
+    ("convmixer_micro_patch4", 32),
+    ("swin_tiny_patch4_window7_224", 56),  # tables of relative positions and masks, which no file holds
+    ("eva02_tiny_patch14_224", 28),  # a rotary embedding, which no file holds
+])  # fmt: skip
+def test_loaded_is_what_timm_itself_loads(name, size, tmp_path):
+    """From a file of half precision, with all weights another seed's than the model's own."""
+    arguments = {} if name in (MICRO, "convmixer_micro_patch4") else {"img_size": size}
+    state = {key: value.half() if value.is_floating_point() else value
+             for key, value in state_of(name, num_classes=5, **arguments).items()}  # fmt: skip
+    save_file(state, tmp_path / "weights.safetensors")
+    theirs = timm.create_model(name, num_classes=5, **arguments).eval()
+    theirs.load_state_dict(state)
+    before = torch.get_rng_state()
+    model = load_backbone(name, tmp_path / "weights.safetensors", size).model
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert all(value.requires_grad for value in model.parameters())
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        assert torch.equal(model(images), theirs(images))
+
+
+def test_a_tensor_under_two_names_is_loaded_twice(tmp_path):
+    """Training one of them must not change the other, and safetensors could not save them."""
+    state = state_of(num_classes=3)
+    state["layer1.0.bn2.weight"] = state["layer1.0.bn1.weight"]
+    torch.save(state, tmp_path / "weights.pth")
+    backbone = loaded(tmp_path / "weights.pth")
+    save_model(tmp_path / "adapted", backbone, {"image_size": 32})
+    with torch.no_grad():
+        backbone.model.layer1[0].bn1.weight.zero_()
+    assert backbone.model.layer1[0].bn2.weight.abs().min() > 0
+
+
 def test_names_and_shapes_of_torchvision(tmp_path):
     """The first and last names and shapes of torchvision's resnet18-f37072fd.pth; it has no num_batches_tracked."""
     state = {name: value for name, value in state_of("resnet18").items() if not name.endswith("num_batches_tracked")}

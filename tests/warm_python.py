@@ -74,7 +74,11 @@ def serve(address: str) -> None:
         os._exit(0)
     client.close()
     sys.argv = script
-    sys.path[0] = str(Path(script[0]).resolve().parent)
+    # as a new interpreter has it: the script's folder, then PYTHONPATH
+    sys.path[:1] = [
+        str(Path(script[0]).resolve().parent),
+        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+    ]
     runpy.run_path(script[0], run_name="__main__")
 
 

@@ -12,7 +12,7 @@ def chosen_attacks(settings: Audit) -> list[str]:
     Raises:
         UsageError: there is no such attack.
     """
-    names = list(ATTACKS) if "all" in settings.attacks else settings.attacks
-    for name in names:
-        ATTACKS[name]
-    return list(dict.fromkeys(names))
+    for name in settings.attacks:
+        if name != "all":
+            ATTACKS[name]  # refuses a name that there is not
+    return list(ATTACKS) if "all" in settings.attacks else list(dict.fromkeys(settings.attacks))

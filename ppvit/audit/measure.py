@@ -13,7 +13,7 @@ from ppvit.audit.attacks.jigsaw import placement_scores
 from ppvit.audit.base import ATTACKS
 from ppvit.audit.collect import Truth
 from ppvit.audit.score import key_recovered_percent, mean_ssim, psnr_db
-from ppvit.audit.verdict import Scored, overall, sentence
+from ppvit.audit.verdict import Scored, overall, sentence, strongest
 from ppvit.audit.view import Finding, View
 from ppvit.ciphers import AffineMap
 from ppvit.core.files import write_json
@@ -39,9 +39,10 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         For every attack ``<attack>_key_recovered_percent`` (0 is a guess, 100 all;
         :func:`ppvit.audit.score.key_recovered_percent`), ``_ssim`` and ``_psnr_db`` on unseen images,
         ``_wall_seconds``, and ``_strength_percent``, how far the best of its findings got from nothing (0) to all
-        (100); all but the last also for variants such as ``weights_finetuned``;
-        ``ssim_of_guess`` and ``ssim_of_ciphertext``, what a random key and no attack at all score;
-        ``key_percent_of_guess``, the best of 20 random keys; key and SSIM of the strongest finding; and ``verdict``. Some attacks add figures of their own.
+        (100); all but the last also for variants such as ``weights_finetuned``; None for all of them where the attack
+        cannot be made on this cipher. ``ssim_of_guess`` and ``ssim_of_ciphertext``, what a random key and no attack at
+        all score; ``key_percent_of_guess``, the best of 20 random keys; key and SSIM of the strongest finding; and
+        ``verdict``. Some attacks add figures of their own.
     """
     keyed = view.space.keyed
     values: dict[str, Any] = {
@@ -54,6 +55,10 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
     sentences: dict[str, str] = {}
     for attack in attacks:
         for finding, seconds in _timed(ATTACKS[attack].find(view)):
+            if not finding.applies:
+                values |= {f"{attack}_{name}": None for name in ("key_recovered_percent", "ssim", "psnr_db")}
+                sentences[attack] = finding.says
+                continue
             images, scores = _scores(finding, view, truth)
             scored = _scored(attack, finding, scores, values)
             everything.append(scored)
@@ -67,12 +72,14 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
                 shown = [each[: min(PICTURED, len(images))] for each in (truth.plain, view.pictures, images)]
                 image_grid(shown, TITLES).save(pictures / f"{attack}.png")
     write_json(pictures / "verdicts.json", sentences)  # beside the metrics: texts would fill DVC's tables
-    for attack in attacks:
-        strongest = max(scored.strength for scored in everything if scored.attack == attack)
-        values[f"{attack}_strength_percent"] = round(100 * strongest, 1) if keyed else 100.0
-    strongest = max(everything, key=lambda scored: round(scored.strength, 2))
-    values |= {"strongest_key_recovered_percent": strongest.key_recovered_percent, "strongest_ssim": strongest.ssim}
-    return {**values, "verdict": overall(everything, keyed)}
+    strengths = {attack: [scored.strength for scored in everything if scored.attack == attack] for attack in attacks}
+    for attack, found in strengths.items():
+        values[f"{attack}_strength_percent"] = (round(100 * max(found), 1) if keyed else 100.0) if found else None
+    best = strongest(everything) if everything else None
+    values["strongest_key_recovered_percent"] = best and best.key_recovered_percent
+    values["strongest_ssim"] = best and best.ssim
+    missing = [attack for attack, found in strengths.items() if not found]
+    return {**values, "verdict": overall(everything, keyed, missing, view.space.example.published)}
 
 
 def _timed(findings: Iterator[Finding]) -> Iterator[tuple[Finding, float]]:

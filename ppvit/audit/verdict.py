@@ -6,6 +6,7 @@ is all: grey images never tell the colour copies of a pixel apart, yet without t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 READABLE = 0.5  # half of the key, or of the way from what a guess shows to the plain image: faces and digits are seen
@@ -53,6 +54,11 @@ class Scored:
         seen = _gained(self.ssim, self.baseline_ssim)
         return max(seen, _gained((self.key_recovered_percent or 0.0) / 100, self.guess_key_percent / 100))
 
+    @property
+    def readable(self) -> bool:
+        """Whether people see what the images show."""
+        return self.identified_percent is None and self.strength >= READABLE
+
 
 def _gained(value: float, baseline: float) -> float:
     return min(1.0, max(0.0, value - baseline) / max(1e-3, 1 - baseline))
@@ -72,7 +78,7 @@ def sentence(scored: Scored, keyed: bool) -> str:
     free = f", {scored.free} aside" if scored.free else ""
     how += f" (SSIM {scored.ssim:.2f}{share}{free})"
     baseline = f"; without the attack SSIM is {scored.baseline_ssim:.2f}"
-    if scored.strength >= READABLE:
+    if scored.readable:
         spared = key is not None and key < 99 and scored.ssim > 0.99
         rest = "; the rest of the key changes nothing that these images show" if spared else ""
         return f"Broken: unseen images can be read {how}{rest}."
@@ -88,15 +94,39 @@ def _identification(scored: Scored, how: str) -> str:
     return f"Nothing found beyond luck: which plain image a ciphertext shows is told {told}."
 
 
-def overall(findings: list[Scored], keyed: bool) -> str:
-    """The verdict on a run: the strongest finding; of equal ones the first."""
-    strongest = max(findings, key=lambda scored: round(scored.strength, 2))
-    if not keyed:
-        return sentence(strongest, keyed)
-    if strongest.strength < NOTICEABLE:
-        strongest = next((scored for scored in findings if not scored.says), strongest)
-        return f"{sentence(strongest, keyed)} This is the best of the attacks that were run, and no proof of security."
-    return f"{sentence(strongest, keyed)} Strongest attack: {strongest.attack}."
+def strongest(findings: list[Scored]) -> Scored:
+    """The finding that recovered most; of equal ones the first."""
+    return max(findings, key=lambda scored: round(scored.strength, 2))
+
+
+def overall(
+    findings: list[Scored],
+    keyed: bool,
+    missing: Sequence[str] = (),
+    published: Mapping[str, tuple[float, str]] | None = None,
+) -> str:
+    """The verdict on a run: that of the strongest finding, and what a low figure does not prove.
+
+    Args:
+        findings: of all attacks that could be made.
+        keyed: whether there is a key.
+        missing: attacks that could not be made on this cipher.
+        published: as of :class:`ppvit.ciphers.Cipher`.
+    """
+    if findings and not keyed:
+        return sentence(findings[0], keyed)
+    best = strongest(findings) if findings else None
+    if best and best.strength >= NOTICEABLE:
+        parts = [sentence(best, keyed), f"Strongest attack: {best.attack}."]
+    elif best:
+        best = next((scored for scored in findings if not scored.says), best)
+        parts = [sentence(best, keyed), "This is the best of the attacks that were run, and no proof of security."]
+    else:
+        parts = []
+    if missing and not (best and best.readable):
+        parts.append(f"Not attacked, which is no evidence of safety: {', '.join(missing)}.")
+    parts += [f"Published: {name}, {percent:g} % ({by})." for name, (percent, by) in (published or {}).items()]
+    return " ".join(parts)
 
 
 def _percent(value: float) -> str:

@@ -16,7 +16,6 @@ from ppvit.adaptation.embedding import Embedding
 from ppvit.ciphers import AffineMap, Cipher
 from ppvit.ciphers.gather import FlatMap, split_nibbles
 from ppvit.ciphers.keys import SECRET_BYTES, Key
-from ppvit.ciphers.permutation import PermutationCipher
 from ppvit.data.images import displayable
 
 _GUESSES_OF_CHANCE = 16  # pairs of random keys whose agreement is chance, for ciphers without a closed form
@@ -88,7 +87,7 @@ class KeySpace:
     @property
     def inverts_half(self) -> bool:
         """Whether every key inverts exactly half of the values, and not each of them or not."""
-        return isinstance(self.example, PermutationCipher)
+        return self.example.uniform
 
     @cached_property
     def scale(self) -> float:
@@ -108,7 +107,7 @@ class KeySpace:
     @cached_property
     def right_by_chance(self) -> tuple[float, float, float]:
         """How many entries of block permutation, value permutation and signs a guess gets right on average."""
-        if isinstance(self.example, PermutationCipher):
+        if self.example.uniform:
             return (1.0, 1.0, self.values / 2)  # one of a permutation whatever its length, half of the signs
         rng = np.random.default_rng(0)
         nothing = AffineMap.identity(self.blocks, self.values)  # the best guess where much stays in place
@@ -192,6 +191,7 @@ class Finding:
         identifies: the images are candidates: the score is the share of them that is the image under attack.
         scores: further figures, name -> value.
         says: a sentence for the verdict, where the usual one does not fit.
+        applies: False where the attack could not be made; see :func:`not_attacked`.
         strength: 0 .. 1, where it follows neither from images nor from key.
     """
 
@@ -210,6 +210,17 @@ class Finding:
     scores: dict[str, float] = field(default_factory=dict)
     says: str = ""
     strength: float | None = None
+    applies: bool = True
+
+
+def not_attacked(why: str) -> Finding:
+    """What an attack yields that cannot be made on this cipher: no figure, since none was measured.
+
+    Args:
+        why: ends the sentence "Not attacked, which is no evidence of safety: ".
+    """
+    says = f"Not attacked, which is no evidence of safety: {why}"
+    return Finding("", np.empty((0, 0, 0, 3), np.uint8), headline=True, says=says, applies=False)
 
 
 def to_blocks(images: np.ndarray, block_size: int) -> np.ndarray:

@@ -78,6 +78,8 @@ class Cipher(ABC):
         keeps_pixels: no value leaves its pixel: the key inverts single values and may reorder the colours of a pixel.
         replaces_values: values at keyed positions of a block, the same in all blocks, go through a secret table of the
             256 values; the others stay as they are.
+        published: attacks of the literature that do better than the audit's of the same name: what they reached, in
+            percent, and where that stands; for verdicts and tables.
         dtype: of the ciphertext.
         lossless: whether decryption gives back every bit; where not, the cipher says how close it comes.
         invertible: whether there is decryption at all.
@@ -96,6 +98,7 @@ class Cipher(ABC):
     turns_blocks: ClassVar[bool] = False
     keeps_pixels: ClassVar[bool] = False
     replaces_values: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, tuple[float, str]]] = {}
     dtype: np.dtype = np.dtype(np.uint8)
     lossless: bool = True
     invertible: ClassVar[bool] = True
@@ -129,14 +132,19 @@ class Cipher(ABC):
     def record(self) -> dict[str, Any]:
         """What manifests and models say of the cipher; nothing here is secret.
 
-        ``isometry`` is there because the trainer, who has no cipher, must know whether epsilon means anything.
+        ``isometry``, and the options with which there would be one, are there because the trainer, who has no cipher,
+        must know whether an epsilon in grey levels means anything on ciphertext.
         """
+        keeps = self.isometry(self.settings)
+        others = {name: default for name, default in self.options.items() if getattr(self, name) != default}
+        possible = keeps == "none" and self.isometry({**self.settings, **others}) != "none"
         return {
             "cipher": self.settings,
             "key_id": self.key_id,
             "demo_key": self.key_id == DEMO_KEY.id,
             "image_size": self.image_size,
-            "isometry": self.isometry(self.settings),
+            "isometry": keeps,
+            "isometry_options": others if possible else {},
         }
 
     @property

@@ -7,6 +7,7 @@ arXiv 2106.02484; for colour images Qi, AprilPyone and Kiya, "Color-NeuraCrypt".
 from __future__ import annotations
 
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ class NeuraCrypt(Cipher):
 
     name = "neuracrypt"
     options: ClassVar[dict[str, Any]] = {"token_width": 2048}
+    published = MappingProxyType({"matching": (100.0, "Carlini et al., arXiv 2108.07256")})
     dtype = np.dtype(np.float16)
     lossless = False
     invertible = False

@@ -17,15 +17,18 @@ from ppvit.core.errors import UsageError
 
 
 def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Read and check a parameter file.
+    """Read and check a parameter file, which must hold every parameter.
+
+    A parameter that is missing is refused and not set to its default, because DVC tracks what the file says: a default
+    that changes with ppvit would change results unseen.
 
     Args:
         path: the YAML file.
         overrides: ``section.name=value`` texts that replace values for this run; values are read as YAML.
 
     Raises:
-        UsageError: the file is missing or no YAML, a name is unknown (the nearest valid one is suggested), or a
-            value has the wrong type or range; one line, naming the parameter.
+        UsageError: the file is missing or no YAML, a name is unknown (the nearest valid one is suggested) or missing,
+            or a value has the wrong type or range; one line, naming the parameter.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -38,9 +41,14 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
     for override in overrides:
         _set(values, override)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"{path}: {describe(error)}") from None
+    for name, _, _ in parameters():
+        section, _, parameter = name.partition(".")
+        if parameter not in values[section]:
+            raise UsageError(f"{path} lacks '{name}'; add it (`ppvit params` prints them all)")
+    return config
 
 
 S = TypeVar("S", bound=Section)
@@ -83,7 +91,7 @@ def describe(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown parameter '{where}'{_nearest(location[-1], _names_beside(location))}"
     if first["type"] == "missing":
-        return f"parameter '{where}' is missing; add it (`ppvit params` prints them all)"
+        return f"section '{where}' is missing; add it (`ppvit params` prints them all)"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     return f"parameter '{where}': {_reason(first)}, got {first['input']!r}"
@@ -109,10 +117,14 @@ def _nearest(word: str, valid: list[str]) -> str:
 
 
 def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]:
-    """Yield (``section.name``, default, description) for every parameter of the sections (all by default)."""
+    """Yield (``section.name``, default, description) for every parameter.
+
+    Args:
+        sections: only those of these sections, or these single ones; all by default.
+    """
     for section, field in Config.model_fields.items():
-        if not sections or section in sections:
-            for name, parameter in field.annotation.model_fields.items():
+        for name, parameter in field.annotation.model_fields.items():
+            if not sections or section in sections or f"{section}.{name}" in sections:
                 yield f"{section}.{name}", parameter.default, parameter.description or ""
 
 
@@ -125,9 +137,3 @@ def default_yaml() -> str:
             value = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
             lines.append(f"  {name.partition('.')[2]}: {value}  # {description}")
     return "\n".join(lines) + "\n"
-
-
-def complete(config: Config) -> Config:
-    """A narrowed configuration with the sections that it lacks at their defaults, so that it can be written and read."""
-    missing = {name: field.annotation() for name, field in Config.model_fields.items() if not hasattr(config, name)}
-    return Config.model_construct(**{**dict(config), **missing})

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T]):
-    """Entries by name, in order of ``place`` and then of name.
+    """Entries by name, in order of ``place``, then of their modules and of their lines in them.
 
     Args:
         package: dotted name of the package whose modules register entries.

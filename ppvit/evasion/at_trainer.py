@@ -1,8 +1,8 @@
 """Accuracy under adversarial perturbation, measured by the trainer: no key, no plain image.
 
 A cipher that moves and inverts values is an isometry: a perturbation of the ciphertext is one of the plain image, and
-of its size. Attacking ciphertext is then attacking plain pixels with the key in hand, and the stage `threats` compares that
-attacker with those who lack it. Under any other cipher the trainer cannot measure, and the result says so.
+of its size. Attacking ciphertext is then attacking plain pixels with the key in hand, and the stage `threats` compares
+that attacker with those who lack it. Under any other cipher the trainer cannot measure, and the result says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def evaluate(
     model: nn.Module,
     sample: Sample,
     classes: int,
-    cipher: dict[str, Any],
+    record: dict[str, Any],
     progress: Progress,
 ) -> tuple[dict[str, Any], dict[float, float]]:
     """The figures, and the curve of accuracy in percent against epsilon in grey levels.
@@ -41,7 +41,7 @@ def evaluate(
         model: inputs of ``sample`` to logits, on its device; no parameter requires grad.
         sample: ciphertext and labels.
         classes: C.
-        cipher: its public settings.
+        record: what the model's record says of the cipher.
         progress: what an interrupted run found.
 
     Returns:
@@ -53,7 +53,7 @@ def evaluate(
     values = {"clean_accuracy_percent": percent(named_rightly(model, sample.images, sample.labels))}
     public = {"images": len(sample), "seed": settings.seed, "norm": settings.norm, "epsilon": settings.epsilon}
     try:
-        attacks, adversary = attacks_and_adversary(settings, classes, cipher)
+        attacks, adversary = attacks_and_adversary(settings, classes, record)
     except UsageError as refusal:
         why = f"Not measured by the trainer: {refusal}. results/threats.json has the owner's figures."
         return {**values, **public, "verdict": why}, {0.0: values["clean_accuracy_percent"]}
@@ -83,8 +83,8 @@ def evaluate(
     return {**values, **public, "verdict": verdict(values, settings, attacks, len(sample))}, curve
 
 
-def attacks_and_adversary(settings: Robustness, classes: int, cipher: dict[str, Any]) -> tuple[list[str], Adversary]:
-    """Names and strength of the attacks on what a cipher's public settings describe.
+def attacks_and_adversary(settings: Robustness, classes: int, record: dict[str, Any]) -> tuple[list[str], Adversary]:
+    """Names and strength of the attacks on ciphertext.
 
     Under ``orthogonal`` ciphertext has no box, without which AutoAttack does not work, so that only PGD is left.
 
@@ -92,7 +92,7 @@ def attacks_and_adversary(settings: Robustness, classes: int, cipher: dict[str, 
         UsageError: the cipher keeps no distances, or there are fewer than two classes.
         PpvitError: AutoAttack is needed and not installed.
     """
-    ball: Ball = plain_ball(settings.norm, settings.epsilon, cipher, "robustness")
+    ball: Ball = plain_ball(settings.norm, settings.epsilon, record, "robustness")
     attacks = attack_names(settings.attack, classes) if ball.box else ["pgd"]
     if attacks != ["pgd"]:
         require_package()

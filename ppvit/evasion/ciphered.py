@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ppvit.adaptation.embedding import Embedding, decrypt_embedding, read_embedding, write_embedding
 from ppvit.ciphers import AffineMap, Cipher
-from ppvit.ciphers.gather import FlatMap, GatherCipher
+from ppvit.ciphers.gather import FlatMap
 from ppvit.core.errors import UsageError
 from ppvit.data.plain import image_id
 from ppvit.models import model_input
@@ -31,12 +31,10 @@ def through_cipher(model: nn.Module, cipher: Cipher) -> nn.Module:
     Raises:
         UsageError: the cipher makes tokens, to which no straight-through gradient is known.
     """
-    affine = cipher.affine_map()
-    if affine is None and isinstance(cipher, GatherCipher):
-        affine = cipher.image_map(QUERY)
+    affine = cipher.image_map(QUERY)
     if affine is not None:
         return through_map(model, affine, cipher.image_size, cipher.block_size)
-    if len(cipher.shape) != 3:
+    if cipher.makes_tokens:
         raise UsageError(
             f"cipher '{cipher.name}' makes tokens instead of pixels and is not differentiable, and no straight-through "
             "gradient is known for it; choose another cipher to measure robustness"

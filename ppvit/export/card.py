@@ -106,16 +106,17 @@ def _in_words(method: str) -> str:
 
 
 def _leaks(audit: dict[str, Any] | None) -> dict[str, Any]:
-    """Rows of the attacks that found something, and the names of the others."""
+    """Rows of the attacks that found something, and the names of those that did not and of those that were not made."""
     if audit is None:
         return {}
     suffix = "_strength_percent"
     strengths = {name.removesuffix(suffix): value for name, value in audit.items() if name.endswith(suffix)}
-    strong = tuple(f"{name}_" for name, value in strengths.items() if value >= 100 * NOTICEABLE)
-    weak = [name.replace("_", " ") for name, value in strengths.items() if value < 100 * NOTICEABLE]
+    made = {name: value for name, value in strengths.items() if value is not None}
+    strong = tuple(f"{name}_" for name, value in made.items() if value >= 100 * NOTICEABLE)
     return {
         "rows": attack_rows({name: value for name, value in audit.items() if name.startswith(strong)}),
-        "weak": weak,
+        "weak": [name.replace("_", " ") for name, value in made.items() if value < 100 * NOTICEABLE],
+        "not_made": [name.replace("_", " ") for name in strengths if name not in made],
     }
 
 

@@ -8,22 +8,11 @@ from typing import Any
 import matplotlib
 import matplotlib.figure
 
-# what needs nothing but ciphertext, and so threatens whoever merely stores or sends it
-CIPHERTEXT_ONLY = ("pooled", "jigsaw", "feature_reconstruction", "min_difference", "inverse_network")
-_LEAKS = {
-    "weights": "weights",
-    "known_plaintext": "known",
-    "chosen_plaintext": "chosen",
-    "pooled": "pooled",
-    "jigsaw": "jigsaw",
-    "feature_reconstruction": "feature",
-    "min_difference": "min diff",
-    "inverse_network": "inverse",
-}
-_LINE = 1.3  # percentage points of accuracy that a line of names takes in the plot
-HEADER = ["cipher", "unadapted", "adapted", "ConvMixer", "parameters", "images/s", "bytes/image", *_LEAKS.values()]
-HEADER += ["match", "key bits"]
+from ppvit.audit import ATTACKS
+from ppvit.ciphers import CIPHERS
 
+NOT_ATTACKED = "not attacked"
+_LINE = 1.3  # percentage points of accuracy that a line of names takes in the plot
 
 WAYS = ("way", "accuracy", "training", "to the trainer", "what the trainer learns")
 
@@ -66,18 +55,35 @@ def three_ways(values: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def cipher_rows(results: list[dict[str, Any]]) -> list[list[str]]:
-    """One row a cipher, as texts in the order of ``HEADER``."""
-    return [_row(result) for result in results]
+def cipher_table(results: list[dict[str, Any]]) -> str:
+    """One row a cipher, one column an attack, as a Markdown table."""
+    header = cipher_header()
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *map(cipher_row, results)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _row(result: dict[str, Any]) -> list[str]:
-    def text(name: str, form: str) -> str:
+def cipher_header() -> list[str]:
+    """The columns of :func:`cipher_row`."""
+    costs = ["cipher", "unadapted", "adapted", "ConvMixer", "parameters", "images/s", "bytes/image"]
+    return [*costs, *(attack.column for attack in ATTACKS.values())]
+
+
+def cipher_row(result: dict[str, Any]) -> list[str]:
+    """Accuracies, costs, and the figure of every attack.
+
+    An attack that cannot be made on the cipher is no attack that found nothing, so its cell is not 0. Where others have
+    published a better figure, the cell has it too.
+
+    Args:
+        result: of one variant of a cipher; ``cipher`` is its name, which starts with that of the cipher and a hyphen.
+    """
+
+    def text(name: str, form: str, missing: str = "–") -> str:
         value = result.get(name)
-        return "–" if value is None else format(value, form)
+        return missing if value is None else format(value, form)
 
     parameters = "adapted_parameters" if "adapted_parameters" in result else "unadapted_parameters"
-    return [
+    row = [
         result["cipher"],
         text("unadapted_accuracy_percent", ".1f"),
         text("adapted_accuracy_percent", ".1f"),
@@ -85,39 +91,41 @@ def _row(result: dict[str, Any]) -> list[str]:
         text(parameters, ",d"),
         text("encrypted_images_per_second", ",d"),
         text("bytes_per_image", ",d"),
-        *(text(f"{attack}_strength_percent", ".0f") for attack in _LEAKS),
-        text("matching_top1_percent", ".0f"),
-        text("brute_force_key_bits", ".0f"),
     ]
+    published = CIPHERS[result["cipher"].partition("-")[0]].published
+    for name, attack in ATTACKS.items():
+        cell = text(f"{name}_{attack.figure}", ".0f", NOT_ATTACKED)
+        row.append(f"{cell} (published: {published[name][0]:.0f})" if name in published else cell)
+    return row
 
 
-def cipher_table(results: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *cipher_rows(results)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def ciphertext_leak_percent(result: dict[str, Any]) -> float:
-    """How far the best of the attacks that need only ciphertext gets, 0 .. 100."""
-    return max(result.get(f"{attack}_strength_percent") or 0.0 for attack in CIPHERTEXT_ONLY)
+def ciphertext_leak_percent(result: dict[str, Any]) -> float | None:
+    """How far the best of the attacks that need only ciphertext gets, 0 .. 100; None where none could be made."""
+    names = [name for name, attack in ATTACKS.items() if attack.ciphertext_only]
+    found = [result.get(f"{name}_strength_percent") for name in names]
+    return max((strength for strength in found if strength is not None), default=None)
 
 
 def accuracy_against_leak(results: list[dict[str, Any]]) -> bytes:
-    """A scatter plot as SVG, the same bytes for the same results: up is more accurate, left leaks less."""
+    """A scatter plot as SVG, the same bytes for the same results: up is more accurate, left leaks less.
+
+    Ciphers on which no attack from ciphertext alone could be made are left out: nobody knows where they belong.
+    """
+    points = [(leak, each) for each in results if (leak := ciphertext_leak_percent(each)) is not None]
     figure = matplotlib.figure.Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
     styles = (("adapted", "o", "full"), ("unadapted", "o", "none"), ("convmixer", "^", "full"))
     for model, marker, fill in styles:
-        shown = [result for result in results if f"{model}_accuracy_percent" in result]
+        name = f"{model}_accuracy_percent"
         axes.plot(
-            [ciphertext_leak_percent(result) for result in shown],
-            [result[f"{model}_accuracy_percent"] for result in shown],
+            [leak for leak, result in points if name in result],
+            [result[name] for _, result in points if name in result],
             marker,
             fillstyle=fill,
             linestyle="",
             label={"convmixer": "ConvMixer, learned matrix"}.get(model, f"ViT, {model}"),
         )
-    _name_points(axes, results)
+    _name_points(axes, points)
     axes.set(xlabel="leak to the best ciphertext-only attack, percent", ylabel="accuracy, percent")
     axes.set(title="Accuracy against leak; weights and known pairs leak more, see the table")
     axes.grid(alpha=0.3)
@@ -128,12 +136,11 @@ def accuracy_against_leak(results: list[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _name_points(axes: Any, results: list[dict[str, Any]]) -> None:
+def _name_points(axes: Any, points: list[tuple[float, dict[str, Any]]]) -> None:
     """Write the names beside the unadapted points, which every cipher has; near each other one below the other."""
     taken: dict[int, float] = {}
-    places = [(ciphertext_leak_percent(result), result["unadapted_accuracy_percent"], result) for result in results]
-    for leak, accuracy, result in sorted(places, key=lambda place: -place[1]):
-        column = round(leak / 20)
+    for leak, result in sorted(points, key=lambda point: -float(point[1]["unadapted_accuracy_percent"])):
+        accuracy, column = result["unadapted_accuracy_percent"], round(leak / 20)
         height = min(accuracy, taken.get(column, 200.0) - _LINE)
         taken[column] = height
         left = leak > 35

@@ -33,7 +33,7 @@ class Defence:
     Args:
         settings, adversarial: the sections.
         dataset: training images.
-        cipher: its public settings.
+        record: what the model's record says of the cipher.
 
     Attributes:
         images: what is trained on; the rest is held out.
@@ -44,7 +44,7 @@ class Defence:
     """
 
     def __init__(
-        self, settings: Finetune, adversarial: Adversarial, dataset: EncryptedImages, cipher: dict[str, Any]
+        self, settings: Finetune, adversarial: Adversarial, dataset: EncryptedImages, record: dict[str, Any]
     ) -> None:
         if dataset.num_classes < 2:
             raise PpvitError(
@@ -52,7 +52,7 @@ class Defence:
                 "finetune.adversarial=none or dataset.name to a set of two classes or more"
             )
         self.settings, self.adversarial = settings, adversarial
-        self.ball: Ball = plain_ball(adversarial.norm, adversarial.epsilon, cipher)
+        self.ball: Ball = plain_ball(adversarial.norm, adversarial.epsilon, record)
         self._classes = dataset.num_classes
         trained, held_out = hold_out(len(dataset), adversarial.monitor_images, settings.seed)
         self.images = Subset(dataset, trained.tolist()) if len(held_out) else dataset

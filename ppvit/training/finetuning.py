@@ -78,7 +78,7 @@ def finetune(
     tuner = make_tuner(settings)
     defence = None
     if settings.adversarial != "none":
-        defence = Defence(settings, adversarial, dataset, record["cipher"])
+        defence = Defence(settings, adversarial, dataset, record)
     images = defence.images if defence else dataset
     accelerator = make_accelerator(settings.precision)
     seed_everything(settings.seed)

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from ppvit.config import Pretrain
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output
-from ppvit.datasets import glyphs
 from ppvit.models import MICRO, MICRO_ARCHITECTURE
+from ppvit.training import glyphs
 
 LABEL_SMOOTHING = 0.1
 GRADIENT_CLIP = 1.0

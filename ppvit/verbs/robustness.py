@@ -55,7 +55,7 @@ def run(config: Config, places: Places) -> None:
         "device": str(device()),
     }
     progress = Progress("robustness", determines, scratch_folder())
-    values, curve = evaluate(settings, model, sample, dataset.num_classes, record["cipher"], progress)
+    values, curve = evaluate(settings, model, sample, dataset.num_classes, record, progress)
     with atomic_output(places.curves, directory=True) as folder:
         write_curve(folder / "curve.csv", curve)
     write_result(places.result("robustness"), {**values, "finetuned_id": identity}, watch, HEADLINE)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import ppvit.resnet  # noqa: F401  its models become timm models
-from ppvit.datasets import glyphs
+from ppvit.training import glyphs
 from ppvit.core.errors import one_line_errors
 from ppvit.core.files import atomic_output
 from ppvit.training.pretraining import learning_rate_factor

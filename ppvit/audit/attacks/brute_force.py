@@ -17,7 +17,7 @@ KEYS_PER_SECOND = 1e9  # a large GPU, generously
 FEASIBLE_BITS = 64  # years for one such machine, days for a thousand
 
 
-@attack("brute_force", "key bits", place=10)
+@attack("brute_force", "key bits", figure="key_bits", place=10)
 def find(view: View) -> Iterator[Finding]:
     """Count bits."""
     space_bits = view.space.example.key_space_bits

@@ -18,10 +18,19 @@ import numpy as np
 
 from ppvit.audit.base import attack
 from ppvit.audit.solvers.value_table import ValueTable
-from ppvit.audit.view import Finding, KeySpace, View, decrypt, from_blocks, nearest_rotation, to_blocks, to_values
+from ppvit.audit.view import (
+    Finding,
+    KeySpace,
+    View,
+    decrypt,
+    from_blocks,
+    nearest_rotation,
+    not_attacked,
+    to_blocks,
+    to_values,
+)
 from ppvit.ciphers import AffineMap
 from ppvit.ciphers.gather import join_nibbles
-from ppvit.ciphers.pixel import Ffx
 
 
 @attack("chosen_plaintext", "chosen", place=3)
@@ -29,11 +38,10 @@ def find(view: View) -> Iterator[Finding]:
     """Ask the oracle for as few helper images as tell the whole key, and decrypt with it."""
     space = view.space
     if view.oracle is None or view.encrypted.ndim != 4:
-        says = "No attack here reads a key out of chosen images for this cipher; that is no evidence of safety."
-        yield Finding("an encryption oracle", view.pictures, headline=True, says=says)
+        yield not_attacked("no attack here reads a key out of chosen images for this cipher.")
         return
     key = None
-    if isinstance(space.example, Ffx):
+    if space.example.replaces_values:
         helpers = value_helpers(view.block_size, space)
         answers = view.oracle(helpers)
         images = ValueTable.of(to_blocks(helpers, view.block_size), to_blocks(answers, view.block_size)).decrypt(

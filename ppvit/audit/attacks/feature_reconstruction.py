@@ -19,15 +19,14 @@ from scipy.ndimage import sobel
 
 from ppvit.audit.base import attack
 from ppvit.audit.score import mean_ssim
-from ppvit.audit.view import Finding, View
+from ppvit.audit.view import Finding, View, not_attacked
 
 
 @attack("feature_reconstruction", "feature", ciphertext_only=True, place=6)
 def find(view: View) -> Iterator[Finding]:
     """Fold the values of the images under attack."""
     if view.encrypted.dtype != np.uint8:
-        says = "Does not apply: this ciphertext has no bytes that could be inverted."
-        yield Finding("one ciphertext", view.pictures, headline=True, says=says)
+        yield not_attacked("this ciphertext has no bytes that could be inverted.")
         return
     found = [reconstruct(view.encrypted, leading_bit=bit, bits=4 if view.space.nibbles else 8) for bit in (0, 1)]
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 from ppvit.audit.base import attack
 from ppvit.audit.score import mean_ssim
 from ppvit.audit.solvers.linear_inverse import as_tensor, block_inputs, solve_linear, to_image
-from ppvit.audit.view import Finding, View
+from ppvit.audit.view import Finding, View, not_attacked
 from ppvit.core.device import device
 
 SamplePairs = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
@@ -37,13 +37,19 @@ _PAIRS_PER_CALL = 4  # few, so that a batch has many keys even where each call d
 _PIXELS_AT_ONCE = 16 * 32 * 32  # batch size times pixels of a step
 
 
-@attack("inverse_network", "inverse", ciphertext_only=True, reads=("training_steps",), place=8)
+@attack(
+    "inverse_network",
+    "inverse",
+    ciphertext_only=True,
+    reads=("training_steps",),
+    variants={"paired": "from pairs under other keys", "unpaired": "without pairs"},
+    place=8,
+)
 def find(view: View) -> Iterator[Finding]:
     """Learn an inverse from pairs under keys of the attacker's own, and another without pairs, from the ciphertexts."""
     space = view.space
     if view.encrypted.ndim != 4 or view.public_plain is None or not len(view.public_plain):
-        says = "Does not apply: there is no picture here whose blocks a network could map back."
-        yield Finding("plain images of one's own", view.pictures, headline=True, says=says)
+        yield not_attacked("there is no picture here whose blocks a network could map back.")
         return
 
     def own_pairs(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:

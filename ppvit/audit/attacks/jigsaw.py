@@ -1,8 +1,9 @@
 """Jigsaw attack: the block order of one picture from its ciphertext alone, because edges of neighbours continue.
 
 Where blocks are only permuted, :mod:`ppvit.audit.solvers.placement` puts them in order. Where each was also turned or
-mirrored, inverted and recoloured (encryption-then-compression, EtC), :mod:`ppvit.audit.solvers.etc_solver` finds all of that
-relative to the neighbours, hence the picture up to one of 8 x 2 x 6 = 96 global variants, which nothing in it tells.
+mirrored, inverted and recoloured (encryption-then-compression, EtC), :mod:`ppvit.audit.solvers.etc_solver` finds all
+of that relative to the neighbours, hence the picture up to one of 8 x 2 x 6 = 96 global variants, which nothing in it
+tells.
 
 Kurihara, Kiya et al., "An encryption-then-compression system for JPEG/Motion JPEG standard", IEICE Trans. 2015
 (the cipher); Chuman, Kurihara and Kiya, "Security evaluation for block scrambling-based EtC systems against extended
@@ -28,8 +29,7 @@ from ppvit.audit.score import mean_ssim
 from ppvit.audit.solvers import etc_solver
 from ppvit.audit.solvers.placement import edge_costs, place
 from ppvit.audit.solvers.variants import ORIENTATIONS, TONES, edge_table, orient, tone
-from ppvit.audit.view import Finding, View, from_blocks, to_blocks
-from ppvit.ciphers.etc import Etc
+from ppvit.audit.view import Finding, View, from_blocks, not_attacked, to_blocks
 from ppvit.core.errors import UsageError
 
 IMAGES = 4  # attacked one by one
@@ -58,10 +58,9 @@ class Solution:
 def find(view: View) -> Iterator[Finding]:
     """Put the blocks of some ciphertexts in order, each from itself alone."""
     if view.encrypted.ndim != 4 or view.encrypted.dtype != np.uint8 or view.block_size < 2:
-        says = "Does not apply: this ciphertext is no 8-bit picture with blocks of 2 pixels or more."
-        yield Finding("one ciphertext", view.pictures, headline=True, says=says)
+        yield not_attacked("this ciphertext is no 8-bit picture with blocks of 2 pixels or more.")
         return
-    transforms = isinstance(view.space.example, Etc)
+    transforms = view.space.example.turns_blocks
     solutions = [solve(image, view.block_size, transforms=transforms) for image in view.encrypted[:IMAGES]]
 
     def align(images: np.ndarray, plain: np.ndarray) -> np.ndarray:

@@ -27,31 +27,30 @@ import numpy as np
 from ppvit.audit.base import attack
 from ppvit.audit.solvers import keyed_positions
 from ppvit.audit.solvers.value_table import ValueTable
-from ppvit.audit.view import Finding, KeySpace, View, decrypt, nearest_rotation, to_blocks, to_values
+from ppvit.audit.view import Finding, KeySpace, View, decrypt, nearest_rotation, not_attacked, to_blocks, to_values
 from ppvit.ciphers import AffineMap
-from ppvit.ciphers.pixel import Ffx
 
 MAX_GUESSES = 64  # bound on the cost: after that many ties broken one by one, the rest is guessed at once
 _PLAIN, _CIPHER = 0, 1
 
 
-@attack("known_plaintext", "known", reads=("known_pairs",), place=2)
+@attack("known_plaintext", "known", reads=("known_pairs",), counts="pair", place=2)
 def find(view: View) -> Iterator[Finding]:
     """Find the key from 1, 2, … pairs, as many as ``view.known_pairs`` says, the largest number as the headline."""
+    if view.encrypted.ndim != 4:
+        yield not_attacked("no attack here solves for a secret network.")
+        return
     for pairs in view.known_pairs:
         needs = "one plain image and its ciphertext" if pairs == 1 else f"{pairs} plain images and their ciphertexts"
         key, images = _read(view, view.known_plain[:pairs], view.known_encrypted[:pairs])
-        says = "" if view.encrypted.ndim == 4 else "No attack here solves for a secret network; that proves nothing."
-        yield Finding(needs, images, key, variant=str(pairs), headline=pairs == view.known_pairs[-1], says=says)
+        yield Finding(needs, images, key, variant=str(pairs), headline=pairs == view.known_pairs[-1])
 
 
 def _read(view: View, plain: np.ndarray, cipher: np.ndarray) -> tuple[AffineMap | None, np.ndarray]:
     """What the pairs tell: the key, as far as this cipher has one in that form, and the images under attack."""
     space, block_size = view.space, view.block_size
     rng = np.random.default_rng((view.seed, len(plain)))
-    if cipher.ndim != 4:
-        return None, view.pictures
-    if isinstance(space.example, Ffx):
+    if space.example.replaces_values:
         table = ValueTable.of(to_blocks(plain, block_size), to_blocks(cipher, block_size))
         return None, table.decrypt(view.encrypted, block_size)
     if space.dense:

@@ -36,7 +36,7 @@ _DOUBT = 0.05  # weight of what does not stand out: enough only where nothing el
 _ENOUGH = 8  # ciphertexts that tell mean and deviation of a feature
 
 
-@attack("matching", "match", reads=("candidates",), place=9)
+@attack("matching", "match", reads=("candidates",), figure="top1_percent", place=9)
 def find(view: View) -> Iterator[Finding]:
     """Say for every ciphertext under attack which of the candidates it is."""
     similarity = match(view.encrypted, view.candidates, view.block_size)

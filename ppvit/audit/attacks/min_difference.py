@@ -10,9 +10,9 @@ neighbour, the left one in the first row and the one above elsewhere, and start 
 neighbours vote, so that an edge does not mislead all that lies below it.
 
 What it cannot do: of v and 255 - v the nearer one to a value is always on that value's side of 127.5. So a colour
-never crosses the middle of the scale, and with the colour order left alone the result is that of
-:mod:`ppvit.audit.attacks.feature_reconstruction` in one of 8 global variants. What this attack adds is the colour order, where
-it depends on the pixel.
+never crosses the middle of the scale, and with the colour order left alone the result is that of the attack
+``feature_reconstruction`` in one of 8 global variants. What this attack adds is the colour order, where it depends on
+the pixel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from ppvit.audit.base import attack
 from ppvit.audit.score import mean_ssim
-from ppvit.audit.view import Finding, View
+from ppvit.audit.view import Finding, View, not_attacked
 
 IMAGES = 4  # attacked one by one
 COLOUR_ORDERS = np.array(list(itertools.permutations(range(3))))
@@ -37,8 +37,7 @@ _DECODED = [(0, -1), (0, -2), *itertools.product((-1, -2), range(-_REACH, _REACH
 def find(view: View) -> Iterator[Finding]:
     """Decode some of the images under attack, each from itself alone."""
     if view.encrypted.dtype != np.uint8:
-        says = "Does not apply: this ciphertext has no bytes that could be inverted."
-        yield Finding("one ciphertext", view.pictures, headline=True, says=says)
+        yield not_attacked("this ciphertext has no bytes that could be inverted.")
         return
     colour_order = getattr(view.space.example, "colour_order", True)
     found = reconstruct(view.encrypted[:IMAGES], colour_order)

@@ -31,7 +31,7 @@ from ppvit.audit.solvers.placement import edge_costs, place
 from ppvit.audit.solvers.rotation import recover_rotation
 from ppvit.audit.solvers.symmetry import best_over_symmetries, equivalent_keys, turns
 from ppvit.audit.solvers.value_layout import value_layout
-from ppvit.audit.view import Finding, View, decrypt, to_blocks
+from ppvit.audit.view import Finding, View, decrypt, not_attacked, to_blocks
 from ppvit.ciphers import AffineMap
 
 _ALIGNED = 4  # images that decide on the symmetry
@@ -40,13 +40,12 @@ MAX_EDGES = 15 * 10**7  # pairs of pieces compared for the block order, over all
 MAX_COLUMNS = 192  # values of a block that stand for all of it when looking for neighbours position by position
 
 
-@attack("pooled", "pooled", ciphertext_only=True, reads=("pooled_images",), place=4)
+@attack("pooled", "pooled", ciphertext_only=True, reads=("pooled_images",), counts="ciphertext", place=4)
 def find(view: View) -> Iterator[Finding]:
     """Find the key from 1, 20, 100 … ciphertexts, as ``view.pooled_images`` says; the largest is the headline."""
     space = view.space
     if view.pooled is None or view.encrypted.ndim != 4 or space.nibbles:
-        says = "Does not apply: the values of this ciphertext are no pixels that could be put in order."
-        yield Finding("ciphertexts", view.pictures, headline=True, says=says)
+        yield not_attacked("the values of this ciphertext are no pixels that could be put in order.")
         return
     if space.dense:
         yield from _attack_rotation(view)

@@ -1,9 +1,10 @@
 """Attack by comparison of weights: a model that was adapted to a key is the public checkpoint, rearranged by that key.
 
 Adaptation folds the normalisation, whose mean and std are public, and then permutes and negates columns of the patch
-embedding (or multiplies it by a matrix) and permutes rows of the position embedding (``ppvit.adaptation.embedding``). Whoever has
-the checkpoint therefore only has to find which column is which. Fine-tuning adds noise, so columns are compared by
-least squares under one-to-one assignment: the permutation of maximum likelihood for Gaussian noise of any size.
+embedding (or multiplies it by a matrix) and permutes rows of the position embedding (``ppvit.adaptation.embedding``).
+Whoever has the checkpoint therefore only has to find which column is which. Fine-tuning adds noise, so columns are
+compared by least squares under one-to-one assignment: the permutation of maximum likelihood for Gaussian noise of any
+size.
 
 Where the model was not adapted it holds no key, and the attack finds the identity, which is no better than a guess. But
 a patch embedding that was trained on ciphertext (`full`, `lora_patch`) has moved from public weights under the
@@ -20,17 +21,22 @@ from scipy.optimize import linear_sum_assignment
 
 from ppvit.adaptation.embedding import Embedding
 from ppvit.audit.base import attack
-from ppvit.audit.view import Finding, KeySpace, View, decrypt, nearest_rotation
+from ppvit.audit.view import Finding, KeySpace, View, decrypt, nearest_rotation, not_attacked
 from ppvit.ciphers import AffineMap
 from ppvit.models.stems import expand_to_nibbles
 
 
-@attack("weights", "weights", place=1)
+@attack(
+    "weights",
+    "weights",
+    variants={"": "", "finetuned": "after fine-tuning", "update": "what fine-tuning changed"},
+    place=1,
+)
 def find(view: View) -> Iterator[Finding]:
     """Compare the adapted model, the fine-tuned one, and what fine-tuning changed, with the public checkpoint."""
     if not view.space.mapped or view.public is None or view.adapted is None or view.finetuned is None:
-        says = "Nothing to find: no key enters the weights, because the model is not adapted to this cipher."
-        yield Finding("the public checkpoint and the model", view.pictures, headline=True, says=says)
+        why = "no key enters the weights of a model that is not adapted, and none is read out of what training changed."
+        yield not_attacked(why)
         return
     observed = [("", "adapted", view.adapted), ("finetuned", "fine-tuned", view.finetuned)]
     change = update(view.adapted, view.finetuned)
@@ -65,7 +71,7 @@ def recover_key(public: Embedding, observed: Embedding, space: KeySpace, rng: np
     """
     key = space.guess(rng)
     if space.scrambles and public.positions is not None and len(public.positions) == space.blocks:
-        # a bias that every position carries (ppvit.adaptation.embedding.write_embedding) adds the same to every assignment
+        # a bias that every position carries (see write_embedding) adds the same to every assignment
         similarity = observed.positions.numpy() @ public.positions.numpy().T
         key = replace(key, block_permutation=match(similarity))
     weight, seen = public.weight, observed.weight

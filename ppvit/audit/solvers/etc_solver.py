@@ -3,7 +3,8 @@
 Every piece has 8 orientations x 2 (inverted or not) x 6 colour orders = 96 variants. What counts is the variant of a
 piece relative to its neighbour's, so one piece's variant is free: the picture is found up to one of the 96.
 
-1. The cost of every piece in every variant at every side of every other piece: :func:`ppvit.audit.solvers.variants.edge_table`.
+1. The cost of every piece in every variant at every side of every other piece:
+   :func:`ppvit.audit.solvers.variants.edge_table`.
 2. Joints in the order of how clearly they beat their rivals, as in Kruskal's algorithm, where collisions, the frame
    and the other joints that this makes do not forbid it: :func:`largest_component`.
 3. The largest part is completed piece by piece (Prim's algorithm), each with its best variant: :func:`fill`.

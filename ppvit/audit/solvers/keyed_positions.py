@@ -12,8 +12,7 @@ import numpy as np
 
 from ppvit.audit.view import KeySpace
 from ppvit.ciphers import AffineMap
-from ppvit.ciphers.etc import COLOUR_ORDERS, Etc, orientations
-from ppvit.ciphers.pixel import Pe
+from ppvit.ciphers.etc import COLOUR_ORDERS, orientations
 
 
 def recover_key(plain: np.ndarray, cipher: np.ndarray, space: KeySpace, rng: np.random.Generator) -> AffineMap:
@@ -26,9 +25,9 @@ def recover_key(plain: np.ndarray, cipher: np.ndarray, space: KeySpace, rng: np.
     """
     blocks = _match_blocks(plain, cipher, space, rng) if space.scrambles else np.arange(space.blocks)
     moved = plain[:, blocks]
-    if isinstance(space.example, Etc):
+    if space.example.turns_blocks:
         permutation, sign = _structured(moved, cipher, *_etc_choices(space), space)
-    elif isinstance(space.example, Pe):
+    elif space.example.keeps_pixels:
         permutation, sign = _by_pixel(moved, cipher, space)
     else:
         permutation, sign = _by_value(moved, cipher, space, rng)

@@ -1,7 +1,7 @@
 """Where the values of a block lie and which colour they have, from how alike they are over many blocks.
 
-A step of :mod:`ppvit.audit.attacks.pooled`: colours apart, each laid out on the grid of pixels, the three grids turned to
-agree, and all refined together.
+A step of :mod:`ppvit.audit.attacks.pooled`: colours apart, each laid out on the grid of pixels, the three grids turned
+to agree, and all refined together.
 """
 
 from __future__ import annotations

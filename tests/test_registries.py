@@ -1,0 +1,219 @@
+"""One file adds a cipher, a fine-tuning method, an attack or a data set: a copy of the repository with toys runs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from imports import ROOT
+
+TOYS = {
+    "ppvit/ciphers/toy.py": '''
+"""Toy ciphers."""
+
+import numpy as np
+
+from ppvit.ciphers.base import CIPHERS, AffineMap, Cipher
+from ppvit.ciphers.gather import GatherCipher, log2_factorial
+
+
+@CIPHERS.register()
+class Toy(GatherCipher):
+    """Shuffles the values of all blocks alike."""
+
+    name = "toy"
+    shuffles = True
+
+    def _make_map(self, *image):
+        return AffineMap(
+            np.arange(self.blocks), self._stream("places").permutation(self.values), np.ones(self.values, np.int8)
+        )
+
+    @property
+    def key_space_bits(self):
+        return log2_factorial(self.values)
+
+
+@CIPHERS.register()
+class ToyBits(Cipher):
+    """Flips keyed bits of every value, which no model can be adapted to."""
+
+    name = "toy_bits"
+
+    def _bits(self):
+        return self._stream("bits").choices(256, self.image_size**2 * 3).reshape(self.shape).astype(np.uint8)
+
+    def encrypt(self, images, ids=None):
+        self._check(images)
+        return images ^ self._bits()
+
+    decrypt = encrypt
+
+    @property
+    def key_space_bits(self):
+        return 8.0 * 3 * self.image_size**2
+''',
+    "ppvit/tuners/toy.py": '''
+"""A toy method."""
+
+from ppvit.tuners.base import TUNERS, Tuner
+
+
+@TUNERS.register()
+class Toy(Tuner):
+    """Norms and the head train."""
+
+    name = "toy"
+    reads = ()
+
+    def attach(self, model):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("norm" in name or "head" in name)
+        return model
+''',
+    "ppvit/audit/attacks/toy.py": '''
+"""A toy attack."""
+
+from ppvit.audit.base import attack
+from ppvit.audit.view import Finding
+
+
+@attack("toy", "toy column", ciphertext_only=True, variants={"upside_down": "upside down"})
+def find(view):
+    """Takes the ciphertext for the image, upright and upside down."""
+    yield Finding("one ciphertext", view.pictures, headline=True, variant="upright")
+    yield Finding("one ciphertext", view.pictures[:, ::-1], variant="upside_down")
+''',
+    "ppvit/datasets/toy.py": '''
+"""A toy data set."""
+
+from functools import partial
+
+import numpy as np
+
+from ppvit.datasets.source import DATASETS, Source, array_samples, shard_bytes
+
+
+@DATASETS.register("toy")
+def open_toy(request):
+    """Dark and light noise."""
+    labels = np.arange(40) % 2
+    images = np.random.default_rng(0).integers(0, 100, (40, 32, 32, 3), np.uint8) + np.uint8(100) * labels[
+        :, None, None, None
+    ].astype(np.uint8)
+    samples = partial(array_samples, images, labels, "toy")
+    return Source(["dark", "light"], samples, samples, "numpy's generator", shard_bytes(40, images.nbytes))
+''',
+}
+
+# in one process, which imports once
+DRIVER = """
+import json, sys
+from typer.testing import CliRunner
+from ppvit.cli import app
+
+said = []
+for arguments in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(app, arguments)
+    if done.exit_code:
+        sys.exit(f"{arguments}: {done.exception!r} {done.output}")
+    said.append(done.stdout)
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """The repository as git has it, and one file more of each kind."""
+    folder = tmp_path_factory.mktemp("project")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    for name, source in TOYS.items():
+        (folder / name).write_text(source.lstrip())
+    return folder
+
+
+def python(project: Path, *arguments: str) -> str:
+    """What an interpreter in the copy prints."""
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_a_pipeline_of_toys_runs(project):
+    settings = {
+        "dataset.name": "toy",
+        "cipher.name": "toy",
+        "finetune.method": "toy",
+        "finetune.epochs": 1,
+        "audit.attacks": "[toy,weights]",
+        "audit.images": 4,
+        "audit.candidates": 8,
+        "audit.known_pairs": "[1]",
+        "audit.pooled_images": "[4]",
+        "robustness.attack": "pgd",
+        "robustness.images": 2,
+        "threats.images": 2,
+        "threats.surrogate_images": 8,
+        "threats.queries": 1,
+    }
+    given = [part for name, value in settings.items() for part in ("-S", f"{name}={value}")]
+    stages = ["settings", "download", "encrypt", "adapt", "finetune", "evaluate", "robustness", "verify", "audit"]
+    stages += ["threats", "report"]
+    kinds = ["ciphers", "methods", "attacks", "datasets"]
+    calls = [*([stage, *given] for stage in stages), *(["list", kind] for kind in kinds)]
+    said = json.loads(python(project, "-c", DRIVER, json.dumps(calls)).splitlines()[-1])
+
+    results = {path.stem: json.loads(path.read_text()) for path in (project / "results").glob("*.json")}
+    assert results["finetune"]["method"] == "toy"
+    assert results["adapt"]["max_logit_difference_float64"] < 1e-6  # adaptation needed to know nothing of the cipher
+    assert results["verify"]["accuracy_percent"] == results["evaluate"]["accuracy_percent"]
+    assert results["audit"]["weights_key_recovered_percent"] == 100
+    assert results["audit"]["toy_upright_ssim"] == results["audit"]["ssim_of_ciphertext"]
+    assert results["robustness"]["headline_accuracy_percent"] <= results["robustness"]["clean_accuracy_percent"]
+    page = (project / "results" / "report.html").read_text()
+    assert "toy, upright" in page
+    assert "toy, upside down" in page
+    for kind, names in zip(kinds, said[-len(kinds) :], strict=True):
+        assert any(line.split()[0] == "toy" and len(line.split()) > 3 for line in names.splitlines()), kind
+    read = json.loads((project / "settings.json").read_text())
+    assert read["audit"]["audit"]["attacks"] == ["toy", "weights"]
+    assert "rank" not in read["finetune"]["finetune"]  # the method reads none
+
+
+def test_a_new_attack_has_a_column_in_the_table_of_ciphers(project):
+    script = (
+        "from ppvit.report.compare import cipher_table\n"
+        "print(cipher_table([{'cipher': 'block', 'toy_strength_percent': 12.0}, {'cipher': 'toy-variant'}]))"
+    )
+    header, _, first, second = (
+        [cell.strip() for cell in line.split("|")] for line in python(project, "-c", script).splitlines()
+    )
+    assert first[header.index("toy column")] == "12"
+    assert second[header.index("toy column")] == "not attacked"
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (["ciphers", "every_cipher", "audit_keys", "threats", "adversarial"], "toy"),
+        (["tuners", "every_method", "methods_table"], "toy or table or registry"),
+        (["audit", "config", "cli", "datasets"], "table or asked or list or help or committed or described"),
+    ],
+    ids=["cipher", "method", "attack and data set"],
+)
+def test_related_tests_pass_unchanged(project, files, chosen):
+    python(
+        project, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", chosen,
+        *(f"tests/test_{name}.py" for name in files),
+    )  # fmt: skip
