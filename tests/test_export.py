@@ -14,21 +14,25 @@ import peft
 import pytest
 import torch
 import yaml
-from conftest import make_config, tiny_backbone, write_raw
+from conftest import make_config, make_places, tiny_backbone, write_raw
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from ppvit import cli, export
+from ppvit import cli
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers import keys
 from ppvit.ciphers.keyed import load_cipher, public_record
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import read_json, write_json
+from ppvit.core.files import read_json, sha256_of, write_json
+from ppvit.core.results import read_times
+from ppvit.export import export
 from ppvit.export.card import _in_words
 from ppvit.models import load_model, save_model
+from ppvit.pipeline import STAGES
+from ppvit.places import Places
 from ppvit.tuners import TUNERS, finetuned_id, make_tuner, save_finetuned
 from ppvit.verbs import encrypt, evaluate, finetune, verify
 
@@ -58,17 +62,24 @@ class World:
     root: Path
     config: Config
 
+    @property
+    def places(self) -> Places:
+        return make_places(self.root, self.config)
+
     def place(self, name: str) -> Path:
-        return self.root / {"encrypted": "data/encrypted/digits"}.get(name, f"models/{name}")
+        return getattr(self.places, name)
 
     def export(self, out: str = "hub", **options) -> Path:
-        places = {name: self.place(name) for name in ("encrypted", "adapted", "finetuned")}
-        export.run(self.config, self.root / out, **places, results=self.root / "results", **options)
+        export(self.config, self.places, self.root / out, **options)
         return self.root / out
 
     def result(self, stage: str, **changes) -> dict:
-        path = self.root / "results" / f"{stage}.json"
+        path = self.places.result(stage)
         write_json(path, {**read_json(path, stage), **changes})
+        times = path.parent / "times" / path.name
+        if times.exists():  # they are of the result as it is now
+            measured = read_json(times, stage)
+            write_json(times, {stage: {**measured[stage], "result_sha256": sha256_of(path)}})
         return read_json(path, stage)
 
     def measured_anew(self) -> None:
@@ -103,19 +114,16 @@ def build(root: Path, keyring: Path, config: Config) -> World:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PPVIT_KEYRING", str(keyring))
         patch.setenv("PPVIT_SCRATCH", str(root / "scratch"))
-        raw = write_raw(root / "raw", {"train": 24, "test": 12})
-        write_json(raw / "dataset.json", {**read_json(raw / "dataset.json", "download"), "classes": CLASSES})
         world = World(root, config)
-        encrypted, adapted, finetuned = (world.place(name) for name in ("encrypted", "adapted", "finetuned"))
-        results = root / "results"
-        encrypt.run(config, raw, encrypted)
+        raw = write_raw(world.place("raw"), {"train": 24, "test": 12})
+        write_json(raw / "dataset.json", {**read_json(raw / "dataset.json", "download"), "classes": CLASSES})
+        STAGES["encrypt"].run(config, world.places)
         cipher, backbone = load_cipher(config), tiny_backbone()
         adapt_model(backbone, cipher, config.adapt.enabled)
         record = {**public_record(config, cipher), "model": config.model.name, "adapted": config.adapt.enabled}
-        save_model(adapted, backbone, record)
-        finetune.run(config.finetune, encrypted, adapted, finetuned, results / "finetune.json")
-        evaluate.run(config.evaluate, encrypted, adapted, finetuned, root / "plots", results / "evaluate.json")
-        verify.run(config, raw, adapted, finetuned, results / "verify.json")
+        save_model(world.place("adapted"), backbone, record)
+        for stage in ("finetune", "evaluate", "verify"):
+            STAGES[stage].run(config, world.places)
         return world
 
 
@@ -195,14 +203,15 @@ test_images.__test__ = False
 def test_cards_load_the_model_in_a_fresh_process(finished, tmp_path):
     """To the trained model's logits, bit for bit: an adapter, a head and a whole model with timm and peft alone.
 
-    Our own methods likewise after ``import ppvit``, and without it where they are exported as LoRA, up to rounding.
+    Our own methods likewise after ``import ppvit.tuners``, and without it where they are exported as LoRA, up to
+    rounding.
     """
     exports, expected, exact = {}, {}, {}
 
     def add(name: str, method: str, as_lora: bool = False, **changes) -> None:
         world, model = retrain(finished.copy(tmp_path / f"run-{name}"), method, **changes)
         exports[name] = world.export(as_lora=as_lora, with_key_material=method == "full")
-        assert ("import ppvit" in code_of(exports[name])) == (method in OWN and not as_lora)
+        assert ("import ppvit.tuners" in code_of(exports[name])) == (method in OWN and not as_lora)
         expected[name], exact[name] = logits(model, test_images()), not as_lora
 
     for method in ("lora", "linear", "full", *OWN):
@@ -285,9 +294,10 @@ def test_base_model_is_named_where_it_came_from_the_hub(model, base, world):
 
 def test_card_says_what_was_done_and_measured(world):
     world.audited()
-    evaluated = world.result("evaluate", accuracy_percent=87.654)
+    world.result("evaluate", accuracy_percent=87.654)
     world.result("verify", accuracy_percent=87.456, plain_accuracy_percent=76.543, wrong_key_accuracy_percent=23.456)
-    trained = world.result("finetune", trainable_parameters=1_234_567)
+    world.result("finetune", trainable_parameters=1_234_567)
+    made = read_times(world.places.result("finetune"))
     text = (world.export() / "README.md").read_text()
     key_id = world.config.cipher.key_id
     for told in (
@@ -303,8 +313,8 @@ def test_card_says_what_was_done_and_measured(world):
         "| weights | 98.76 % | 0.987 |",
         "No more than a guess from: jigsaw.",
         "key material itself",
-        trained["versions"],
-        evaluated["device"],
+        made["versions"],
+        made["device"],
     ):
         assert told in text, told
     assert "⚠️" not in text
@@ -317,7 +327,9 @@ def test_card_says_what_was_done_and_measured(world):
 
 def test_card_of_a_trainer_who_can_neither_verify_nor_audit(world):
     (world.root / "results/verify.json").unlink()
+    shutil.rmtree(world.root / "results/times")  # as where the model was trained on another machine
     text = (world.export() / "README.md").read_text()
+    assert "Made with" not in text
     assert "**Leak:** not audited" in text
     assert "The owner of the key has not verified" in text
     assert "undone" not in text
@@ -524,7 +536,11 @@ def other_parameters(**sections):
         ),
         (damage("models/finetuned/ppvit.json", "{}"), r"ppvit\.json is incomplete; make it again"),
         (damage("models/finetuned/adapter_config.json"), r"finetuned cannot be loaded \(.*\); run dvc repro --force"),
-        (other_key, r"was trained with key_id pk-.*adapted was made with pk-0123456789abcdef; run dvc repro finetune"),
+        (
+            other_key,
+            r"finetuned was made with cipher\.key_id pk-.*adapted with pk-0123456789abcdef; make them again: "
+            "dvc repro finetune adapt$",
+        ),
         (damage("results/evaluate.json", '{"accuracy_percent": "high"}'), r"evaluate\.json has no 'accuracy_percent'"),
         *(
             (about_another_model(stage), rf"{stage}\.json is about the fine-tuned model 0+, .* holds [0-9a-f]+; run")
@@ -590,3 +606,25 @@ def test_verb(world, monkeypatch, capsys):
     told = capsys.readouterr()
     assert told.out == "hub\n"
     assert told.err == ("warning: hub reveals the secret key to whoever has the public checkpoint; do not publish it\n")
+
+
+@pytest.mark.parametrize(
+    ("sections", "read"),
+    [
+        ({"finetune": {"frequencies": 5, "momentum": 0.5}, "adversarial": {"steps": 7}}, False),
+        ({"finetune": {"alpha": 5.0}}, True),
+    ],
+)
+def test_a_parameter_that_nothing_read_may_have_changed(world, monkeypatch, capsys, sections, read):
+    """LoRA by adamw, trained against no attack: what only other methods, optimisers or attacks read does not matter."""
+    values = world.config.model_dump()
+    for section, changes in sections.items():
+        values[section] |= changes
+    (world.root / "params.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.chdir(world.root)
+    monkeypatch.setattr(sys, "argv", ["ppvit", "export", "hub"])
+    with pytest.raises(SystemExit, match="1" if read else "0"):
+        cli.run()
+    told = capsys.readouterr().err
+    assert ("finetune.alpha 16.0, params.yaml says 5.0; set it back" in told) == read
+    assert (world.root / "hub/README.md").exists() != read

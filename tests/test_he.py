@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.he.ckks import session as ckks
+from ppvit.he.ckks.scheme import Parameters
+from ppvit.he.ckks.session import SecretSession, Session
 from ppvit.he.parties import owner
 from ppvit.he.parties.features import fit_whitening
-from ppvit.he.tiles import packing, softmax, twin
-from ppvit.he.tiles.algorithm import train
+from ppvit.he.tiles import Tiles, packing, softmax, twin
 from ppvit.he.tiles.plan import choose_chain, make_plan
 from ppvit.he.volley_revolver import quadratic_gradient
 
@@ -54,15 +54,15 @@ def reference(x: np.ndarray, labels: np.ndarray, classes: int, iterations: int, 
 
 def encrypted_training(plan, features, labels, folder: Path):
     """Weights from ciphertexts, float64 (C, d), and the key switches that they took."""
-    session = ckks.SecretSession(plan.parameters)
+    session, tiles = SecretSession(plan.parameters), Tiles(plan)
     session.add_evaluation_keys(plan.rotations())
-    owner.encrypt_data(session, plan, features, labels, folder)
+    owner.encrypt_data(session, tiles, features, labels, folder)
 
     def renew(state):
         return [[session.encrypt(session.decrypt(session.drop(each, 0))) for each in kind] for kind in state]
 
-    weights, switches = train(session, plan, folder, QUIET, renew if plan.mode == "refresh" else None)
-    return packing.weights_of(plan, [session.decrypt(each) for each in weights]), switches
+    weights, switches = tiles.train(session, folder, QUIET, renew if plan.mode == "refresh" else None)
+    return tiles.weights_of([session.decrypt(each) for each in weights]), switches
 
 
 @pytest.mark.parametrize(("iterations", "l2"), [(1, 0.0), (2, 0.01), (6, 0.0), (6, 0.02)])
@@ -180,7 +180,7 @@ def test_chains_have_128_bits_and_as_many_levels_as_training_needs(mode, iterati
     assert sum(parameters.prime_bits) <= {8192: 218, 16384: 438, 32768: 881}[ring]
     assert parameters.top_level == (4 if mode == "refresh" else 1 + 4 * (iterations - 1))
     assert parameters.scale_bits >= 26
-    session = ckks.Session(parameters)  # SEAL checks the security by itself
+    session = Session(parameters)  # SEAL checks the security by itself
     assert len(session.primes) == parameters.top_level + 1
 
 
@@ -202,9 +202,9 @@ def test_tile_has_the_fewest_key_switches():
 
 def test_parameters_beyond_128_bits_are_refused():
     with pytest.raises(UsageError, match="less than 128 bits of security"):
-        ckks.Parameters(8192, (40, 40, 40, 40, 60), 40)
+        Parameters(8192, (40, 40, 40, 40, 60), 40)
     with pytest.raises(UsageError, match="not supported"):
-        ckks.Parameters(4000, (30, 30), 30)
+        Parameters(4000, (30, 30), 30)
     with pytest.raises(UsageError, match="set he.mode=refresh"):
         choose_chain("levelled", 9, 1024, 4.0)
 
@@ -257,8 +257,8 @@ def test_whitening_folds_into_a_plain_head():
 
 
 @pytest.fixture(scope="module")
-def session() -> ckks.SecretSession:
-    made = ckks.SecretSession(ckks.Parameters(8192, (37, 26, 26, 43), 26))
+def session() -> SecretSession:
+    made = SecretSession(Parameters(8192, (37, 26, 26, 43), 26))
     made.add_evaluation_keys([1, -16])
     return made
 
@@ -287,7 +287,7 @@ def test_seeded_ciphertexts_are_half_the_size_and_read_by_anybody(session):
     x = np.random.default_rng(0).uniform(-1, 1, 4096)
     data = session.to_bytes(session.encrypt_seeded(x))
     assert len(data) < 0.6 * len(session.to_bytes(session.encrypt(x)))
-    public = ckks.Session(session.parameters)
+    public = Session(session.parameters)
     assert np.abs(session.decrypt(public.from_bytes("Ciphertext", data)) - x).max() < 1e-3
     for damaged in (b"", data[:100], data[:-1], session.to_bytes(session.relinearisation)):
         with pytest.raises(PpvitError, match="truncated or was altered"):

@@ -11,16 +11,17 @@ from test_he import digits, encrypted_training
 
 from ppvit.core.errors import UsageError
 from ppvit.he.parties import divergence, owner
-from ppvit.he.tiles import twin
+from ppvit.he.tiles import Tiles, twin
 from ppvit.he.tiles.plan import make_plan
-from ppvit.he.volley_revolver import algorithm as published
+from ppvit.he.volley_revolver import VolleyRevolver
+from ppvit.he.volley_revolver import plan as published
 
 pytest.importorskip("tenseal")
 
 
 def suggested_rate(plan, x, labels) -> float:
     with pytest.raises(UsageError) as told:
-        divergence.check(plan, twin.train(plan, x, labels), x, labels)
+        divergence.check(Tiles(plan), twin.train(plan, x, labels), x, labels)
     assert str(told.value).startswith("training diverges: scores reach ")
     assert "\n" not in str(told.value)
     assert len(str(told.value)) < 250  # no number of hundreds of digits
@@ -57,7 +58,7 @@ def test_between_safe_and_worthless_there_is_a_warning(capsys):
     plan = make_plan(256, 41, 10, 3, learning_rate=16.0)
     clear = twin.train(plan, x, labels)
     assert 12 < clear.largest_score < 120
-    divergence.check(plan, clear, x, labels)
+    divergence.check(Tiles(plan), clear, x, labels)
     told = capsys.readouterr().err
     assert told.startswith(f"warning: scores reach {clear.largest_score:.3g}, beyond 12 the polynomial leaves")
     assert told.count("\n") == 1
@@ -67,22 +68,22 @@ def test_no_rate_helps_where_the_chain_has_no_room_for_it():
     x, labels, _, _ = digits(256, 40)
     plan = replace(make_plan(256, 41, 10, 20, "refresh", 4.0), learning_rate=1e9)
     with pytest.raises(UsageError, match="no he.learning_rate down to .* helps; lower he.iterations"):
-        divergence.check(plan, twin.train(plan, x, labels), x, labels)
+        divergence.check(Tiles(plan), twin.train(plan, x, labels), x, labels)
 
 
 def test_the_published_algorithm_far_beyond_its_cubic_is_refused():
     x, labels, _, _ = digits(128, 20)
-    plan = published.make_plan(128, 21, 10, 3)
-    calm = published.twin(plan, x, labels)
-    divergence.check(plan, calm, x, labels)
+    algorithm = VolleyRevolver(published.make_plan(128, 21, 10, 3))
+    calm = algorithm.twin(x, labels)
+    divergence.check(algorithm, calm, x, labels)
     for score in (1e9, np.inf, np.nan):
         with pytest.raises(UsageError, match="set he.algorithm=tiles"):
-            divergence.check(plan, replace(calm, largest_scores=[score]), x, labels)
+            divergence.check(algorithm, replace(calm, largest_scores=[score]), x, labels)
 
 
 @pytest.mark.filterwarnings("error")
 def test_twins_that_overflow_do_so_silently_and_say_so():
     x, labels, _, _ = digits(64, 20)
-    assert published.twin(published.make_plan(64, 21, 10, 3), 1e120 * (1 + x), labels).diverged
+    assert VolleyRevolver(published.make_plan(64, 21, 10, 3)).twin(1e120 * (1 + x), labels).diverged
     plan = replace(make_plan(64, 21, 10, 20, "refresh"), learning_rate=1e300)
     assert twin.train(plan, x, labels).diverged

@@ -13,10 +13,11 @@ from ppvit.config import He
 from ppvit.core.errors import UsageError
 from ppvit.he.ckks.session import SecretSession
 from ppvit.he.parties import owner
-from ppvit.he.parties.features import fit_whitening
-from ppvit.he.tiles.algorithm import train
+from ppvit.he.parties.features import components_of, fit_whitening, whitening_for
+from ppvit.he.tiles import Tiles
 from ppvit.he.tiles.plan import make_plan
-from ppvit.he.volley_revolver import algorithm as published
+from ppvit.he.volley_revolver import VolleyRevolver
+from ppvit.he.volley_revolver import plan as published
 
 pytest.importorskip("tenseal")
 
@@ -56,9 +57,9 @@ def test_images_all_alike_whiten_to_finite_features():
 
 def test_fewer_features_than_the_default_of_components():
     features = np.random.default_rng(0).normal(size=(200, 24))
-    plan = make_plan(200, owner.components_of(He(), 200) + 1, 3, 2)
-    assert plan.columns == 64
-    whitening = owner.whitening_for(plan, He(), features)
+    tiles = Tiles(make_plan(200, components_of(He(), 200) + 1, 3, 2))
+    assert tiles.plan.columns == 64
+    whitening = whitening_for(tiles, He(), features)
     white = whitening(features)
     assert white.shape == (200, 64)
     assert not white[:, 24:-1].any()
@@ -67,7 +68,7 @@ def test_fewer_features_than_the_default_of_components():
     weight, bias = whitening.fold(weights)
     np.testing.assert_allclose(features @ weight.T + bias, whitening(features, clip=False) @ weights.T, atol=1e-9)
     with pytest.raises(UsageError, match="set it to 24 or less"):
-        owner.whitening_for(plan, He(components=63), features)
+        whitening_for(tiles, He(components=63), features)
 
 
 class Bar:
@@ -91,9 +92,9 @@ def test_progress_comes_by_groups_and_ends_at_the_final_depth(tmp_path, monkeypa
     plan = make_plan(240, 18, 10, 2)
     session = SecretSession(plan.parameters)
     session.add_evaluation_keys(plan.rotations())
-    owner.encrypt_data(session, plan, x, labels, tmp_path)
+    owner.encrypt_data(session, Tiles(plan), x, labels, tmp_path)
     bar = Bar()
-    train(session, plan, tmp_path, bar)
+    Tiles(plan).train(session, tmp_path, bar)
     groups = len(plan.batch_groups(0))
     assert groups >= 2
     assert sum(count > 0 for count in bar.counts) == 2 * plan.blocks + groups  # the first needs no scores
@@ -113,7 +114,7 @@ def test_progress_of_the_published_algorithm_ends_at_depth_0():
         rescale=lambda a: Level(a - 1), encode=lambda vector, level: None, parameters=plan.parameters, key_switches=0,
     )  # fmt: skip
     session.load = lambda kind, path: Level(plan.parameters.top_level)
-    published.train(session, plan, Path(), bar)
+    VolleyRevolver(plan).train(session, Path(), bar)
     assert bar.depth[-1] == 0
     assert sum(bar.counts) == plan.key_switches()
 

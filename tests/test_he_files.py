@@ -16,17 +16,16 @@ import numpy as np
 import pytest
 import yaml
 from conftest import make_config, write_raw
-from test_he_parties import PRETRAINED, configured
+from test_he_parties import configured, places_with
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
-from ppvit.he.algorithms import load_plan
 from ppvit.he.parties import head, owner
-from ppvit.he.parties.folders import weights_name, write_manifest
+from ppvit.he.parties.folders import read_plan, weights_name, write_manifest
 from ppvit.he.parties.trainer import run as run_trainer
+from ppvit.he.tiles import plan as tiles_plan
 from ppvit.he.tiles.packing import weight_slots
-from ppvit.he.tiles.plan import make_plan, read_plan
-from ppvit.he.volley_revolver import algorithm as published
+from ppvit.he.volley_revolver import plan as published
 
 pytest.importorskip("tenseal")
 
@@ -41,9 +40,9 @@ def trained(tmp_path_factory) -> Path:
     """Folders of a run of one iteration, all in this process."""
     root = tmp_path_factory.mktemp("trained")
     write_raw(root / "raw", {"train": 90, "test": 30})
-    places = (root / "owner", root / "trainer")
-    owner.make_keys(configured(iterations=1), root / "raw", PRETRAINED, *places)
-    owner.encrypt(configured(iterations=1), root / "raw", PRETRAINED, *places)
+    parties = (places_with(root, root / "raw"), root / "owner", root / "trainer")
+    owner.make_keys(configured(iterations=1), *parties)
+    owner.encrypt(configured(iterations=1), *parties)
     run_trainer(root / "trainer")
     return root
 
@@ -59,9 +58,10 @@ def copy(trained, tmp_path) -> Path:
 def decrypt(root: Path, raw: Path | None = None, **sections: dict) -> dict:
     config = configured(iterations=1)
     updated = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
-    places = (raw or root / "raw", PRETRAINED, root / "owner", root / "trainer", root / "head", root / "he.json")
-    head.run(config.model_copy(update=updated), *places)
-    return json.loads((root / "he.json").read_text(), parse_constant=pytest.fail)
+    places = places_with(root, raw or root / "raw")
+    head.run(config.model_copy(update=updated), places, root / "owner", root / "trainer")
+    result, times = ((root / "results" / name / "he.json").read_text() for name in ("", "times"))
+    return {**json.loads(result, parse_constant=pytest.fail), **json.loads(times, parse_constant=pytest.fail)["he"]}
 
 
 def test_folders_of_others_are_never_replaced(tmp_path, capsys):
@@ -70,20 +70,21 @@ def test_folders_of_others_are_never_replaced(tmp_path, capsys):
     mine.mkdir()
     (mine / "a.jpg").write_text("dear")
     config = configured(train_images=30, iterations=1)
-    for places in ((mine, tmp_path / "trainer"), (tmp_path / "owner", mine), (mine / "a.jpg", tmp_path / "trainer")):
+    places = places_with(tmp_path, raw)
+    for folders in ((mine, tmp_path / "trainer"), (tmp_path / "owner", mine), (mine / "a.jpg", tmp_path / "trainer")):
         with pytest.raises(UsageError, match=r"has not made it \(it has no plan.json\); name another folder or remove"):
-            owner.make_keys(config, raw, PRETRAINED, *places)
+            owner.make_keys(config, places, *folders)
     assert (mine / "a.jpg").read_text() == "dear"
     for folder in ("owner", "trainer"):
         (tmp_path / folder).mkdir()  # empty ones may be
-    owner.make_keys(config, raw, PRETRAINED, tmp_path / "owner", tmp_path / "trainer")
-    first = load_plan(tmp_path / "owner")[1]
+    owner.make_keys(config, places, tmp_path / "owner", tmp_path / "trainer")
+    first = read_plan(tmp_path / "owner")[1]
     told = capsys.readouterr()
     assert told.err == ""
     assert "the trainer will take about " in told.out
     assert told.out.count("MiB") == 3
     assert told.out.count("\n") == 1
-    owner.make_keys(config, raw, PRETRAINED, tmp_path / "owner", tmp_path / "trainer")
+    owner.make_keys(config, places, tmp_path / "owner", tmp_path / "trainer")
     told = capsys.readouterr().err
     assert f"took the place of {first}; what that key encrypted is lost" in told
     assert told.count("\n") == 1
@@ -97,11 +98,11 @@ def test_owners_folder_is_for_the_owner_alone(trained):
 
 def test_a_trainer_on_this_machine_is_refused_before_keys_are_made(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 2**20}))
-    places = (configured(), trained / "raw", PRETRAINED, tmp_path / "owner", tmp_path / "trainer")
+    parties = (places_with(tmp_path, trained / "raw"), tmp_path / "owner", tmp_path / "trainer")
     with pytest.raises(PpvitError, match="MiB of memory and 1 MiB are free"):
-        owner.make_keys(*places, train_here=True)
+        owner.make_keys(configured(), *parties, train_here=True)
     assert not (tmp_path / "owner").exists()
-    owner.make_keys(*places)  # the trainer is elsewhere
+    owner.make_keys(configured(), *parties)  # the trainer is elsewhere
     assert (tmp_path / "trainer" / "keys").exists()
 
 
@@ -144,7 +145,7 @@ def test_a_trainers_record_without_figures_is_told(copy, field, value):
     path = copy / "trainer" / "weights" / "training.json"
     record = json.loads(path.read_text()) | {field: value}
     path.write_text(json.dumps(record))
-    write_manifest(path.parent, load_plan(copy / "owner")[1])
+    write_manifest(path.parent, read_plan(copy / "owner")[1])
     with pytest.raises(PpvitError, match=f"training.json: {field} is .*, no number; train again"):
         decrypt(copy)
 
@@ -152,7 +153,8 @@ def test_a_trainers_record_without_figures_is_told(copy, field, value):
 def test_honest_weights_pass_and_dishonest_ones_are_warned_of(copy, capsys):
     assert decrypt(copy)["max_weight_error"] < 5e-3
     assert "warning" not in capsys.readouterr().err
-    plan, fingerprint = load_plan(copy / "owner")
+    algorithm, fingerprint = read_plan(copy / "owner")
+    plan = algorithm.plan
     session = owner.open_session(copy / "owner", plan, fingerprint)
     with np.load(copy / "owner" / "head.npz") as kept:
         weights = kept["twin_weights"][::-1]  # classes changed round
@@ -169,15 +171,15 @@ def test_honest_weights_pass_and_dishonest_ones_are_warned_of(copy, capsys):
 
 
 def test_weights_that_are_no_numbers_are_refused(copy, monkeypatch):
-    plan, _ = load_plan(copy / "owner")
+    plan = read_plan(copy / "owner")[0].plan
     nothing = np.full((plan.classes, plan.columns), np.nan)
     monkeypatch.setattr("ppvit.he.parties.owner.decrypt", lambda *_: nothing)
     with pytest.raises(PpvitError, match="damaged or dishonest"):
         decrypt(copy)
-    assert not (copy / "he.json").exists()
+    assert not (copy / "results" / "he.json").exists()
 
 
-GOOD = make_plan(90, 7, 3, 2).as_record()
+GOOD = tiles_plan.make_plan(90, 7, 3, 2).as_record()
 PUBLISHED = published.make_plan(9, 7, 3, 2).as_record()
 
 
@@ -188,9 +190,9 @@ PUBLISHED = published.make_plan(9, 7, 3, 2).as_record()
      GOOD | {"batch": 1000}, GOOD | {"more": 0}, GOOD | {"l2": "x"}, GOOD | {"prime_bits": [30, 30]}],
 )  # fmt: skip
 def test_plans_that_cannot_be_are_told(bad):
-    assert read_plan(json.loads(json.dumps(GOOD)), "plan.json") == make_plan(90, 7, 3, 2)
+    assert tiles_plan.read_plan(json.loads(json.dumps(GOOD)), "plan.json") == tiles_plan.make_plan(90, 7, 3, 2)
     with pytest.raises(PpvitError, match=r"^plan.json.*make it again: ppvit he keys$"):
-        read_plan(bad, "plan.json")
+        tiles_plan.read_plan(bad, "plan.json")
 
 
 @pytest.mark.parametrize(
@@ -230,9 +232,9 @@ def test_training_with_refresh_runs_again_whoever_starts_first(tmp_path, monkeyp
         he={"features": "grey", "components": 3, "train_images": 30, "mode": "refresh", "iterations": 3},
     )
     raw = write_raw(tmp_path / "raw", {"train": 30, "test": 6}, size=8)
-    places = (tmp_path / "owner", tmp_path / "trainer")
-    owner.make_keys(config, raw, PRETRAINED, *places)
-    owner.encrypt(config, raw, PRETRAINED, *places)
+    parties = (places_with(tmp_path, raw), tmp_path / "owner", tmp_path / "trainer")
+    owner.make_keys(config, *parties)
+    owner.encrypt(config, *parties)
     first = Owner(tmp_path)
     run_trainer(tmp_path / "trainer")
     first.join(30)
@@ -271,8 +273,8 @@ def test_a_stage_that_is_told_to_stop_leaves_neither_secret_nor_process(trained,
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     code = (
-        "import sys; from pathlib import Path; from ppvit import config, he; c = config.load(Path('params.yaml'), []);"
-        f"he.run(c, Path({str(trained / 'raw')!r}), Path('none'), Path('head'), Path('he.json'))"
+        "from pathlib import Path; from ppvit import config; from ppvit.places import Places; "
+        f"from ppvit.verbs import he; c = config.load(); he.run(c, Places.of(c, raw=Path({str(trained / 'raw')!r})))"
     )
     environment = {**os.environ, "TMPDIR": str(scratch), "PPVIT_WORKERS": "2"}
     stage = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)

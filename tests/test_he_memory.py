@@ -19,14 +19,14 @@ import psutil
 import pytest
 
 from ppvit.core.errors import PpvitError
-from ppvit.he.algorithms import write_plan
 from ppvit.he.ckks import memory
 from ppvit.he.ckks.scheme import Parameters
 from ppvit.he.ckks.session import SecretSession
 from ppvit.he.parties import owner
-from ppvit.he.parties.folders import write_manifest
-from ppvit.he.tiles.plan import make_plan, require_memory
-from ppvit.he.volley_revolver import algorithm as published
+from ppvit.he.parties.folders import write_manifest, write_plan
+from ppvit.he.tiles import Tiles
+from ppvit.he.tiles.plan import make_plan
+from ppvit.he.volley_revolver import plan as published
 
 pytest.importorskip("tenseal")
 MIB = 2**20
@@ -56,8 +56,8 @@ def test_estimate_holds_for_the_largest_sizes_that_were_measured():
 def test_tables_of_a_session_are_estimated():
     code = """
 import psutil
-from ppvit.he.ckks import Session
-from ppvit.he.scheme import Parameters
+from ppvit.he.ckks.scheme import Parameters
+from ppvit.he.ckks.session import Session
 Session(Parameters(1024 * 4, (30, 30, 49), 30))  # all that is loaded once
 before = psutil.Process().memory_full_info().uss
 session = Session(Parameters(32768, (60, *[50] * 14, 60), 50))
@@ -78,9 +78,9 @@ def test_training_takes_what_was_estimated(tmp_path, processes):
     session.save(session.seeded_relinearisation(), keys / "relinearisation.key")
     session.save(session.seeded_rotation(plan.rotations()), keys / "rotation.key")
     write_manifest(keys, "he-0")
-    write_plan(tmp_path, plan, "he-0")
+    write_plan(tmp_path, Tiles(plan), "he-0")
     features = np.random.default_rng(0).uniform(-3, 3, (200, 24))
-    owner.encrypt_data(session, plan, features, np.arange(200) % 10, data)
+    owner.encrypt_data(session, Tiles(plan), features, np.arange(200) % 10, data)
     write_manifest(data, "he-0")
     command = [sys.executable, "-m", "ppvit.cli", "he", "train", "--trainer", str(tmp_path)]
     trainer = subprocess.Popen(command, env={**os.environ, "PPVIT_WORKERS": str(processes)}, stderr=subprocess.DEVNULL)
@@ -122,7 +122,7 @@ def test_the_published_algorithm_takes_what_was_measured_too():
 
 
 def test_what_does_not_fit_is_refused():
-    plan = make_plan(60_000, 512, 10, 2)
+    tiles = Tiles(make_plan(60_000, 512, 10, 2))
     with pytest.raises(PpvitError, match="lower he.batch_images"):
-        require_memory(plan, 4 * 2**30)
-    require_memory(make_plan(60_000, 64, 10, 2, batch=1024), 4 * 2**30)
+        tiles.require_memory(4 * 2**30)
+    Tiles(make_plan(60_000, 64, 10, 2, batch=1024)).require_memory(4 * 2**30)

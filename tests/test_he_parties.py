@@ -7,27 +7,30 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import make_config, write_raw
+from conftest import make_config, make_places, read_result, write_raw
 from safetensors.numpy import load_file
 
 from ppvit.config import Config, He
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.data.plain import PlainImages, batches
-from ppvit.he.algorithms import load_plan
-from ppvit.he.ckks import session as ckks
+from ppvit.core.results import read_times
+from ppvit.data.plain import PlainImages
+from ppvit.evaluation.owner_checks import plain_batches
+from ppvit.he.ckks.session import Session
 from ppvit.he.parties import owner
 from ppvit.he.parties.features import backbone_of, extract
-from ppvit.he.parties.folders import read_manifest, weights_name
+from ppvit.he.parties.folders import read_manifest, read_plan, weights_name
 from ppvit.he.parties.model import save_model_with_head
 from ppvit.he.parties.trainer import run as run_trainer
 from ppvit.he.volley_revolver import quadratic_gradient
 from ppvit.models import model_input
+from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.verbs import adapt, encrypt, evaluate, he
 
@@ -44,6 +47,16 @@ def ppvit(*arguments: object, cwd: Path, code: int = 0) -> str:
     )  # fmt: skip
     assert done.returncode == code, done.stdout
     return done.stdout
+
+
+def places_with(root: Path, raw: Path) -> Places:
+    """Where these tests have things: raw images, the committed backbone, and what is written into ``root``."""
+    return make_places(root, raw=raw, embedded=PRETRAINED)
+
+
+def measured(root: Path) -> dict:
+    """What the stage measured, times and sizes too."""
+    return {**read_result(make_places(root), "he"), **read_times(root / "results" / "he.json")}
 
 
 def configured(**settings: object) -> Config:
@@ -68,12 +81,12 @@ def finished(tmp_path_factory) -> Path:
     for name in ("owner", "raw", "trainer", "params.yaml"):
         (root / f"{name} away").rename(root / name)
     shutil.copytree(alone / "trainer" / "weights", root / "trainer" / "weights")
-    ppvit("he", "decrypt", *mine, "--out", root / "head", "--result", root / "he.json", cwd=root)
+    ppvit("he", "decrypt", *mine, "--out", root / "models/he", "--results", root / "results", cwd=root)
     return root
 
 
 def test_trainer_needs_no_secret_and_gives_the_twins_head(finished):
-    result = json.loads((finished / "he.json").read_text())
+    result = measured(finished)
     assert result["max_weight_error"] < 5e-3
     assert result["accuracy_percent"] == result["twin_accuracy_percent"]
     assert result["accuracy_percent"] > result["chance_percent"] + 40
@@ -81,7 +94,7 @@ def test_trainer_needs_no_secret_and_gives_the_twins_head(finished):
     uploaded = [path.stat().st_size for path in (finished / "trainer" / "data").iterdir()]
     assert result["upload_bytes"] == sum(uploaded) > 100_000
     features, labels = extract(configured(), finished / "raw", "test", 1000, None)
-    head = load_file(finished / "head" / "head.safetensors")
+    head = load_file(finished / "models/he/head.safetensors")
     assert owner.accuracy_percent(features @ head["weight"].T + head["bias"], labels) == pytest.approx(
         result["folded_accuracy_percent"]
     )
@@ -90,8 +103,8 @@ def test_trainer_needs_no_secret_and_gives_the_twins_head(finished):
 def test_no_file_of_the_trainer_is_or_holds_the_secret_key(finished):
     secret = (finished / "owner" / "secret.key").read_bytes()
     assert (finished / "owner" / "secret.key").stat().st_mode & 0o777 == 0o600
-    plan, _ = load_plan(finished / "trainer")
-    session = ckks.Session(plan.parameters)
+    algorithm, _ = read_plan(finished / "trainer")
+    session = Session(algorithm.plan.parameters)
     session.from_bytes("SecretKey", secret)  # the check below can find one
     files = [path for path in (finished / "trainer").rglob("*") if path.is_file()]
     assert len(files) > 8
@@ -105,22 +118,24 @@ def test_no_file_of_the_trainer_is_or_holds_the_secret_key(finished):
 
 def test_two_encryptions_of_the_same_differ(finished, tmp_path):
     """Seeds of ciphertexts come from the operating system, never from parameters."""
-    plan, fingerprint = load_plan(finished / "owner")
+    algorithm, fingerprint = read_plan(finished / "owner")
+    plan = algorithm.plan
     session = owner.open_session(finished / "owner", plan, fingerprint)
     x, labels = np.ones((plan.images, plan.columns)), np.zeros(plan.images, np.int64)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        owner.encrypt_data(session, plan, x, labels, tmp_path / name)
+        owner.encrypt_data(session, algorithm, x, labels, tmp_path / name)
     assert all(path.read_bytes() != (tmp_path / "b" / path.name).read_bytes() for path in (tmp_path / "a").iterdir())
 
 
 def test_wrong_key_is_told_and_gives_chance_when_forced(finished, tmp_path):
-    owner.make_keys(configured(), finished / "raw", PRETRAINED, tmp_path / "owner", tmp_path / "trainer")
+    places = places_with(tmp_path, finished / "raw")
+    owner.make_keys(configured(), places, tmp_path / "owner", tmp_path / "trainer")
     with pytest.raises(PpvitError, match="keys were mixed up"):
         owner.decrypt(tmp_path / "owner", finished / "trainer")
-    plan, fingerprint = load_plan(tmp_path / "owner")
-    wrong = owner.open_session(tmp_path / "owner", plan, fingerprint)
-    weights = owner.decrypt_weights(wrong, plan, finished / "trainer" / "weights")
+    algorithm, fingerprint = read_plan(tmp_path / "owner")
+    wrong = owner.open_session(tmp_path / "owner", algorithm.plan, fingerprint)
+    weights = owner.decrypt_weights(wrong, algorithm, finished / "trainer" / "weights")
     right = owner.decrypt(finished / "owner", finished / "trainer")
     assert np.abs(weights).max() > 4 * np.abs(right).max()  # noise as large as the modulus
     with np.load(finished / "owner" / "head.npz") as kept:
@@ -137,7 +152,7 @@ def test_wrong_key_is_told_and_gives_chance_when_forced(finished, tmp_path):
         run_trainer(tmp_path / "trainer")
     shutil.copy(finished / "owner" / "secret.key", tmp_path / "owner" / "secret.key")
     with pytest.raises(PpvitError, match=r"secret.key is not the key he-"):
-        owner.open_session(tmp_path / "owner", plan, fingerprint)
+        owner.open_session(tmp_path / "owner", algorithm.plan, fingerprint)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
@@ -158,18 +173,16 @@ def test_damaged_ciphertext_is_told_in_one_line(finished, tmp_path, damage):
 
 
 def test_other_mistakes_are_told(finished, tmp_path):
-    with pytest.raises(PpvitError, match="other parameters or another data set; run ppvit he keys again"):
-        places = (finished / "owner", finished / "trainer")
-        owner.encrypt(configured(iterations=3), finished / "raw", PRETRAINED, *places)
+    places = places_with(tmp_path, finished / "raw")
+    with pytest.raises(PpvitError, match="other settings or another data set; run ppvit he keys again"):
+        owner.encrypt(configured(iterations=3), places, finished / "owner", finished / "trainer")
     with pytest.raises(UsageError, match="128 bits of security allow"):
-        owner.make_keys(
-            configured(iterations=9), finished / "raw", PRETRAINED, tmp_path / "owner", tmp_path / "trainer"
-        )
+        owner.make_keys(configured(iterations=9), places, tmp_path / "owner", tmp_path / "trainer")
     assert not (tmp_path / "owner").exists()
     with pytest.raises(PpvitError, match="plan.json is missing"):
         run_trainer(tmp_path)
     told = ppvit("he", "-S", "he.iterations=3", "train", cwd=finished, code=2)
-    assert "write -S and --params after the verb" in told
+    assert "write options after the verb: ppvit he train -S name=value" in told
     manifest = finished / "trainer" / "weights" / "manifest.json"
     record = json.loads(manifest.read_text())
     escaping = tmp_path / "weights"
@@ -185,9 +198,9 @@ def test_the_same_seed_gives_the_same_twin_under_another_key(finished, tmp_path)
     for name, seed in (("again", 0), ("other", 1)):
         config = configured()
         config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"seed": seed})})
-        places = (finished / "raw", PRETRAINED, tmp_path / name / "owner", tmp_path / name / "trainer")
-        owner.make_keys(config, *places)
-        owner.encrypt(config, *places)
+        parties = (places_with(tmp_path, finished / "raw"), tmp_path / name / "owner", tmp_path / name / "trainer")
+        owner.make_keys(config, *parties)
+        owner.encrypt(config, *parties)
         with np.load(tmp_path / name / "owner" / "head.npz") as arrays:
             kept[name] = dict(arrays)
     with np.load(finished / "owner" / "head.npz") as arrays:
@@ -204,16 +217,17 @@ def test_evaluate_measures_the_head_as_decrypt_did(tmp_path):
     """`ppvit evaluate --finetuned models/he` on plain shards, cipher none."""
     raw = write_raw(tmp_path / "raw", {"train": 24, "test": 21}, size=32)
     config = make_config(cipher={"name": "none"}, he={"train_images": 24, "components": 6})
-    he.run(config, raw, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
-    encrypt.run(config, raw, tmp_path / "encrypted")
-    adapt.run(config, PRETRAINED, tmp_path / "adapted", tmp_path / "adapt.json")
-    evaluate.run(
-        config.evaluate, tmp_path / "encrypted", tmp_path / "adapted", tmp_path / "head", tmp_path / "plots",
-        tmp_path / "evaluate.json",
-    )  # fmt: skip
-    measured = json.loads((tmp_path / "evaluate.json").read_text())["accuracy_percent"]
-    result = json.loads((tmp_path / "he.json").read_text())
-    assert measured == result["folded_accuracy_percent"] > result["chance_percent"] + 20
+    places = places_with(tmp_path, raw)
+    he.run(config, places)
+    encrypt.run(config, places)
+    adapt.run(config, places)
+    evaluate.run(config, replace(places, finetuned=places.he))
+    result = measured(tmp_path)
+    assert (
+        read_result(places, "evaluate")["accuracy_percent"]
+        == result["folded_accuracy_percent"]
+        > result["chance_percent"] + 20
+    )
     assert result["wall_seconds"] == pytest.approx(
         sum(result[f"{step}_seconds"] for step in ("keys", "encrypt", "train", "decrypt")), abs=0.01
     )
@@ -229,8 +243,8 @@ def test_trainer_refuses_what_does_not_fit_its_memory(finished, monkeypatch):
 
 def test_stage_with_refresh_and_mini_batches(finished, tmp_path):
     config = configured(mode="refresh", iterations=3, batch_images=60)
-    he.run(config, finished / "raw", PRETRAINED, tmp_path / "head", tmp_path / "he.json")
-    result = json.loads((tmp_path / "he.json").read_text())
+    he.run(config, places_with(tmp_path, finished / "raw"))
+    result = measured(tmp_path)
     assert result["max_weight_error"] < 5e-3
     assert result["iterations"] == 3
     assert result["accuracy_percent"] > result["chance_percent"] + 40
@@ -243,15 +257,15 @@ def test_stage_with_the_published_algorithm(tmp_path):
         he={"algorithm": "volley_revolver", "features": "grey", "train_images": 8, "iterations": 1},
     )
     raw = write_raw(tmp_path / "raw", {"train": 8, "test": 30}, size=8)
-    he.run(config, raw, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
-    result = json.loads((tmp_path / "he.json").read_text())
+    he.run(config, places_with(tmp_path, raw))
+    result = measured(tmp_path)
     assert result["algorithm"] == "volley_revolver"
     assert result["columns"] == 65
     assert result["max_weight_error"] < 5e-3
     assert result["accuracy_percent"] == result["folded_accuracy_percent"] == result["twin_accuracy_percent"]
     features, labels = extract(config, raw, "train", 8, None)
     expected = quadratic_gradient.train(np.c_[features, np.ones(8)], labels, 3, 1).weights
-    head = load_file(tmp_path / "head" / "head.safetensors")
+    head = load_file(tmp_path / "models/he/head.safetensors")
     np.testing.assert_allclose(np.c_[head["weight"], head["bias"]], expected, atol=1e-5)
     assert np.ptp(expected) > 1e-4  # noise teaches little in one step, but more than the tolerance
 
@@ -272,11 +286,11 @@ def test_what_the_published_algorithm_does_not_have_is_refused(setting, told):
 
 def test_a_party_that_fails_ends_the_stage_with_one_line(finished, tmp_path, capfd):
     with pytest.raises(SystemExit, match="2"):
-        he.run(configured(iterations=9), finished / "raw", PRETRAINED, tmp_path / "head", tmp_path / "he.json")
+        he.run(configured(iterations=9), places_with(tmp_path, finished / "raw"))
     told = capfd.readouterr().err
     assert told.startswith("error: 9 iterations in mode levelled")
     assert told.count("\n") == 1
-    assert not (tmp_path / "head").exists()
+    assert not (tmp_path / "models/he").exists()
 
 
 def test_head_on_its_backbone_is_what_finetune_linear_would_write(tmp_path):
@@ -290,7 +304,7 @@ def test_head_on_its_backbone_is_what_finetune_linear_would_write(tmp_path):
     folder.mkdir()
     save_model_with_head(folder, backbone, weight, bias, 32)
     model = load_finetuned(tmp_path / "unused", folder, 3)
-    (images, read_labels), *_ = batches(PlainImages(raw, "test", config.dataset, config.encrypt), None)
+    (images, read_labels), *_ = plain_batches(PlainImages(raw, "test", config.dataset, config.encrypt), None)
     with torch.inference_mode():
         logits = model(model_input(images)).numpy()
     np.testing.assert_allclose(logits, features @ weight.T + bias, atol=1e-3)
@@ -299,9 +313,9 @@ def test_head_on_its_backbone_is_what_finetune_linear_would_write(tmp_path):
 
 def test_owner_warns_before_upload_when_scores_leave_the_cubic(finished, tmp_path, capsys):
     config = configured(learning_rate=20.0, iterations=3, mode="refresh")
-    places = (tmp_path / "owner", tmp_path / "trainer")
-    owner.make_keys(config, finished / "raw", PRETRAINED, *places)
-    owner.encrypt(config, finished / "raw", PRETRAINED, *places)
+    parties = (places_with(tmp_path, finished / "raw"), tmp_path / "owner", tmp_path / "trainer")
+    owner.make_keys(config, *parties)
+    owner.encrypt(config, *parties)
     told = capsys.readouterr().err
     assert "warning: scores reach" in told
     assert "beyond 12 the polynomial leaves the sigmoid" in told
@@ -309,10 +323,10 @@ def test_owner_warns_before_upload_when_scores_leave_the_cubic(finished, tmp_pat
 
 def test_owner_refuses_before_upload_when_training_diverges(finished, tmp_path):
     config = configured(learning_rate=60.0, iterations=8, mode="refresh")
-    places = (tmp_path / "owner", tmp_path / "trainer")
-    owner.make_keys(config, finished / "raw", PRETRAINED, *places)
+    parties = (places_with(tmp_path, finished / "raw"), tmp_path / "owner", tmp_path / "trainer")
+    owner.make_keys(config, *parties)
     with pytest.raises(UsageError, match=r"training diverges: scores reach .*; set he.learning_rate=\d"):
-        owner.encrypt(config, finished / "raw", PRETRAINED, *places)
+        owner.encrypt(config, *parties)
     assert not (tmp_path / "trainer" / "data").exists()
     assert not (tmp_path / "owner" / "head.npz").exists()
 
@@ -321,7 +335,7 @@ def test_without_tenseal_the_stage_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tenseal", None)
     monkeypatch.setitem(sys.modules, "tenseal.sealapi", None)
     with pytest.raises(PpvitError, match=r"pip install 'ppvit\[he\]'"):
-        he.run(make_config(), tmp_path, PRETRAINED, tmp_path / "head", tmp_path / "he.json")
+        he.run(make_config(), places_with(tmp_path, tmp_path))
 
 
 def test_trainer_half_loads_neither_keys_nor_raw_data_nor_torch(finished):

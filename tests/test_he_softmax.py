@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from ppvit.he.ckks.session import Parameters, SecretSession
+from ppvit.he.ckks.scheme import Parameters
+from ppvit.he.ckks.session import SecretSession
 from ppvit.he.tiles import softmax
 from ppvit.he.tiles.plan import make_plan
 

@@ -28,7 +28,7 @@ from ppvit.models import model_input
 from ppvit.places import Places
 from ppvit.verbs import adapt, encrypt, finetune, threats
 
-PIXELS = sorted(set(CIPHERS) - {"neuracrypt"})
+PIXELS = sorted(set(CIPHERS) - {"neuracrypt"})  # the others make tokens
 EXACT = ["none", "block", "np", "block_np", "pixel_position", "etc", "subblock_etc", "pe", "restricted"]
 
 
@@ -58,7 +58,7 @@ def test_forward_is_the_model_on_ciphertext(name):
     encrypted = cipher.encrypt(images, np.full(len(images), QUERY))
     expected = model(as_input(encrypted))
     found = through_cipher(model, cipher)(as_input(images))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 if name == "orthogonal" else 1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 if cipher.dtype == np.float16 else 1e-5)
     assert (found - model(as_input(images))).abs().max() > 2e-3 or name == "none"  # the cipher is not left out
 
 

@@ -15,9 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.ckks.arithmetic import CiphertextArithmetic
 from ppvit.he.ckks.session import SecretSession, Session
-from ppvit.he.volley_revolver import algorithm as published
-from ppvit.he.volley_revolver import layout as volley_revolver
-from ppvit.he.volley_revolver import quadratic_gradient
+from ppvit.he.volley_revolver import VolleyRevolver, layout, quadratic_gradient
+from ppvit.he.volley_revolver import plan as published
 
 
 def with_constant(features: np.ndarray) -> np.ndarray:
@@ -138,13 +137,13 @@ def problem(samples: int, width: int, classes: int, seed: int = 0) -> tuple[np.n
 @given(st.integers(1, 40), st.integers(2, 20), st.integers(2, 6), st.sampled_from([512, 1024]), st.integers(1, 3))
 def test_layout_computes_what_the_twin_computes(samples, width, classes, slots, iterations) -> None:
     features, labels = problem(samples, width, classes)
-    layout = volley_revolver.plan(samples, width, classes, slots)
-    upload = volley_revolver.prepare(layout, features, labels)
+    grid = layout.make_layout(samples, width, classes, slots)
+    upload = layout.prepare(grid, features, labels)
     arithmetic = PlainArithmetic()
-    weights = layout.unpack(volley_revolver.train(arithmetic, layout, upload, iterations))
+    weights = grid.unpack(layout.train(arithmetic, grid, upload, iterations))
     twin = quadratic_gradient.train(features, labels, classes, iterations).weights
     np.testing.assert_allclose(weights, twin, rtol=1e-9, atol=1e-12)
-    assert arithmetic.rotations <= set(layout.rotations())
+    assert arithmetic.rotations <= set(grid.rotations())
 
 
 def test_published_size_uploads_and_costs_what_the_paper_says() -> None:
@@ -155,18 +154,18 @@ def test_published_size_uploads_and_costs_what_the_paper_says() -> None:
     steps 1.
     """
     features, labels = problem(128, 401, 10)
-    layout = volley_revolver.plan(128, 401, 10, slots=32768)
-    upload = volley_revolver.prepare(layout, features, labels)
-    assert (layout.rows, layout.columns) == (64, 512)
+    grid = layout.make_layout(128, 401, 10, slots=32768)
+    upload = layout.prepare(grid, features, labels)
+    assert (grid.rows, grid.columns) == (64, 512)
     assert len([*upload.samples, *upload.labels, upload.weights, upload.steps]) == 6
     arithmetic = PlainArithmetic()
-    volley_revolver.train(arithmetic, layout, upload, iterations=1)
+    layout.train(arithmetic, grid, upload, iterations=1)
     assert arithmetic.key_switches == 63 + 2 * 64 * 19 + 2 * 2 + 2 * 6 + (10 * (2 + 63) + 9 * 2) + 1
 
 
 def test_classes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match=r"20 classes of 400 features .* 4096 slots"):
-        volley_revolver.plan(128, 400, 20, slots=4096)
+        layout.make_layout(128, 400, 20, slots=4096)
 
 
 def test_encrypted_training_equals_the_twin() -> None:
@@ -174,17 +173,17 @@ def test_encrypted_training_equals_the_twin() -> None:
     pytest.importorskip("tenseal")
     samples, width, classes, iterations = 4, 4, 2, 1
     features, labels = problem(samples, width, classes)
-    parameters = volley_revolver.parameters(iterations)
-    layout = replace(volley_revolver.plan(samples, width, classes, parameters.slots), rows=2)
+    parameters = layout.choose_chain(iterations)
+    grid = replace(layout.make_layout(samples, width, classes, parameters.slots), rows=2)
     owner = SecretSession(parameters)
-    owner.add_evaluation_keys(layout.rotations())
+    owner.add_evaluation_keys(grid.rotations())
     trainer = Session(parameters, owner.relinearisation, owner.rotation)  # without the secret key
-    upload = volley_revolver.prepare(layout, features, labels)
-    trained = volley_revolver.train(CiphertextArithmetic(trainer), layout, upload.each(owner.encrypt), iterations)
+    upload = layout.prepare(grid, features, labels)
+    trained = layout.train(CiphertextArithmetic(trainer), grid, upload.each(owner.encrypt), iterations)
     twin = quadratic_gradient.train(features, labels, classes, iterations)
-    np.testing.assert_allclose(layout.unpack(owner.decrypt(trained)), twin.weights, atol=1e-3)
+    np.testing.assert_allclose(grid.unpack(owner.decrypt(trained)), twin.weights, atol=1e-3)
     counted = PlainArithmetic()
-    volley_revolver.train(counted, layout, upload, iterations)
+    layout.train(counted, grid, upload, iterations)
     assert trainer.key_switches == counted.key_switches
 
 
@@ -209,35 +208,35 @@ class Depth:
 
 @pytest.mark.parametrize("iterations", [1, 2, 3])
 def test_chain_is_just_as_long_as_the_training_is_deep(iterations: int) -> None:
-    layout = volley_revolver.plan(6, 5, 3, slots=128)
-    upload = volley_revolver.prepare(layout, *problem(6, 5, 3)).each(lambda _: 0)
-    depth = volley_revolver.train(Depth(), layout, upload, iterations)
-    assert depth == volley_revolver.parameters(iterations).top_level
+    grid = layout.make_layout(6, 5, 3, slots=128)
+    upload = layout.prepare(grid, *problem(6, 5, 3)).each(lambda _: 0)
+    depth = layout.train(Depth(), grid, upload, iterations)
+    assert depth == layout.choose_chain(iterations).top_level
 
 
 @pytest.mark.parametrize(("iterations", "ring"), [(1, 16384), (2, 32768), (3, 32768)])
 def test_chains_fit_into_the_cap(iterations: int, ring: int) -> None:
-    parameters = volley_revolver.parameters(iterations)  # refuses more than the cap by itself
+    parameters = layout.choose_chain(iterations)  # refuses more than the cap by itself
     assert (parameters.ring, parameters.top_level) == (ring, 8 * iterations + 1)
 
 
 def test_paper_scale_for_two_iterations() -> None:
-    assert volley_revolver.parameters(2).scale == 2.0**40
+    assert layout.choose_chain(2).scale == 2.0**40
 
 
 def test_iterations_beyond_the_cap_are_refused() -> None:
     with pytest.raises(UsageError, match="4 iterations take 33 levels"):
-        volley_revolver.parameters(4)
+        layout.choose_chain(4)
 
 
 def test_plan_counts_key_switches_and_foretells_the_upload() -> None:
     plan = published.make_plan(128, 401, 10, 2)
     counted = PlainArithmetic()
     features, labels = problem(128, 401, 10)
-    upload = volley_revolver.prepare(plan.layout, features, labels)
-    volley_revolver.train(counted, plan.layout, upload, 2)
+    upload = layout.prepare(plan.layout, features, labels)
+    layout.train(counted, plan.layout, upload, 2)
     assert plan.key_switches() == counted.key_switches
-    names = [name for name, _ in published.upload_slots(plan, features, labels)]
+    names = [name for name, _ in VolleyRevolver(plan).upload_slots(features, labels)]
     assert len(set(names)) == len(names) == 2 * 4 + 2
     assert plan.upload_bytes() == len(names) * plan.parameters.ciphertext_bytes() // 2  # half of each is a seed
     assert published.read_plan(plan.as_record(), "plan.json") == plan
@@ -245,4 +244,4 @@ def test_plan_counts_key_switches_and_foretells_the_upload() -> None:
 
 def test_too_little_memory_is_found_before_any_work() -> None:
     with pytest.raises(PpvitError, match=r"5\.\d GiB of memory, most of it for keys, and 1\.0 GiB are free"):
-        published.require_memory(published.make_plan(128, 401, 10, 2), 2**30)
+        VolleyRevolver(published.make_plan(128, 401, 10, 2)).require_memory(2**30)

@@ -54,6 +54,11 @@ class Scored:
         seen = _gained(self.ssim, self.baseline_ssim)
         return max(seen, _gained((self.key_recovered_percent or 0.0) / 100, self.guess_key_percent / 100))
 
+    @property
+    def readable(self) -> bool:
+        """Whether people see what the images show."""
+        return self.identified_percent is None and self.strength >= READABLE
+
 
 def _gained(value: float, baseline: float) -> float:
     return min(1.0, max(0.0, value - baseline) / max(1e-3, 1 - baseline))
@@ -73,7 +78,7 @@ def sentence(scored: Scored, keyed: bool) -> str:
     free = f", {scored.free} aside" if scored.free else ""
     how += f" (SSIM {scored.ssim:.2f}{share}{free})"
     baseline = f"; without the attack SSIM is {scored.baseline_ssim:.2f}"
-    if scored.strength >= READABLE:
+    if scored.readable:
         spared = key is not None and key < 99 and scored.ssim > 0.99
         rest = "; the rest of the key changes nothing that these images show" if spared else ""
         return f"Broken: unseen images can be read {how}{rest}."
@@ -118,7 +123,7 @@ def overall(
         parts = [sentence(best, keyed), "This is the best of the attacks that were run, and no proof of security."]
     else:
         parts = []
-    if missing and not (best and best.strength >= NOTICEABLE):
+    if missing and not (best and best.readable):
         parts.append(f"Not attacked, which is no evidence of safety: {', '.join(missing)}.")
     parts += [f"Published: {name}, {percent:g} % ({by})." for name, (percent, by) in (published or {}).items()]
     return " ".join(parts)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 
 from ppvit.core.errors import UsageError
+from ppvit.core.registry import summary
 
 # where each registry is
 _REGISTRIES = {
@@ -27,9 +27,4 @@ def described(kind: str) -> list[tuple[str, str]]:
         raise UsageError(f"ppvit list {kind}: there are lists of {', '.join(_REGISTRIES)}")
     module, registry = _REGISTRIES[kind]
     entries = getattr(importlib.import_module(module), registry)
-    return [(name, _sentence(entry)) for name, entry in entries.items()]
-
-
-def _sentence(entry: object) -> str:
-    text = inspect.getdoc(getattr(entry, "find", entry)) or ""
-    return " ".join(text.split("\n\n")[0].split())
+    return [(name, summary(getattr(entry, "find", entry))) for name, entry in entries.items()]

@@ -10,6 +10,7 @@ import typer
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
 from ppvit.cli.stages import StageGroup, places_of, run_stage, with_places
 from ppvit.core.errors import UsageError
+from ppvit.core.process import sigterm_exits
 from ppvit.pipeline import STAGES
 
 _STAGE = STAGES["he"]
@@ -22,8 +23,6 @@ OWNER, TRAINER = Path("he/owner"), Path("he/trainer")
 
 
 def parties(ctx: typer.Context, overrides: Overrides = None, params: Params = PARAMS, **places: Path | None) -> None:
-    from ppvit.verbs.he import sigterm_exits
-
     ctx.with_resource(sigterm_exits())
     if not ctx.invoked_subcommand:
         run_stage(_STAGE, params, overrides, places)

@@ -2,7 +2,7 @@
 
 from ppvit.config.adversarial import Adversarial
 from ppvit.config.he import He
-from ppvit.config.loading import checked, complete, default_yaml, describe, load, parameters
+from ppvit.config.loading import checked, default_yaml, describe, load, parameters
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.section import narrowed_section
 from ppvit.config.sections import (
@@ -36,7 +36,6 @@ __all__ = [
     "Robustness",
     "Threats",
     "checked",
-    "complete",
     "default_yaml",
     "describe",
     "load",

@@ -17,14 +17,14 @@ from ppvit.config.sections import Config
 from ppvit.core.errors import UsageError
 
 
-def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read and check a parameter file, which must hold every parameter.
 
     A parameter that is missing is refused and not set to its default, because DVC tracks what the file says: a default
     that changes with ppvit would change results unseen.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; None for the defaults.
         overrides: ``section.name=value`` texts that replace values for this run; values are read as YAML.
 
     Raises:
@@ -32,7 +32,8 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
             or a value has the wrong type or range; one line, naming the parameter.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = "" if path is None else Path(path).read_text(encoding="utf-8")
+        values = {section: {} for section in Config.model_fields} if path is None else yaml.safe_load(text)
     except FileNotFoundError:
         raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -44,10 +45,10 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
+        raise UsageError(f"{path or 'defaults'}: {describe(error)}") from None
     for name, _, _ in parameters():
         section, _, parameter = name.partition(".")
-        if parameter not in values[section]:
+        if path is not None and parameter not in values[section]:
             raise UsageError(f"{path} lacks '{name}'; add it (`ppvit params` prints them all)")
     return config
 
@@ -122,10 +123,14 @@ def _nearest(word: str, valid: list[str]) -> str:
 
 
 def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]:
-    """Yield (``section.name``, default, description) for every parameter of the sections (all by default)."""
+    """Yield (``section.name``, default, description) for every parameter.
+
+    Args:
+        sections: only those of these sections, or these single ones; all by default.
+    """
     for section in Config.model_fields:
-        if not sections or section in sections:
-            for name, parameter in _section(section).model_fields.items():
+        for name, parameter in _section(section).model_fields.items():
+            if not sections or section in sections or f"{section}.{name}" in sections:
                 yield f"{section}.{name}", parameter.default, parameter.description or ""
 
 
@@ -138,9 +143,3 @@ def default_yaml() -> str:
             value = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
             lines.append(f"  {name.partition('.')[2]}: {value}  # {description}")
     return "\n".join(lines) + "\n"
-
-
-def complete(config: Config) -> Config:
-    """A narrowed configuration with the sections it lacks at their defaults, so that it can be written and read."""
-    missing = {name: _section(name)() for name in Config.model_fields if not hasattr(config, name)}
-    return Config.model_construct(**{**dict(config), **missing})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,3 +25,17 @@ def prepared_process() -> Iterator[None]:
     share_processors()
     with one_line_errors():
         yield
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """While this lasts SIGTERM ends the process as an error does: folders of secrets are removed, processes ended."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -93,3 +94,8 @@ class Registry(Mapping[str, T]):
             except BaseException:
                 self._loaded = False
                 raise
+
+
+def summary(entry: object) -> str:
+    """The first paragraph of an entry's documentation, in one line."""
+    return " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())

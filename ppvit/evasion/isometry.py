@@ -42,6 +42,6 @@ def plain_ball(norm: Norm, epsilon: float, record: Mapping[str, Any], section: s
             + ", ".join(f"cipher.{option}={value}" for option, value in options.items())
         )
     raise UsageError(
-        f"cipher.name '{name}' does not keep distances between images, so epsilon would not be in plain pixels; choose a "
-        "cipher that moves and inverts values, such as block_np"
+        f"cipher.name '{name}' does not keep distances between images, so epsilon would not be in plain pixels; choose "
+        "a cipher that moves and inverts values, such as block_np"
     )

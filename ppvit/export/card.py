@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,17 @@ import jinja2
 import timm
 import yaml
 
+from ppvit.audit.rows import attack_rows
 from ppvit.audit.verdict import NOTICEABLE
 from ppvit.config import NO_MODEL, Config
+from ppvit.core.registry import summary
 from ppvit.export.finished import Finished
 from ppvit.export.weights import Weights, base_name
 from ppvit.models import is_convolutional
 from ppvit.models.weights_file import find_weights
-from ppvit.report.page import attack_rows
-from ppvit.tuners import TUNERS
+from ppvit.tuners import TUNERS, parameters_read
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
-
-# parameters of `finetune` that only some have; the others are shown for all
-_OF_ADAPTERS = ("rank", "alpha", "dropout", "target_modules")
-_OF_METHODS = {
-    "scaled": ("aoft_",),
-    "frequencies": ("fourierft",),
-    "vector_learning_rate": ("aoft_", "hta_"),
-    "scale_learning_rate": ("aoft_", "hta_"),
-}
 
 
 def model_card(finished: Finished, weights: Weights) -> str:
@@ -45,7 +36,7 @@ def model_card(finished: Finished, weights: Weights) -> str:
         weights=weights,
         method=method,
         method_in_words=_in_words(method),
-        hyper_parameters=_yaml({"finetune": hyper_parameters(finished.config, weights)}),
+        hyper_parameters=_yaml({"finetune": hyper_parameters(finished.config)}),
         cipher_settings=_yaml({"cipher": finished.record["cipher"]}),
         base_name=base_name(finished),
         public_base=public_base(finished.config),
@@ -99,26 +90,19 @@ def public_base(config: Config) -> str | None:
     return source.hf_hub_id if source is not None else None
 
 
-def hyper_parameters(config: Config, weights: Weights) -> dict[str, Any]:
-    """The parameters of ``finetune`` as in params.yaml, without those that are known to have had no effect."""
-    values = config.finetune.model_dump()
-    method = values["method"]
-    convolutional = is_convolutional(config.model.name)
-    # an empty list means the method's own choice
-    values["target_modules"] = values["target_modules"] or ([] if convolutional else list(TUNERS[method].targets))
-    unused = set() if convolutional else {"batch_norm"}
-    unused |= set() if weights.form == "adapter" else set(_OF_ADAPTERS)
-    unused |= set() if values["target_modules"] else {"target_modules"}
-    unused |= set() if values["optimizer"] == "sgd" else {"momentum"}
-    values = {name: value for name, value in values.items() if name not in unused}
-    return {name: value for name, value in values.items() if method.startswith(_OF_METHODS.get(name, ("",)))}
+def hyper_parameters(config: Config) -> dict[str, Any]:
+    """The parameters of ``finetune`` as in params.yaml that had an effect."""
+    settings, convolutional = config.finetune, is_convolutional(config.model.name)
+    read = parameters_read(settings) - (set() if convolutional else {"batch_norm"})
+    values = {name: value for name, value in settings.model_dump().items() if name in read}
+    if values.get("target_modules") == []:  # the method's own choice
+        values["target_modules"] = [] if convolutional else list(TUNERS[settings.method].targets)
+    return {name: value for name, value in values.items() if value != []}
 
 
 def _in_words(method: str) -> str:
     """The first paragraph of what the method's class says of itself, as Markdown."""
-    text = inspect.getdoc(TUNERS[method]) or ""
-    text = " ".join(text.split("\n\n")[0].split())
-    return re.sub(r":\w+:`[~.]*([^`]+)`", r"`\1`", text).replace("``", "`")
+    return re.sub(r":\w+:`[~.]*([^`]+)`", r"`\1`", summary(TUNERS[method])).replace("``", "`")
 
 
 def _leaks(audit: dict[str, Any] | None) -> dict[str, Any]:

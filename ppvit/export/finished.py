@@ -11,10 +11,10 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.files import read_json
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.results import read_times
-from ppvit.data.shards import read_manifest
+from ppvit.data.shards import SPLITS, read_manifest
 from ppvit.models import read_record
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, make_tuner, read_finetuned_record
+from ppvit.tuners import finetuned_id, parameters_read, read_finetuned_record
 
 _RECORDED = ("method", "finetune", "num_classes", "key_id", "cipher", "image_size")
 
@@ -29,6 +29,7 @@ class Finished:
         base: the same of the model it was trained on, and ``model`` (its name), ``adapted``, ``demo_key``.
         stem: whether that model has a first layer which timm does not have.
         manifest: of the encrypted test shards.
+        counts: number of images by split.
         finetune, evaluate: result files; that of `finetune` with its times, where they were measured here.
         verify, audit: result files, None where the stage was not run.
     """
@@ -38,6 +39,7 @@ class Finished:
     base: dict[str, Any]
     stem: bool
     manifest: dict[str, Any]
+    counts: dict[str, int]
     finetune: dict[str, Any]
     evaluate: dict[str, Any]
     verify: dict[str, Any] | None
@@ -56,33 +58,45 @@ def read_finished(config: Config, places: Places) -> Finished:
         UsageError: params.yaml names a method that there is not.
         PpvitError: a file is missing or damaged, or the files are not of one run.
     """
-    adapted, finetuned, results = places.adapted, places.finetuned, places.results
-    make_tuner(config.finetune)  # knows the method, or says so
+    adapted, finetuned = places.adapted, places.finetuned
+    parameters_read(config.finetune)  # knows the method, or says so
     record = read_finetuned_record(finetuned)
     if not isinstance(record, dict) or not record.keys() >= set(_RECORDED):
         raise PpvitError(f"{finetuned}/ppvit.json is incomplete; make it again: dvc repro --force finetune")
-    base, manifest = read_record(adapted, "adapt"), read_manifest(places.encrypted / "test")
-    trained = f"{finetuned} was trained with"
+    base = read_record(adapted, "adapt")
+    manifests = {split: read_manifest(places.encrypted / split) for split in SPLITS}
     require_made_alike(
         Made(finetuned, record, "finetune"),
         Made(adapted, base, "adapt"),
-        Made(places.encrypted / "test", manifest, "encrypt"),
+        *(Made(places.encrypted / split, manifest, "encrypt") for split, manifest in manifests.items()),
     )
-    _require_parameters(config, record, base, trained)
-    found = {stage: _read_result(results / f"{stage}.json", stage) for stage in ("finetune", "evaluate")}
-    for stage in ("verify", "audit"):
-        path = results / f"{stage}.json"
-        found[stage] = _read_result(path, stage) if path.exists() else None
-    _require_results(found, results, manifest, finetuned)
-    found["finetune"] = read_times(results / "finetune.json") | found["finetune"]
-    stem = "stem" in read_json(adapted / "config.json", "adapt")
-    return Finished(config, record, base, stem, manifest, **found)
+    _require_parameters(config, record, base, f"{finetuned} was trained with")
+    paths = {stage: places.result(stage) for stage in ("finetune", "evaluate", "verify", "audit")}
+    trained, evaluated = (_read_result(paths[stage], stage) for stage in ("finetune", "evaluate"))
+    verified, audited = (
+        _read_result(paths[stage], stage) if paths[stage].exists() else None for stage in ("verify", "audit")
+    )
+    found = {"finetune": trained, "evaluate": evaluated, "verify": verified, "audit": audited}
+    counts = {split: manifest["count"] for split, manifest in manifests.items()}
+    _require_results({stage: result for stage, result in found.items() if result is not None}, paths, counts, finetuned)
+    return Finished(
+        config=config,
+        record=record,
+        base=base,
+        stem="stem" in read_json(adapted / "config.json", "adapt"),
+        manifest=manifests["test"],
+        counts=counts,
+        finetune=read_times(paths["finetune"]) | trained,
+        evaluate=evaluated,
+        verify=verified,
+        audit=audited,
+    )
 
 
 def _require_parameters(config: Config, record: dict[str, Any], base: dict[str, Any], trained: str) -> None:
     """The card quotes params.yaml, so that must be what the model was trained with."""
-    asked = config.finetune.model_dump()
-    pairs = {f"finetune.{name}": (record["finetune"].get(name), value) for name, value in asked.items()}
+    asked, read = config.finetune.model_dump(), parameters_read(config.finetune)
+    pairs = {f"finetune.{name}": (record["finetune"].get(name), asked[name]) for name in asked if name in read}
     pairs |= {f"cipher.{name}": (value, getattr(config.cipher, name)) for name, value in record["cipher"].items()}
     attack = record.get("adversarial", {})  # only where the model was trained against one
     pairs |= {f"adversarial.{name}": (value, getattr(config.adversarial, name, None)) for name, value in attack.items()}
@@ -95,16 +109,16 @@ def _require_parameters(config: Config, record: dict[str, Any], base: dict[str, 
         _require_same(made, asked, f"{trained} {name}", "params.yaml says", "finetune", "set it back or ")
 
 
-def _require_results(found: dict[str, Any], results: Path, manifest: dict[str, Any], finetuned: Path) -> None:
+def _require_results(
+    found: dict[str, dict[str, Any]], paths: dict[str, Path], counts: dict[str, int], finetuned: Path
+) -> None:
     trained = finetuned_id(finetuned)
     for stage, result in found.items():
-        if result is not None:
-            told = f"{results}/{stage}.json is about the fine-tuned model"
-            _require_same(result.get("finetuned_id"), trained, told, f"{finetuned} holds", stage)
-    for stage in ("evaluate", "verify"):
-        if found[stage] is not None:
-            told = f"{results}/{stage}.json says images"
-            _require_same(found[stage]["images"], manifest["count"], told, "the test shards hold", stage)
+        told = f"{paths[stage]} is about the fine-tuned model"
+        _require_same(result.get("finetuned_id"), trained, told, f"{finetuned} holds", stage)
+        if stage in ("evaluate", "verify"):
+            told = f"{paths[stage]} says images"
+            _require_same(result["images"], counts["test"], told, "the test shards hold", stage)
 
 
 def _require_same(found: Any, expected: Any, told: str, against: str, stage: str, remedy: str = "") -> None:
@@ -122,7 +136,7 @@ _QUOTED = {
 
 
 def _read_result(path: Path, stage: str) -> dict[str, Any]:
-    values = read_json(path, stage)
+    values: dict[str, Any] = read_json(path, stage)
     for name, kind in _QUOTED[stage].items():
         if not isinstance(values, dict) or not isinstance(values.get(name), kind):
             raise PpvitError(f"{path} has no '{name}' ({kind.__name__}); make it again: dvc repro --force {stage}")

@@ -1,42 +1,233 @@
-"""The two algorithms, each a module with the same functions, and the plan that says which one a run takes."""
+"""Algorithms of homomorphic training by name, and what one must give to the parties.
+
+One more is a package here, with a subclass of :class:`Algorithm` that it registers. Neither this file nor the packages
+load TenSEAL, or anything else that takes long, before ciphertexts are there to be worked on.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import read_json, write_json
-from ppvit.he.parties.folders import SCHEMA
-from ppvit.he.tiles import algorithm as tiles
-from ppvit.he.volley_revolver import algorithm as published
+from ppvit.core.registry import Registry
+from ppvit.he.ckks.scheme import Parameters
 
-ALGORITHMS: dict[str, ModuleType] = {"tiles": tiles, "volley_revolver": published}
-AnyPlan = tiles.Plan | published.Plan
+if TYPE_CHECKING:  # the trainer has no params.yaml
+    from typing import Self
+
+    from ppvit.config import He
+    from ppvit.he.ckks.session import Session
+
+ALGORITHMS: Registry[type[Algorithm]] = Registry("ppvit.he", "he.algorithm")
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+Weights = list[Any]  # ciphertexts
+State = list[Weights]  # all that is carried from one iteration to the next
+Renew = Callable[[State], State]
+
+WORTHLESS = 10  # times the safe score: from there on each step throws the weights further
 
 
-def algorithm_of(plan: AnyPlan) -> ModuleType:
-    """Its module; ``twin``, ``upload_slots``, ``weights_of`` are the owner's part, ``train`` is the trainer's."""
-    return ALGORITHMS[plan.algorithm]
+class Plan(Protocol):
+    """What both parties know of a run: sizes and settings, nothing about a single image.
 
-
-def write_plan(folder: Path, plan: AnyPlan, fingerprint: str) -> None:
-    """Write ``plan.json``, public."""
-    record = {"schema": SCHEMA, "fingerprint": fingerprint, "algorithm": plan.algorithm, "plan": plan.as_record()}
-    write_json(folder / "plan.json", record)
-
-
-def load_plan(folder: Path) -> tuple[AnyPlan, str]:
-    """Plan and fingerprint of a party's folder.
-
-    Raises:
-        PpvitError: missing or unreadable.
+    Attributes:
+        images: training images n.
+        columns: features and the constant, d.
+        classes: C.
+        iterations: T.
+        mode: ``levelled``, all iterations on one modulus chain; ``refresh``, the key holder renews the weights after
+            each.
+        loss: what the polynomial stands for, ``sigmoid`` or ``softmax``.
+        blocks: ciphertexts that hold the weights.
+        parameters: the CKKS parameter set, checked.
     """
-    path = folder / "plan.json"
-    record = read_json(path, "he (or ppvit he keys)")
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("algorithm") not in ALGORITHMS:
-        raise PpvitError(f"{path} is of another version; make it again: ppvit he keys")
-    plan = ALGORITHMS[record["algorithm"]].read_plan(record.get("plan"), str(path))
-    if not isinstance(record.get("fingerprint"), str):
-        raise PpvitError(f"{path} does not say of which key it is; make it again: ppvit he keys")
-    return plan, record["fingerprint"]
+
+    @property
+    def images(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def loss(self) -> str: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def parameters(self) -> Parameters: ...
+
+    def rotations(self) -> list[int]:
+        """Steps by which training rotates."""
+        ...
+
+    def key_switches(self) -> int:
+        """Relinearisations and rotations of the whole training."""
+        ...
+
+    def upload_bytes(self) -> int:
+        """Size of what :meth:`Algorithm.upload_slots` gives as it is uploaded, before compression."""
+        ...
+
+    def memory_bytes(self, processes: int = 1) -> int:
+        """Estimate of the trainer's memory, rather too high."""
+        ...
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON."""
+        ...
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Result of the same training in the clear.
+
+    Attributes:
+        weights: float64, (C, d).
+        largest_scores: max |Z| of every iteration that needed the polynomial.
+        safe_score: up to where the polynomial follows the sigmoid or softmax.
+    """
+
+    weights: Floats
+    largest_scores: list[float]
+    safe_score: float
+
+    @property
+    def largest_score(self) -> float:
+        """max |Z|, 0 where no polynomial was needed, NaN where one of them is."""
+        return float(np.max(self.largest_scores, initial=0.0))
+
+    @property
+    def safe(self) -> bool:
+        """Whether all scores stayed there."""
+        return not self.diverged and all(score <= self.safe_score for score in self.largest_scores)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the result is worthless."""
+        bounded = all(score <= WORTHLESS * self.safe_score for score in self.largest_scores)
+        return not (bounded and bool(np.isfinite(self.weights).all()))
+
+
+@dataclass(frozen=True)
+class Algorithm(ABC):
+    """A way to train a linear head on ciphertexts, laid out for one run. Its docstring begins with what it is.
+
+    Attributes:
+        name: the value of ``he.algorithm``.
+        reads: parameters of the section ``he`` that this algorithm reads and not every one does.
+        whitened: whether it trains on whitened features; else on raw ones.
+        gentler: what to change where scores leave the range of the polynomial and training does not diverge yet.
+        plan: of the run.
+    """
+
+    name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
+    whitened: ClassVar[bool]
+    gentler: ClassVar[str]
+
+    plan: Plan
+
+    @classmethod
+    @abstractmethod
+    def planned(cls, settings: He, images: int, columns: int, classes: int) -> Self:
+        """Lay out a run.
+
+        Args:
+            settings: the section ``he``.
+            images, columns, classes: see :class:`Plan`.
+
+        Raises:
+            UsageError: beyond the bounds, or no parameter set has 128 bits of security.
+        """
+
+    @classmethod
+    @abstractmethod
+    def read(cls, record: Any, where: str) -> Self:
+        """The inverse of :meth:`Plan.as_record`, checked.
+
+        Args:
+            record: from JSON.
+            where: the file, named in errors.
+
+        Raises:
+            PpvitError: the record is no plan.
+        """
+
+    @abstractmethod
+    def with_images(self, images: int) -> Self:
+        """The same settings on fewer images, for twins only: the ring stays."""
+
+    def processes(self) -> int:
+        """Processes among which the trainer shares its work."""
+        return 1
+
+    def require_memory(self, available_bytes: int) -> None:
+        """Refuse, before any work, what would not fit the trainer's memory.
+
+        Raises:
+            PpvitError: fewer bytes are available than :meth:`Plan.memory_bytes`.
+        """
+        needed = self.plan.memory_bytes(self.processes())
+        if needed > available_bytes:
+            raise PpvitError(self.too_large(needed, available_bytes))
+
+    @abstractmethod
+    def too_large(self, needed_bytes: int, available_bytes: int) -> str:
+        """What to say where memory is too small, with a remedy."""
+
+    @abstractmethod
+    def twin(self, features: Floats, labels: Labels) -> Twin:
+        """Owner: the same training in the clear.
+
+        Args:
+            features: (n, d), the constant included.
+            labels: class numbers, (n,).
+        """
+
+    @abstractmethod
+    def remedy(self, features: Floats, labels: Labels) -> str:
+        """Owner: what to change where :meth:`twin` diverges."""
+
+    @abstractmethod
+    def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Floats]]:
+        """Owner: file name and slots, (N/2,), of everything to encrypt; arguments as of :meth:`twin`."""
+
+    @abstractmethod
+    def train(self, session: Session, data: Path, bar: Any, renew: Renew | None = None) -> tuple[Weights, int]:
+        """Trainer: run all iterations.
+
+        Args:
+            session: with evaluation keys.
+            data: folder of what :meth:`upload_slots` named, encrypted.
+            bar: progress in key switches, as of tqdm.
+            renew: gives ciphertexts at the lowest level back at the top; None where the chain holds all iterations.
+
+        Returns:
+            Encrypted weights, ``plan.blocks`` ciphertexts, and the number of key switches.
+        """
+
+    @abstractmethod
+    def weights_of(self, slots: list[Floats]) -> Floats:
+        """Owner: weights, (C, d), from the decrypted slots of what :meth:`train` gave."""
+
+
+def features_name(group: int, block: int) -> str:
+    """File name of the encrypted features of a group of images, one block."""
+    return f"x-{group:05d}-{block:04d}.ct"
+
+
+def labels_name(group: int) -> str:
+    """File name of the encrypted labels of a group of images."""
+    return f"y-{group:05d}.ct"

@@ -20,6 +20,7 @@ __all__ = [
     "load_adapter",
     "load_finetuned",
     "make_tuner",
+    "parameters_read",
     "read_finetuned_record",
     "save_finetuned",
     "trainable_parameters",
@@ -36,3 +37,14 @@ def make_tuner(settings: Finetune) -> Tuner:
         UsageError: there is none; the nearest name is suggested.
     """
     return TUNERS[settings.method](settings)
+
+
+def parameters_read(settings: Finetune) -> set[str]:
+    """Names of the parameters of ``finetune`` that its method and optimiser read: no other one changes the result.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    of_some_methods = {name for tuner in TUNERS.values() for name in tuner.reads}
+    unread = of_some_methods - set(TUNERS[settings.method].reads)
+    return set(type(settings).model_fields) - unread - (set() if settings.optimizer == "sgd" else {"momentum"})

@@ -67,9 +67,10 @@ class BottleneckModel(ExtensionModel):
 
 @TUNERS.register()
 class Adapter(Tuner):
-    """A bottleneck of ``finetune.rank`` behind the MLP, or behind other layers (Houlsby has one behind attention too).
+    """A network with a bottleneck of width d behind the MLP (Houlsby et al., arXiv 1902.00751).
 
-    2 D d + D + d parameters a layer. Starts at zero; cannot be merged: the model stays a little slower.
+    d is ``finetune.rank``. Houlsby has one behind attention too. 2 D d + D + d parameters a layer. Starts at zero;
+    cannot be merged: the model stays a little slower.
     """
 
     name = "adapter"

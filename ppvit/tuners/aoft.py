@@ -119,9 +119,11 @@ class AoftModel(StructuredModel):
 
 @TUNERS.register()
 class AoftLora(Tuner):
-    """``W' = W + (alpha / r) AO(q_up) diag(lambda) AO(q_down)^T`` on matrices or on the rows of q, k, v.
+    """Approximately orthogonal factors from one vector each: ``W' = W + (alpha / r) AO(q_up) diag(lambda)
+    AO(q_down)^T`` (Yang et al., arXiv 2507.13260).
 
-    in + out parameters a matrix, + r where scaled: 2 D a square one. Starts at zero; merges; exact as stock LoRA.
+    On matrices or on the rows of q, k, v. in + out parameters a matrix, + r where scaled: 2 D a square one. Starts at
+    zero; merges; exact as stock LoRA.
     """
 
     name = "aoft_lora"
@@ -149,12 +151,14 @@ class AoftLora(Tuner):
 
 @TUNERS.register()
 class AoftAdapter(AoftLora):
-    """``out' = out + out AO(q_down) diag(lambda) AO(q_up)^T`` after the MLP, or after other layers.
+    """Approximately orthogonal factors behind the MLP: ``out' = out + out AO(q_down) diag(lambda) AO(q_up)^T`` (Yang et
+    al., arXiv 2507.13260).
 
-    2 D parameters a layer, + r where scaled. Starts at zero; merges into weight and bias; exact as stock LoRA with a
-    bias. ``finetune.alpha`` is not used.
+    Or behind other layers. 2 D parameters a layer, + r where scaled. Starts at zero; merges into weight and bias; exact
+    as stock LoRA with a bias.
     """
 
     name = "aoft_adapter"
+    reads = ("rank", "scaled", "dropout", "target_modules", "vector_learning_rate", "scale_learning_rate")
     targets = ("mlp.fc2",)
     form = "adapter"

@@ -38,7 +38,7 @@ class Tuner(ABC):
     mergeable: ClassVar[bool] = True
     """whether the trained update can be folded into the base model's weights"""
     convolutions: ClassVar[bool] = False
-    """whether the method attaches to convolutions, in networks that have no linear layers but their head"""
+    """whether the method works on networks that have no linear layers but their head, such as ResNets"""
     stock: ClassVar[bool] = True
     """whether timm and peft alone load the result, without ``import ppvit.tuners``"""
     undecayed: ClassVar[tuple[str, ...]] = ()
@@ -130,9 +130,10 @@ def linear_names(model: nn.Module, endings: list[str]) -> str:
     """
     linear = linear_layers(model)
     if not linear:
+        others = ", ".join(name for name, tuner in TUNERS.items() if tuner.convolutions)
         raise UsageError(
-            f"{type(model).__name__} has no linear layers but its head; set finetune.method to one that takes "
-            "convolutions or needs no layers: lora, rslora, dora, hra, ia3, full or linear"
+            f"{type(model).__name__} has no linear layers but its head; set finetune.method to one that works without: "
+            f"{others}"
         )
     for ending in endings:
         if not any(name == ending or name.endswith(f".{ending}") for name in linear):

@@ -88,9 +88,9 @@ class HtaModel(StructuredModel):
 
 @TUNERS.register()
 class HtaLora(Tuner):
-    """``W' = W + W_HTA + b a^T`` on square matrices or on the rows of q, k, v.
+    """A diagonal between two reflections, and rank one: ``W' = W + W_HTA + b a^T`` (Dong et al., arXiv 2410.22952).
 
-    5 D parameters a D x D matrix. Starts at zero; merges; no exact LoRA. ``finetune.rank`` and ``alpha`` are not used.
+    On square matrices or on the rows of q, k, v. 5 D parameters a D x D matrix. Starts at zero; merges; no exact LoRA.
     """
 
     name = "hta_lora"
@@ -115,9 +115,10 @@ class HtaLora(Tuner):
 
 @TUNERS.register()
 class HtaAdapter(HtaLora):
-    """``out' = out + (W_HTA + b a^T) out`` after the MLP, or after other layers.
+    """A diagonal between two reflections, and rank one, behind the MLP: ``out' = out + (W_HTA + b a^T) out`` (Dong et
+    al., arXiv 2410.22952).
 
-    5 D parameters a layer. Starts at zero; merges into weight and bias; no exact LoRA.
+    Or behind other layers. 5 D parameters a layer. Starts at zero; merges into weight and bias; no exact LoRA.
     """
 
     name = "hta_adapter"

@@ -9,10 +9,14 @@ from ppvit.tuners.base import TUNERS, Tuner, freeze_all_but, head_names
 
 @TUNERS.register(place=2)
 class Linear(Tuner):
-    """Only the head trains: D * C + C parameters. Saved as a whole model, since peft has no adapter without a tuner."""
+    """The classification head alone trains, on frozen features. Saved as a whole model.
+
+    D * C + C parameters. peft has no adapter for a head alone.
+    """
 
     name = "linear"
     reads = ()
+    convolutions = True
 
     def attach(self, model: nn.Module) -> nn.Module:
         freeze_all_but(model, head_names(model))

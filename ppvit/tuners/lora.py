@@ -12,10 +12,11 @@ from ppvit.tuners.base import TUNERS, Tuner
 
 @TUNERS.register(place=3)
 class Lora(Tuner):
-    """``W' = W + (alpha / r) B A`` on the linear layers (Hu et al., arXiv 2106.09685).
+    """Low-rank factors beside the weights: ``W' = W + (alpha / r) B A`` (Hu et al., arXiv 2106.09685).
 
-    r (in + out) parameters a layer. In a network without linear layers it is on the convolutions, r (k^2 in + out)
-    parameters each, and ``finetune.batch_norm`` says what else trains; its normalisations are then in the adapter.
+    On the linear layers, r (in + out) parameters each. In a network without linear layers it is on the convolutions, r
+    (k^2 in + out) parameters each, and ``finetune.batch_norm`` says what else trains; its normalisations are then in
+    the adapter.
     """
 
     name = "lora"

@@ -21,7 +21,9 @@ from ppvit.tuners.lora import Lora
 
 @TUNERS.register(place=4)
 class Rslora(Lora):
-    """``W' = W + (alpha / sqrt(r)) B A``, so that the step does not shrink with r (Kalajdzievski, arXiv 2312.03732)."""
+    """LoRA whose scale does not shrink as fast with r: ``W' = W + (alpha / sqrt(r)) B A`` (Kalajdzievski, arXiv
+    2312.03732).
+    """
 
     name = "rslora"
     variant: ClassVar[dict[str, Any]] = {"use_rslora": True}
@@ -29,7 +31,8 @@ class Rslora(Lora):
 
 @TUNERS.register(place=4)
 class Dora(Lora):
-    """``W' = m (W + (alpha / r) B A) / |W + (alpha / r) B A|``, norms by row (Liu et al., arXiv 2402.09353, eq. 5).
+    """LoRA for the direction of every row of W, and a learned magnitude m: ``W' = m V / |V|``, ``V = W + (alpha / r) B
+    A`` (Liu et al., arXiv 2402.09353, eq. 5).
 
     r (in + out) + out parameters a layer: the magnitudes m train too, and start at the norms of W.
     """
@@ -70,9 +73,10 @@ class MovedBaseLora(Lora):
 
 @TUNERS.register(place=4)
 class Pissa(MovedBaseLora):
-    """Starts at the r largest singular triplets of W (Meng et al., arXiv 2404.02948, eq. 2-4), by an exact SVD.
+    """LoRA that starts at the r largest singular triplets of W (Meng et al., arXiv 2404.02948, eq. 2-4).
 
-    The faster randomised SVD of peft would make the start, and so a resumed run, depend on the random state.
+    By an exact SVD. The faster randomised SVD of peft would make the start, and so a resumed run, depend on the random
+    state.
     """
 
     name = "pissa"
@@ -81,7 +85,7 @@ class Pissa(MovedBaseLora):
 
 @TUNERS.register(place=4)
 class Olora(MovedBaseLora):
-    """Starts at ``B0 = Q[:, :r]``, ``A0 = R[:r]`` of ``W = Q R`` (Buyukakyuz, arXiv 2406.01775)."""
+    """LoRA that starts at ``B0 = Q[:, :r]``, ``A0 = R[:r]`` of ``W = Q R`` (Buyukakyuz, arXiv 2406.01775)."""
 
     name = "olora"
     variant: ClassVar[dict[str, Any]] = {"init_lora_weights": "olora"}
@@ -89,10 +93,11 @@ class Olora(MovedBaseLora):
 
 @TUNERS.register(place=4)
 class Eva(Lora):
-    """A starts at the principal directions of each layer's inputs, B at zero (Paischer et al., arXiv 2410.07170).
+    """LoRA whose A starts at the principal directions of each layer's inputs (Paischer et al., arXiv 2410.07170).
 
-    Directions that explain more of the variance are taken first, from all layers together, so layers get different
-    ranks that sum to r times their number; a layer may get none. The scale alpha / r stays the same everywhere.
+    B starts at zero. Directions that explain more of the variance are taken first, from all layers together, so layers
+    get different ranks that sum to r times their number; a layer may get none. The scale alpha / r stays the same
+    everywhere.
     """
 
     name = "eva"

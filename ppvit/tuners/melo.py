@@ -17,11 +17,12 @@ from ppvit.tuners.base import TUNERS, Tuner, head_names, keep_zero, linear_names
 
 @TUNERS.register(place=3)
 class Melo(Tuner):
-    """LoRA on q and v: 4 D r parameters a layer.
+    """LoRA on the rows of ``attn.qkv`` that make queries and values (Zhu et al., arXiv 2311.08236).
 
-    timm keeps q, k and v in one matrix. Two adapters of rank r on its q and v rows are one plain LoRA of rank 2r whose
-    B is block-structured: q rows use the first r columns, v rows the last r, the rest stays zero. With alpha
-    doubled as well, alpha / r is unchanged, and stock peft loads the result. The structural zeros are not counted.
+    4 D r parameters a layer. timm keeps q, k and v in one matrix. Two adapters of rank r on its q and v rows are one
+    plain LoRA of rank 2r whose B is block-structured: q rows use the first r columns, v rows the last r, the rest stays
+    zero. With alpha doubled as well, alpha / r is unchanged, and stock peft loads the result. The structural zeros are
+    not counted.
     """
 
     name = "melo"
@@ -60,9 +61,10 @@ def query_value_mask(shape: torch.Size, rank: int) -> torch.Tensor:
 
 @TUNERS.register(place=3)
 class LoraPatch(Melo):
-    """MeLo and the patch embedding (weight and bias): + D (B + 1) parameters.
+    """``melo`` and the patch embedding, which then reveals the key (Lin, Imaizumi and Kiya, arXiv 2507.11943).
 
-    The trained patch embedding reveals the key to whoever has the public checkpoint; see the audit.
+    + D (B + 1) parameters, weight and bias, B values of a patch. Whoever has the public checkpoint compares the two;
+    see the audit.
     """
 
     name = "lora_patch"

@@ -17,7 +17,7 @@ from ppvit.tuners.lora import Lora
 
 @TUNERS.register()
 class Oft(Tuner):
-    """``W' = W R^T``, R block-diagonal with rotations of b inputs each (Qiu et al., arXiv 2306.07280).
+    """Rotations of blocks of b inputs: ``W' = W R^T``, R block-diagonal (Qiu et al., arXiv 2306.07280).
 
     b is ``finetune.rank``; in (b - 1) / 2 parameters a layer. Every block is the Cayley transform of a skew-symmetric
     matrix, by an exact solve of b x b in float32. peft's default, a series of five terms, is no rotation once the
@@ -43,8 +43,8 @@ class Oft(Tuner):
 
 @TUNERS.register()
 class Boft(Tuner):
-    """``W' = diag(s) W R^T``, R as in OFT with free Cayley parameters, s a learned scale of every output (Liu et al.,
-    arXiv 2311.06243).
+    """Rotations as in ``oft`` and a learned scale of every output: ``W' = diag(s) W R^T`` (Liu et al., arXiv
+    2311.06243).
 
     b is ``finetune.rank``; in * b + out parameters a layer: peft trains whole b x b blocks and uses their skew part.
     One butterfly factor: peft takes more only where it can compile a CUDA extension, so an adapter with more would load
@@ -72,7 +72,7 @@ class Boft(Tuner):
 
 @TUNERS.register()
 class Hra(Tuner):
-    """``W' = W H_1 ... H_r``, reflections ``H = I - 2 u u^T / |u|^2`` (Yuan et al., arXiv 2405.17484).
+    """Reflections of the inputs: ``W' = W H_1 ... H_r``, ``H = I - 2 u u^T / |u|^2`` (Yuan et al., arXiv 2405.17484).
 
     r * in parameters a layer. Reflections start in equal pairs, which cancel, so r is even. In a network without linear
     layers they act on the values that a convolution's kernel sees, r k^2 in parameters each.

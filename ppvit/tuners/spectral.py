@@ -12,7 +12,8 @@ from ppvit.tuners.lora import Lora
 
 @TUNERS.register()
 class Fourierft(Tuner):
-    """``W' = W + alpha Re(IDFT2(F))``, F zero but for n learned entries (Gao et al., arXiv 2405.03003, eq. 2-4).
+    """n learned entries of the update's spectrum F: ``W' = W + alpha Re(IDFT2(F))`` (Gao et al., arXiv 2405.03003, eq.
+    2-4).
 
     n is ``finetune.frequencies``, the count a layer. ``finetune.seed`` chooses where the entries are, alike in layers
     of one shape; the adapter keeps the seed. alpha is not divided by a rank. The entries start at zero, not at random

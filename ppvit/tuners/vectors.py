@@ -11,7 +11,7 @@ from ppvit.tuners.lora import Lora
 
 @TUNERS.register()
 class Ia3(Tuner):
-    """Keys, values and the inner activations of the MLP are scaled by learned vectors (Liu et al., arXiv 2205.05638).
+    """Learned scales of q, k, v and of the inner activations of the MLP (Liu et al., arXiv 2205.05638).
 
     timm keeps q, k and v in one matrix, so queries are scaled as well: 3 D + 4 D parameters a layer. That is the same
     set of functions, since queries and keys meet only in ``sum_i q_i k_i``, where their scales multiply. Of layers that
@@ -36,7 +36,8 @@ class Ia3(Tuner):
 
 @TUNERS.register()
 class Vera(Tuner):
-    """``W' = W + diag(b) B diag(d) A``, A and B random and shared by all layers (Kopiczko et al., arXiv 2310.11454).
+    """Learned scales of a random low-rank update that all layers share: ``W' = W + diag(b) B diag(d) A`` (Kopiczko et
+    al., arXiv 2310.11454).
 
     out + r parameters a layer. ``finetune.seed`` draws A and B. They are saved with the adapter, r (max in + max out)
     numbers, so that it does not depend on what a seed means to another version of torch.

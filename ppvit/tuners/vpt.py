@@ -113,10 +113,10 @@ class VptModel(ExtensionModel):
 
 @TUNERS.register()
 class VptDeep(Tuner):
-    """``finetune.rank`` learned prompts in every block: d D parameters a layer.
+    """d learned prompts beside the tokens of every block (Jia et al., arXiv 2203.12119).
 
-    Does not start at zero: attention to a prompt takes weight from the patches. Cannot be merged.
-    ``finetune.dropout`` is on the prompts, as in the paper's code.
+    d is ``finetune.rank``; d D parameters a layer. Does not start at zero: attention to a prompt takes weight from the
+    patches. Cannot be merged. ``finetune.dropout`` is on the prompts, as in the paper's code.
     """
 
     name = "vpt_deep"
@@ -141,7 +141,7 @@ class VptDeep(Tuner):
             width=width,
             patch_values=next(projection.parameters())[0].numel(),
             orthogonal=self.orthogonal,
-            scaled=self.settings.scaled,
+            scaled=self.settings.scaled if self.orthogonal else True,
             dropout=self.settings.dropout,
             target_modules=r"blocks\.\d+",
             modules_to_save=head_names(model),
@@ -151,7 +151,10 @@ class VptDeep(Tuner):
 
 @TUNERS.register()
 class AoftVpt(VptDeep):
-    """Prompts ``diag(lambda) AO(q)^T``, one q a layer: D parameters a layer, + d where scaled; lambda starts at one."""
+    """d prompts from one vector q a block: ``diag(lambda) AO(q)^T`` (Yang et al., arXiv 2507.13260).
+
+    D parameters a layer, + d where scaled; lambda starts at one.
+    """
 
     name = "aoft_vpt"
     reads = ("rank", "scaled", "dropout", "target_modules", "vector_learning_rate", "scale_learning_rate")

@@ -35,7 +35,8 @@ def every_level_bytes(parameters: Parameters) -> int:
 
 def available_bytes() -> int:
     """Memory that this process may still take: the machine's, or its control group's where that has less."""
-    return min(psutil.virtual_memory().available, *left_in_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))
+    groups = left_in_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return int(min(psutil.virtual_memory().available, *groups))
 
 
 def left_in_groups(root: Path, groups: Path) -> list[float]:

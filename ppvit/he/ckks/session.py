@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.he.ckks.scheme import CAPS, Parameters, sealapi
+from ppvit.he.ckks.scheme import Parameters, sealapi
 
-__all__ = ["CAPS", "Parameters", "SecretSession", "Session", "sealapi"]
+Numbers = Sequence[float] | np.ndarray | float
 
 _SAME_SCALE = 1e-9  # relative; far below the noise
 
@@ -71,12 +71,12 @@ class Session:
 
     def level(self, ciphertext: Any) -> int:
         """How often a ciphertext can still be rescaled."""
-        return ciphertext.coeff_modulus_size() - 1
+        return int(ciphertext.coeff_modulus_size()) - 1
 
-    def encode(self, values: Sequence[float] | np.ndarray | float, level: int, scale: float | None = None) -> Any:
+    def encode(self, values: Numbers, level: int, scale: float | None = None) -> Any:
         """A plaintext of up to N/2 numbers, or of one number in all slots, at a level; default scale: the fresh one."""
         plaintext = self._seal.Plaintext()
-        numbers = float(values) if np.ndim(values) == 0 else np.asarray(values, np.float64).tolist()
+        numbers = np.asarray(values, np.float64).tolist()  # one number alone where it is one
         self._encoder.encode(numbers, self._ids[level], scale or self.parameters.scale, plaintext)
         return plaintext
 
@@ -100,7 +100,7 @@ class Session:
         self._evaluator.sub(first, second, result)
         return result
 
-    def add_plain(self, ciphertext: Any, values: Sequence[float] | np.ndarray | float) -> Any:
+    def add_plain(self, ciphertext: Any, values: Numbers) -> Any:
         """Add known numbers."""
         result = self._seal.Ciphertext()
         plaintext = self.encode(values, self.level(ciphertext), ciphertext.scale)
@@ -113,9 +113,7 @@ class Session:
         self._evaluator.multiply(first, second, result)
         return result
 
-    def multiply_plain(
-        self, ciphertext: Any, values: Sequence[float] | np.ndarray | float, scale: float | None = None
-    ) -> Any:
+    def multiply_plain(self, ciphertext: Any, values: Numbers, scale: float | None = None) -> Any:
         """Product with known numbers, encoded at ``scale``; their product is the scale of the result."""
         result = self._seal.Ciphertext()
         self._evaluator.multiply_plain(ciphertext, self.encode(values, self.level(ciphertext), scale), result)
@@ -266,13 +264,13 @@ class SecretSession(Session):
         elements = [self.galois_element(step) for step in sorted(set(steps))]
         self._generator.create_galois_keys(elements, self.rotation)
 
-    def encrypt(self, values: Sequence[float] | np.ndarray | float) -> Any:
+    def encrypt(self, values: Numbers) -> Any:
         """A fresh ciphertext at the top level and the fresh scale."""
         result = self._seal.Ciphertext()
         self._encryptor.encrypt_symmetric(self.encode(values, self.parameters.top_level), result)
         return result
 
-    def encrypt_seeded(self, values: Sequence[float] | np.ndarray | float) -> Any:
+    def encrypt_seeded(self, values: Numbers) -> Any:
         """A fresh ciphertext to save: half of it is a seed. Reading it with :meth:`load` makes it whole."""
         return self._encryptor.encrypt_symmetric(self.encode(values, self.parameters.top_level))
 

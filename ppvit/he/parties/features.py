@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ppvit.config import Config
+from ppvit.config import Config, He
 from ppvit.core.errors import UsageError
 from ppvit.data.plain import BATCH, PlainImages
+from ppvit.he.algorithms import Algorithm, Floats, Labels
 
 if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not need it
     from ppvit.models import Backbone
@@ -34,17 +36,17 @@ class Whitening:
         bound: where whitened features are clipped; infinite for raw ones.
     """
 
-    matrix: np.ndarray
-    offset: np.ndarray
+    matrix: Floats
+    offset: Floats
     bound: float = CLIP
 
-    def __call__(self, features: np.ndarray, clip: bool = True) -> np.ndarray:
+    def __call__(self, features: np.ndarray, clip: bool = True) -> Floats:
         """Features, float (n, D), as training sees them: float64 (n, k + 1), the last column 1."""
         white = features @ self.matrix.T + self.offset
         white = np.clip(white, -self.bound, self.bound) if clip else white
         return np.hstack([white, np.ones((len(white), 1))])
 
-    def fold(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def fold(self, weights: Floats) -> tuple[Floats, Floats]:
         """Weights on whitened features, float64 (C, k + 1), as weight (C, D) and bias (C,) on raw ones; no clipping."""
         return weights[:, :-1] @ self.matrix, weights[:, :-1] @ self.offset + weights[:, -1]
 
@@ -84,15 +86,29 @@ def fit_whitening(features: np.ndarray, components: int) -> Whitening:
     return Whitening(matrix, -matrix @ mean)
 
 
+def components_of(settings: He, images: int) -> int:
+    """Principal components k: as set, or min(63, n/2); see :func:`whitening_for` where there are fewer features."""
+    return settings.components or max(1, min(63, images // 2))
+
+
+def whitening_for(algorithm: Algorithm, settings: He, features: np.ndarray) -> Whitening:
+    """The map from raw features, float (n, D), to what the algorithm trains on; some take them raw.
+
+    A backbone with fewer features than the default number of components has zeros for the rest, as keys are made before
+    any feature is known.
+    """
+    if not algorithm.whitened:
+        return unchanged(features.shape[1])
+    columns = algorithm.plan.columns - 1
+    return fit_whitening(features, settings.components or min(columns, features.shape[1])).padded(columns)
+
+
 def settings_of(config: Config) -> dict[str, Any]:
-    """All parameters that determine the features of an image, by name."""
+    """All settings that determine the features of an image, by name."""
     dataset, encrypt, model = config.dataset, config.encrypt, config.model
     settings = {
         "he.features": config.he.features,
-        **{
-            f"dataset.{name}": getattr(dataset, name)
-            for name in ("name", "path", "image_size", "train_fraction", "seed")
-        },
+        **{f"dataset.{name}": getattr(dataset, name) for name in ("name", "image_size", "train_fraction", "seed")},
         **{f"encrypt.{name}": getattr(encrypt, name) for name in ("resize_filter", "crop")},
     }
     if config.he.features == "backbone":
@@ -101,14 +117,14 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def require_same_settings(config: Config, kept: Any) -> None:
-    """Refuse parameters with which features would be others than those of `encrypt`.
+    """Refuse settings with which features would be others than those of `encrypt`.
 
     Args:
         config: of now.
         kept: what :func:`settings_of` gave then.
 
     Raises:
-        UsageError: names the first parameter that differs.
+        UsageError: names the first that differs.
     """
     for name, now in settings_of(config).items():
         before = kept.get(name) if isinstance(kept, dict) else None
@@ -128,7 +144,9 @@ def backbone_of(config: Config, embedded: Path) -> Backbone | None:
     return models.backbone_of(config, embedded, any_kind=True)
 
 
-def extract(config: Config, raw: Path, split: str, count: int, backbone: Backbone | None) -> tuple[np.ndarray, ...]:
+def extract(
+    config: Config, raw: Path, split: str, count: int, backbone: Backbone | None
+) -> tuple[npt.NDArray[np.float32], Labels]:
     """Features and labels of the first images of a split; their order is random and seeded.
 
     Args:
@@ -150,16 +168,19 @@ def extract(config: Config, raw: Path, split: str, count: int, backbone: Backbon
     return np.concatenate(parts), plain.labels[:count]
 
 
-def _pixels(images: np.ndarray, kind: str) -> np.ndarray:
+def _pixels(images: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[np.float32]:
     values = images.mean(-1) if kind == "grey" else images
-    return values.reshape(len(images), -1).astype(np.float32) / 255
+    return values.reshape(len(images), -1).astype(np.float32) / np.float32(255)
 
 
-def _pooled(images: np.ndarray, backbone: Backbone) -> np.ndarray:
+def _pooled(images: npt.NDArray[np.uint8], backbone: Backbone) -> npt.NDArray[np.float32]:
     import torch
 
+    model: Any = backbone.model  # timm's have no types
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        maps = backbone.model.forward_features((pixels - mean) / std)
-        return backbone.model.forward_head(maps, pre_logits=True).numpy()
+        features: npt.NDArray[np.float32] = model.forward_head(
+            model.forward_features((pixels - mean) / std), pre_logits=True
+        ).numpy()
+    return features

@@ -1,4 +1,4 @@
-"""What the parties exchange: folders of ciphertexts or keys, with hashes of the files and the key's fingerprint."""
+"""What the parties exchange: plans, and folders of ciphertexts or keys with the hashes of their files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import read_json, sha256_of, write_json
+from ppvit.he.algorithms import ALGORITHMS, Algorithm
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -31,6 +32,33 @@ def open_private(path: Path) -> BinaryIO:
     """A new file to write that its owner alone may read."""
     path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def write_plan(folder: Path, algorithm: Algorithm, fingerprint: str) -> None:
+    """Write ``plan.json``, public: which algorithm takes which sizes and settings, for which key."""
+    record = {
+        "schema": SCHEMA,
+        "fingerprint": fingerprint,
+        "algorithm": algorithm.name,
+        "plan": algorithm.plan.as_record(),
+    }
+    write_json(folder / "plan.json", record)
+
+
+def read_plan(folder: Path) -> tuple[Algorithm, str]:
+    """The algorithm with its plan, and the key's fingerprint, from a party's folder.
+
+    Raises:
+        PpvitError: missing or unreadable.
+    """
+    path = folder / "plan.json"
+    record = read_json(path, "he (or ppvit he keys)")
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("algorithm") not in ALGORITHMS:
+        raise PpvitError(f"{path} is of another version; make it again: ppvit he keys")
+    algorithm = ALGORITHMS[record["algorithm"]].read(record.get("plan"), str(path))
+    if not isinstance(record.get("fingerprint"), str):
+        raise PpvitError(f"{path} does not say of which key it is; make it again: ppvit he keys")
+    return algorithm, record["fingerprint"]
 
 
 def write_manifest(folder: Path, fingerprint: str, **record: Any) -> None:
@@ -70,16 +98,6 @@ def read_manifest(folder: Path, made_by: str, fingerprint: str | None = None) ->
                 f"again: ppvit he {made_by}"
             )
     return manifest
-
-
-def features_name(group: int, block: int) -> str:
-    """File name of the features of a group of images, one block."""
-    return f"x-{group:05d}-{block:04d}.ct"
-
-
-def labels_name(group: int) -> str:
-    """File name of the labels of a group of images."""
-    return f"y-{group:05d}.ct"
 
 
 def weights_name(block: int, kind: str = "w") -> str:

@@ -15,9 +15,10 @@ from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, read_json
 from ppvit.core.results import Stopwatch, peak_memory_bytes, write_result
-from ppvit.he.algorithms import load_plan
+from ppvit.he.algorithms import Floats
 from ppvit.he.parties import owner as owners
 from ppvit.he.parties.features import backbone_of, extract, require_same_settings
+from ppvit.he.parties.folders import read_plan
 from ppvit.places import Places
 
 STEPS = ("keys", "encrypt", "train", "decrypt")
@@ -34,17 +35,19 @@ def run(config: Config, places: Places, owner: Path, trainer: Path) -> None:
     ``peak_memory_bytes`` the largest of theirs; loading of libraries is in none.
 
     Args:
-        config: the parameters of the run.
+        config: of the run.
         places: ``raw`` and ``embedded`` are read; ``he`` (``head.safetensors``: ``weight`` (C, D), ``bias`` (C,); with
             features of a ViT also the whole model, as `finetune.method: linear` would write it for plain images) and
             the result are written.
         owner, trainer: folders of the parties.
 
     Raises:
-        PpvitError: see :func:`ppvit.he.parties.owner.decrypt`; parameters with which features are others than at `encrypt`.
+        PpvitError: see :func:`ppvit.he.parties.owner.decrypt`; settings with which features are others than at
+            `encrypt`.
     """
     watch = Stopwatch()
-    plan, _ = load_plan(owner)
+    algorithm, _ = read_plan(owner)
+    plan = algorithm.plan
     whitening, kept = owners.load_whitening(owner)
     require_same_settings(config, kept.get("settings"))
     weights = owners.decrypt(owner, trainer)
@@ -83,7 +86,7 @@ def run(config: Config, places: Places, owner: Path, trainer: Path) -> None:
         "train_images": plan.images,
         "columns": plan.columns,
         "iterations": plan.iterations,
-        "algorithm": plan.algorithm,
+        "algorithm": algorithm.name,
         "loss": plan.loss,
         "mode": plan.mode,
         "features": config.he.features,
@@ -104,17 +107,18 @@ def run(config: Config, places: Places, owner: Path, trainer: Path) -> None:
     write_result(places.result("he"), values, watch, HEADLINE, _RANDOM)
 
 
-def _training(path: Path) -> dict[str, Any]:
+def _training(path: Path) -> dict[Any, Any]:
     """What the trainer measured; it is not trusted, so every figure is checked to be one."""
     training = read_json(path, "he (or ppvit he train)")
+    training = training if isinstance(training, dict) else {}
     for name in ("train_seconds", "key_switches", "memory_bytes"):
-        value = training.get(name) if isinstance(training, dict) else None
-        if type(value) not in (int, float) or not math.isfinite(value):
+        value = training.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise PpvitError(f"{path}: {name} is {value!r}, no number; train again: ppvit he train")
     return training
 
 
-def _weight_error(weights: np.ndarray, expected: np.ndarray) -> float:
+def _weight_error(weights: Floats, expected: Floats) -> float:
     """Largest difference to the twin's weights; warns where it is more than noise.
 
     Raises:

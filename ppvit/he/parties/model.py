@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from ppvit.adaptation.embedding import fold_normalization, read_embedding, write_embedding
+from ppvit.ciphers import make_cipher
 from ppvit.core.files import write_json
+from ppvit.he.algorithms import Floats
 from ppvit.models import Backbone, save_model
 from ppvit.models.stems import patch_projection
 
 
-def save_model_with_head(folder: Path, backbone: Backbone, weight: np.ndarray, bias: np.ndarray, size: int) -> None:
+def save_model_with_head(folder: Path, backbone: Backbone, weight: Floats, bias: Floats, size: int) -> None:
     """Add the whole model to a folder, for `evaluate` on plain images (``cipher.name: none``).
 
     Backbones without a patch convolution cannot take the scaling of pixels in, so for them the head stands alone.
@@ -22,19 +24,15 @@ def save_model_with_head(folder: Path, backbone: Backbone, weight: np.ndarray, b
     Args:
         folder: exists.
         backbone: changed in place.
-        weight, bias: float64, (C, D) and (C,).
+        weight, bias: (C, D) and (C,).
         size: side of the images in pixels.
     """
-    if patch_projection(backbone.model) is None:
+    projection: Any = patch_projection(backbone.model)
+    if projection is None:
         return
-    record = {
-        "method": "linear",
-        "num_classes": len(bias),
-        "cipher": {"name": "none"},
-        "key_id": None,
-        "demo_key": False,
-        "image_size": size,
-    }
+    # what a model says that was adapted to no cipher: blocks are its patches
+    plain = make_cipher("none", None, size, projection.kernel_size[0])
+    record = {"method": "linear", "num_classes": len(bias), **plain.record}
     model = with_head(backbone, weight, bias)
     whole = Backbone(model, backbone.architecture, backbone.model_args, (0.5,) * 3, (0.5,) * 3)
     save_model(folder / "model", whole, record)
@@ -44,13 +42,13 @@ def save_model_with_head(folder: Path, backbone: Backbone, weight: np.ndarray, b
     write_json(folder / "ppvit.json", record)
 
 
-def with_head(backbone: Backbone, weight: np.ndarray, bias: np.ndarray) -> nn.Module:
+def with_head(backbone: Backbone, weight: Floats, bias: Floats) -> nn.Module:
     """The backbone with this linear head, its normalisation folded in: takes plain pixels scaled to [-1, 1]."""
-    model = backbone.model
+    model: Any = backbone.model  # timm's have no types
     model.reset_classifier(len(bias))
     head = model.get_classifier()
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
     write_embedding(model, fold_normalization(read_embedding(model), backbone.mean, backbone.std))
-    return model
+    return backbone.model

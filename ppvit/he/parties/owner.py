@@ -9,8 +9,9 @@ import hashlib
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,70 +23,71 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, read_json, require_free_space, write_json
 from ppvit.core.results import Stopwatch, peak_memory_bytes
 from ppvit.data.plain import PlainImages
-from ppvit.he.algorithms import AnyPlan, algorithm_of, load_plan, write_plan
+from ppvit.he.algorithms import ALGORITHMS, Algorithm, Floats, Labels, Plan
+from ppvit.he.ckks.forks import Forks, Report, process_count
 from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.session import SecretSession, Session
 from ppvit.he.parties.divergence import check as check_divergence
-from ppvit.he.parties.features import Whitening, backbone_of, extract, fit_whitening, settings_of, unchanged
-from ppvit.he.parties.folders import open_private, read_manifest, require_replaceable, weights_name, write_manifest
-from ppvit.he.parties.forks import Forks, process_count
+from ppvit.he.parties.features import (
+    Whitening,
+    backbone_of,
+    components_of,
+    extract,
+    settings_of,
+    whitening_for,
+)
+from ppvit.he.parties.folders import (
+    open_private,
+    read_manifest,
+    read_plan,
+    require_replaceable,
+    weights_name,
+    write_manifest,
+    write_plan,
+)
 from ppvit.he.parties.refresh import answer_trainer
-from ppvit.he.tiles.plan import make_plan
-from ppvit.he.volley_revolver import algorithm as published
 from ppvit.places import Places
 
 VALIDATION = 0.2  # share of the training images on which settings may be compared; never the test images
 
 
-def plan_of(config: Config, places: Places) -> AnyPlan:
-    """The run's layout, from the parameters and the sizes of the data set.
+def planned(config: Config, places: Places) -> Algorithm:
+    """The algorithm that ``he.algorithm`` names, laid out for the sizes of the data set.
 
     Raises:
         UsageError: beyond the bounds, or no parameter set has 128 bits of security.
     """
     settings = config.he
+    kind = ALGORITHMS[settings.algorithm]
     plain = PlainImages(places.raw, "train", config.dataset, config.encrypt)
     images, classes = min(settings.train_images, len(plain)), len(plain.manifest["classes"])
-    if settings.algorithm == "volley_revolver":
+    if kind.whitened:
+        width = components_of(settings, images)
+    else:
         one, _ = extract(config, places.raw, "train", 1, backbone_of(config, places.embedded))
-        return published.make_plan(images, one.shape[1] + 1, classes, settings.iterations)
-    return make_plan(
-        images,
-        components_of(settings, images) + 1,
-        classes,
-        settings.iterations,
-        settings.mode,
-        settings.learning_rate,
-        settings.l2,
-        settings.batch_images,
-        settings.loss,
-    )
-
-
-def components_of(settings: He, images: int) -> int:
-    """Principal components k: as set, or min(63, n/2); see :func:`whitening_for` where there are fewer features."""
-    return settings.components or max(1, min(63, images // 2))
+        width = one.shape[1]
+    return kind.planned(settings, images, width + 1, classes)
 
 
 def make_keys(config: Config, places: Places, owner: Path, trainer: Path, train_here: bool = False) -> None:
     """Draw a secret key for ``owner`` and make the evaluation keys for ``trainer``; each folder replaced whole.
 
     Args:
-        config, places: see :func:`plan_of`.
+        config, places: see :func:`planned`.
         owner, trainer: folders of the parties.
         train_here: the trainer is this machine, so its memory is checked.
 
     Raises:
-        UsageError: see :func:`plan_of`; a folder is not one of ours.
+        UsageError: see :func:`planned`; a folder is not one of ours.
         PpvitError: the disk has no room for the keys, or this machine's memory none for a trainer that is here.
     """
     watch = Stopwatch()
     for folder in (owner, trainer):
         require_replaceable(folder)
-    plan = plan_of(config, places)
-    processes = algorithm_of(plan).processes(plan)
+    algorithm = planned(config, places)
+    plan, processes = algorithm.plan, algorithm.processes()
     if train_here:
-        algorithm_of(plan).require_memory(plan, available_bytes(), processes)
+        algorithm.require_memory(available_bytes())
     key_bytes = plan.parameters.key_bytes(len(plan.rotations())) // 2
     require_free_space(trainer.parent, key_bytes)
     print(
@@ -100,14 +102,14 @@ def make_keys(config: Config, places: Places, owner: Path, trainer: Path, train_
         open_private(secret).close()
         session.save(session.secret, secret)
         fingerprint = fingerprint_of(secret.read_bytes())
-        write_plan(out, plan, fingerprint)
+        write_plan(out, algorithm, fingerprint)
     with atomic_output(trainer, directory=True) as out:
         keys = out / "keys"
         keys.mkdir()
         session.save(session.seeded_relinearisation(), keys / "relinearisation.key")
         session.save(session.seeded_rotation(plan.rotations()), keys / "rotation.key")
         write_manifest(keys, fingerprint)
-        write_plan(out, plan, fingerprint)
+        write_plan(out, algorithm, fingerprint)
     if replaced:
         print(f"{owner}: {fingerprint} took the place of {replaced}; what that key encrypted is lost", file=sys.stderr)
     write_json(owner / "keys.json", {"keys_seconds": round(watch.seconds(), 3), **_memory("keys")})
@@ -117,7 +119,7 @@ def _fingerprint_in(owner: Path) -> str | None:
     if not (owner / "secret.key").exists():
         return None
     with suppress(PpvitError):
-        return load_plan(owner)[1]
+        return read_plan(owner)[1]
     return "a key"
 
 
@@ -130,7 +132,7 @@ def fingerprint_of(secret: bytes) -> str:
     return "he-" + hashlib.sha256(b"ppvit he secret key v1" + secret).hexdigest()[:16]
 
 
-def open_session(owner: Path, plan: AnyPlan, fingerprint: str) -> SecretSession:
+def open_session(owner: Path, plan: Plan, fingerprint: str) -> SecretSession:
     """The arithmetic with the secret key.
 
     Raises:
@@ -147,28 +149,29 @@ def encrypt(config: Config, places: Places, owner: Path, trainer: Path) -> None:
     """Extract and whiten features, train the twin in the clear, and encrypt features and labels for the trainer.
 
     Raises:
-        UsageError: parameters that do not fit the keys or the features, or with which training diverges.
-        PpvitError: keys missing or mixed up, the disk full.
+        UsageError: settings that do not fit the features, or with which training diverges.
+        PpvitError: keys missing, mixed up or made with other settings, the disk full.
     """
     watch = Stopwatch()
-    plan, fingerprint = load_plan(owner)
-    if plan != plan_of(config, places):
+    algorithm, fingerprint = read_plan(owner)
+    plan = algorithm.plan
+    if algorithm != planned(config, places):
         raise PpvitError(
-            f"{owner / 'plan.json'} was made with other parameters or another data set; run ppvit he keys again"
+            f"{owner / 'plan.json'} was made with other settings or another data set; run ppvit he keys again"
         )
     session = open_session(owner, plan, fingerprint)
-    if load_plan(trainer)[1] != fingerprint:
+    if read_plan(trainer)[1] != fingerprint:
         raise PpvitError(f"{trainer} belongs to another key than {owner}: keys were mixed up; run ppvit he keys again")
     raw_features, labels = extract(config, places.raw, "train", plan.images, backbone_of(config, places.embedded))
-    whitening = whitening_for(plan, config.he, raw_features)
+    whitening = whitening_for(algorithm, config.he, raw_features)
     features = whitening(raw_features)
-    clear = algorithm_of(plan).twin(plan, features, labels)
-    check_divergence(plan, clear, features, labels)
+    clear = algorithm.twin(features, labels)
+    check_divergence(algorithm, clear, features, labels)
     require_free_space(trainer, plan.upload_bytes())
     for stale in ("weights", "refresh"):
         shutil.rmtree(trainer / stale, ignore_errors=True)
     with atomic_output(trainer / "data", directory=True) as out:
-        encrypt_data(session, plan, features, labels, out)
+        encrypt_data(session, algorithm, features, labels, out)
         write_manifest(out, fingerprint)
     owner.chmod(0o700)
     with open_private(owner / "head.npz") as file:
@@ -183,7 +186,7 @@ def encrypt(config: Config, places: Places, owner: Path, trainer: Path) -> None:
         )
     measured = {
         "settings": settings_of(config),
-        "validation_accuracy_percent": _validate(plan, config.he, raw_features, labels),
+        "validation_accuracy_percent": _validate(algorithm, config.he, raw_features, labels),
         "max_scores": clear.largest_score,
         "encrypt_seconds": round(watch.seconds(), 3),
         "upload_bytes": folder_bytes(trainer / "data"),
@@ -193,70 +196,72 @@ def encrypt(config: Config, places: Places, owner: Path, trainer: Path) -> None:
     write_json(owner / "encrypt.json", measured)
 
 
-def whitening_for(plan: AnyPlan, settings: He, features: np.ndarray) -> Whitening:
-    """The map from raw features, float (n, D), to what the algorithm trains on; the published one takes them raw.
-
-    A backbone with fewer features than the default number of components has zeros for the rest, as keys are made before
-    any feature is known.
-    """
-    if isinstance(plan, published.Plan):
-        return unchanged(features.shape[1])
-    planned = plan.columns - 1
-    return fit_whitening(features, settings.components or min(planned, features.shape[1])).padded(planned)
-
-
-def _validate(plan: AnyPlan, settings: He, features: np.ndarray, labels: np.ndarray) -> float | None:
+def _validate(algorithm: Algorithm, settings: He, features: np.ndarray, labels: Labels) -> float | None:
     """Accuracy of the twin on held-out training images: what to compare settings by."""
     held_out = int(VALIDATION * len(labels))
     kept = len(labels) - held_out
-    if min(held_out, kept - plan.columns) < 1:
+    if min(held_out, kept - algorithm.plan.columns) < 1:
         return None
-    whitening = whitening_for(plan, settings, features[:kept])
-    clear = algorithm_of(plan).twin(plan.with_images(kept), whitening(features[:kept]), labels[:kept])
+    whitening = whitening_for(algorithm, settings, features[:kept])
+    clear = algorithm.with_images(kept).twin(whitening(features[:kept]), labels[:kept])
     return accuracy_percent(whitening(features[kept:]) @ clear.weights.T, labels[kept:])
 
 
-def encrypt_data(session: SecretSession, plan: AnyPlan, features: np.ndarray, labels: np.ndarray, out: Path) -> None:
-    """Write every ciphertext of features, float64 (n, d), and labels, int64 (n,); on all processors."""
-    processes = process_count(plan.images)
+@dataclass(frozen=True)
+class _Encryption:
+    """The share of one process: every processes-th ciphertext from ``number`` on."""
 
-    def work(number: int) -> Iterator[str]:
-        for name, slots in islice(algorithm_of(plan).upload_slots(plan, features, labels), number, None, processes):
-            session.save(session.encrypt_seeded(slots), out / name)
-            yield name
+    session: SecretSession
+    slots: Callable[[], Iterator[tuple[str, Floats]]]
+    out: Path
+    number: int
+    processes: int
 
-    with Forks(lambda _: work, processes) as forks:
-        forks.ask(range(processes))
+    def write(self, _: None, report: Report) -> None:
+        for name, slots in islice(self.slots(), self.number, None, self.processes):
+            self.session.save(self.session.encrypt_seeded(slots), self.out / name)
+
+
+def encrypt_data(session: SecretSession, algorithm: Algorithm, features: Floats, labels: Labels, out: Path) -> None:
+    """Write every ciphertext of features, (n, d), and labels, (n,); on all processors."""
+    count = process_count(algorithm.plan.images)
+
+    def slots() -> Iterator[tuple[str, Floats]]:
+        return algorithm.upload_slots(features, labels)
+
+    with Forks(lambda number: _Encryption(session, slots, out, number, count), count) as forks:
+        forks.each("write", None)
 
 
 def refresh(owner: Path, trainer: Path) -> int:
     """Answer the trainer in refresh mode until it is done; returns the number of answers."""
-    plan, fingerprint = load_plan(owner)
+    algorithm, fingerprint = read_plan(owner)
+    plan = algorithm.plan
     if plan.mode != "refresh" or plan.iterations == 1:
         return 0  # the trainer never asks
     return answer_trainer(trainer, open_session(owner, plan, fingerprint), fingerprint)
 
 
-def decrypt(owner: Path, trainer: Path) -> np.ndarray:
+def decrypt(owner: Path, trainer: Path) -> Floats:
     """Decrypt the weights that came back: float64, (C, d), on whitened features.
 
     Raises:
         PpvitError: missing, altered, of another key, or of impossible size.
     """
-    plan, fingerprint = load_plan(owner)
-    session = open_session(owner, plan, fingerprint)
+    algorithm, fingerprint = read_plan(owner)
+    session = open_session(owner, algorithm.plan, fingerprint)
     read_manifest(trainer / "weights", "train", fingerprint)
-    return decrypt_weights(session, plan, trainer / "weights")
+    return decrypt_weights(session, algorithm, trainer / "weights")
 
 
-def decrypt_weights(session: SecretSession, plan: AnyPlan, folder: Path) -> np.ndarray:
+def decrypt_weights(session: SecretSession, algorithm: Algorithm, folder: Path) -> Floats:
     """Weights, float64 (C, d), from a folder of ciphertexts under whatever key the session holds."""
-    ciphertexts = [session.load("Ciphertext", folder / weights_name(block)) for block in range(plan.blocks)]
+    ciphertexts = [session.load("Ciphertext", folder / weights_name(block)) for block in range(algorithm.plan.blocks)]
     try:
         slots = [session.decrypt(each) for each in ciphertexts]
     except (ValueError, RuntimeError) as error:  # SEAL's, of a ciphertext with an impossible scale
         raise PpvitError(f"{folder} cannot be decrypted ({error}); train again: ppvit he train") from None
-    return algorithm_of(plan).weights_of(plan, slots)
+    return algorithm.weights_of(slots)
 
 
 def load_whitening(owner: Path) -> tuple[Whitening, dict[str, Any]]:

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from ppvit.core.files import atomic_output, write_json
 from ppvit.core.results import Stopwatch, environment, peak_memory_bytes
-from ppvit.he.algorithms import AnyPlan, algorithm_of, load_plan
+from ppvit.he.algorithms import Plan
 from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.session import Session
-from ppvit.he.parties.folders import read_manifest, weights_name, write_manifest
+from ppvit.he.parties.folders import read_manifest, read_plan, weights_name, write_manifest
 from ppvit.he.parties.refresh import asker, start_run
 
 
@@ -28,10 +28,9 @@ def run(folder: Path, data: Path | None = None) -> None:
         PpvitError: a file is missing, altered or of another key; too little memory; in refresh mode, no answer.
     """
     watch = Stopwatch()
-    plan, fingerprint = load_plan(folder)
-    algorithm = algorithm_of(plan)
-    processes = algorithm.processes(plan)
-    algorithm.require_memory(plan, available_bytes(), processes)
+    algorithm, fingerprint = read_plan(folder)
+    plan = algorithm.plan
+    algorithm.require_memory(available_bytes())
     data = data or folder / "data"
     for place, made_by in ((folder / "keys", "keys"), (data, "encrypt")):
         read_manifest(place, made_by, fingerprint)
@@ -39,14 +38,14 @@ def run(folder: Path, data: Path | None = None) -> None:
     session = load_session(folder, plan)
     renew = asker(folder, started, session, fingerprint) if plan.mode == "refresh" else None
     with tqdm(total=plan.key_switches(), desc="train", unit="key switch", disable=None, file=sys.stderr) as bar:
-        weights, switches = algorithm.train(session, plan, data, bar, renew)
+        weights, switches = algorithm.train(session, data, bar, renew)
     with atomic_output(folder / "weights", directory=True) as out:
         for block, ciphertext in enumerate(weights):
             session.save(ciphertext, out / weights_name(block))
         measured = {
             "train_seconds": round(watch.seconds(), 3),
             "key_switches": switches,
-            "memory_bytes": _memory_bytes(processes),
+            "memory_bytes": _memory_bytes(algorithm.processes()),
             **environment(),
         }
         write_json(out / "training.json", measured)
@@ -59,7 +58,7 @@ def _memory_bytes(processes: int) -> int:
     return peak_memory_bytes() + (processes * largest if processes > 1 else 0)
 
 
-def load_session(folder: Path, plan: AnyPlan) -> Session:
+def load_session(folder: Path, plan: Plan) -> Session:
     """The arithmetic with the owner's evaluation keys."""
     session = Session(plan.parameters)
     session.relinearisation = session.load("RelinKeys", folder / "keys" / "relinearisation.key")

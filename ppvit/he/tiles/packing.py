@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppvit.he.tiles.plan import Plan
+from ppvit.he.tiles.plan import TilesPlan
 
 
-def feature_slots(plan: Plan, features: np.ndarray, block: int) -> np.ndarray:
+def feature_slots(plan: TilesPlan, features: np.ndarray, block: int) -> np.ndarray:
     """One block of features of a group of images.
 
     Args:
@@ -29,7 +29,7 @@ def feature_slots(plan: Plan, features: np.ndarray, block: int) -> np.ndarray:
     return tiles.ravel()
 
 
-def label_slots(plan: Plan, labels: np.ndarray) -> np.ndarray:
+def label_slots(plan: TilesPlan, labels: np.ndarray) -> np.ndarray:
     """Y - 1/2 of a group of images: float64, (N/2,), zero where there is no image or class.
 
     Args:
@@ -41,7 +41,7 @@ def label_slots(plan: Plan, labels: np.ndarray) -> np.ndarray:
     return tiles.ravel()
 
 
-def weight_slots(plan: Plan, weights: np.ndarray, block: int) -> np.ndarray:
+def weight_slots(plan: TilesPlan, weights: np.ndarray, block: int) -> np.ndarray:
     """One block of weights, float64 (C, d), as :func:`weights_of` reads it: float64, (N/2,)."""
     columns = weights[:, block * plan.tile : (block + 1) * plan.tile].T
     tiles = np.zeros((plan.rows, plan.tile, plan.lanes))
@@ -49,7 +49,7 @@ def weight_slots(plan: Plan, weights: np.ndarray, block: int) -> np.ndarray:
     return tiles.ravel()
 
 
-def weights_of(plan: Plan, slots: list[np.ndarray]) -> np.ndarray:
+def weights_of(plan: TilesPlan, slots: list[np.ndarray]) -> np.ndarray:
     """Weights from the slots of all blocks, averaged over their copies.
 
     Args:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.ckks.memory import every_level_bytes, session_bytes
@@ -32,7 +32,7 @@ Loss = Literal["sigmoid", "softmax"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilesPlan:
     """What both parties know of a run: sizes and settings, nothing about a single image.
 
     Attributes:
@@ -49,8 +49,6 @@ class Plan:
         ring, prime_bits, scale_bits: see :class:`ppvit.he.ckks.scheme.Parameters`.
         loss: ``sigmoid``, one-versus-rest with a cubic; ``softmax``, with a parabola.
     """
-
-    algorithm: ClassVar[str] = "tiles"
 
     images: int
     columns: int
@@ -87,7 +85,7 @@ class Plan:
         """Mini-batches of an epoch; the last may be smaller."""
         return math.ceil(self.images / self.batch)
 
-    def with_images(self, images: int) -> Plan:
+    def with_images(self, images: int) -> TilesPlan:
         """The same settings on fewer images: for twins only, the ring stays."""
         return replace(self, images=images, batch=min(self.batch, images))
 
@@ -146,14 +144,14 @@ class Plan:
         return asdict(self)
 
 
-def read_plan(record: dict[str, Any], where: str) -> Plan:
-    """The inverse of :meth:`Plan.as_record`, checked.
+def read_plan(record: Any, where: str) -> TilesPlan:
+    """The inverse of :meth:`TilesPlan.as_record`, checked.
 
     Raises:
         PpvitError: fields are missing or unknown, or are not what :func:`make_plan` chooses for these sizes.
     """
     try:
-        plan = Plan(**{**record, "prime_bits": tuple(record["prime_bits"])})
+        plan = TilesPlan(**{**record, "prime_bits": tuple(record["prime_bits"])})
         require_whole(iterations=plan.iterations, images=plan.images, columns=plan.columns, classes=plan.classes)
         if plan.mode not in get_args(Mode) or plan.loss not in get_args(Loss) or not 0 <= plan.l2 < math.inf:
             raise UsageError(f"mode {plan.mode!r}, loss {plan.loss!r}, l2 {plan.l2!r}")
@@ -172,7 +170,7 @@ def read_plan(record: dict[str, Any], where: str) -> Plan:
     return plan
 
 
-def _key_switches(blocks: int, groups: int, plan: Plan) -> int:
+def _key_switches(blocks: int, groups: int, plan: TilesPlan) -> int:
     relinearisations = 3 if plan.loss == "sigmoid" else 2  # of the scores and of the polynomial's products
     return blocks * (1 + int(math.log2(plan.rows))) + groups * (relinearisations + 2 * int(math.log2(plan.tile)))
 
@@ -217,16 +215,16 @@ def make_plan(
     columns: int,
     classes: int,
     iterations: int,
-    mode: str = "levelled",
+    mode: Mode = "levelled",
     learning_rate: float = 4.0,
     l2: float = 0.0,
     batch: int = 0,
-    loss: str = "sigmoid",
-) -> Plan:
+    loss: Loss = "sigmoid",
+) -> TilesPlan:
     """Choose lanes, ring, chain and the tile with the fewest key switches.
 
     Args:
-        images, columns, classes, iterations, mode, learning_rate, l2, loss: see :class:`Plan`.
+        images, columns, classes, iterations, mode, learning_rate, l2, loss: see :class:`TilesPlan`.
         batch: images of one iteration; 0 takes all.
 
     Raises:
@@ -242,25 +240,10 @@ def make_plan(
             raise UsageError(f"{value} {name}: homomorphic training takes 1 to {bound}")
     lanes = max(2, 1 << (classes - 1).bit_length())
     chosen = choose_chain(mode, iterations, batch, learning_rate)
-    plan = Plan(
+    plan = TilesPlan(
         images, columns, classes, batch, iterations, mode, learning_rate, l2, lanes, 1,
         chosen.ring, chosen.prime_bits, chosen.scale_bits, loss,
     )  # fmt: skip
     tiles = (1 << power for power in range(int(math.log2(chosen.slots // lanes)) + 1))
     candidates = [replace(plan, tile=tile) for tile in tiles]
     return min(candidates, key=lambda each: (_key_switches(each.blocks, len(each.batch_groups(0)), each), each.tile))
-
-
-def require_memory(plan: Plan, available_bytes: int, processes: int = 1) -> None:
-    """Refuse, before any work, what would not fit.
-
-    Raises:
-        PpvitError: fewer bytes are available than :meth:`Plan.memory_bytes`.
-    """
-    needed = plan.memory_bytes(processes)
-    if needed > available_bytes:
-        raise PpvitError(
-            f"training on {plan.batch} encrypted images of {plan.columns} columns at once takes about "
-            f"{needed / 2**20:.0f} MiB of memory and {available_bytes / 2**20:.0f} MiB are free; lower "
-            "he.batch_images, he.train_images or he.components"
-        )

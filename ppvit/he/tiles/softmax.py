@@ -13,10 +13,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from ppvit.he.ckks.session import Session
-from ppvit.he.tiles.plan import Plan
+from ppvit.he.tiles.plan import TilesPlan
 
 SPREAD = 1.0  # largest standard deviation of the logits that the fit covers; 1 to 3 chose alike on validation
 SAMPLES = 20_000  # logit vectors in the fit; the coefficients change by under 1 % with the seed
@@ -33,6 +32,8 @@ def coefficients(classes: int, spread: float = SPREAD) -> tuple[float, float, fl
     Returns:
         k0 near 1/C; k2 is 0 up to the sampling for two classes, where the softmax is an odd function about 1/2.
     """
+    from scipy.special import softmax  # takes longer to load than all else here
+
     random = np.random.default_rng(0)
     logits = random.normal(size=(SAMPLES, classes)) * random.uniform(0, spread, (SAMPLES, 1))
     logits -= logits.mean(axis=1, keepdims=True)  # the gradients of the classes add up to 0, so their logits do
@@ -41,15 +42,15 @@ def coefficients(classes: int, spread: float = SPREAD) -> tuple[float, float, fl
     return float(k0), float(k1), float(k2)
 
 
-def masked_parabola(session: Session, plan: Plan, scores: Any) -> Any:
+def masked_parabola(session: Session, plan: TilesPlan, scores: Any) -> Any:
     """p(Z) - 1/2 = k0 - 1/2 + (k1 + k2 Z) Z in lane 0 and zero elsewhere, at the fresh scale, two levels lower.
 
     Takes the place of the cubic in `ppvit.he.tiles.algorithm.gradient`; one key switch less.
     """
     k0, k1, k2 = coefficients(plan.classes)
-    mask = np.zeros((plan.rows, plan.tile, plan.lanes))
-    mask[:, 0, : plan.classes] = 1
-    mask = mask.ravel()
+    first_lane = np.zeros((plan.rows, plan.tile, plan.lanes))
+    first_lane[:, 0, : plan.classes] = 1
+    mask = first_lane.ravel()
     level, scale = session.level(scores), scores.scale
     # the scale of the coefficient that brings the result to the fresh scale, whatever primes the chain got
     wanted = session.parameters.scale * session.primes[level] * session.primes[level - 1] / scale**2

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
-from ppvit.he.tiles.plan import Plan
+from ppvit.core.errors import UsageError
+from ppvit.he.algorithms import WORTHLESS, Floats, Labels, Twin
+from ppvit.he.tiles.plan import TilesPlan, choose_chain
 from ppvit.he.tiles.softmax import coefficients
 
 # least-squares odd cubic of sigmoid(z) - 1/2 on [-8, 8] (Kim et al., JMIR Med. Inform. 2018): C1 z + C3 z^3
 C1, C3 = 0.15012, -0.0015930078125
 # beyond, the cubic or the parabola runs away from what it stands for, and training diverges
 SAFE_SCORES = {"sigmoid": 12.0, "softmax": 8.0}
-_WORTHLESS = 10  # times the safe score: from there on each step throws the weights further
+HALVINGS = 16  # of the learning rate that are tried where training diverges
 
 
 def momentum(iteration: int) -> float:
@@ -28,38 +30,7 @@ def momentum(iteration: int) -> float:
     return (s - 1) / ((1 + math.sqrt(1 + 4 * s * s)) / 2)
 
 
-@dataclass(frozen=True)
-class Twin:
-    """Result of training in the clear.
-
-    Attributes:
-        weights: float64, (C, d).
-        largest_scores: max |Z| of every iteration from the second on; the first needs no polynomial.
-        safe_score: up to where the polynomial follows the sigmoid or softmax.
-    """
-
-    weights: np.ndarray
-    largest_scores: list[float]
-    safe_score: float
-
-    @property
-    def largest_score(self) -> float:
-        """max |Z|, 0 where no polynomial was needed, NaN where one of them is."""
-        return float(np.max(self.largest_scores, initial=0.0))
-
-    @property
-    def safe(self) -> bool:
-        """Whether all scores stayed there."""
-        return not self.diverged and all(score <= self.safe_score for score in self.largest_scores)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the result is worthless."""
-        bounded = all(score <= _WORTHLESS * self.safe_score for score in self.largest_scores)
-        return not (bounded and np.isfinite(self.weights).all())
-
-
-def train(plan: Plan, features: np.ndarray, labels: np.ndarray) -> Twin:
+def train(plan: TilesPlan, features: Floats, labels: Labels) -> Twin:
     """Logistic regression by Nesterov's accelerated gradient, a polynomial for the sigmoid or the softmax.
 
     Args:
@@ -81,10 +52,31 @@ def train(plan: Plan, features: np.ndarray, labels: np.ndarray) -> Twin:
             scores = x @ ahead.T  # (n, C)
             if iteration:
                 largest.append(float(np.abs(scores).max()))
-                if not largest[-1] <= _WORTHLESS * SAFE_SCORES[plan.loss]:
+                if not largest[-1] <= WORTHLESS * SAFE_SCORES[plan.loss]:
                     break
             probability = k0 + k1 * scores + k2 * scores**2 + k3 * scores**3
             gradient = (targets[rows.start : rows.stop] - probability).T @ x
             stepped = (1 - plan.learning_rate * plan.l2) * ahead + plan.learning_rate / len(rows) * gradient
             weights, ahead = stepped, stepped + momentum(iteration) * (stepped - weights)
     return Twin(weights, largest, SAFE_SCORES[plan.loss])
+
+
+def working_rate(plan: TilesPlan, features: Floats, labels: Labels) -> float | None:
+    """The first halving of the learning rate at which the twin's scores are safe, rounded; None if none of them is.
+
+    Args:
+        plan, features, labels: as of :func:`train`.
+    """
+    for halving in range(1, HALVINGS + 1):
+        slower = replace(plan, learning_rate=float(f"{plan.learning_rate / 2**halving:.3g}"))
+        if train(slower, features, labels).safe and _has_chain(slower):
+            return slower.learning_rate
+    return None
+
+
+def _has_chain(plan: TilesPlan) -> bool:
+    try:
+        choose_chain(plan.mode, plan.iterations, plan.batch, plan.learning_rate)
+    except UsageError:
+        return False
+    return True

@@ -2,14 +2,14 @@
 
 A ciphertext is a grid of rows, one sample a row; a second grid of class weights turns past it row by row, and every
 turn gives one diagonal of X V^T. The steps and rotations are those of the author's program, so that the cost is that
-of the published algorithm; see `ppvit.he` for a layout that does the same with far fewer.
+of the published algorithm; see `ppvit.he.tiles` for a layout that does the same with far fewer.
 
 What differs. SEAL ends at N = 32768, so 16384 slots, where the paper has 32768: a row of 512 leaves 32 samples a
 ciphertext, not 64. Rows are turned one after another with one key, not each with its own: as many key switches, a
 thirtieth of the keys. Two constants (1 + gamma, and the mask behind the sigmoid) ride on masks that are there anyway,
 which saves levels: the modulus allowed at 128 bits would not do otherwise.
 
-All goes through an `Arithmetic`, and so works on ciphertexts and on plain arrays alike.
+All goes through an `Arithmetic`, and so it works on ciphertexts and on plain arrays alike.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ppvit.core.errors import UsageError
 from ppvit.he.ckks.arithmetic import Arithmetic, Value, Vector
-from ppvit.he.ckks.session import CAPS, Parameters
+from ppvit.he.ckks.scheme import CAPS, Parameters
 from ppvit.he.volley_revolver.quadratic_gradient import CUBIC, INITIAL_WEIGHT, LINEAR, column_steps, momentum
 
 Other = TypeVar("Other")
@@ -91,7 +91,7 @@ class Layout:
         return sorted({1, self.columns, *lanes, *(-step for step in lanes), *shifts})
 
 
-def plan(samples: int, features: int, classes: int, slots: int) -> Layout:
+def make_layout(samples: int, features: int, classes: int, slots: int) -> Layout:
     """Choose the grid.
 
     Args:
@@ -111,7 +111,7 @@ def plan(samples: int, features: int, classes: int, slots: int) -> Layout:
     return Layout(samples, features, classes, rows, columns, slots)
 
 
-def parameters(iterations: int) -> Parameters:
+def choose_chain(iterations: int) -> Parameters:
     """The smallest ring that holds the chain at 128 bits, and the largest scale in it.
 
     Raises:
@@ -164,7 +164,7 @@ def prepare(
     """Lay out features and labels, at the owner, ready to be encrypted.
 
     Args:
-        layout: from `plan`.
+        layout: from `make_layout`.
         features: (n, d), float64, the constant included.
         labels: (n,), 0..C-1.
         initial_weight: of every class and feature.

@@ -1,0 +1,118 @@
+"""How a run of the published algorithm is laid out: its ring and modulus chain, its grid, memory and cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from ppvit.core.errors import PpvitError
+from ppvit.he.ckks.memory import every_level_bytes, session_bytes
+from ppvit.he.ckks.scheme import Parameters, require_whole
+from ppvit.he.volley_revolver.layout import Layout, Upload, choose_chain, make_layout, train
+
+_KEY_SWITCHING = 4  # ciphertexts of each level that are there at once, besides one a group
+_WAITING = 16  # ciphertexts besides features and labels: products that wait to be added up
+
+
+@dataclass(frozen=True)
+class VolleyRevolverPlan:
+    """What both parties know of a run.
+
+    Attributes:
+        images: training images n.
+        columns: features and the constant, d.
+        classes: C.
+        iterations: T, 1 to 3.
+    """
+
+    images: int
+    columns: int
+    classes: int
+    iterations: int
+
+    mode: ClassVar[str] = "levelled"
+    loss: ClassVar[str] = "sigmoid"
+    blocks: ClassVar[int] = 1  # ciphertexts that hold the weights
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """The CKKS parameter set, checked."""
+        return choose_chain(self.iterations)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The grid, checked."""
+        return make_layout(self.images, self.columns, self.classes, self.parameters.slots)
+
+    def with_images(self, images: int) -> VolleyRevolverPlan:
+        """The same settings on fewer images."""
+        return VolleyRevolverPlan(images, self.columns, self.classes, self.iterations)
+
+    def rotations(self) -> list[int]:
+        """Steps by which training rotates."""
+        return self.layout.rotations()
+
+    def key_switches(self) -> int:
+        """Relinearisations and rotations of the whole training, counted by a run on nothing."""
+        counter = _Counter()
+        empty = [0] * self.layout.groups
+        train(counter, self.layout, Upload(empty, empty, 0, 0), self.iterations)
+        return counter.key_switches
+
+    def upload_bytes(self) -> int:
+        """Size of features, labels, initial weights and steps as uploaded, before compression."""
+        return (2 * self.layout.groups + 2) * self.parameters.ciphertext_bytes() // 2
+
+    def memory_bytes(self, processes: int = 1) -> int:
+        """Estimate of the trainer's memory: keys above all, then ciphertexts."""
+        ciphertexts = (2 * self.layout.groups + _WAITING) * self.parameters.ciphertext_bytes()
+        working = (_KEY_SWITCHING + self.layout.groups) * every_level_bytes(self.parameters)
+        return session_bytes(self.parameters, len(self.rotations()), processes) + ciphertexts + working
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def read_plan(record: Any, where: str) -> VolleyRevolverPlan:
+    """The inverse of :meth:`VolleyRevolverPlan.as_record`, checked.
+
+    Raises:
+        PpvitError: fields are missing or unknown.
+    """
+    try:
+        plan = VolleyRevolverPlan(**record)
+        require_whole(**plan.as_record())
+        return make_plan(plan.images, plan.columns, plan.classes, plan.iterations)
+    except (PpvitError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise PpvitError(f"{where} is no plan of this ppvit ({error}); make it again: ppvit he keys") from None
+
+
+def make_plan(images: int, columns: int, classes: int, iterations: int) -> VolleyRevolverPlan:
+    """See :class:`VolleyRevolverPlan`.
+
+    Raises:
+        UsageError: too many classes, columns or iterations.
+    """
+    plan = VolleyRevolverPlan(images, columns, classes, iterations)
+    plan.layout  # noqa: B018  the check
+    return plan
+
+
+class _Counter:
+    """Arithmetic that only counts key switches; all values are 0."""
+
+    def __init__(self) -> None:
+        self.key_switches = 0
+
+    def multiply(self, a: int, b: int) -> int:
+        self.key_switches += 1
+        return 0
+
+    rotate = multiply
+
+    def add(self, a: int, b: Any) -> int:
+        return 0
+
+    add_plain = multiply_plain = add
