@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
 from ppvit.pipeline import STAGES, Stage
-from ppvit.places import Places, what_is
+from ppvit.places import Places, help_of
 
 if TYPE_CHECKING:
     from ppvit.config import Config
@@ -62,9 +62,7 @@ def with_places(function: Callable[..., None], *places: str, out: str = "") -> C
     options = []
     for place in dict.fromkeys(places):
         names = [f"--{place}"] + (["--out"] if place == out else [])
-        option = typer.Option(
-            *names, help=f"{what_is(place)}; default: where the pipeline keeps it", show_default=False
-        )
+        option = typer.Option(*names, help=help_of(place), show_default=False)
         annotation = Annotated[Path | None, option]
         options.append(inspect.Parameter(place, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     signature = inspect.Signature([*(each for each in own if each.kind != each.VAR_KEYWORD), *options])
