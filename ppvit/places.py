@@ -63,4 +63,4 @@ class Places:
 
 def what_is(place: str) -> str:
     """What a place holds, in words."""
-    return next(each.metadata["what"] for each in fields(Places) if each.name == place)
+    return str(next(each.metadata["what"] for each in fields(Places) if each.name == place))

@@ -49,6 +49,8 @@ def mean_ssim(recovered: np.ndarray, plain: np.ndarray) -> float:
     Args:
         recovered, plain: uint8, (n, H, W, 3), H and W at least 7.
     """
+    # torchmetrics, cropped and with k2 * sqrt(48 / 49), gives the same, in float64 only and in 8 times the time at 32 px,
+    # 80 times at 224 px; in float32 flat bright pictures are wrong in the fourth digit
     pairs = zip(recovered, plain, strict=True)
     return float(np.mean([structural_similarity(*pair, channel_axis=-1, data_range=255) for pair in pairs]))
 

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 class _ListsParameters:
     """Help that ends in the parameters that the stage reads."""
 
+    name: str | None  # of the command that this is mixed into
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from ppvit.config import parameters
 
         with formatter.section("Parameters, set for one run with -S name=value"):
-            rows = parameters(STAGES[self.name].sections)
+            rows = parameters(STAGES[str(self.name)].sections)
             formatter.write_dl([(name, f"{description}  [default: {default}]") for name, default, description in rows])
 
 

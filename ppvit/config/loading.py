@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ppvit.config.section import Section
@@ -16,14 +17,14 @@ from ppvit.config.sections import Config
 from ppvit.core.errors import UsageError
 
 
-def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read and check a parameter file, which must hold every parameter.
 
     A parameter that is missing is refused and not set to its default, because DVC tracks what the file says: a default
     that changes with ppvit would change results unseen.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; None for the defaults.
         overrides: ``section.name=value`` texts that replace values for this run; values are read as YAML.
 
     Raises:
@@ -31,7 +32,8 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
             or a value has the wrong type or range; one line, naming the parameter.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = "" if path is None else Path(path).read_text(encoding="utf-8")
+        values = {section: {} for section in Config.model_fields} if path is None else yaml.safe_load(text)
     except FileNotFoundError:
         raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -43,10 +45,10 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
+        raise UsageError(f"{path or 'defaults'}: {describe(error)}") from None
     for name, _, _ in parameters():
         section, _, parameter = name.partition(".")
-        if parameter not in values[section]:
+        if path is not None and parameter not in values[section]:
             raise UsageError(f"{path} lacks '{name}'; add it (`ppvit params` prints them all)")
     return config
 
@@ -104,10 +106,14 @@ def _reason(detail: ErrorDetails) -> str:
 
 
 def _names_beside(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
+    model: type[Section] = Config
     for part in location[:-1]:
-        model = model.model_fields[part].annotation  # sections nest one level, so this is a Section
+        model = _section(part)  # sections nest one level
     return list(model.model_fields)
+
+
+def _section(name: str) -> type[Section]:
+    return cast(type[Section], Config.model_fields[name].annotation)
 
 
 def _nearest(word: str, valid: list[str]) -> str:
@@ -122,8 +128,8 @@ def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]
     Args:
         sections: only those of these sections, or these single ones; all by default.
     """
-    for section, field in Config.model_fields.items():
-        for name, parameter in field.annotation.model_fields.items():
+    for section in Config.model_fields:
+        for name, parameter in _section(section).model_fields.items():
             if not sections or section in sections or f"{section}.{name}" in sections:
                 yield f"{section}.{name}", parameter.default, parameter.description or ""
 
@@ -131,8 +137,8 @@ def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]
 def default_yaml() -> str:
     """A ``params.yaml`` with every parameter at its default and its description as a comment."""
     lines = ["# Only what changes results. How to run (device, workers, resume) is environment or command line."]
-    for section, field in Config.model_fields.items():
-        lines += ["", f"{section}:  # {field.annotation.__doc__.strip()}"]
+    for section in Config.model_fields:
+        lines += ["", f"{section}:  # {inspect.getdoc(_section(section))}"]
         for name, default, description in parameters((section,)):
             value = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
             lines.append(f"  {name.partition('.')[2]}: {value}  # {description}")

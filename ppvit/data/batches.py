@@ -17,7 +17,7 @@ from ppvit.data import images
 from ppvit.data.shards import ShardReader, read_manifest
 
 
-class EncryptedImages(Dataset):
+class EncryptedImages(Dataset[tuple[Tensor, int]]):
     """One split of encrypted shards.
 
     Args:
@@ -94,7 +94,7 @@ def epoch_batches(
     return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
 
 
-def load_batches(dataset: Dataset, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+def load_batches(dataset: Dataset[tuple[Tensor, int]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
     """Read batches in order: ciphertext as of :class:`EncryptedImages`, stacked, and labels, int64 (n,).
 
     Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
@@ -119,10 +119,10 @@ def load_batches(dataset: Dataset, batches: list[np.ndarray]) -> Iterator[tuple[
         yield batch
 
 
-class _ErrorsAsValues(Dataset):
+class _ErrorsAsValues(Dataset[Any]):
     """Hands our errors on as values: torch would put one raised in a reading process into the text of a traceback."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
 
     def __getitem__(self, index: int) -> Any:
