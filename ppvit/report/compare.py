@@ -26,7 +26,7 @@ def three_ways(values: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     finetune, verify = values["finetune"], values["verify"]
     training = f"{finetune['trainable_parameters']:,} parameters, {finetune['epochs']} epochs"
     adapted = "exact adaptation, " if values["adapt"]["adapted"] else ""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"perceptual encryption, {adapted}{finetune['method']}",
             f"{values['evaluate']['accuracy_percent']:.2f} %",
