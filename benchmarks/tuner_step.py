@@ -26,7 +26,7 @@ from typing import Any
 import timm
 import torch
 from inputs import CLASSES
-from timing import alternate, print_table, spread
+from timing import alternate, benchmark, print_table, spread
 from torch.nn import functional
 
 from ppvit.config import Finetune
@@ -39,6 +39,7 @@ MODELS: tuple[tuple[str, dict[str, Any], int, int], ...] = (
     ("ViT-Ti/16, 224 px", {"img_size": 224}, 16, 9),
     ("micro-ViT, 32 px", MICRO, 16, 99),
 )
+SMOKE_MODELS = (("micro-ViT, 32 px", {**MICRO, "depth": 1}, 2, 1),)
 FC2 = {"target_modules": ["mlp.fc2"]}
 PAIRS: tuple[tuple[str, dict[str, Any], str, dict[str, Any]], ...] = (
     # our method and its parameters, the stock one with equal targets
@@ -76,9 +77,9 @@ def step(method: str, values: dict[str, Any], arguments: dict[str, Any], batch_s
     return run
 
 
-def main() -> None:
+def main(smoke: bool) -> None:
     torch.set_num_threads(1)
-    for name, arguments, batch_size, rounds in MODELS:
+    for name, arguments, batch_size, rounds in SMOKE_MODELS if smoke else MODELS:
         rows = []
         for method, values, stock, stock_values in PAIRS:
             contestants = {
@@ -95,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(main)

@@ -5,8 +5,7 @@
 Chiang (arXiv 2304.03807) trains on 400 non-negative features of RegNetX-400MF and a constant, of 128 MNIST images, for
 two iterations: 20.48, then 21.49 % on MNIST's test images. Neither those images nor those weights come with a package,
 so: scikit-learn's digits, enlarged to 20 x 20 pixels, 400 non-negative features; 128 images, tested on the other 1669.
-Twenty draws. Arithmetic of the plain twin, `ppvit.he.volley_revolver.quadratic_gradient`. The results are in
-`he_losses.md`.
+Twenty draws. Arithmetic of the plain twin, `ppvit.he.volley_revolver.quadratic_gradient`. Results: `he_losses.md`.
 
 Digits are light strokes on black; inverted, 1 - x, they are dark strokes on light paper: all features share a large
 common part, as pooled ReLU features of a RegNet do.

@@ -1,26 +1,26 @@
 """Adversarial fine-tuning as a run: every method, plain and encrypted, resumed, monitored, on one process or two."""
 
-import json
 import math
-import os
 import subprocess
 import sys
 
 import numpy as np
-import ppvit.checkpoint
 import pytest
 import torch
-from conftest import make_config, tiny_backbone
+from conftest import make_config, read_result, tiny_backbone
 from hypothesis import given
 from hypothesis import strategies as st
-from test_finetune import make_world
+from test_finetune import make_world, places_of, with_tests_on_the_path
+from test_finetune import train as train_as_configured
 from torch.nn import functional
 
-from ppvit.config import Adversarial, default_yaml, load
+from ppvit.config import Adversarial, Config, default_yaml, load
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import sha256_of
+from ppvit.core.files import read_json, sha256_of, write_json
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.pgd import Attack
+from ppvit.models import read_record
+from ppvit.training import checkpoint, defence, finetuning
 from ppvit.training import loop as training
 from ppvit.training.adversarial import Robust, attack_of
 from ppvit.training.loop import make_accelerator
@@ -28,7 +28,6 @@ from ppvit.training.monitor import Monitor, hold_out
 from ppvit.training.objective import Objective
 from ppvit.training.scalars import automatic_weights
 from ppvit.tuners import TUNERS
-from ppvit.verbs import finetune
 
 QUICK = {
     "adversarial": "trades",
@@ -41,10 +40,13 @@ QUICK = {
 WEAK = {"steps": 2, "step_size": 4.0, "monitor_images": 5}
 
 
+def against(config: Config, **adversarial) -> Config:
+    """The same configuration with a weak attack, and values of it."""
+    return config.model_copy(update={"adversarial": Adversarial(**{**WEAK, **adversarial})})
+
+
 def train(folder, config, name="finetuned", log=None, **adversarial):
-    places = (folder / "encrypted", folder / "adapted", folder / name, folder / f"{name}.json")
-    finetune.run(config.finetune, *places, log, Adversarial(**{**WEAK, **adversarial}))
-    return json.loads((folder / f"{name}.json").read_text())
+    return train_as_configured(folder, against(config, **adversarial), name, log)
 
 
 def robust(monitor=None, classes=7, steps_per_epoch=8, loss="trades", **adversarial) -> Robust:
@@ -209,7 +211,7 @@ def test_held_out_images_are_not_trained_on(samples, wanted, seed):
 @pytest.mark.parametrize("head_init", ["random", "robust"])
 def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, head_init):
     """Stopped twice, in the middle of an epoch, with a checkpoint at every step; the same bytes."""
-    monkeypatch.setattr(ppvit.training.checkpoint, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
     config = make_world(tmp_path, **{**QUICK, "epochs": 3, "dropout": 0.1})
     options = {"scalars": "auto", "head_init": head_init, "head_epochs": 2, "steps": 1, "step_size": 8.0}
     whole = train(tmp_path, config, "whole", **options)
@@ -273,8 +275,9 @@ def test_too_few_images_for_a_monitor_are_told(tmp_path, capsys):
     train(tmp_path, make_world(tmp_path, **{**QUICK, "epochs": 1}), monitor_images=0)
     assert "too few" not in capsys.readouterr().err
     few = make_world(tmp_path / "few", **{**QUICK, "epochs": 1})
-    defence = finetune.Defence(few.finetune, Adversarial(), range_of(9), {"name": "none"})
-    assert defence.images.num_classes == 2
+    record = read_record(tmp_path / "few/adapted", "adapt")
+    held = defence.Defence(few.finetune, Adversarial(), range_of(9), record)
+    assert held.images.num_classes == 2
     assert "9 training images are too few to hold a tenth out, so the last epoch is kept" in capsys.readouterr().err
 
 
@@ -287,13 +290,14 @@ def test_robust_head_is_where_training_starts(tmp_path, monkeypatch):
     """The probe changes the head and nothing else of the model that the method is then attached to."""
     config = make_world(tmp_path, **QUICK)
     given = []
-    attach = finetune.attach
+    attach = defence.attach
 
     def noted(tuner, model, *rest):
         given.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return attach(tuner, model, *rest)
 
-    monkeypatch.setattr(finetune, "attach", noted)
+    for module in (defence, finetuning):  # the probe, and the run
+        monkeypatch.setattr(module, "attach", noted)
     train(tmp_path, config, head_init="robust", head_epochs=1)
     random, probed = given
     assert {name for name in random if not torch.equal(random[name], probed[name])} == {"head.weight", "head.bias"}
@@ -348,11 +352,9 @@ def test_two_processes_train_as_one(tmp_path):
     attack = {"start": "none", "inner_loss": "ce", "scalars": "auto"}
     one = train(tmp_path, config, "one", **attack)
     code = (
-        "import sys, ppvit.training.defence as f, ppvit.config as p; from pathlib import Path\n"
-        "folder = Path(sys.argv[1])\n"
-        "settings, attack = (c.model_validate_json(t) for c, t in zip((p.Finetune, p.Adversarial), sys.argv[2:]))\n"
-        "places = [folder / name for name in ('encrypted', 'adapted', 'two', 'two.json')]\n"
-        "f.run(settings, *places, adversarial=attack)\n"
+        "import sys; from pathlib import Path\n"
+        "from ppvit.config import Config; from ppvit.verbs import finetune; from test_finetune import places_of\n"
+        "finetune.run(Config.model_validate_json(sys.argv[2]), places_of(Path(sys.argv[1]), 'two'))\n"
     )
     (tmp_path / "two.py").write_text(code)
     launch = [
@@ -367,10 +369,11 @@ def test_two_processes_train_as_one(tmp_path):
     ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
     launch += ["--main_process_port", "0", str(tmp_path / "two.py"), str(tmp_path)]
-    launch += [config.finetune.model_dump_json(), Adversarial(**{**WEAK, **attack}).model_dump_json()]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=120, env=os.environ, check=False)
+    launch += [against(config, **attack).model_dump_json()]
+    environment = with_tests_on_the_path()
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    two = json.loads((tmp_path / "two.json").read_text())
+    two = read_result(places_of(tmp_path, "two"), "finetune")
     for name in ("train_loss", "train_robust_loss", "train_robust_accuracy_percent", "heldout_accuracy_percent"):
         assert two[name] == pytest.approx(one[name], rel=1e-4), name
 
@@ -384,9 +387,8 @@ def test_a_cipher_without_distances_is_refused_before_any_work(tmp_path):
 
 def test_one_class_is_refused(tmp_path):
     config = make_world(tmp_path, **QUICK)
-    path = tmp_path / "encrypted" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "num_classes": 1}))
+    path = tmp_path / "encrypted/train/manifest.json"
+    write_json(path, {**read_json(path, "encrypt"), "num_classes": 1})
     with pytest.raises(PpvitError, match="the shards have 1 class, so there is nothing to attack"):
         train(tmp_path, config)
 

@@ -18,7 +18,6 @@ from ppvit.audit.score import key_recovered_percent, mean_ssim
 from ppvit.audit.view import Finding, KeySpace, View, decrypt
 from ppvit.ciphers import CIPHERS, make_cipher
 from ppvit.ciphers.keys import Key
-from ppvit.report.compare import cipher_header, cipher_row, ciphertext_leak_percent
 
 SIZE, BLOCK = 32, 4
 VARIANTS = {name: (name, {}) for name in CIPHERS if name not in ("none", "neuracrypt")} | {
@@ -200,15 +199,11 @@ def test_attacks_that_cannot_be_made_measure_nothing(tmp_path):
         "matching, 100 % (Carlini et al., arXiv 2108.07256)."
     )
     assert not {path.stem for path in tmp_path.glob("*.png")} & TOKENS
-    told = json.loads((tmp_path / "verdicts.json").read_text())
+    told = json.loads((tmp_path / "attacks.json").read_text())["sentences"]
     assert all(("Not attacked" in told[name]) == (name in TOKENS) for name in ATTACKS)
     only = audit(view, Truth(plain, None), ["pooled", "jigsaw"], tmp_path)
     assert only["verdict"].startswith("Not attacked, which is no evidence of safety: pooled, jigsaw.")
     assert only["strongest_ssim"] is only["strongest_key_recovered_percent"] is None
-    row = dict(zip(cipher_header(), cipher_row({"cipher": "neuracrypt", **found}), strict=True))
-    assert {name for name, cell in row.items() if cell == "not attacked"} == {ATTACKS[name].column for name in TOKENS}
-    assert row["match"].endswith("(published: 100)")
-    assert ciphertext_leak_percent(found) is None
 
 
 def test_what_training_added_is_compared_only_where_there_is_any():

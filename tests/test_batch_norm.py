@@ -1,6 +1,7 @@
 """What each mode of batch normalisation lets training change, and that nothing else decides it."""
 
 import copy
+import io
 
 import pytest
 import timm
@@ -70,11 +71,16 @@ def test_frozen_gives_the_same_output_in_training_mode():
 def test_frozen_stays_a_batch_norm_that_is_copied_and_saved():
     model = set_batch_norm(set_batch_norm(network(), "frozen"), "frozen")
     again = copy.deepcopy(model).train()
+    again(images())
     assert batch_norm_names(again) == ["1", "4"]
     assert not again[1].training
     assert again[0].training
+    assert norms(again).keys() == norms(model).keys()
+    assert all(torch.equal(value, norms(model)[name]) for name, value in norms(again).items())
+    assert type(again[1]) is nn.BatchNorm2d
+    torch.save(again, saved := io.BytesIO())
+    assert torch.equal(torch.load(io.BytesIO(saved.getvalue()), weights_only=False)(images()), again(images()))
     assert again.state_dict().keys() == network().state_dict().keys()
-    assert isinstance(again[1], nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize("mode", ["stats", "affine"])

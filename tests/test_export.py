@@ -203,14 +203,15 @@ test_images.__test__ = False
 def test_cards_load_the_model_in_a_fresh_process(finished, tmp_path):
     """To the trained model's logits, bit for bit: an adapter, a head and a whole model with timm and peft alone.
 
-    Our own methods likewise after ``import ppvit``, and without it where they are exported as LoRA, up to rounding.
+    Our own methods likewise after ``import ppvit.tuners``, and without it where they are exported as LoRA, up to
+    rounding.
     """
     exports, expected, exact = {}, {}, {}
 
     def add(name: str, method: str, as_lora: bool = False, **changes) -> None:
         world, model = retrain(finished.copy(tmp_path / f"run-{name}"), method, **changes)
         exports[name] = world.export(as_lora=as_lora, with_key_material=method == "full")
-        assert ("import ppvit" in code_of(exports[name])) == (method in OWN and not as_lora)
+        assert ("import ppvit.tuners" in code_of(exports[name])) == (method in OWN and not as_lora)
         expected[name], exact[name] = logits(model, test_images()), not as_lora
 
     for method in ("lora", "linear", "full", *OWN):
@@ -605,3 +606,25 @@ def test_verb(world, monkeypatch, capsys):
     told = capsys.readouterr()
     assert told.out == "hub\n"
     assert told.err == ("warning: hub reveals the secret key to whoever has the public checkpoint; do not publish it\n")
+
+
+@pytest.mark.parametrize(
+    ("sections", "read"),
+    [
+        ({"finetune": {"frequencies": 5, "momentum": 0.5}, "adversarial": {"steps": 7}}, False),
+        ({"finetune": {"alpha": 5.0}}, True),
+    ],
+)
+def test_a_parameter_that_nothing_read_may_have_changed(world, monkeypatch, capsys, sections, read):
+    """LoRA by adamw, trained against no attack: what only other methods, optimisers or attacks read does not matter."""
+    values = world.config.model_dump()
+    for section, changes in sections.items():
+        values[section] |= changes
+    (world.root / "params.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.chdir(world.root)
+    monkeypatch.setattr(sys, "argv", ["ppvit", "export", "hub"])
+    with pytest.raises(SystemExit, match="1" if read else "0"):
+        cli.run()
+    told = capsys.readouterr().err
+    assert ("finetune.alpha 16.0, params.yaml says 5.0; set it back" in told) == read
+    assert (world.root / "hub/README.md").exists() != read

@@ -1,10 +1,14 @@
-"""docs/methods.md says of every fine-tuning method what the code does."""
+"""What every fine-tuning method says of itself is what it does, and docs/methods.md says the same.
+
+``python tests/test_methods_table.py`` writes the page's table anew.
+"""
 
 import json
 import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,20 +17,39 @@ import torch
 from conftest import make_config, tiny_backbone
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from ppvit.config import Finetune
+from ppvit.core.errors import UsageError
+from ppvit.core.registry import summary
 from ppvit.models import load_model, save_model
-from ppvit.tuners import TUNERS, load_finetuned, make_tuner, save_finetuned, trainable_parameters
+from ppvit.tuners import TUNERS, load_finetuned, make_tuner, parameters_read, save_finetuned, trainable_parameters
 from ppvit.tuners.base import target_layers
+from ppvit.tuners.lora_variants import MovedBaseLora
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 HEAD = 768 * 10 + 10
-COLUMNS = ("what trains", "formula", "parameters", "zero start", "merges", "stock", "source")
-ROWS = {
-    cells[0].strip("`"): dict(zip(COLUMNS, cells[1:], strict=True))
-    for line in PAGE.read_text(encoding="utf-8").splitlines()
-    if line.startswith("| `")
-    for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
-}
+COLUMNS = ("method", "what trains", "parameters", "zero start", "merges", "stock", "ResNets", "reads")
 YES = {True: "yes", False: "no"}
+# of the papers: parameters of ViT-B/16 beside the head; "sum" is over the layers of i inputs and o outputs
+FORMULAS = {
+    "linear": "0",
+    "melo": "4 * D * r * L",
+    "lora_patch": "4 * D * r * L + D * (P + 1)",
+    **dict.fromkeys(("lora", "rslora", "pissa", "olora", "eva"), "sum r * (i + o)"),
+    "dora": "sum r * (i + o) + o",
+    "oft": "sum i * (r - 1) / 2",
+    "boft": "sum i * r + o",
+    "hra": "sum i * r",
+    "vera": "sum o + r",
+    "ia3": "L * 7 * D",
+    "fourierft": "sum n",
+    "adapter": "L * (2 * D * r + D + r)",
+    "vpt_deep": "L * r * D",
+    "aoft_lora": "L * 2 * (2 * D + r)",
+    "aoft_adapter": "L * (2 * D + r)",
+    "aoft_vpt": "L * (D + r)",
+    "hta_lora": "L * 4 * 5 * D",
+    "hta_adapter": "L * 5 * D",
+}
 
 
 def vit_base():
@@ -34,40 +57,85 @@ def vit_base():
         return timm.create_model("vit_base_patch16_224", num_classes=10)
 
 
-def test_the_table_has_every_method_in_the_registry_s_order():
-    assert list(ROWS) == list(TUNERS)
+def tuner_of(method, **values):
+    return make_tuner(make_config(finetune={"method": method, **values}).finetune)
 
 
-@pytest.mark.parametrize("method", TUNERS)
-def test_flags(method):
-    row, tuner = ROWS[method], TUNERS[method]
-    assert (row["zero start"], row["merges"], row["stock"]) == (
-        YES[tuner.zero_start], YES[tuner.mergeable], YES[tuner.stock]
-    )  # fmt: skip
+@cache
+def count(method):
+    """Trained parameters of ViT-B/16 at the default settings, without the head."""
+    if issubclass(TUNERS[method], MovedBaseLora):  # decompose weights, which a model of shapes alone does not have
+        method = "lora"
+    return trainable_parameters(tuner_of(method).attach(vit_base())) - HEAD
 
 
-@pytest.mark.parametrize("method", TUNERS)
+def row(method):
+    """The cells of a method in the page."""
+    tuner = TUNERS[method]
+    text = summary(tuner).replace("``", "`").replace("|", r"\|")
+    text = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+    flags = [YES[flag] for flag in (tuner.zero_start, tuner.mergeable, tuner.stock, tuner.convolutions)]
+    return [f"`{method}`", text, f"{count(method):,}", *flags, ", ".join(tuner.reads)]
+
+
+def line(cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def is_row(text):
+    return text.startswith("| `")
+
+
+def test_page_has_what_the_code_says():
+    """Of every method in it; how to add one is in the page."""
+    rows = [text for text in PAGE.read_text(encoding="utf-8").splitlines() if is_row(text)]
+    assert rows
+    assert [line(row(text.split("`")[1])) for text in rows] == rows
+
+
+@pytest.mark.parametrize("method", FORMULAS)
 def test_parameters(method):
-    tuner = make_tuner(make_config(finetune={"method": method}).finetune)
-    if method in ("pissa", "olora"):  # decompose weights, which a model of shapes alone does not have
-        pair = [make_tuner(make_config(finetune={"method": name}).finetune) for name in (method, "lora")]
-        assert len({trainable_parameters(one.attach(tiny_backbone().model)) for one in pair}) == 1
-        assert ROWS[method]["parameters"] == ROWS["lora"]["parameters"]
+    values = {"D": 768, "L": 12, "P": 3 * 16**2, "r": Finetune().rank, "n": Finetune().frequencies}
+    formula = FORMULAS[method]
+    if formula.startswith("sum "):
+        tuner, model = tuner_of(method), vit_base()
+        layers = target_layers(model, tuner.target_names(model)).values()
+        each = [values | {"i": layer.in_features, "o": layer.out_features} for layer in layers]
+        expected = sum(eval(formula.removeprefix("sum "), values) for values in each)
     else:
-        count = trainable_parameters(tuner.attach(vit_base())) - HEAD
-        assert ROWS[method]["parameters"] == f"{count:,}"
-    if formula := ROWS[method]["formula"]:
-        assert f"{_evaluate(formula, tuner):,}" == ROWS[method]["parameters"]
+        expected = eval(formula, values)
+    assert count(method) == expected
 
 
-def _evaluate(formula, tuner):
-    settings, model = tuner.settings, vit_base()
-    values = {"D": 768, "L": 12, "P": 3 * 16**2, "r": settings.rank, "n": settings.frequencies}
-    expression = formula.removeprefix("Σ").replace("·", "*")
-    if expression == formula.replace("·", "*"):
-        return eval(expression, values)
-    layers = target_layers(model, tuner.target_names(model)).values()
-    return int(sum(eval(expression, values | {"i": layer.in_features, "o": layer.out_features}) for layer in layers))
+@pytest.mark.parametrize("method", ["pissa", "olora"])
+def test_methods_that_are_counted_as_lora(method):
+    found = [trainable_parameters(tuner_of(name).attach(tiny_backbone().model)) for name in (method, "lora")]
+    assert found[0] == found[1]
+
+
+class Recorded:
+    """Settings that remember what was read of them."""
+
+    def __init__(self, settings):
+        self._settings, self.read = settings, set()
+
+    def __getattr__(self, name):
+        self.read.add(name)
+        return getattr(self._settings, name)
+
+
+@pytest.mark.parametrize("method", TUNERS)
+def test_a_method_reads_what_it_says_and_nothing_else_that_is_special(method, tmp_path):
+    settings = make_config(finetune={"method": method, "rank": 2, "frequencies": 100}).finetune
+    recorded = Recorded(settings)
+    tuner = TUNERS[method](recorded)
+    model = tuner.attach(tiny_backbone(num_classes=5).model)
+    tuner.initialise(model, [torch.rand(8, 3, 16, 16) for _ in range(3)])
+    tuner.learning_rates()
+    if hasattr(model, "peft_config"):
+        tuner.save(model, tmp_path)
+    assert recorded.read >= set(TUNERS[method].reads)
+    assert recorded.read <= parameters_read(settings)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +148,7 @@ def world(tmp_path_factory):
     torch.save(images, folder / "images.pt")
     logits = {}
     for method in TUNERS:
-        tuner = make_tuner(make_config(finetune={"method": method, "rank": 2, "frequencies": 100}).finetune)
+        tuner = tuner_of(method, rank=2, frequencies=100)
         torch.manual_seed(3)  # heads are drawn alike
         base = load_model(folder / "adapted", "adapt", 5)
         with torch.no_grad():
@@ -99,7 +167,7 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize("method", TUNERS)
 def test_zero_start(method, world):
     base, start, trained = world[2][method]
-    assert ROWS[method]["zero start"] == YES[torch.allclose(start, base, rtol=1e-5, atol=1e-5)]
+    assert TUNERS[method].zero_start == torch.allclose(start, base, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(trained, base, atol=1e-2)
 
 
@@ -107,13 +175,13 @@ def test_zero_start(method, world):
 def test_merges(method, world):
     folder, images, logits = world
     loaded = load_finetuned(folder / "adapted", folder / method, 5)
-    assert ROWS[method]["merges"] == YES[not any(isinstance(module, BaseTunerLayer) for module in loaded.modules())]
+    assert TUNERS[method].mergeable != any(isinstance(module, BaseTunerLayer) for module in loaded.modules())
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), logits[method][2], rtol=1e-4, atol=1e-4)
 
 
 def test_stock(world):
-    """A fresh process in which ppvit cannot be imported loads what the table says, to the logits of training."""
+    """A fresh process in which ppvit cannot be imported loads what says so, to the logits of training."""
     folder, _, logits = world
     script = (
         "import sys; sys.modules['ppvit'] = None\n"
@@ -136,15 +204,32 @@ def test_stock(world):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert {method: row["stock"] for method, row in ROWS.items()} == {
-        method: YES[value is not None] for method, value in found.items()
+    assert {method: tuner.stock for method, tuner in TUNERS.items()} == {
+        method: value is not None for method, value in found.items()
     }
     for method, value in found.items():
         if value is not None:
             torch.testing.assert_close(torch.tensor(value), logits[method][2], rtol=1e-4, atol=1e-4)
 
 
-def test_sources_are_papers():
-    for method, row in ROWS.items():
-        if method not in ("full", "linear"):
-            assert re.fullmatch(r"\[[^]]+\]\(https://arxiv\.org/abs/\d{4}\.\d{5}\)", row["source"]), method
+@pytest.mark.parametrize("method", TUNERS)
+def test_networks_without_linear_layers(method):
+    model, tuner = timm.create_model("resnet18_cifar", num_classes=5), tuner_of(method)
+    if TUNERS[method].convolutions:
+        assert trainable_parameters(tuner.attach(model)) > 0
+    else:
+        with pytest.raises(UsageError):
+            tuner.attach(model)
+
+
+def test_every_method_of_a_paper_names_it():
+    for method in FORMULAS.keys() - {"linear"}:
+        assert re.search(r"arXiv \d{4}\.\d{5}", summary(TUNERS[method])), method
+
+
+if __name__ == "__main__":
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    first = next(number for number, text in enumerate(lines) if text.startswith("| method |"))
+    last = max(number for number, text in enumerate(lines) if is_row(text))
+    table = [line(COLUMNS), "|" + "---|" * len(COLUMNS), *(line(row(method)) for method in TUNERS)]
+    PAGE.write_text("\n".join([*lines[:first], *table, *lines[last + 1 :]]) + "\n", encoding="utf-8")

@@ -3,16 +3,17 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import timm
 import torch
-from conftest import make_config, tiny_backbone
+from conftest import make_config, read_result, tiny_backbone
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from PIL import Image
-from test_finetune import make_world, train
+from test_finetune import make_world, places_of, train
 from timm.models.vision_transformer import Block
 from torch import nn
 
@@ -304,30 +305,44 @@ def test_prompts_work_with_stochastic_depth_and_register_tokens(image):
     torch.testing.assert_close(logits(model, image), logits(model, image), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("first", ["ppvit", "peft"])
-def test_loading_needs_no_more_than_import_ppvit(first, tmp_path, image):
+@pytest.mark.parametrize("first", ["ppvit.tuners", "peft"])
+def test_adapters_load_in_peft_as_their_readme_says(first, tmp_path, image):
     """In a fresh process with the two packages imported in either order."""
     save_model(tmp_path / "adapted", tiny_backbone(), {"key_id": "pk-0"})
     torch.save(image, tmp_path / "image.pt")
+    code = [
+        f"import {first}, peft, timm, json, torch",
+        f"image = torch.load({str(tmp_path / 'image.pt')!r})",
+        "found = {}",
+    ]
     expected = {}
     for name, (method, values) in zip(NAMES, METHODS, strict=True):
-        model = make(method, load_model(tmp_path / "adapted", "adapt", 5), **values)
+        tuner = make_tuner(make_config(finetune={"method": method, "rank": 3, **values}).finetune)
+        model = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
         shake(model)
-        model.save_pretrained(tmp_path / name)
+        record = {"method": method, "num_classes": 5, "key_id": "pk-0", "cipher": {"name": "block"}}
+        save_finetuned(tuner, model, tmp_path / name, tmp_path / "adapted", record)
         expected[name] = logits(model, image)
-    script = (
-        f"import {first}\nimport importlib.util\nassert importlib.util.find_spec('peft')\n"
-        "import ppvit.tuners, peft, json, timm, torch\n"
-        f"image = torch.load('{tmp_path}/image.pt')\n"
-        "def logits(name):\n"
-        f"    base = timm.create_model('local-dir:{tmp_path}/adapted', pretrained=True, num_classes=5)\n"
-        f"    return peft.PeftModel.from_pretrained(base, f'{tmp_path}/{{name}}').eval()(image).tolist()\n"
-        f"print(json.dumps({{name: logits(name) for name in {NAMES}}}))\n"
+        [example] = re.findall(r"(?:^    .*\n)+", (tmp_path / name / "README.md").read_text(), re.M)
+        assert "import ppvit.tuners" in example
+        code.append(re.sub(r"^    ", "", example, flags=re.M).replace("<this folder>", str(tmp_path / name)))
+        code.append(f"found[{name!r}] = model.eval()(image).tolist()")
+    code.append("print(json.dumps(found))")
+    process = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, env={**os.environ}
     )
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
     assert process.returncode == 0, process.stderr
     for name, values in json.loads(process.stdout).items():
         torch.testing.assert_close(torch.tensor(values), expected[name], rtol=0, atol=0)
+
+
+def test_readme_of_what_peft_knows_asks_for_no_ppvit(tmp_path):
+    save_model(tmp_path / "adapted", tiny_backbone(), {"key_id": "pk-0"})
+    tuner = make_tuner(make_config().finetune)
+    model = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
+    record = {"method": "lora", "num_classes": 5, "key_id": None, "cipher": {"name": "none"}}
+    save_finetuned(tuner, model, tmp_path / "finetuned", tmp_path / "adapted", record)
+    assert "import" not in (tmp_path / "finetuned/README.md").read_text()
 
 
 def test_import_ppvit_imports_neither_torch_nor_peft():
@@ -344,13 +359,13 @@ def test_owner_verifies_and_predicts(method, tmp_path):
     """From training on ciphertext to the owner's figures; undoing the adaptation works with adapters in the model."""
     config = make_world(tmp_path, "block_np", method=method, learning_rate=2e-2, target_modules=[])
     train(tmp_path, config)
-    folders = [tmp_path / name for name in ("raw", "adapted", "finetuned")]
-    verify.run(config, *folders, tmp_path / "verify.json")
-    result = json.loads((tmp_path / "verify.json").read_text())
+    places = places_of(tmp_path)
+    verify.run(config, places)
+    result = read_result(places, "verify")
     assert result["plain_accuracy_percent"] == result["accuracy_percent"]
     plain = PlainImages(tmp_path / "raw", "test", config.dataset, config.encrypt).read(0, 1)[0]
     Image.fromarray(plain).save(tmp_path / "query.png")
-    [answers] = predict.predict(config, [tmp_path / "query.png"], *folders, top=3)
+    [answers] = predict.run(config, places, [tmp_path / "query.png"], top=3)
     encrypted = torch.from_numpy(load_cipher(config).encrypt(plain[None])).permute(0, 3, 1, 2)
-    expected = logits(load_finetuned(*folders[1:], 3), model_input(encrypted)).softmax(1)[0]
+    expected = logits(load_finetuned(places.adapted, places.finetuned, 3), model_input(encrypted)).softmax(1)[0]
     assert [answer.percent for answer in answers] == pytest.approx(sorted((100 * expected).tolist(), reverse=True))

@@ -193,8 +193,10 @@ def test_a_pipeline_of_toys_runs(project):
 
 def test_a_new_attack_has_a_column_in_the_table_of_ciphers(project):
     script = (
-        "from ppvit.report.compare import cipher_table\n"
-        "print(cipher_table([{'cipher': 'block', 'toy_strength_percent': 12.0}, {'cipher': 'toy-variant'}]))"
+        "import sys; sys.path.insert(0, 'studies')\n"
+        "from ciphers.tables import cipher_table\n"
+        "print(cipher_table([{'cipher': 'block', 'toy_strength_percent': 12.0}, "
+        "{'cipher': 'toy-variant', 'toy_strength_percent': None}]))"
     )
     header, _, first, second = (
         [cell.strip() for cell in line.split("|")] for line in python(project, "-c", script).splitlines()

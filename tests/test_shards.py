@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,16 @@ def test_same_samples_same_bytes_and_clean_headers(tmp_path):
         members = tar.getmembers()
     assert [member.name for member in members[:3]] == ["00000008.png", "00000008.cls", "00000009.png"]
     assert all((m.mtime, m.uid, m.gid, m.uname, m.gname) == (0, 0, 0, "", "") for m in members)
+
+
+def test_bytes_are_those_of_webdataset_where_members_are_sorted_as_it_sorts_them(tmp_path):
+    samples = [{"cls": str(index % 3).encode(), "png": bytes(index)} for index in range(1, 30)]
+    stream = io.BytesIO()
+    with webdataset.TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
+        for index, sample in enumerate(samples):
+            writer.write({"__key__": f"{index:08d}", **sample})
+    (shard,) = write_shards(tmp_path, "train", samples, 100)
+    assert (tmp_path / shard.name).read_bytes() == stream.getvalue()
 
 
 def write(path: Path, members: dict[str, bytes]) -> dict:

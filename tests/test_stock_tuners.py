@@ -1,7 +1,6 @@
 """Methods that peft brings: their formulas, their starts, what is saved, and clear ends."""
 
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -14,7 +13,7 @@ import torch
 from conftest import make_config, tiny_backbone
 from peft.tuners.tuners_utils import BaseTunerLayer
 from sklearn.decomposition import PCA
-from test_finetune import make_world, train
+from test_finetune import changed, make_world, train, with_tests_on_the_path
 from torch.nn import functional
 
 from ppvit.config import Finetune
@@ -305,22 +304,21 @@ def test_vera_saves_its_projections_and_fourierft_the_seed_of_its_positions(tmp_
 def test_killed_runs_resume_to_the_identical_result(tmp_path):
     """The start is found anew after a kill, in another process, and must be the same to the bit."""
     script = (
-        "import os, signal, sys, ppvit.training.defence as f, ppvit.config as p; from pathlib import Path\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from ppvit.config import Config; from test_finetune import train\n"
         "def kill(epoch, metrics):\n"
         "    if epoch == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "folder = Path(sys.argv[1])\n"
-        "for settings in map(p.Finetune.model_validate_json, sys.argv[2:]):\n"
+        "for config in map(Config.model_validate_json, sys.argv[2:]):\n"
         "    if not (child := os.fork()):\n"
-        "        f.run(settings, folder / 'encrypted', folder / 'adapted', folder / 'x', folder / 'x.json', kill)\n"
+        "        train(folder, config, 'x', kill)\n"
         "    assert os.waitpid(child, 0)[1] == signal.SIGKILL\n"
     )
     world = make_world(tmp_path)
-    configs = [
-        world.model_copy(update={"finetune": world.finetune.model_copy(update={"method": method})})
-        for method in ("pissa", "eva")
-    ]
-    arguments = [tmp_path, *(config.finetune.model_dump_json() for config in configs)]
-    subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, env=os.environ)
+    configs = [changed(world, method=method) for method in ("pissa", "eva")]
+    arguments = [tmp_path, *(config.model_dump_json() for config in configs)]
+    environment = with_tests_on_the_path()
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, env=environment)
     assert not (tmp_path / "x").exists()
     for config in configs:
         _resume_and_compare(tmp_path, config)

@@ -16,14 +16,14 @@ from ppvit.config.sections import Config
 from ppvit.core.errors import UsageError
 
 
-def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read and check a parameter file, which must hold every parameter.
 
     A parameter that is missing is refused and not set to its default, because DVC tracks what the file says: a default
     that changes with ppvit would change results unseen.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; None for the defaults.
         overrides: ``section.name=value`` texts that replace values for this run; values are read as YAML.
 
     Raises:
@@ -31,7 +31,8 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
             or a value has the wrong type or range; one line, naming the parameter.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = "" if path is None else Path(path).read_text(encoding="utf-8")
+        values = {section: {} for section in Config.model_fields} if path is None else yaml.safe_load(text)
     except FileNotFoundError:
         raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -43,10 +44,10 @@ def load(path: Path | str = "params.yaml", overrides: list[str] | tuple[str, ...
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
+        raise UsageError(f"{path or 'defaults'}: {describe(error)}") from None
     for name, _, _ in parameters():
         section, _, parameter = name.partition(".")
-        if parameter not in values[section]:
+        if path is not None and parameter not in values[section]:
             raise UsageError(f"{path} lacks '{name}'; add it (`ppvit params` prints them all)")
     return config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
 from ppvit.data.shards import ShardReader, read_manifest
-
-if TYPE_CHECKING:  # the trainer, who reads batches, loads neither ciphers nor keys
-    pass
 
 
 class EncryptedImages(Dataset):

@@ -1,9 +1,13 @@
-"""WebDataset shards: written byte-stable, read by position, never unpickled.
+"""WebDataset shards: the same bytes on every machine, read by position, never unpickled.
 
-A shard is an uncompressed tar whose samples are ``<8-digit index>.<extension>`` members. Because it is not
-compressed, a sample is found by its offset, so an epoch can visit the data set in any order and that order does not
-depend on how many processes read. ``ppvit.data.batches`` makes torch batches of it. Written with ``tarfile``: webdataset's
-writer is a thin layer over it whose import loads torch into every encrypting process.
+A shard is an uncompressed tar whose samples are members ``<8-digit index>.<extension>``. Any WebDataset reader takes
+them. This one does not stream as the library ``webdataset`` does but finds a sample by its offset in the tar, so that an
+epoch visits the data set in any order, which does not depend on how many processes read.
+
+Written with ``tarfile``, not with ``webdataset.TarWriter`` (1.0.2), which is a thin layer over it. Measured in a fresh
+process: importing webdataset loads torch and takes 1.2 s of processor time and 531 MiB, importing everything that an
+encrypting process needs takes 0.25 s and 55 MiB. Its bytes are ours, but for members that it sorts by extension, which
+would change every shard that there is.
 """
 
 from __future__ import annotations

@@ -34,20 +34,10 @@ def set_batch_norm(model: nn.Module, mode: BatchNormMode) -> nn.Module:
             unused = "original_module" in name.split(".")  # what peft keeps beside the copy that trains
             module.requires_grad_(mode == "affine" and not unused)
             if mode == "frozen":
-                _freeze(module)
+                module.register_forward_pre_hook(_stay_in_eval_mode)  # whoever calls ``model.train()``
     return model
 
 
-class _Frozen(_BatchNorm):
-    """Stays in eval mode when the model around it is put into training mode."""
-
-    def train(self, mode: bool = True) -> _Frozen:
-        return super().train(False)
-
-
-def _freeze(module: _BatchNorm) -> None:
-    """Give a module a class that ignores training mode: whoever calls ``model.train()``, it stays frozen."""
-    if not isinstance(module, _Frozen):
-        kind = type(module)
-        module.__class__ = type(f"Frozen{kind.__name__}", (_Frozen, kind), {})
+def _stay_in_eval_mode(module: nn.Module, _inputs: object) -> None:
+    """Called in front of every forward pass of a frozen normalisation."""
     module.eval()

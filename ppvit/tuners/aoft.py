@@ -151,7 +151,8 @@ class AoftLora(Tuner):
 
 @TUNERS.register()
 class AoftAdapter(AoftLora):
-    """The same behind the MLP: ``out' = out + out AO(q_down) diag(lambda) AO(q_up)^T`` (Yang et al., arXiv 2507.13260).
+    """Approximately orthogonal factors behind the MLP: ``out' = out + out AO(q_down) diag(lambda) AO(q_up)^T`` (Yang et
+    al., arXiv 2507.13260).
 
     Or behind other layers. 2 D parameters a layer, + r where scaled. Starts at zero; merges into weight and bias; exact
     as stock LoRA with a bias.

@@ -115,7 +115,8 @@ class HtaLora(Tuner):
 
 @TUNERS.register()
 class HtaAdapter(HtaLora):
-    """The same behind the MLP: ``out' = out + (W_HTA + b a^T) out`` (Dong et al., arXiv 2410.22952).
+    """A diagonal between two reflections, and rank one, behind the MLP: ``out' = out + (W_HTA + b a^T) out`` (Dong et
+    al., arXiv 2410.22952).
 
     Or behind other layers. 5 D parameters a layer. Starts at zero; merges into weight and bias; no exact LoRA.
     """

@@ -36,8 +36,13 @@ def save_finetuned(tuner: Tuner, model: nn.Module, folder: Path, base: Path, rec
             config.base_model_name_or_path = base.as_posix()
         with atomic_output(folder, directory=True) as temporary:
             tuner.save(model, temporary)
-            load, images = _how_to_load(base, record["num_classes"]), _which_images(record)
-            card = _CARD.format(method=record["method"], images=images, base=base.as_posix(), load=load)
+            card = _CARD.format(
+                method=record["method"],
+                images=_which_images(record),
+                base=base.as_posix(),
+                register="" if tuner.stock else "    import ppvit.tuners  # makes the method known to peft\n",
+                load=_how_to_load(base, record["num_classes"]),
+            )
             (temporary / "README.md").write_text(card, encoding="utf-8")
             write_json(temporary / _RECORD, record)
         return
@@ -55,7 +60,7 @@ tags: [ppvit, {method}]
 Adapter trained by ppvit with `finetune.method: {method}` on {images}.
 It works on the model in `{base}`, which takes such images, scaled to x / 127.5 - 1:
 
-    base = {load}
+{register}    base = {load}
     model = peft.PeftModel.from_pretrained(base, "<this folder>")
 """
 

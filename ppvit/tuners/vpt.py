@@ -141,7 +141,7 @@ class VptDeep(Tuner):
             width=width,
             patch_values=next(projection.parameters())[0].numel(),
             orthogonal=self.orthogonal,
-            scaled=self.settings.scaled,
+            scaled=self.settings.scaled if self.orthogonal else True,
             dropout=self.settings.dropout,
             target_modules=r"blocks\.\d+",
             modules_to_save=head_names(model),

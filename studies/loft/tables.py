@@ -1,27 +1,23 @@
-"""The tables of the study at one size, from its results.    dvc repro loft/dvc.yaml:table@tiny (in studies/)"""
+"""The tables of this study: accuracy on clean images and under attack, with intervals."""
 
 from __future__ import annotations
 
 import functools
 import math
 import re
-import sys
+from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from study import Study, Variant
+from table import Results, markdown
 
-from ppvit.core.errors import PpvitError, one_line_errors
-from ppvit.core.files import read_json
 from ppvit.evasion.sample import interval_percent
-
-HERE = Path(__file__).parent.resolve()
 
 Run = tuple[str, str, int]
 """model, method, percent of labels"""
-Results = dict[Run, dict[str, Any]]
+Rows = dict[Run, dict[str, Any]]
 
 BASELINE, LOFT = "rft", "loft"
 NOTE = """SA: accuracy on clean images. AA: accuracy under {attacks} in turn, {norm}, eps {epsilon:g} grey levels.
@@ -33,36 +29,6 @@ those that train, head included. CPU time: of training, one thread."""
 DOUBTED = (
     "† {model} `{method}`, {labels} % of the labels: failed {checks}; PGD-20 leaves {left:.0f} % at eps {largest}."
 )
-
-
-def read_yaml(name: str) -> Any:
-    return yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
-
-
-def planned(size: str) -> dict[str, list[Run]]:
-    """The runs of a size by stage, in the order of ``variants.yaml``."""
-    stages = read_yaml("variants.yaml")["stages"]
-    found = {name: axes for name, axes in stages.items() if size in axes["size"]}
-    return {name: list(product(axes["model"], axes["method"], axes["labels"])) for name, axes in found.items()}
-
-
-def result_path(size: str, run: Run) -> Path:
-    return HERE / "results" / size / "{}-{}-{}.json".format(*run)
-
-
-def load_results(size: str) -> Results:
-    """The results that there are, in the order of the plan.
-
-    Raises:
-        PpvitError: there is none.
-    """
-    paths = {run: result_path(size, run) for stage in planned(size).values() for run in stage}
-    found = {run: read_json(path, "loft/dvc.yaml") for run, path in paths.items() if path.exists()}
-    if not found:
-        raise PpvitError(
-            f"{HERE / 'results' / size} has no result; dvc repro loft/dvc.yaml:methods@{size}-vit-loft-100"
-        )
-    return found
 
 
 def standing(result: dict[str, Any], name: str) -> np.ndarray:
@@ -130,7 +96,7 @@ def header(compared: str) -> list[str]:
     return ["SA", "AA", f"AA against {compared}", "PGD-20", "parameters", "CPU time, s"]
 
 
-def methods_table(results: Results, runs: list[Run]) -> list[list[str]]:
+def methods_table(results: Rows, runs: list[Run]) -> list[list[str]]:
     rows = [["model", "method", *header(f"`{BASELINE}`")]]
     for run in runs:
         model, method, labels = run
@@ -139,7 +105,7 @@ def methods_table(results: Results, runs: list[Run]) -> list[list[str]]:
     return rows
 
 
-def ladder_table(results: Results, runs: list[Run], quantity: str, own: int) -> list[list[str]]:
+def ladder_table(results: Rows, runs: list[Run], quantity: str, own: int) -> list[list[str]]:
     """LoFT with other values of a quantity, which are in the methods' names; ``own`` is LoFT's value."""
     rows = [["model", quantity, *header(f"{quantity} {own}")]]
     for model in dict.fromkeys(run[0] for run in runs if run in results):
@@ -150,7 +116,7 @@ def ladder_table(results: Results, runs: list[Run], quantity: str, own: int) -> 
     return rows
 
 
-def labels_table(results: Results, runs: list[Run]) -> list[list[str]]:
+def labels_table(results: Rows, runs: list[Run]) -> list[list[str]]:
     rows = [["model", "labels", "images", "method", *header(f"`{BASELINE}`")]]
     pairs = {(model, method): None for model, method, _ in runs}
     shares = sorted({100, *(labels for *_, labels in runs)}, reverse=True)
@@ -165,10 +131,8 @@ def labels_table(results: Results, runs: list[Run]) -> list[list[str]]:
 
 def published_table(paper: dict[str, Any]) -> list[list[str]]:
     rows = [["method", *paper["columns"]]]
-    rows += [
-        [method, *("–" if value is None else f"{value:.2f}" for value in values)]
-        for method, values in paper["figures"].items()
-    ]
+    for method, values in paper["figures"].items():
+        rows.append([method, *("–" if value is None else f"{value:.2f}" for value in values)])
     return rows
 
 
@@ -181,42 +145,23 @@ TABLES = {
 }
 
 
-def render(size: str) -> str:
-    """All tables as Markdown."""
-    paper, results = read_yaml("paper.yaml"), load_results(size)
-    first = next(iter(results.values()))
+def sections(study: Study, size: str, results: Results) -> Iterator[str]:
+    rows = {run_of(variant): result for variant, result in results.items()}
+    first = next(iter(rows.values()))
     attacks = {"pgd": "PGD-20", "apgd_ce": "APGD-CE", "apgd_t": "APGD-T"}
     named = [text for name, text in attacks.items() if f"{name}_accuracy_percent" in first]
-    public = {name: first[name] for name in ("norm", "epsilon", "images")}
-    parts = [
-        f"# {paper['title']}: {size}",
-        f"Made by `dvc repro loft/dvc.yaml:table@{size}` from `results/{size}`. {paper['sizes'][size].strip()}",
-        NOTE.format(attacks=", ".join(named), **public),
-    ]
-    for stage, runs in planned(size).items():
-        if any(run in results for run in runs):
-            table = TABLES[stage](results, runs)
-            parts += [f"## {stage.capitalize()}", markdown(table, text_columns=table[0].index("SA"))]
-    if missing := [run for stage in planned(size).values() for run in stage if run not in results]:
-        parts += ["Planned and not run: " + ", ".join("{} `{}` {} %".format(*run) for run in missing) + "."]
-    parts += [doubts(run, result) for run, result in results.items() if failed_checks(result)]
-    parts += ["## Published", markdown(published_table(paper), text_columns=1), paper["caution"].strip()]
-    return "\n\n".join(parts) + "\n"
+    yield NOTE.format(attacks=", ".join(named), **{name: first[name] for name in ("norm", "epsilon", "images")})
+    for group, variants in study.groups(size).items():
+        runs = [run_of(variant) for variant in variants]
+        if any(run in rows for run in runs):
+            table = TABLES[group](rows, runs)
+            yield f"## {group.capitalize()}"
+            yield markdown(table, text_columns=table[0].index("SA"))
+    yield from (doubts(run, result) for run, result in rows.items() if failed_checks(result))
+    yield "## Published"
+    yield markdown(published_table(study.about), text_columns=1)
+    yield study.about["caution"].strip()
 
 
-def markdown(rows: list[list[str]], text_columns: int) -> str:
-    """A Markdown table of a header and rows; all but the first columns are aligned to the right."""
-    rule = ["---"] * text_columns + ["---:"] * (len(rows[0]) - text_columns)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
-
-
-def main(size: str, folder: Path) -> None:
-    """Write ``<size>.md`` into a folder."""
-    (folder / f"{size}.md").write_text(render(size), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        if len(sys.argv) != 2:
-            sys.exit("usage: table.py <size>")
-        main(sys.argv[1], HERE)
+def run_of(variant: Variant) -> Run:
+    return variant["model"], variant["method"], variant["labels"]

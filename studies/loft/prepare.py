@@ -1,29 +1,33 @@
-"""A small ResNet that learnt to name rendered glyphs, as the embedded micro-ViT did: the start of all ResNet runs.
-
-dvc repro loft/dvc.yaml:pretrain_resnet        (in studies/; or, here: ../../stages/python pretrain_resnet.py)
-"""
+"""A small ResNet that learnt to name rendered glyphs, as the embedded micro-ViT did: the start of all ResNet runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import timm
-import torch
-from safetensors.torch import save_file
-from torch.nn import functional
-from tqdm import tqdm
-
-import ppvit.resnet  # noqa: F401  its models become timm models
-from ppvit.training import glyphs
-from ppvit.core.errors import one_line_errors
 from ppvit.core.files import atomic_output
-from ppvit.training.pretraining import learning_rate_factor
 
 OUT = Path(__file__).parent.parent.resolve() / "data" / "loft" / "resnet10_micro_cifar.safetensors"
 STEPS, BATCH, LEARNING_RATE = 1500, 64, 3e-3
 
 
-def main() -> None:
+def prepare(axes: dict[str, Any]) -> None:
+    """Train it where a variant needs it and it is not there yet; two minutes on a core."""
+    if axes["model"] == "resnet" and not OUT.exists():
+        pretrain()
+
+
+def pretrain() -> None:
+    import timm
+    import torch
+    from safetensors.torch import save_file
+    from torch.nn import functional
+    from tqdm import tqdm
+
+    import ppvit.models  # noqa: F401  its models become timm models
+    from ppvit.training import glyphs
+    from ppvit.training.pretraining import learning_rate_factor
+
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     model = timm.create_model("resnet10_micro_cifar", num_classes=len(glyphs.CLASSES)).train()
@@ -41,8 +45,3 @@ def main() -> None:
     OUT.parent.mkdir(parents=True, exist_ok=True)
     with atomic_output(OUT) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        main()

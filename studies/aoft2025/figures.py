@@ -1,4 +1,4 @@
-"""Angles between the columns of weight matrices: are they orthogonal, in the backbone and in trained adapters?
+"""The usual figures, and angles between columns: are matrices orthogonal, in the backbone and in trained adapters?
 
 Yang et al., arXiv 2507.13260, observe that those of pretrained backbones are nearly so and those of LoRA are not.
 Random columns of n entries are so, too: their angles spread by about 57 / sqrt(n) degrees around 90, hence `gaussian`
@@ -10,13 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
+from measure import Run, trained_and_tested
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-from ppvit.models import load_model
-from ppvit.tuners import read_finetuned_record
+from ppvit.tuners import load_adapter, read_finetuned_record
 from ppvit.tuners.adapter import BottleneckLinear
 from ppvit.tuners.aoft import AoftLinear
 from ppvit.tuners.orthogonal import orthogonal_columns
@@ -24,6 +23,10 @@ from ppvit.tuners.vpt import VptBlock
 
 NEAR_DEGREES = 5
 ADAPTER = "default"  # peft's name of the only one
+
+
+def figures(run: Run) -> dict[str, Any]:
+    return trained_and_tested(run) | run.call(measured_angles, run.places.adapted, run.places.finetuned)
 
 
 def column_angles(matrix: Tensor) -> Tensor:
@@ -52,11 +55,6 @@ def near_right_percent(counts: list[int]) -> float:
     return 100 * sum(counts[90 - NEAR_DEGREES : 90 + NEAR_DEGREES]) / sum(counts)
 
 
-def summed_counts(runs: list[dict[str, Any]], matrices: str) -> list[int]:
-    """The histogram of one kind of matrices over several runs."""
-    return [sum(counts) for counts in zip(*(run["angles"][matrices] for run in runs), strict=True)]
-
-
 def measured_angles(adapted: Path, finetuned: Path) -> dict[str, Any]:
     """Histograms of a trained adapter's ``down`` and ``up`` matrices, of the ``backbone``'s, and of Gaussian ones.
 
@@ -68,7 +66,7 @@ def measured_angles(adapted: Path, finetuned: Path) -> dict[str, Any]:
         ``angles``: counts by kind of matrix; ``angles_near_90_percent``: share within 5 degrees of 90, by the same.
     """
     record = read_finetuned_record(finetuned)
-    model = peft.PeftModel.from_pretrained(load_model(adapted, "prepare", record["num_classes"]), str(finetuned))
+    model = load_adapter(adapted, finetuned, record["num_classes"])
     down, up = [], []
     for module in model.modules():
         pairs = factors(module, record["method"])
