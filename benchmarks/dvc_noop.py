@@ -7,12 +7,6 @@ Compared: `dvc repro` in a temporary copy of this project, up to date; in a temp
 copy one empty file to the next; and in one whose stages also have as many dependencies as ours and our parameters, to
 see what those cost in DVC itself. All without git, with the same DVC settings.
 Aim: no more processor time than before stages were added and dependencies became packages.
-Measured (2 cores, 2026-11-21): missed; 0.77 s, 1.41 (1.13-1.47) times the empty pipeline's 0.53 s, and 1.08 (1.00-1.22)
-times the one with our dependencies; 0.76 s and 1.59 while the root read the 22 stages of `studies/ciphers`, which
-are a repository of their own since. Parts taken away in copies (medians of 9 rounds, empty pipeline 0.46 to 0.49 s):
-modules listed as a few folders instead of files 0.63 s (1.33), then without any module 0.61 s, without metrics 0.64 s,
-without params 0.62 s; without all three, templates alone left, 0.57 s (1.17). Templates (${dataset.path} and the like)
-are how DVC notices the user's own folder. Before DVC had libyaml's parser (`ruamel.yaml.clib`) it was 0.83 s.
 """
 
 from __future__ import annotations
