@@ -9,12 +9,13 @@ cifar="-S dataset.name=cifar10 -S dataset.path=$assets/cifar10_jpeg_q75.tar.xz -
 pneumonia="-S dataset.name=pneumoniamnist -S dataset.path=$assets/pneumoniamnist.npz -S dataset.train_fraction=0.12 -S dataset.test_fraction=0.5"
 mkdir -p "$out"
 
-# run <name> <options>: all parties; the results are kept as <name>.json
+# run <name> <options>: all parties; what was measured is kept as <name>.json, its times and sizes as <name>.times.json
 run() {
     name=$1
     shift
     ppvit he "$@"
     mv results/he.json "$out/$name.json"
+    mv results/times/he.json "$out/$name.times.json"
 }
 
 ppvit download $digits

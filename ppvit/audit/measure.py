@@ -12,6 +12,7 @@ from ppvit.audit.attacks.feature_reconstruction import edge_correlation
 from ppvit.audit.attacks.jigsaw import placement_scores
 from ppvit.audit.base import ATTACKS
 from ppvit.audit.collect import Truth
+from ppvit.audit.rows import attack_rows, title
 from ppvit.audit.score import key_recovered_percent, mean_ssim, psnr_db
 from ppvit.audit.verdict import Scored, overall, sentence, strongest
 from ppvit.audit.view import Finding, View
@@ -33,7 +34,7 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         view: what the attacker holds.
         truth: what only the owner holds.
         attacks: names of attacks.
-        pictures: an existing folder for ``<attack>.png`` and ``verdicts.json``, one sentence an attack.
+        pictures: an existing folder for ``<attack>.png`` and ``attacks.json``: rows, titles and a sentence an attack.
 
     Returns:
         For every attack ``<attack>_key_recovered_percent`` (0 is a guess, 100 all;
@@ -71,7 +72,6 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
             if finding.headline and not finding.says:
                 shown = [each[: min(PICTURED, len(images))] for each in (truth.plain, view.pictures, images)]
                 image_grid(shown, TITLES).save(pictures / f"{attack}.png")
-    write_json(pictures / "verdicts.json", sentences)  # beside the metrics: texts would fill DVC's tables
     strengths = {attack: [scored.strength for scored in everything if scored.attack == attack] for attack in attacks}
     for attack, found in strengths.items():
         values[f"{attack}_strength_percent"] = (round(100 * max(found), 1) if keyed else 100.0) if found else None
@@ -79,6 +79,8 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
     values["strongest_key_recovered_percent"] = best and best.key_recovered_percent
     values["strongest_ssim"] = best and best.ssim
     missing = [attack for attack, found in strengths.items() if not found]
+    told = {"rows": attack_rows(values), "titles": {name: title(name) for name in attacks}, "sentences": sentences}
+    write_json(pictures / "attacks.json", told)  # beside the metrics: texts would fill DVC's tables
     return {**values, "verdict": overall(everything, keyed, missing, view.space.example.published)}
 
 

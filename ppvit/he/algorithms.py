@@ -126,7 +126,7 @@ class Algorithm(ABC):
 
     Attributes:
         name: the value of ``he.algorithm``.
-        reads: parameters of the section ``he`` that this algorithm reads and not every one does.
+        reads: names in the section ``he`` that this algorithm reads and not every one does.
         whitened: whether it trains on whitened features; else on raw ones.
         gentler: what to change where scores leave the range of the polynomial and training does not diverge yet.
         plan: of the run.
