@@ -166,7 +166,7 @@ def keep_zero(parameter: nn.Parameter, mask: torch.Tensor) -> None:
     def stopped(gradient: Tensor) -> Tensor:
         return gradient * mask.to(gradient.device, gradient.dtype)  # wherever the model was moved
 
-    parameter.register_hook(stopped)  # type: ignore[no-untyped-call]  # torch's
+    parameter.register_hook(stopped)
 
 
 def adapter_bytes(folder: Path) -> int:
