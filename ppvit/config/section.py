@@ -17,4 +17,5 @@ class Section(BaseModel):
     def narrowed(self, names: set[str]) -> Self:
         """The same with all parameters but ``names`` at their defaults, and only these in ``model_fields_set``."""
         kept: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return type(self).model_construct(_fields_set=names, **kept)
+        narrowed: Self = type(self).model_construct(_fields_set=names, **kept)  # type: ignore[assignment]  # pydantic's Self
+        return narrowed
