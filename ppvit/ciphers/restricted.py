@@ -54,7 +54,7 @@ class Restricted(GatherCipher):
 class Disposable(Restricted):
     """The same as restricted with a key of its own for every image, so that no model can be adapted to it (Aso et al.).
 
-    Key space of one image as of :class:`Restricted`.
+    Key space of one image: see :class:`Restricted`.
     """
 
     name = "disposable"
