@@ -91,11 +91,11 @@ def _timed(findings: Iterator[Finding]) -> Iterator[tuple[Finding, float]]:
         watch = Stopwatch()  # scoring, which happens at the yield, is not the attacker's time
 
 
-def _scores(finding: Finding, view: View, truth: Truth) -> tuple[np.ndarray, dict[str, float | None]]:
+def _scores(finding: Finding, view: View, truth: Truth) -> tuple[np.ndarray, dict[str, Any]]:
     """The images as they are shown, and the figures: at their best over what the attacker cannot know."""
     plain = truth.plain[: len(finding.images)]
     images = finding.align(finding.images, plain) if finding.align else finding.images
-    scores: dict[str, float | None] = {
+    scores: dict[str, Any] = {
         "key_recovered_percent": _rounded(_key_percent(finding, view, truth), 3),
         "ssim": round(mean_ssim(images, plain), 4),
         "psnr_db": round(psnr_db(images, plain), 2),
@@ -105,14 +105,14 @@ def _scores(finding: Finding, view: View, truth: Truth) -> tuple[np.ndarray, dic
     if finding.trivial is not None:
         scores["ssim_of_nothing"] = round(mean_ssim(finding.trivial, plain), 4)
     if finding.placement is not None and truth.key is not None:
-        scores |= _placement_scores(finding, truth.key)
-    if finding.identifies:
+        scores |= _placement_scores(finding.placement, bool(finding.free), truth.key)
+    if finding.identifies and view.candidates is not None:
         right = [np.array_equal(one, other) for one, other in zip(images, plain, strict=True)]
         scores |= {"top1_percent": 100.0 * float(np.mean(right)), "chance_percent": 100.0 / len(view.candidates)}
     return images, scores | finding.scores
 
 
-def _scored(attack: str, finding: Finding, scores: dict[str, float | None], values: dict[str, Any]) -> Scored:
+def _scored(attack: str, finding: Finding, scores: dict[str, Any], values: dict[str, Any]) -> Scored:
     return Scored(
         attack,
         finding.needs,
@@ -132,12 +132,12 @@ def _key_percent(finding: Finding, view: View, truth: Truth) -> float | None:
     if finding.key is None or truth.key is None or not view.space.keyed:
         return None
     keys = finding.equivalents(finding.key) if finding.equivalents else [finding.key]
-    return max(key_recovered_percent(key, truth.key, view.space) for key in keys)
+    return max(key_recovered_percent(key, truth.key, view.space) or 0.0 for key in keys)
 
 
-def _placement_scores(finding: Finding, key: AffineMap) -> dict[str, float]:
+def _placement_scores(placements: np.ndarray, turned: bool, key: AffineMap) -> dict[str, float]:
     truth, side = np.argsort(key.block_permutation), round(len(key.block_permutation) ** 0.5)
-    scored = [placement_scores(each, truth, side, transforms=bool(finding.free)) for each in finding.placement]
+    scored = [placement_scores(each, truth, side, transforms=turned) for each in placements]
     return {name: round(float(np.mean([scores[name] for scores in scored])), 2) for name in scored[0]}
 
 
@@ -150,7 +150,7 @@ def _guess_key_percent(view: View, truth: Truth) -> float | None:
         return None
     rng = np.random.default_rng(view.seed)
     guesses = (view.space.guess(rng) for _ in range(GUESSED_KEYS))
-    return max(key_recovered_percent(guess, truth.key, view.space) for guess in guesses)
+    return max(key_recovered_percent(guess, truth.key, view.space) or 0.0 for guess in guesses)
 
 
 def _guess_ssim(view: View, truth: Truth) -> float:

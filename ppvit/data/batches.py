@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.workers import available_cpus, requested_workers
@@ -73,6 +73,10 @@ class EncryptedImages(Dataset[tuple[Tensor, int]]):
                 f"{self._shape} and {self._dtype}; run dvc repro encrypt"
             )
         return image
+
+
+Images = EncryptedImages | Subset[tuple[Tensor, int]]
+"""what is trained on: a split, or a part of one"""
 
 
 def epoch_batches(
