@@ -1,4 +1,4 @@
-"""Result files: flat JSON with what was measured and on what it was measured."""
+"""Result files in JSON: what a stage measured, and on which device, with which revision and versions."""
 
 from __future__ import annotations
 
