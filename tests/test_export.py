@@ -301,7 +301,7 @@ def test_card_says_what_was_done_and_measured(world):
     key_id = world.config.cipher.key_id
     for told in (
         "87.65 % on 12 encrypted test images",
-        "| encrypted anew by the owner of the key | 12 | 87.46 % |",
+        "| encrypted again by the owner of the key | 12 | 87.46 % |",
         "| plain, adaptation undone by the owner | 12 | 76.54 % |",
         "| encrypted with a wrong key (mean of 3) | 12 | 23.46 % |",
         "3 classes, 24 training and 12 test images of 16 x 16 pixels",

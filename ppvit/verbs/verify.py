@@ -1,4 +1,4 @@
-"""Check the model that came back: honest reference points, with the key in hand."""
+"""Check the model that came back: accuracy under the owner's key, under wrong keys and on plain images."""
 
 from __future__ import annotations
 
