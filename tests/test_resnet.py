@@ -272,9 +272,9 @@ def test_reloaded_logits_are_identical(method, mode, tmp_path):
         assert torch.equal(load_finetuned(folder, tmp_path / "finetuned", CLASSES)(images_of(4)), expected)
 
 
-@pytest.mark.parametrize("method", [name for name in TUNERS if name not in (*ON_CONVOLUTIONS, "full", "linear")])
+@pytest.mark.parametrize("method", [name for name, tuner in TUNERS.items() if not tuner.convolutions])
 def test_methods_for_linear_layers_say_so(method):
-    with pytest.raises(UsageError, match=r"(lora, rslora, dora, hra, ia3, full or linear|finetune\.method=full)$"):
+    with pytest.raises(UsageError, match=r"(works without: full, linear, lora, .*ia3|finetune\.method=full)$"):
         tuner_of(method=method).attach(random_resnet().model)
 
 
