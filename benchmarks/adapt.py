@@ -6,8 +6,6 @@ Compared: the whole `adapt` stage (`ppvit.verbs.adapt.run`: load, adapt, compare
 with cipher `block` at 224 px against `timm.create_model(..., checkpoint_path=...)` and `safetensors` saving. Random
 weights.
 Aim: at most 3 times as long.
-Measured (2 cores, 2026-11-20): 1.95 s, 2.0 (1.4-2.4) times as long as loading and saving; on a busy machine 3.2
-(2.5-6.2). One image is compared; with two, and random initial weights, it was 4.2 (3.8-6.1), on a busy machine.
 """
 
 from __future__ import annotations

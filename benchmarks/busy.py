@@ -166,4 +166,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--train"]:
         print(json.dumps(train(Path(sys.argv[2]))))
     else:
-        benchmark(main, pipeline="`dvc repro` instead of training")
+        benchmark(main, ("--pipeline", {"action": "store_true", "help": "`dvc repro` instead of training"}))

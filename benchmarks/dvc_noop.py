@@ -1,18 +1,12 @@
 """`dvc repro` with nothing to do against DVC's own time on an empty pipeline of as many stages.
 
     dvc repro && python benchmarks/dvc_noop.py
+    dvc repro && python benchmarks/dvc_noop.py --beside OTHER_CHECKOUT    # a second one, up to date too
 
 Compared: `dvc repro` in a temporary copy of this project, up to date; in a temporary project with as many stages, which
 copy one empty file to the next; and in one whose stages also have as many dependencies as ours and our parameters, to
-see what those cost in DVC itself. All without git, with the same DVC settings. To compare with an older checkout, run
-`dvc repro` and this script there too.
+see what those cost in DVC itself. All without git, with the same DVC settings.
 Aim: no more processor time than before stages were added and dependencies became packages.
-Measured (2 cores, 2026-11-21): missed; 0.77 s, 1.41 (1.13-1.47) times the empty pipeline's 0.53 s, and 1.08 (1.00-1.22)
-times the one with our dependencies; 0.76 s and 1.59 while the root read the 22 stages of `studies/ciphers`, which
-are a repository of their own since. Parts taken away in copies (medians of 9 rounds, empty pipeline 0.46 to 0.49 s):
-modules listed as a few folders instead of files 0.63 s (1.33), then without any module 0.61 s, without metrics 0.64 s,
-without params 0.62 s; without all three, templates alone left, 0.57 s (1.17). Templates (${dataset.path} and the like)
-are how DVC notices the user's own folder. Before DVC had libyaml's parser (`ruamel.yaml.clib`) it was 0.83 s.
 """
 
 from __future__ import annotations
@@ -36,11 +30,11 @@ DVC = [sys.executable, "-m", "dvc"]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "cache", "tmp", "__pycache__", ".*_cache", "*.egg-info")
 
 
-def copy_project(folder: Path) -> None:
-    """Copy this project with what its stages wrote, which stays in its cache: it is only read."""
-    shutil.copytree(ROOT, folder, ignore=LEFT_OUT, symlinks=True)
+def copy_project(root: Path, folder: Path) -> None:
+    """Copy a project with what its stages wrote, which stays in its cache: it is only read."""
+    shutil.copytree(root, folder, ignore=LEFT_OUT, symlinks=True)
     without_git(folder)
-    dvc(folder, "cache", "dir", "--local", str(ROOT / ".dvc" / "cache"))
+    dvc(folder, "cache", "dir", "--local", str(root / ".dvc" / "cache"))
 
 
 def chain(folder: Path, like: dict[str, dict[str, Any]], dependencies: bool) -> None:
@@ -89,7 +83,7 @@ def _children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def main(smoke: bool) -> None:
+def main(smoke: bool, beside: Path | None) -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     with tempfile.TemporaryDirectory(prefix="ppvit-benchmark-") as name:
         folders = {each: Path(name) / each for each in ("this project", "empty", "empty, with our dependencies")}
@@ -97,7 +91,10 @@ def main(smoke: bool) -> None:
         if smoke:  # this project need not be up to date
             folders = {"this project": folders["empty, with our dependencies"]}
         else:
-            copy_project(folders["this project"])
+            copy_project(ROOT, folders["this project"])
+            if beside:
+                folders["the other checkout"] = Path(name) / "other"
+                copy_project(beside.resolve(), folders["the other checkout"])
             chain(folders["empty"], stages, dependencies=False)
         contestants = {name: NothingToDo(folder) for name, folder in folders.items()}
         rounds = 1 if smoke else ROUNDS
@@ -113,4 +110,4 @@ def main(smoke: bool) -> None:
 
 
 if __name__ == "__main__":
-    benchmark(main)
+    benchmark(main, ("--beside", {"type": Path, "help": "another checkout of ppvit that is up to date"}))

@@ -5,10 +5,7 @@
 Compared: `ppvit.verbs.encrypt.run` on 4,000 JPEG photographs of 256 px, brought to 224 px, with cipher `block` against
 `none` (one process), and with two processes against one (`block`); the time that processes take to start is included.
 Aim: `block` takes at most 1.15 times as long as `none`; two processes are at least 1.5 times as fast as one.
-Measured (2 cores, 2026-11-20): `block` 1.01 (0.99-1.02) times as long as `none` on 2,000 images. Two processes on an
-otherwise idle machine, 7 rounds: 1.78 (1.61-1.87) times as fast on 4,000 images, 1.60 (1.58-1.62) on 2,000; two
-threads in the same rounds 1.70 (1.64-1.91) and 1.73 (1.66-1.79), so threads start faster and scale no better. With
-another program on one of the cores they gain nothing (0.8 to 1.0).
+Threads instead of processes start faster and scale no better.
 """
 
 from __future__ import annotations

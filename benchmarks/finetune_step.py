@@ -8,9 +8,6 @@ batches; and `ppvit.data.batches.load_batches` alone against what the stage cons
 and ViT-Ti/16 at 224 px, random weights. No reading processes, the default on a CPU; one thread, because two that wait
 for each other on a busy machine drown the difference.
 Aim: the stage makes at least 0.95 of the bare loop's images/s; the loader alone at least 3 times what the model takes.
-Measured (2 cores, 2026-11-20): micro-ViT 0.97 (0.96-0.98), ViT-Ti 1.01 (0.98-1.06) of the bare loop; the loader alone
-is 45 and 205 times as fast as the stage. With two threads only a busy machine was to be had: micro-ViT 0.94, with
-rounds from 0.5 to 3.0, which tells nothing.
 """
 
 from __future__ import annotations

@@ -181,6 +181,7 @@ def main() -> None:
     given = parser.parse_args()
     root, before = given.root.resolve(), load()
     found = imports(root)
+    verbs = (root / "ppvit" / "verbs").is_dir()
     text = (root / "dvc.yaml").read_text(encoding="utf-8")
     dependencies = code_dependencies(stages_of(text))
     commits, then, now = reruns(root, 2 if given.smoke else COMMITS, given.upto)
@@ -189,7 +190,10 @@ def main() -> None:
         ["entries at the top of ppvit/", str(len(entries(root)))],
         ["import arrows between them", str(len(arrows(found)))],
         ["circles among these", "; ".join(" ".join(each) for each in circles(arrows(found))) or "none"],
-        ["verbs that import verbs", "; ".join(verbs_that_import_verbs(found)) or "none"],
+        [
+            "verbs that import verbs",
+            "; ".join(verbs_that_import_verbs(found)) or ("none" if verbs else "no ppvit/verbs"),
+        ],
         ["stages, lines of dvc.yaml", f"{len(dependencies)}, {len(text.splitlines())}"],
         ["code dependencies in dvc.yaml", str(sum(map(len, dependencies.values())))],
         [f"stages that the last {commits} commits to code would have rerun", f"{then} by the dvc.yaml of each commit"],

@@ -5,7 +5,6 @@
 Compared: the largest resident memory of a process of its own for each run, on 1,000 and on 10,000 images of 64 px, one
 process; `finetune` makes a whole epoch (LoRA on a ViT of two layers).
 Aim: constant, whatever the number of images.
-Measured (2 cores, 2026-11-20): encrypt 71 MiB and 71 MiB, finetune 853 MiB and 855 MiB (torch itself, mostly).
 """
 
 from __future__ import annotations

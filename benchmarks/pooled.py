@@ -5,8 +5,6 @@
 No other implementation is known to compare with, so time is given beside that of encrypting the same images a hundred
 times, and memory as the peak of a process of its own.
 Aim: under 60 s on two cores and under 2 GB.
-Measured (2 cores, one of them busy, 2026-11-21): `block` 3.7 s and 1.14 GB, `block_np` 4.3 s and 1.21 GB, both with the
-whole key found; images and the Python libraries are in these figures.
 """
 
 from __future__ import annotations

@@ -7,9 +7,7 @@ plain and encrypted with `block`: bytes against raw pixels, writing and reading 
 (`ppvit.data.images.encode_png`), Pillow's PNG at its default and at level 0, lossless WebP, PPM, NPY and zstd. PNG and
 WebP are read by `ppvit.data.images.decode`, as the loader does.
 Aim: encrypted photographs do not compress, so choose by speed among the formats that everybody's loader reads.
-Measured (2 cores, 2026-11-20): encrypted photographs as stored PNG have 100.2 % of the raw size and are written at
-8,520 and read at 5,736 images/s. Pillow's default saves 7.5 % at 166 and 1,089; lossless WebP 16 % at 21 and 830. PPM
-(11,697 and 9,060) and NPY (39,685 and 17,260) are faster, but timm looks for png and few image loaders read NPY.
+PPM and NPY are faster, but timm looks for png and few image loaders read NPY.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,19 +19,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "timm", "peft", "numpy", "dvc")
 
 
-def benchmark(main: Callable[..., None], **switches: str) -> None:
+def benchmark(main: Callable[..., None], *options: tuple[str, dict[str, Any]]) -> None:
     """Run a benchmark, then print what its figures depend on.
 
     Args:
-        main: takes ``smoke``, whether to work on the smallest input and once, and the other switches.
-        switches: help of more of them, by name.
+        main: takes ``smoke``, whether to work on the smallest input and once, and the other options.
+        options: more of them, as names and arguments of ``ArgumentParser.add_argument``.
     """
     parser = argparse.ArgumentParser(
         description=main.__globals__["__doc__"], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--smoke", action="store_true", help="small inputs and one round: only to see that it runs")
-    for name, text in switches.items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
+    for name, arguments in options:
+        parser.add_argument(name, **arguments)
     given, before = parser.parse_args(), load()
     main(**vars(given))
     print(f"\n{conditions(before)}")

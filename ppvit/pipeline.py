@@ -44,7 +44,7 @@ class Stage:
             A configuration that has the sections of this stage only. Parameters that are not read are at their
             defaults, whatever ``config`` says, and not in ``model_fields_set``.
         """
-        from ppvit.config import Config, narrowed_section
+        from ppvit.config import Config
 
         asked: dict[str, set[str]] = {}
         for entry in self.sections:
@@ -53,7 +53,7 @@ class Stage:
         sections = {}
         for section, names in asked.items():
             reads = _READS.get(section)
-            sections[section] = narrowed_section(getattr(config, section), names & reads(config) if reads else names)
+            sections[section] = getattr(config, section).narrowed(names & reads(config) if reads else names)
         return Config.model_construct(set(sections), **sections)
 
     def run(self, config: Config, places: Places) -> None:

@@ -38,7 +38,8 @@ VALUES = {
         "verdict": "1.2 % withstand K1.",
     },
     "audit": {
-        "weights_key_recovered_percent": 100.0, "weights_ssim": 1.0, "verdict": "Broken: images can be read by <anyone>.",
+        "weights_key_recovered_percent": 100.0, "weights_ssim": 1.0,
+        "verdict": "Broken: images can be read by <anyone>.",
     },
 }  # fmt: skip
 
