@@ -66,6 +66,8 @@ def to_square(image: np.ndarray, size: int, resize_filter: str = "bicubic", crop
     if crop == "center":
         picture = ImageOps.fit(picture, (size, size), method)
     elif crop == "pad":
+        if max(picture.size) > 2 * size * min(picture.size):  # half a pixel would be left, which Pillow 12 refuses
+            picture = picture.resize((size, 1) if picture.width > picture.height else (1, size), method)
         picture = ImageOps.pad(picture, (size, size), method)
     else:
         picture = picture.resize((size, size), method)
