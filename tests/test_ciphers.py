@@ -49,6 +49,7 @@ IMAGE_KEYED = of_all(lambda cipher: cipher.image_keys)
 MAPPED = of_all(lambda cipher: cipher.affine_map() is not None)
 UNMAPPED = [variant for variant in VARIANTS if variant not in MAPPED]
 KEYED = of_all(lambda cipher: cipher.keyed)
+MANY_KEYS = of_all(lambda cipher: cipher.key_space_bits > 40)  # of few encryptions two keys may choose the same
 INVERTIBLE = of_all(lambda cipher: cipher.invertible)
 LOSSLESS = of_all(lambda cipher: cipher.lossless)
 
@@ -154,7 +155,7 @@ def test_other_keys_give_other_ciphertext_and_do_not_decrypt(variant, key, other
         assert differing(wrong.decrypt(encrypted, np.arange(3)), plain) > least
 
 
-@pytest.mark.parametrize("variant", KEYED)
+@pytest.mark.parametrize("variant", MANY_KEYS)
 @given(first=secrets, second=secrets)
 @settings(max_examples=5, deadline=None)
 def test_different_keys_different_ciphertext(variant, first, second):
@@ -166,7 +167,7 @@ def test_different_keys_different_ciphertext(variant, first, second):
         assert (differing(wrong.decrypt(encrypted, np.zeros(1)), plain) > 0) == (first != second)
 
 
-@pytest.mark.parametrize("variant", KEYED)
+@pytest.mark.parametrize("variant", MANY_KEYS)
 def test_every_byte_of_the_key_matters(variant):
     """The trap of 32-bit seeds: keys that agree in their first or last 4 bytes, or in all but one bit, differ."""
     plain, secret = images_of(16, count=1), bytes(range(32))
