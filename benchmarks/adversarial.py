@@ -20,13 +20,13 @@ from typing import Any
 import timm
 import torch
 from inputs import CLASSES
-from timing import alternate, print_table, spread
+from timing import alternate, benchmark, print_table, spread
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.evasion.pgd import Attack, frozen
-from ppvit.evasion.ball import Ball
 from ppvit.config import Finetune
+from ppvit.evasion.ball import Ball
+from ppvit.evasion.pgd import Attack, frozen
 from ppvit.models import MICRO, MICRO_ARCHITECTURE
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import make_tuner
@@ -38,6 +38,7 @@ MODELS: tuple[tuple[str, dict[str, Any], int, int], ...] = (
 )
 METHODS = ("full", "lora")
 STEPS = (1, 2, 10)
+SMOKE_MODELS, SMOKE_STEPS = (("micro-ViT, 32 px", MICRO, 2, 1),), (2,)
 BALL = Ball.of_grey_levels("linf", 8)
 
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -126,13 +127,13 @@ def memory(method: str, arguments: dict[str, Any], batch: int) -> tuple[float, f
     return own / 2**20, theirs / 2**20
 
 
-def main() -> None:
+def main(smoke: bool) -> None:
     torch.set_num_threads(1)
-    for name, arguments, batch, rounds in MODELS:
+    for name, arguments, batch, rounds in SMOKE_MODELS if smoke else MODELS:
         rows = []
         for method in METHODS:
             own, theirs = memory(method, arguments, batch)
-            for steps in STEPS:
+            for steps in SMOKE_STEPS if smoke else STEPS:
                 contestants = {
                     "ours": step(ours(steps), method, arguments, batch),
                     "loop": step(obvious(steps), method, arguments, batch),
@@ -152,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(main)

@@ -2,13 +2,10 @@
 
     python benchmarks/encrypt_stage.py
 
-Compared: `ppvit.verbs.encrypt.run` on 4,000 JPEG photographs of 256 px, brought to 224 px, with cipher `block` against `none`
-(one process), and with two processes against one (`block`); the time that processes take to start is included.
+Compared: `ppvit.verbs.encrypt.run` on 4,000 JPEG photographs of 256 px, brought to 224 px, with cipher `block` against
+`none` (one process), and with two processes against one (`block`); the time that processes take to start is included.
 Aim: `block` takes at most 1.15 times as long as `none`; two processes are at least 1.5 times as fast as one.
-Measured (2 cores, 2026-11-20): `block` 1.01 (0.99-1.02) times as long as `none` on 2,000 images. Two processes on an
-otherwise idle machine, 7 rounds: 1.78 (1.61-1.87) times as fast on 4,000 images, 1.60 (1.58-1.62) on 2,000; two
-threads in the same rounds 1.70 (1.64-1.91) and 1.73 (1.66-1.79), so threads start faster and scale no better. With
-another program on one of the cores they gain nothing (0.8 to 1.0).
+Threads instead of processes start faster and scale no better.
 """
 
 from __future__ import annotations
@@ -21,43 +18,47 @@ from pathlib import Path
 
 from inputs import configuration, jpeg, photographs, write_raw
 from joblib.externals.loky import get_reusable_executor
-from timing import alternate, print_table, spread
+from timing import alternate, benchmark, print_table, spread
 
+from ppvit.places import Places
 from ppvit.verbs import encrypt
 
 TRAIN, TEST, SOURCE_SIZE, ROUNDS = 3600, 400, 256, 5
+SMOKE_TRAIN, SMOKE_TEST = 20, 10
 
 
 def stage(folder: Path, cipher: str, workers: int) -> Callable[[], None]:
     """One run of the stage, from raw shards to encrypted ones, in a fresh pool of processes."""
     overrides = ["dataset.image_size=224", "cipher.block_size=16", f"cipher.name={cipher}"]
     config = configuration(folder, *overrides)
+    places = Places.of(config, root=folder, raw=folder / "raw")
 
     def run() -> None:
         os.environ["PPVIT_WORKERS"] = str(workers)
-        encrypt.run(config, folder / "raw", folder / "encrypted")
+        encrypt.run(config, places)
         if workers > 1:
             get_reusable_executor().shutdown(wait=True)
 
     return run
 
 
-def main() -> None:
+def main(smoke: bool) -> None:
+    train, test = (SMOKE_TRAIN, SMOKE_TEST) if smoke else (TRAIN, TEST)
     folder = Path(tempfile.mkdtemp(prefix="ppvit-benchmark-"))
     try:
-        encoded = [jpeg(image) for image in photographs(TRAIN + TEST, SOURCE_SIZE)]
-        write_raw(folder / "raw", encoded[:TRAIN], encoded[TRAIN:])
+        encoded = [jpeg(image) for image in photographs(train + test, SOURCE_SIZE)]
+        write_raw(folder / "raw", encoded[:train], encoded[train:])
         contestants = {
             "block, one process": stage(folder, "block", 1),
             "none, one process": stage(folder, "none", 1),
             "block, two processes": stage(folder, "block", 2),
         }
-        seconds = alternate(contestants, ROUNDS)
+        seconds = alternate(contestants, 1 if smoke else ROUNDS)
     finally:
         shutil.rmtree(folder)
     print_table(
         ["stage", "seconds", "images/s"],
-        [[name, spread(times), spread((TRAIN + TEST) / times, 0)] for name, times in seconds.items()],
+        [[name, spread(times), spread((train + test) / times, 0)] for name, times in seconds.items()],
     )
     one, none, two = seconds.values()
     print(f"block / none, one process: {spread(one / none)} times as long (aim: at most 1.15)")
@@ -65,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(main)

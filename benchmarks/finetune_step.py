@@ -2,15 +2,12 @@
 
     python benchmarks/finetune_step.py
 
-Compared: one epoch of `ppvit.training.loop.Training` (shards on disk, decoding, gradient clipping, schedule, metrics and a
-checkpoint included) against forward, loss, backward and AdamW on the same model and adapters over preloaded float
-batches; and `ppvit.data.batches.load_batches` alone against what the stage consumes. LoRA of rank 8; micro-ViT at 32 px and
-ViT-Ti/16 at 224 px, random weights. No reading processes, the default on a CPU; one thread, because two that wait for
-each other on a busy machine drown the difference.
+Compared: one epoch of `ppvit.training.loop.Training` (shards on disk, decoding, gradient clipping, schedule, metrics
+and a checkpoint included) against forward, loss, backward and AdamW on the same model and adapters over preloaded float
+batches; and `ppvit.data.batches.load_batches` alone against what the stage consumes. LoRA of rank 8; micro-ViT at 32 px
+and ViT-Ti/16 at 224 px, random weights. No reading processes, the default on a CPU; one thread, because two that wait
+for each other on a busy machine drown the difference.
 Aim: the stage makes at least 0.95 of the bare loop's images/s; the loader alone at least 3 times what the model takes.
-Measured (2 cores, 2026-11-20): micro-ViT 0.97 (0.96-0.98), ViT-Ti 1.01 (0.98-1.06) of the bare loop; the loader alone
-is 45 and 205 times as fast as the stage. With two threads only a busy machine was to be had: micro-ViT 0.94, with
-rounds from 0.5 to 3.0, which tells nothing.
 """
 
 from __future__ import annotations
@@ -24,24 +21,26 @@ from typing import Any
 import timm
 import torch
 from inputs import CLASSES, configuration, photographs, write_raw
-from timing import alternate, print_table, spread
+from timing import alternate, benchmark, print_table, spread
 from torch.nn import functional
 
-from ppvit.verbs import encrypt
-from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
-from ppvit.training.checkpoint import Checkpoint
 from ppvit.config import Config
+from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
 from ppvit.data.images import encode_png
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, model_input
-from ppvit.training.schedule import make_optimizer
+from ppvit.places import Places
+from ppvit.training.checkpoint import Checkpoint
 from ppvit.training.loop import Training, make_accelerator
+from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import make_tuner
+from ppvit.verbs import encrypt
 
 CASES: tuple[tuple[str, dict[str, Any], int, int, int], ...] = (
     # name, arguments of the timm model, batch size, images an epoch, rounds
     ("micro-ViT, 32 px", MICRO, 32, 640, 7),
     ("ViT-Ti/16, 224 px", {"img_size": 224}, 16, 64, 5),
 )
+SMOKE_CASES = (("micro-ViT, 32 px", MICRO, 8, 16, 1),)
 
 
 def model(config: Config, arguments: dict[str, Any]) -> torch.nn.Module:
@@ -50,7 +49,7 @@ def model(config: Config, arguments: dict[str, Any]) -> torch.nn.Module:
 
 
 def stage(folder: Path, config: Config, arguments: dict[str, Any]) -> Callable[[], None]:
-    dataset = EncryptedImages(folder / "encrypted", "train")
+    dataset = EncryptedImages(Places.of(config, root=folder).encrypted, "train")
 
     def run() -> None:
         checkpoint = Checkpoint({}, folder / "scratch")
@@ -77,7 +76,7 @@ def bare(folder: Path, config: Config, arguments: dict[str, Any]) -> Callable[[]
 
 
 def batches(folder: Path, config: Config) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    dataset = EncryptedImages(folder / "encrypted", "train")
+    dataset = EncryptedImages(Places.of(config, root=folder).encrypted, "train")
     return list(load_batches(dataset, epoch_batches(len(dataset), config.finetune.batch_size, 0, 0)))
 
 
@@ -86,8 +85,9 @@ def measure(folder: Path, arguments: dict[str, Any], batch_size: int, images: in
     overrides = [f"dataset.image_size={size}", f"cipher.block_size={arguments.get('patch_size', 16)}"]
     config = configuration(folder, *overrides, f"finetune.batch_size={batch_size}", "finetune.epochs=1")
     encoded = [encode_png(image) for image in photographs(images + CLASSES, size)]
-    write_raw(folder / "raw", encoded[:images], encoded[images:], "png")
-    encrypt.run(config, folder / "raw", folder / "encrypted")
+    places = Places.of(config, root=folder)
+    write_raw(places.raw, encoded[:images], encoded[images:], "png")
+    encrypt.run(config, places)
     contestants = {
         "stage": stage(folder, config, arguments),
         "bare": bare(folder, config, arguments),
@@ -98,11 +98,11 @@ def measure(folder: Path, arguments: dict[str, Any], batch_size: int, images: in
     return [*speeds, spread(seconds["bare"] / seconds["stage"]), spread(seconds["stage"] / seconds["loader"], 1)]
 
 
-def main() -> None:
+def main(smoke: bool) -> None:
     os.environ["PPVIT_WORKERS"] = "0"
     torch.set_num_threads(1)
     rows = []
-    for name, *case in CASES:
+    for name, *case in SMOKE_CASES if smoke else CASES:
         with tempfile.TemporaryDirectory(prefix="ppvit-benchmark-") as folder:
             rows.append([name, *measure(Path(folder), *case)])
     print("images/s: median (min-max)")
@@ -110,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(main)

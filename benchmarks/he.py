@@ -1,7 +1,7 @@
 """Training a head on ciphertexts in tiles against two other ways, two iterations, at 128 bits of security.
 
     python benchmarks/he.py            # the two published sizes; about an hour
-    python benchmarks/he.py --small    # a small one, to see that it runs; seconds, Volley Revolver not timed
+    python benchmarks/he.py --smoke    # a small one, to see that it runs; seconds, Volley Revolver not timed
 
 Compared, each in a process of its own on one core and timed once, without keys and encryption: `ppvit.he.tiles`; what
 one would write with TenSEAL's `CKKSVector`, the same arithmetic, one vector a sample or one a feature, whichever takes
@@ -18,7 +18,6 @@ deep, for which only the largest ring will do.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import tempfile
@@ -31,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import tenseal
-from timing import alternate, one_core
+from timing import alternate, benchmark, one_core
 from tqdm import tqdm
 
 from ppvit.he.ckks.arithmetic import CiphertextArithmetic
@@ -219,10 +218,8 @@ def measure(samples: int, width: int, classes: int, time_revolver: bool) -> Iter
         yield [size, "Volley Revolver", "not timed", f"{switches:,}", "", f"{switches / first[1]:.1f}", ""]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--small", action="store_true", help="a small size, to see that it runs")
-    sizes = SMALL if parser.parse_args().small else SIZES
+def main(smoke: bool) -> None:
+    sizes = SMALL if smoke else SIZES
     one_core()
     os.environ["PPVIT_WORKERS"] = "1"
     print_row(["n x d x C", "way", "s", "key switches", "times tiles' s", "times tiles' switches", "weight error"])
@@ -237,4 +234,4 @@ def print_row(cells: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(main)

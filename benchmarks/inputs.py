@@ -1,22 +1,26 @@
-"""What the benchmarks work on: photographs, raw shards as `download` writes them, configurations."""
+"""What the benchmarks work on: photographs, raw shards as `download` writes them, models, copies of the repository."""
 
 from __future__ import annotations
 
 import io
 import os
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from timing import ROOT
 
 from ppvit.config import Config, default_yaml, load
 from ppvit.core.files import write_json
 from ppvit.data.shards import SCHEMA, SPLITS, shard_records, write_shards
+from ppvit.places import Places
 
 CLASSES = 10
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def photographs(count: int, size: int, seed: int = 0) -> Iterator[np.ndarray]:
@@ -84,3 +88,39 @@ def configuration(folder: Path, *overrides: str) -> Config:
     path = folder / "params.yaml"
     path.write_text(default_yaml(), encoding="utf-8")
     return load(path, overrides)
+
+
+def save_random_model(config: Config, places: Places, **arguments: Any) -> None:
+    """Write ``adapted``: a Vision Transformer with random weights that fits the encrypted images of ``config``.
+
+    Args:
+        config: ``cipher`` and ``dataset.image_size`` are used.
+        places: ``adapted`` is written.
+        arguments: of the timm model.
+    """
+    import timm
+
+    from ppvit.ciphers.keyed import load_cipher, public_record
+    from ppvit.models import MICRO_ARCHITECTURE, Backbone, save_model
+
+    model = timm.create_model(MICRO_ARCHITECTURE, num_classes=CLASSES, **arguments).eval()
+    backbone = Backbone(model, MICRO_ARCHITECTURE, arguments, (0.5,) * 3, (0.5,) * 3)
+    save_model(places.adapted, backbone, public_record(config, load_cipher(config)))
+
+
+def copy_repository(folder: Path) -> None:
+    """Copy the files that git knows or would add, as they are now; DVC works in the copy without git."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    without_git(folder)
+
+
+def without_git(folder: Path) -> None:
+    """Let DVC work in a folder that is no git repository."""
+    (folder / ".dvc").mkdir(exist_ok=True, parents=True)
+    (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n    analytics = false\n")

@@ -4,12 +4,10 @@
 
 Compared, on one core, at 224 px, on photographs and (where `PPVIT_ASSETS` names the folder) upscaled CIFAR-10 images,
 plain and encrypted with `block`: bytes against raw pixels, writing and reading speed of stored PNG
-(`ppvit.data.images.encode_png`), Pillow's PNG at its default and at level 0, lossless WebP, PPM, NPY and zstd. PNG and WebP
-are read by `ppvit.data.images.decode`, as the loader does.
+(`ppvit.data.images.encode_png`), Pillow's PNG at its default and at level 0, lossless WebP, PPM, NPY and zstd. PNG and
+WebP are read by `ppvit.data.images.decode`, as the loader does.
 Aim: encrypted photographs do not compress, so choose by speed among the formats that everybody's loader reads.
-Measured (2 cores, 2026-11-20): encrypted photographs as stored PNG have 100.2 % of the raw size and are written at
-8,520 and read at 5,736 images/s. Pillow's default saves 7.5 % at 166 and 1,089; lossless WebP 16 % at 21 and 830. PPM
-(11,697 and 9,060) and NPY (39,685 and 17,260) are faster, but timm looks for png and few image loaders read NPY.
+PPM and NPY are faster, but timm looks for png and few image loaders read NPY.
 """
 
 from __future__ import annotations
@@ -21,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 from inputs import photographs, upscaled_cifar10
 from PIL import Image
-from timing import alternate, one_core, print_table, spread
+from timing import alternate, benchmark, one_core, print_table, spread
 
-from ppvit.data import images
 from ppvit.ciphers import make_cipher
 from ppvit.ciphers.keys import DEMO_KEY
+from ppvit.data import images
 
 SIZE, COUNT, ROUNDS = 224, 16, 7
 
@@ -80,13 +78,13 @@ def formats() -> dict[str, Format]:
     return found
 
 
-def measure(pictures: np.ndarray, contestants: dict[str, Format]) -> list[list[str]]:
+def measure(pictures: np.ndarray, contestants: dict[str, Format], rounds: int) -> list[list[str]]:
     written = {name: [kind.write(picture) for picture in pictures] for name, kind in contestants.items()}
     for name, kind in contestants.items():
         assert (kind.read(written[name][0]) == pictures[0]).all(), name
     writers = {name: lambda name=name: [contestants[name].write(each) for each in pictures] for name in contestants}
     readers = {name: lambda name=name: [contestants[name].read(data) for data in written[name]] for name in contestants}
-    writing, reading = alternate(writers, ROUNDS), alternate(readers, ROUNDS)
+    writing, reading = alternate(writers, rounds), alternate(readers, rounds)
     return [
         [
             name,
@@ -98,13 +96,14 @@ def measure(pictures: np.ndarray, contestants: dict[str, Format]) -> list[list[s
     ]
 
 
-def main() -> None:
+def main(smoke: bool) -> None:
     one_core()
+    count, rounds = (2, 1) if smoke else (COUNT, ROUNDS)
     contestants = formats()
     cipher = make_cipher("block", DEMO_KEY, SIZE, 16)
     for source, pictures in (
-        ("photographs", list(photographs(COUNT, SIZE))),
-        ("CIFAR-10, upscaled", upscaled_cifar10(COUNT, SIZE)),
+        ("photographs", list(photographs(count, SIZE))),
+        ("CIFAR-10, upscaled", upscaled_cifar10(count, SIZE)),
     ):
         if not pictures:
             print(f"\n{source}: left out, PPVIT_ASSETS is not set")
@@ -112,8 +111,8 @@ def main() -> None:
         plain = np.stack(pictures)
         for state, batch in (("encrypted with block", cipher.encrypt(plain)), ("plain", plain)):
             print(f"\n{source}, {state}; images/s on one core: median (min-max)")
-            print_table(["format", "size of raw", "writing", "reading"], measure(batch, contestants))
+            print_table(["format", "size of raw", "writing", "reading"], measure(batch, contestants, rounds))
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(main)

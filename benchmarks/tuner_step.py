@@ -9,13 +9,6 @@ second layer for what stands behind the MLP. Prompts go into whole blocks, so Lo
 layers; melo, the cheapest LoRA, is beside it: 8 prompts are 4 % more tokens at 224 px, 12 % at 32 px. The methods
 that peft brings are here for the choice of the user; their code is peft's.
 Aim: at most 1.1 times the time of stock LoRA, for our own.
-Measured (2 cores, the other one partly busy, 2026-11-21; ViT-Ti at 224 px, median ratio): aoft_lora 0.94 (unscaled
-0.96), aoft_adapter 0.90 (0.93), hta_lora 0.95, hta_adapter 0.94, adapter 0.91, vpt_deep 0.73 (against melo 0.99),
-aoft_vpt 0.65 (0.99); rounds within 0.07 of these. peft's: rslora 1.00, pissa 1.00, oft 1.03, vera 0.94, ia3 0.88,
-dora 1.19, hra 1.28, fourierft 1.51, boft 2.41. Micro-ViT: aoft_lora 1.01 (1.01), aoft_adapter 0.97 (0.98), hta_lora
-1.01, hta_adapter 0.96, adapter 0.95, vpt_deep 0.79 (against melo 1.07), aoft_vpt 0.81 (1.10), dora 1.22, oft 1.07,
-hra 1.66, fourierft 1.48, boft 2.73; single rounds scatter there. Not measured on a GPU, where AOFT and HTA have many
-small operations.
 """
 
 from __future__ import annotations
@@ -26,7 +19,7 @@ from typing import Any
 import timm
 import torch
 from inputs import CLASSES
-from timing import alternate, print_table, spread
+from timing import alternate, benchmark, print_table, spread
 from torch.nn import functional
 
 from ppvit.config import Finetune
@@ -39,6 +32,7 @@ MODELS: tuple[tuple[str, dict[str, Any], int, int], ...] = (
     ("ViT-Ti/16, 224 px", {"img_size": 224}, 16, 9),
     ("micro-ViT, 32 px", MICRO, 16, 99),
 )
+SMOKE_MODELS = (("micro-ViT, 32 px", {**MICRO, "depth": 1}, 2, 1),)
 FC2 = {"target_modules": ["mlp.fc2"]}
 PAIRS: tuple[tuple[str, dict[str, Any], str, dict[str, Any]], ...] = (
     # our method and its parameters, the stock one with equal targets
@@ -76,9 +70,9 @@ def step(method: str, values: dict[str, Any], arguments: dict[str, Any], batch_s
     return run
 
 
-def main() -> None:
+def main(smoke: bool) -> None:
     torch.set_num_threads(1)
-    for name, arguments, batch_size, rounds in MODELS:
+    for name, arguments, batch_size, rounds in SMOKE_MODELS if smoke else MODELS:
         rows = []
         for method, values, stock, stock_values in PAIRS:
             contestants = {
@@ -95,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(main)

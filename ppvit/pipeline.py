@@ -1,6 +1,6 @@
-"""The stages of the pipeline, each once: what the verbs of the command, `stages/*.py` and the test of `dvc.yaml` use.
+"""The table of stages, from which the verbs of `ppvit`, the scripts in `stages/` and the tests of `dvc.yaml` are made.
 
-A stage is one word: a section of ``params.yaml``, a file in ``ppvit/verbs``, a verb of ``ppvit``, a stage of ``dvc.yaml``.
+A stage is one word: a section of ``params.yaml``, a file in ``ppvit/verbs``, a verb, a stage of ``dvc.yaml``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Stage:
         name: the word.
         party: who runs it: owner, trainer, or both in turn.
         does: one sentence, which is its help.
-        sections: what it reads of ``params.yaml``: whole sections or single parameters. What of these the chosen cipher,
-            method or attack does not read is left out, see :meth:`narrowed`.
+        sections: what it reads of ``params.yaml``: whole sections or single parameters. What the chosen cipher, method
+            or attack does not read of these is left out, see :meth:`narrowed`.
         inputs, outputs: the places it reads and writes, by the names of :class:`ppvit.places.Places`; the first output
             is the one that ``--out`` means.
     """
@@ -44,7 +44,7 @@ class Stage:
             A configuration that has the sections of this stage only. Parameters that are not read are at their
             defaults, whatever ``config`` says, and not in ``model_fields_set``.
         """
-        from ppvit.config import Config, narrowed_section
+        from ppvit.config import Config
 
         asked: dict[str, set[str]] = {}
         for entry in self.sections:
@@ -53,7 +53,7 @@ class Stage:
         sections = {}
         for section, names in asked.items():
             reads = _READS.get(section)
-            sections[section] = narrowed_section(getattr(config, section), names & reads(config) if reads else names)
+            sections[section] = getattr(config, section).narrowed(names & reads(config) if reads else names)
         return Config.model_construct(set(sections), **sections)
 
     def run(self, config: Config, places: Places) -> None:
@@ -111,8 +111,10 @@ _READS: dict[str, Callable[[Config], set[str]]] = {
 _IMAGES = ("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.seed")
 _RESIZE = ("encrypt.resize_filter", "encrypt.crop")
 _BACKBONE = ("model.name", "model.checkpoint", "model.pretrained")
-_EVERYTHING = ("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial")
-_EVERYTHING += ("evaluate", "robustness", "verify", "audit", "threats", "he", "report")
+_EVERYTHING: tuple[str, ...] = (
+    *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
+    *("evaluate", "robustness", "verify", "audit", "threats", "he", "report"),
+)
 _TRAINED = ("encrypted", "adapted", "finetuned")
 
 STAGES: dict[str, Stage] = {

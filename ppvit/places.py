@@ -15,20 +15,43 @@ if TYPE_CHECKING:  # the help of the command needs no pydantic
 
 @dataclass(frozen=True)
 class Places:
-    """All inputs and outputs of the stages; what each is stands in its ``metadata``."""
+    """All inputs and outputs of the stages; ``metadata`` says what each is and where the pipeline keeps it."""
 
-    raw: Path = field(metadata={"what": "the data set as downloaded: plain images, for the owner only"})
-    encrypted: Path = field(metadata={"what": "encrypted shards, a folder a split; what the trainer receives"})
-    embedded: Path = field(metadata={"what": "weights of the embedded model, which are public"})
-    adapted: Path = field(metadata={"what": "the model that adapt wrote"})
-    finetuned: Path = field(metadata={"what": "what finetune wrote: an adapter, or a whole model"})
-    he: Path = field(metadata={"what": "the model that homomorphic training gave"})
-    results: Path = field(metadata={"what": "folder of result files, with metrics and times below it"})
-    live: Path = field(metadata={"what": "metrics of every epoch, as DVCLive writes them"})
-    plots: Path = field(metadata={"what": "tables of evaluate"})
-    curves: Path = field(metadata={"what": "table of robustness: accuracy against epsilon"})
-    pictures: Path = field(metadata={"what": "pictures that audit recovered, for the owner only"})
-    page: Path = field(metadata={"what": "the report"})
+    raw: Path = field(
+        metadata={
+            "what": "The data set as downloaded: plain images, for the owner only.",
+            "usual": "data/raw/{dataset}",
+        }
+    )
+    encrypted: Path = field(
+        metadata={
+            "what": "Encrypted shards, a folder a split: what the trainer receives.",
+            "usual": "data/encrypted/{dataset}",
+        }
+    )
+    embedded: Path = field(
+        metadata={
+            "what": "Weights of the embedded model, which are public.",
+            "usual": "models/pretrained/vit_micro_patch4_32.safetensors",
+        }
+    )
+    adapted: Path = field(metadata={"what": "The model that adapt wrote.", "usual": "models/adapted"})
+    finetuned: Path = field(
+        metadata={"what": "What finetune wrote: an adapter, or a whole model.", "usual": "models/finetuned"}
+    )
+    he: Path = field(metadata={"what": "The model that homomorphic training gave.", "usual": "models/he"})
+    results: Path = field(
+        metadata={"what": "Folder of result files, with metrics and times below it.", "usual": "results"}
+    )
+    live: Path = field(metadata={"what": "Metrics of every epoch, as DVCLive writes them.", "usual": "{results}/live"})
+    plots: Path = field(metadata={"what": "Tables of evaluate.", "usual": "{results}/plots"})
+    curves: Path = field(
+        metadata={"what": "Table of robustness: accuracy against epsilon.", "usual": "{results}/robustness"}
+    )
+    pictures: Path = field(
+        metadata={"what": "Pictures that audit recovered, for the owner only.", "usual": "{results}/audit"}
+    )
+    page: Path = field(metadata={"what": "The report.", "usual": "{results}/report.html"})
 
     @classmethod
     def of(cls, config: Config, root: Path = Path(), **given: Path) -> Places:
@@ -40,27 +63,22 @@ class Places:
             given: places that are elsewhere; what lies in ``results`` moves with it.
         """
         results = given.get("results", root / "results")
-        usual = cls(
-            raw=root / "data/raw" / config.dataset.name,
-            encrypted=root / "data/encrypted" / config.dataset.name,
-            embedded=root / "models/pretrained/vit_micro_patch4_32.safetensors",
-            adapted=root / "models/adapted",
-            finetuned=root / "models/finetuned",
-            he=root / "models/he",
-            results=results,
-            live=results / "live",
-            plots=results / "plots",
-            curves=results / "robustness",
-            pictures=results / "audit",
-            page=results / "report.html",
-        )
-        return cls(**{each.name: given.get(each.name, getattr(usual, each.name)) for each in fields(cls)})
+        named = {"dataset": config.dataset.name, "results": results.as_posix()}
+        usual = {
+            each.name: Path(each.metadata["usual"].format(**named))
+            if each.metadata["usual"].startswith("{results}")
+            else root / each.metadata["usual"].format(**named)
+            for each in fields(cls)
+        }
+        return cls(**{**usual, **given})
 
     def result(self, stage: str) -> Path:
         """The result file of a stage."""
         return self.results / f"{stage}.json"
 
 
-def what_is(place: str) -> str:
-    """What a place holds, in words."""
-    return next(each.metadata["what"] for each in fields(Places) if each.name == place)
+def help_of(place: str) -> str:
+    """What a place holds and where the pipeline keeps it, for the help of an option."""
+    metadata = next(each.metadata for each in fields(Places) if each.name == place)
+    usual = metadata["usual"].format(dataset="<dataset.name>", results="results")
+    return f"{metadata['what']}  [default: {usual}]"

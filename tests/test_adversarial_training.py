@@ -19,6 +19,7 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import read_json, sha256_of, write_json
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.pgd import Attack
+from ppvit.models import read_record
 from ppvit.training import checkpoint, defence, finetuning
 from ppvit.training import loop as training
 from ppvit.training.adversarial import Robust, attack_of
@@ -274,7 +275,8 @@ def test_too_few_images_for_a_monitor_are_told(tmp_path, capsys):
     train(tmp_path, make_world(tmp_path, **{**QUICK, "epochs": 1}), monitor_images=0)
     assert "too few" not in capsys.readouterr().err
     few = make_world(tmp_path / "few", **{**QUICK, "epochs": 1})
-    held = defence.Defence(few.finetune, Adversarial(), range_of(9), {"name": "none"})
+    record = read_record(tmp_path / "few/adapted", "adapt")
+    held = defence.Defence(few.finetune, Adversarial(), range_of(9), record)
     assert held.images.num_classes == 2
     assert "9 training images are too few to hold a tenth out, so the last epoch is kept" in capsys.readouterr().err
 

@@ -450,7 +450,7 @@ def test_run_reports_the_names_that_others_rely_on(project, result):
     assert -1 <= result["feature_reconstruction_edge_correlation"] <= 1
     assert all(value is None or isinstance(value, int | float | str) for value in result.values())
     assert {path.name for path in (project.folder / "results" / "audit").iterdir()} == {
-        *(f"{attack}.png" for attack in ATTACKS if attack != "brute_force"), "verdicts.json",
+        *(f"{attack}.png" for attack in ATTACKS if attack != "brute_force"), "attacks.json",
     }  # fmt: skip
     with Image.open(project.folder / "results" / "audit" / "weights.png") as picture:
         assert picture.width > 3 * 128

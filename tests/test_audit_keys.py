@@ -199,7 +199,7 @@ def test_attacks_that_cannot_be_made_measure_nothing(tmp_path):
         "matching, 100 % (Carlini et al., arXiv 2108.07256)."
     )
     assert not {path.stem for path in tmp_path.glob("*.png")} & TOKENS
-    told = json.loads((tmp_path / "verdicts.json").read_text())
+    told = json.loads((tmp_path / "attacks.json").read_text())["sentences"]
     assert all(("Not attacked" in told[name]) == (name in TOKENS) for name in ATTACKS)
     only = audit(view, Truth(plain, None), ["pooled", "jigsaw"], tmp_path)
     assert only["verdict"].startswith("Not attacked, which is no evidence of safety: pooled, jigsaw.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import make_config
-from imports import ROOT, reached
+from imports import ROOT, is_glue, reached
 
 from ppvit.config import Config
 from ppvit.pipeline import STAGES as TABLE
@@ -34,16 +34,22 @@ def test_code_dependencies_are_what_the_stage_runs(stage):
     assert not [place for place in code if not any(within(name, [place]) for name in files)], "not needed"
 
 
-def test_dependencies_of_the_studies_are_what_they_run():
+def test_the_studies_name_all_code_that_they_run_or_the_number_that_stands_for_it():
+    """A study either depends on packages, all that it runs, or on its ``method_changes`` (see studies/README.md)."""
     for path in sorted((ROOT / "studies").rglob("dvc.yaml")):
         for name, stage in yaml.safe_load(path.read_text())["stages"].items():
-            scripts = re.findall(r"[\w./]+\.py", stage["cmd"])
-            files = set().union(*(reached((path.parent / script).resolve()) for script in scripts))
+            stage = stage.get("do", stage)
             listed = [(path.parent / dep).resolve() for dep in stage.get("deps", [])]
-            code = [place.relative_to(ROOT).as_posix() for place in listed if place.is_relative_to(ROOT)]
+            code = [place.relative_to(ROOT).as_posix() for place in listed if place.is_relative_to(ROOT / "ppvit")]
+            if all(is_glue(ROOT / place) for place in code):
+                assert any("variants.yaml" in params for each in stage["params"] for params in each), f"{path}: {name}"
+                continue
+            scripts = [(path.parent / script).resolve() for script in re.findall(r"[\w./]+\.py", stage["cmd"])]
+            files = set().union(*(reached(script) for script in scripts))
             used = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT / "ppvit")}
-            if any(place.startswith("ppvit") for place in code):  # else it depends on the number that its author raises
-                assert not sorted(each for each in used if not within(each, code)), f"{path}: {name}"
+            assert not sorted(each for each in used if not within(each, code)), f"{path}: {name}"
+    for study in sorted((ROOT / "studies").glob("*/variants.yaml")):
+        assert isinstance(yaml.safe_load(study.read_text())["method_changes"], list | dict | int), study
 
 
 def test_settings_depends_on_what_says_which_parameters_are_read():

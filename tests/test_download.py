@@ -130,7 +130,7 @@ def test_raw_shards_are_what_the_next_stage_reads(tmp_path):
 
 
 def test_more_images_than_a_shard_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "IMAGES_PER_SHARD", 4)
+    monkeypatch.setattr("ppvit.datasets.raw.IMAGES_PER_SHARD", 4)
     pets(tmp_path / "pets")
     out, description = raw("imagefolder", tmp_path / "pets")
     assert [shard["samples"] for shard in description["shards"]["train"]] == [4, 2]

@@ -34,7 +34,6 @@ from ppvit.models import load_model, save_model
 from ppvit.pipeline import STAGES
 from ppvit.places import Places
 from ppvit.tuners import TUNERS, finetuned_id, make_tuner, save_finetuned
-from ppvit.verbs import encrypt, evaluate, finetune, verify
 
 OWN = [name for name, tuner in TUNERS.items() if not tuner.stock]  # methods that peft does not have
 LORA = ["aoft_lora", "aoft_adapter"]  # those of them that equal a LoRA

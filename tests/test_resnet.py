@@ -272,9 +272,14 @@ def test_reloaded_logits_are_identical(method, mode, tmp_path):
         assert torch.equal(load_finetuned(folder, tmp_path / "finetuned", CLASSES)(images_of(4)), expected)
 
 
-@pytest.mark.parametrize("method", [name for name in TUNERS if name not in (*ON_CONVOLUTIONS, "full", "linear")])
+def test_which_methods_work_without_linear_layers():
+    assert {name for name, tuner in TUNERS.items() if tuner.convolutions} >= {*ON_CONVOLUTIONS, "full", "linear"}
+
+
+@pytest.mark.parametrize("method", [name for name, tuner in TUNERS.items() if not tuner.convolutions])
 def test_methods_for_linear_layers_say_so(method):
-    with pytest.raises(UsageError, match=r"(lora, rslora, dora, hra, ia3, full or linear|finetune\.method=full)$"):
+    works = ", ".join(name for name, tuner in TUNERS.items() if tuner.convolutions)
+    with pytest.raises(UsageError, match=rf"(works without: {works}|finetune\.method=full)$"):
         tuner_of(method=method).attach(random_resnet().model)
 
 

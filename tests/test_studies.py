@@ -164,6 +164,21 @@ def test_tables_are_made_of_their_results(name, size):
     assert "Not run" not in top
 
 
+@pytest.mark.parametrize("page", sorted(STUDIES.glob("[!R]*.md")), ids=lambda page: page.name)
+def test_pages_of_single_scripts_say_what_they_are_made_with(page):
+    top = page.read_text(encoding="utf-8").split("\n\n")[1]
+    assert re.search(r"revisions? [0-9a-f]{7}", top)
+    assert re.search(r"\d+ \w+ 20\d\d", top)  # date
+    assert re.search(r"\d+\.\d+\.\d", top)  # versions
+    assert "**Out of date:**" in top or "came out the same again" in top
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in STUDIES.rglob("*.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
 @pytest.fixture
 def copied(tmp_path):
     """The folder of studies with one of them."""

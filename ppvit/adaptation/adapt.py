@@ -114,7 +114,8 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
         change = partial(normalize_input, mean=backbone.mean, std=backbone.std)
     else:
         plain = fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std)
-        adapted = encrypt_embedding(plain, cipher.affine_map()) if enabled else plain
+        affine = cipher.affine_map() if enabled else None
+        adapted = plain if affine is None else encrypt_embedding(plain, affine)
         change = partial(write_embedding, embedding=adapted)
     differences = _compare(backbone, cipher, change)
     if not all(map(math.isfinite, differences.values())):
@@ -179,4 +180,5 @@ def _channels_first(images: np.ndarray) -> Tensor:
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
-        return model(images)
+        logits: Tensor = model(images)
+    return logits

@@ -6,6 +6,7 @@ Sources as of :mod:`ppvit.adaptation.adapt`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ppvit.ciphers import AffineMap
 from ppvit.core.errors import UsageError
-from ppvit.models.stems import expand_to_nibbles, install_stem, patch_projection
+from ppvit.models.stems import KeyedProjection, expand_to_nibbles, install_stem, patch_projection
 
 
 @dataclass
@@ -39,9 +40,7 @@ def read_embedding(model: nn.Module) -> Embedding:
     Raises:
         UsageError: it has no patch projection.
     """
-    projection = patch_projection(model)
-    if projection is None:
-        raise UsageError(f"{type(model).__name__} has no patch convolution at its input; choose a plain timm ViT")
+    projection = _projection(model)
     weight = _float64_copy(projection.weight)
     weight = weight.flatten(1) if isinstance(projection, nn.Conv2d) else weight
     bias = _float64_copy(projection.bias) if projection.bias is not None else weight.new_zeros(weight.shape[-2])
@@ -49,6 +48,13 @@ def read_embedding(model: nn.Module) -> Embedding:
     if positions is not None:
         positions = _float64_copy(positions)[0, position_offset(model) :]
     return Embedding(weight, bias, positions, getattr(projection, "nibbles", False))
+
+
+def _projection(model: nn.Module) -> nn.Conv2d | KeyedProjection:
+    projection = patch_projection(model)
+    if projection is None:
+        raise UsageError(f"{type(model).__name__} has no patch convolution at its input; choose a plain timm ViT")
+    return projection
 
 
 def _float64_copy(tensor: Tensor) -> Tensor:
@@ -61,13 +67,13 @@ def write_embedding(model: nn.Module, embedding: Embedding) -> None:
     Models whose convolution has no bias (CLIP's) take it through the position embedding, which is added right after.
 
     Raises:
-        UsageError: the model has neither a bias nor a position embedding to take it.
+        UsageError: the model has no patch projection, or neither a bias nor a position embedding to take one.
     """
     blocks = len(embedding.weight) if embedding.weight.ndim == 3 else 0
-    projection = patch_projection(model)
+    projection = _projection(model)
     if (getattr(projection, "blocks", 0), getattr(projection, "nibbles", False)) != (blocks, embedding.nibbles):
         install_stem(model, {"blocks": blocks, "nibbles": embedding.nibbles})
-        projection = patch_projection(model)
+        projection = _projection(model)
     positions = embedding.positions
     with torch.no_grad():
         projection.weight.copy_(embedding.weight.view_as(projection.weight))
@@ -80,7 +86,7 @@ def write_embedding(model: nn.Module, embedding: Embedding) -> None:
                 f"{type(model).__name__} has no bias in its patch embedding to fold the normalisation into"
             )
         if positions is not None:
-            model.pos_embed[0, position_offset(model) :].copy_(positions)
+            cast(Tensor, model.pos_embed)[0, position_offset(model) :].copy_(positions)
 
 
 def position_offset(model: nn.Module) -> int:

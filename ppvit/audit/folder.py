@@ -6,7 +6,9 @@ pictures are alike, and those of ciphertext are not.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +50,7 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
         raise UsageError(f"--block-size {block_size} does not divide the side of the pictures, {size} pixels")
     guessed = block_size is None
     block_size = block_size or guess_block_size(encrypted)
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "images": len(encrypted),
         "image_size": size,
         "block_size": block_size,
@@ -85,18 +87,25 @@ def _jigsaw(encrypted: np.ndarray, block_size: int, seed: int) -> np.ndarray:
     return jigsaw.solve(encrypted[0], block_size, transforms=True).picture[None]
 
 
-_ATTACKS = {
+def _fold(encrypted: np.ndarray, block_size: int, seed: int) -> np.ndarray:
+    return feature_reconstruction.reconstruct(encrypted[:_SHOWN])
+
+
+def _decode(encrypted: np.ndarray, block_size: int, seed: int) -> np.ndarray:
+    return min_difference.reconstruct(encrypted[:_SHOWN], True)
+
+
+# what turns pictures into others without knowing their cipher: (pictures, side of a block, seed) -> pictures
+_ATTACKS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
     "pooled": _pool,
     "jigsaw": _jigsaw,
-    "feature_reconstruction": lambda encrypted, block_size, seed: feature_reconstruction.reconstruct(
-        encrypted[:_SHOWN]
-    ),
-    "min_difference": lambda encrypted, block_size, seed: min_difference.reconstruct(encrypted[:_SHOWN], True),
+    "feature_reconstruction": _fold,
+    "min_difference": _decode,
 }
 
 
-def _verdict(values: dict[str, object]) -> str:
-    best = max(_ATTACKS, key=lambda name: values[f"{name}_likeness"])
+def _verdict(values: dict[str, Any]) -> str:
+    best = max(_ATTACKS, key=lambda name: float(values[f"{name}_likeness"]))
     found, before = values[f"{best}_likeness"], values["ciphertext_likeness"]
     if before >= _PICTURE:
         return "The pictures look like pictures as they are; if they are encrypted, it does not hide much."
@@ -117,7 +126,7 @@ def read_folder(folder: Path) -> np.ndarray:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
     if not paths:
         raise UsageError(f"{folder} holds no pictures ({', '.join(_ENDINGS)}); name a folder that does")
-    pictures = []
+    pictures: list[np.ndarray] = []
     for path in paths[: 2 * _MOST]:
         picture = images.decode(path.read_bytes(), str(path))
         if pictures and picture.shape != pictures[0].shape:
@@ -157,7 +166,8 @@ def likeness(pictures: np.ndarray, block_size: int) -> float:
 def _steps(values: np.ndarray, distance: int) -> np.ndarray:
     """Mean difference of pixels so far apart, by column (and row) of the first: (side - distance,)."""
     across = np.abs(values[:, :, distance:] - values[:, :, :-distance]).mean(axis=(0, 1, 3))
-    return across + np.abs(values[:, distance:] - values[:, :-distance]).mean(axis=(0, 2, 3))
+    down = np.abs(values[:, distance:] - values[:, :-distance]).mean(axis=(0, 2, 3))
+    return np.asarray(across + down)
 
 
 def guess_block_size(pictures: np.ndarray) -> int:

@@ -12,6 +12,7 @@ from ppvit.audit.attacks.feature_reconstruction import edge_correlation
 from ppvit.audit.attacks.jigsaw import placement_scores
 from ppvit.audit.base import ATTACKS
 from ppvit.audit.collect import Truth
+from ppvit.audit.rows import attack_rows, title
 from ppvit.audit.score import key_recovered_percent, mean_ssim, psnr_db
 from ppvit.audit.verdict import Scored, overall, sentence, strongest
 from ppvit.audit.view import Finding, View
@@ -33,7 +34,7 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         view: what the attacker holds.
         truth: what only the owner holds.
         attacks: names of attacks.
-        pictures: an existing folder for ``<attack>.png`` and ``verdicts.json``, one sentence an attack.
+        pictures: an existing folder for ``<attack>.png`` and ``attacks.json``: rows, titles and a sentence an attack.
 
     Returns:
         For every attack ``<attack>_key_recovered_percent`` (0 is a guess, 100 all;
@@ -71,7 +72,6 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
             if finding.headline and not finding.says:
                 shown = [each[: min(PICTURED, len(images))] for each in (truth.plain, view.pictures, images)]
                 image_grid(shown, TITLES).save(pictures / f"{attack}.png")
-    write_json(pictures / "verdicts.json", sentences)  # beside the metrics: texts would fill DVC's tables
     strengths = {attack: [scored.strength for scored in everything if scored.attack == attack] for attack in attacks}
     for attack, found in strengths.items():
         values[f"{attack}_strength_percent"] = (round(100 * max(found), 1) if keyed else 100.0) if found else None
@@ -79,6 +79,8 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
     values["strongest_key_recovered_percent"] = best and best.key_recovered_percent
     values["strongest_ssim"] = best and best.ssim
     missing = [attack for attack, found in strengths.items() if not found]
+    told = {"rows": attack_rows(values), "titles": {name: title(name) for name in attacks}, "sentences": sentences}
+    write_json(pictures / "attacks.json", told)  # beside the metrics: texts would fill DVC's tables
     return {**values, "verdict": overall(everything, keyed, missing, view.space.example.published)}
 
 
@@ -89,11 +91,11 @@ def _timed(findings: Iterator[Finding]) -> Iterator[tuple[Finding, float]]:
         watch = Stopwatch()  # scoring, which happens at the yield, is not the attacker's time
 
 
-def _scores(finding: Finding, view: View, truth: Truth) -> tuple[np.ndarray, dict[str, float | None]]:
+def _scores(finding: Finding, view: View, truth: Truth) -> tuple[np.ndarray, dict[str, Any]]:
     """The images as they are shown, and the figures: at their best over what the attacker cannot know."""
     plain = truth.plain[: len(finding.images)]
     images = finding.align(finding.images, plain) if finding.align else finding.images
-    scores: dict[str, float | None] = {
+    scores: dict[str, Any] = {
         "key_recovered_percent": _rounded(_key_percent(finding, view, truth), 3),
         "ssim": round(mean_ssim(images, plain), 4),
         "psnr_db": round(psnr_db(images, plain), 2),
@@ -103,14 +105,14 @@ def _scores(finding: Finding, view: View, truth: Truth) -> tuple[np.ndarray, dic
     if finding.trivial is not None:
         scores["ssim_of_nothing"] = round(mean_ssim(finding.trivial, plain), 4)
     if finding.placement is not None and truth.key is not None:
-        scores |= _placement_scores(finding, truth.key)
-    if finding.identifies:
+        scores |= _placement_scores(finding.placement, bool(finding.free), truth.key)
+    if finding.identifies and view.candidates is not None:
         right = [np.array_equal(one, other) for one, other in zip(images, plain, strict=True)]
         scores |= {"top1_percent": 100.0 * float(np.mean(right)), "chance_percent": 100.0 / len(view.candidates)}
     return images, scores | finding.scores
 
 
-def _scored(attack: str, finding: Finding, scores: dict[str, float | None], values: dict[str, Any]) -> Scored:
+def _scored(attack: str, finding: Finding, scores: dict[str, Any], values: dict[str, Any]) -> Scored:
     return Scored(
         attack,
         finding.needs,
@@ -130,12 +132,12 @@ def _key_percent(finding: Finding, view: View, truth: Truth) -> float | None:
     if finding.key is None or truth.key is None or not view.space.keyed:
         return None
     keys = finding.equivalents(finding.key) if finding.equivalents else [finding.key]
-    return max(key_recovered_percent(key, truth.key, view.space) for key in keys)
+    return max(key_recovered_percent(key, truth.key, view.space) or 0.0 for key in keys)
 
 
-def _placement_scores(finding: Finding, key: AffineMap) -> dict[str, float]:
+def _placement_scores(placements: np.ndarray, turned: bool, key: AffineMap) -> dict[str, float]:
     truth, side = np.argsort(key.block_permutation), round(len(key.block_permutation) ** 0.5)
-    scored = [placement_scores(each, truth, side, transforms=bool(finding.free)) for each in finding.placement]
+    scored = [placement_scores(each, truth, side, transforms=turned) for each in placements]
     return {name: round(float(np.mean([scores[name] for scores in scored])), 2) for name in scored[0]}
 
 
@@ -148,7 +150,7 @@ def _guess_key_percent(view: View, truth: Truth) -> float | None:
         return None
     rng = np.random.default_rng(view.seed)
     guesses = (view.space.guess(rng) for _ in range(GUESSED_KEYS))
-    return max(key_recovered_percent(guess, truth.key, view.space) for guess in guesses)
+    return max(key_recovered_percent(guess, truth.key, view.space) or 0.0 for guess in guesses)
 
 
 def _guess_ssim(view: View, truth: Truth) -> float:

@@ -91,9 +91,11 @@ class KeySpace:
 
     @cached_property
     def scale(self) -> float:
-        """c of a matrix c Q with Q orthogonal."""
-        matrix = self.example.affine_map().matrix
-        return float(np.linalg.norm(matrix) / len(matrix) ** 0.5)
+        """c of a matrix c Q with Q orthogonal; 1 where there is no matrix."""
+        form = self.example.affine_map()
+        if form is None or form.matrix is None:
+            return 1.0
+        return float(np.linalg.norm(form.matrix) / len(form.matrix) ** 0.5)
 
     def own_cipher(self, rng: np.random.Generator) -> Cipher:
         """The cipher under a uniformly random key: what an attacker can make."""
@@ -270,4 +272,4 @@ def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
     determined, and the rest of Q is arbitrary.
     """
     left, _, right = np.linalg.svd(matrix)
-    return left @ right
+    return np.asarray(left @ right)

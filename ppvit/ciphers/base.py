@@ -217,6 +217,8 @@ class Cipher(ABC):
         return self.affine_map()
 
     def _stream(self, *step: str | int) -> KeyStream:
+        if self._key is None:
+            raise UsageError(f"cipher '{self.name}' needs a key")
         return KeyStream(self._key, (self.name, *step, self.block_size, self.image_size))
 
     def _check(self, images: np.ndarray, dtype: Any = np.uint8) -> None:

@@ -52,6 +52,8 @@ class SubblockEtc(GatherCipher):
 
     name = "subblock_etc"
     options: ClassVar[dict[str, Any]] = {"sub_block_size": 2, "key_scope": "shared"}
+    sub_block_size: int
+    key_scope: str
     scrambles = True
     shuffles = True
     inverts = True
@@ -66,8 +68,8 @@ class SubblockEtc(GatherCipher):
         blocks = self._stream("scramble").permutation(self.blocks)
         if self.key_scope == "shared":
             return AffineMap(blocks, *self._inside_block("shared"))
-        inside = [self._inside_block("block", number) for number in range(self.blocks)]
-        return AffineMap(blocks, *(np.stack(parts) for parts in zip(*inside, strict=True)))
+        permutations, signs = zip(*(self._inside_block("block", number) for number in range(self.blocks)), strict=True)
+        return AffineMap(blocks, np.stack(permutations), np.stack(signs))
 
     def _inside_block(self, *purpose: str | int) -> tuple[np.ndarray, np.ndarray]:
         """Value permutation and signs of one block, (B,) each."""

@@ -10,6 +10,7 @@ from math import lgamma, log
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ppvit.ciphers.base import AffineMap, Cipher, Isometry
 
@@ -138,15 +139,15 @@ def flip_and_gather(images: np.ndarray, flip: np.ndarray, source: np.ndarray) ->
     return gathered
 
 
-def split_nibbles(images: np.ndarray) -> np.ndarray:
+def split_nibbles(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Bytes to nibbles: uint8, (..., 3) to (..., 6), the three high ones first."""
     return np.concatenate([images >> 4, images & 15], axis=-1)
 
 
-def join_nibbles(nibbles: np.ndarray) -> np.ndarray:
+def join_nibbles(nibbles: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The inverse of :func:`split_nibbles`."""
     channels = nibbles.shape[-1] // 2
-    return nibbles[..., :channels] << 4 | nibbles[..., channels:]
+    return nibbles[..., :channels] << np.uint8(4) | nibbles[..., channels:]
 
 
 def log2_factorial(n: int) -> float:

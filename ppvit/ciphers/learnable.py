@@ -25,6 +25,7 @@ class Le(GatherCipher):
 
     name = "le"
     options: ClassVar[dict[str, Any]] = {"sub_block_size": 2}
+    sub_block_size: int
     shuffles = True
     inverts = True
     nibbles = True
@@ -61,9 +62,10 @@ class Ele(GatherCipher):
     nibbles = True
 
     def _make_map(self, *image: str | int) -> AffineMap:
-        steps = [nibble_steps(self._stream("nibbles", number), self.block_size) for number in range(self.blocks)]
-        inside = (np.stack(parts) for parts in zip(*steps, strict=True))
-        return AffineMap(self._stream("scramble").permutation(self.blocks), *inside, nibbles=self.nibbles)
+        steps = (nibble_steps(self._stream("nibbles", number), self.block_size) for number in range(self.blocks))
+        permutations, signs = zip(*steps, strict=True)
+        blocks = self._stream("scramble").permutation(self.blocks)
+        return AffineMap(blocks, np.stack(permutations), np.stack(signs), nibbles=self.nibbles)
 
     @property
     def key_space_bits(self) -> float:

@@ -34,6 +34,7 @@ class NeuraCrypt(Cipher):
 
     name = "neuracrypt"
     options: ClassVar[dict[str, Any]] = {"token_width": 2048}
+    token_width: int
     published = MappingProxyType({"matching": (100.0, "Carlini et al., arXiv 2108.07256")})
     dtype = np.dtype(np.float16)
     lossless = False
@@ -68,7 +69,7 @@ class NeuraCrypt(Cipher):
     def _weights(self, layer: str, inputs: int, outputs: int) -> np.ndarray:
         # normal with variance 1 / inputs: tokens keep the size of the pixels
         normal = self._stream(layer, self.token_width).normal(inputs * outputs).reshape(inputs, outputs)
-        return (normal / inputs**0.5).astype(np.float32)
+        return np.asarray(normal / inputs**0.5, np.float32)
 
     def encrypt(self, images: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
         """Tokens, float16, (n, N, token_width)."""
@@ -87,7 +88,7 @@ class NeuraCrypt(Cipher):
             tokens = (tokens - tokens.mean(0)) / np.sqrt(tokens.var(0) + _EPSILON)
             tokens = np.maximum(tokens, 0)
         tokens = np.maximum(tokens + positions, 0) @ last
-        return tokens[self._stream("order", "image", number).permutation(self.blocks)].astype(np.float16)
+        return np.asarray(tokens[self._stream("order", "image", number).permutation(self.blocks)], np.float16)
 
     def decrypt(self, images: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
         """There is none.

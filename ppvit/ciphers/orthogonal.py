@@ -35,6 +35,7 @@ class Orthogonal(Cipher):
 
     name = "orthogonal"
     options: ClassVar[dict[str, Any]] = {"storage": "float16"}
+    storage: str
 
     def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
         super().__init__(key, image_size, block_size, **options)

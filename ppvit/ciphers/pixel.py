@@ -28,6 +28,8 @@ class Pe(GatherCipher):
 
     name = "pe"
     options: ClassVar[dict[str, Any]] = {"key_scope": "shared", "colour_order": True}
+    key_scope: str
+    colour_order: bool
     inverts = True
     keeps_pixels = True
 

@@ -26,6 +26,8 @@ class Restricted(GatherCipher):
 
     name = "restricted"
     options: ClassVar[dict[str, Any]] = {"fixed_blocks": 0.61, "fixed_values": 0.651}
+    fixed_blocks: float
+    fixed_values: float
     scrambles = True
     shuffles = True
 

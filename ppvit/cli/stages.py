@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
 from ppvit.pipeline import STAGES, Stage
-from ppvit.places import Places, what_is
+from ppvit.places import Places, help_of
 
 if TYPE_CHECKING:
     from ppvit.config import Config
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 class _ListsParameters:
     """Help that ends in the parameters that the stage reads."""
 
+    name: str | None  # of the command that this is mixed into
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from ppvit.config import parameters
 
         with formatter.section("Parameters, set for one run with -S name=value"):
-            rows = parameters(STAGES[self.name].sections)
+            rows = parameters(STAGES[str(self.name)].sections)
             formatter.write_dl([(name, f"{description}  [default: {default}]") for name, default, description in rows])
 
 
@@ -60,9 +62,7 @@ def with_places(function: Callable[..., None], *places: str, out: str = "") -> C
     options = []
     for place in dict.fromkeys(places):
         names = [f"--{place}"] + (["--out"] if place == out else [])
-        option = typer.Option(
-            *names, help=f"{what_is(place)}; default: where the pipeline keeps it", show_default=False
-        )
+        option = typer.Option(*names, help=help_of(place), show_default=False)
         annotation = Annotated[Path | None, option]
         options.append(inspect.Parameter(place, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     signature = inspect.Signature([*(each for each in own if each.kind != each.VAR_KEYWORD), *options])

@@ -4,7 +4,6 @@ from ppvit.config.adversarial import Adversarial
 from ppvit.config.he import He
 from ppvit.config.loading import checked, default_yaml, describe, load, parameters
 from ppvit.config.robustness import Robustness, Threats
-from ppvit.config.section import narrowed_section
 from ppvit.config.sections import (
     DEMO_KEY_ID,
     NO_DATA,
@@ -39,6 +38,5 @@ __all__ = [
     "default_yaml",
     "describe",
     "load",
-    "narrowed_section",
     "parameters",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ppvit.config.section import Section
@@ -105,10 +106,14 @@ def _reason(detail: ErrorDetails) -> str:
 
 
 def _names_beside(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
+    model: type[Section] = Config
     for part in location[:-1]:
-        model = model.model_fields[part].annotation  # sections nest one level, so this is a Section
+        model = _section(part)  # sections nest one level
     return list(model.model_fields)
+
+
+def _section(name: str) -> type[Section]:
+    return cast(type[Section], Config.model_fields[name].annotation)
 
 
 def _nearest(word: str, valid: list[str]) -> str:
@@ -123,8 +128,8 @@ def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]
     Args:
         sections: only those of these sections, or these single ones; all by default.
     """
-    for section, field in Config.model_fields.items():
-        for name, parameter in field.annotation.model_fields.items():
+    for section in Config.model_fields:
+        for name, parameter in _section(section).model_fields.items():
             if not sections or section in sections or f"{section}.{name}" in sections:
                 yield f"{section}.{name}", parameter.default, parameter.description or ""
 
@@ -132,8 +137,8 @@ def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]
 def default_yaml() -> str:
     """A ``params.yaml`` with every parameter at its default and its description as a comment."""
     lines = ["# Only what changes results. How to run (device, workers, resume) is environment or command line."]
-    for section, field in Config.model_fields.items():
-        lines += ["", f"{section}:  # {field.annotation.__doc__.strip()}"]
+    for section in Config.model_fields:
+        lines += ["", f"{section}:  # {inspect.getdoc(_section(section))}"]
         for name, default, description in parameters((section,)):
             value = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
             lines.append(f"  {name.partition('.')[2]}: {value}  # {description}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,11 +14,8 @@ class Section(BaseModel):
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-
-S = TypeVar("S", bound=Section)
-
-
-def narrowed_section(section: S, names: set[str]) -> S:
-    """The same section with all parameters but ``names`` at their defaults, and only these in ``model_fields_set``."""
-    kept = {name: getattr(section, name) for name in names}
-    return type(section).model_construct(names, **kept)
+    def narrowed(self, names: set[str]) -> Self:
+        """The same with all parameters but ``names`` at their defaults, and only these in ``model_fields_set``."""
+        kept: dict[str, Any] = {name: getattr(self, name) for name in names}
+        narrowed: Self = type(self).model_construct(_fields_set=names, **kept)  # type: ignore[assignment]  # pydantic's Self
+        return narrowed

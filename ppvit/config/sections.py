@@ -43,9 +43,9 @@ class Cipher(Section):
     block_size: int = Field(4, ge=1, le=512)
     """side of a block in pixels; must be the patch side of the model and divide image_size"""
     sub_block_size: int = Field(2, ge=1, le=512)
-    """side of the parts of a block that are encrypted alike, in pixels, where a cipher has such; must divide block_size"""
+    """side in pixels of the parts of a block that are encrypted alike, where a cipher has such; divides block_size"""
     key_scope: Literal["shared", "block", "image"] = "shared"
-    """one key for all (shared), for every block position (block) or for every image (image), where a cipher offers it"""
+    """one key for all (shared), for every block position (block) or every image (image), where a cipher offers it"""
     colour_order: bool = True
     """cipher pe: the colours of every pixel change places as well"""
     fixed_blocks: float = Field(0.61, ge=0, le=1)

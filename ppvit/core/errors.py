@@ -30,17 +30,16 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (PpvitError, OSError) as error:
-        # operating system errors that name no file are not the user's to mend
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, PpvitError):
+            told, exit_code = str(error), error.exit_code
+        elif error.filename is not None:
+            told, exit_code = f"{error.filename}: {error.strerror}; check it and run again", 1
+        else:  # names no file, so it is not the user's to mend
             raise
         if os.environ.get("PPVIT_DEBUG") == "1":
             traceback.print_exc()
-        ours = isinstance(error, PpvitError)
-        print(
-            f"error: {error if ours else f'{error.filename}: {error.strerror}; check it and run again'}",
-            file=sys.stderr,
-        )
-        raise SystemExit(error.exit_code if ours else 1) from None
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(exit_code) from None
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)
         raise SystemExit(130) from None

@@ -11,10 +11,12 @@ from ppvit.core.errors import one_line_errors
 
 
 def share_processors() -> None:
-    """Let threads of OpenMP sleep while they wait; must be called before numpy or torch are loaded.
+    """Let threads of OpenMP sleep while they wait; must be called before torch is loaded, which reads it then.
 
     By default they spin: beside other work each waits for one that the system has put aside, and all burn processor
-    time. ``benchmarks/busy.py`` has the figures. What the user has set stays.
+    time. ``benchmarks/busy.py`` has the figures. What the user has set stays: this variable, and ``GOMP_SPINCOUNT`` and
+    ``KMP_BLOCKTIME``, which go before it in GNU's library and in LLVM's and Intel's. Processes that this one starts
+    inherit it. Nothing is set for OpenBLAS, which numpy brings: no stage was faster with one thread of it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

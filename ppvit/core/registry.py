@@ -11,11 +11,12 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from ppvit.core.errors import UsageError
 
 T = TypeVar("T")
+E = TypeVar("E")  # the entry's own type, which is more than T says of it
 
 
 class Registry(Mapping[str, T]):
@@ -33,7 +34,7 @@ class Registry(Mapping[str, T]):
         self._refused: dict[str, str] = {}
         self._loaded = False
 
-    def register(self, *names: str, place: int = 100) -> Callable[[T], T]:
+    def register(self, *names: str, place: int = 100) -> Callable[[E], E]:
         """Decorator: the class or function goes by these names, or by its attribute ``name``.
 
         Args:
@@ -43,11 +44,11 @@ class Registry(Mapping[str, T]):
             ValueError: a name is taken.
         """
 
-        def enter(entry: T) -> T:
-            for name in names or (entry.name,):  # type: ignore[attr-defined]
+        def enter(entry: E) -> E:
+            for name in names or (cast(Any, entry).name,):
                 if self._entries.get(name, entry) is not entry:
                     raise ValueError(f"{self._package} has two entries named '{name}'")
-                self._entries[name], self._places[name] = entry, place
+                self._entries[name], self._places[name] = cast(T, entry), place
             return entry
 
         return enter

@@ -27,20 +27,19 @@ class Stopwatch:
 
 def peak_memory_bytes() -> int:
     """Largest resident memory of this process so far, or of the GPU where one was used."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
+    if (cuda := _cuda()) is not None and cuda.max_memory_allocated():
+        return int(cuda.max_memory_allocated())
     status = Path("/proc/self/status")
-    if status.exists():  # Linux: ru_maxrss there starts with the peak of the process that started this one
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+    # Linux: ru_maxrss there starts with the peak of the process that started this one
+    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(peak[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def environment() -> dict[str, str]:
     """Device, git revision where known, and versions of what the numbers depend on (in one text: one column in DVC)."""
-    torch = sys.modules.get("torch")
-    gpu = torch is not None and torch.cuda.is_available()
+    cuda = _cuda()
     found = [f"python {platform.python_version()}"]
     for package in ("ppvit", "torch", "timm", "peft"):
         try:
@@ -48,10 +47,16 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return {
-        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "device": cuda.get_device_name() if cuda is not None else "cpu",
         "git_revision": _git_revision(),
         "versions": ", ".join(found),
     }
+
+
+def _cuda() -> Any:
+    """``torch.cuda`` where this process has loaded torch and there is a GPU, else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
 
 
 def _git_revision() -> str:

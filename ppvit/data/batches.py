@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.workers import available_cpus, requested_workers
@@ -17,7 +17,7 @@ from ppvit.data import images
 from ppvit.data.shards import ShardReader, read_manifest
 
 
-class EncryptedImages(Dataset):
+class EncryptedImages(Dataset[tuple[Tensor, int]]):
     """One split of encrypted shards.
 
     Args:
@@ -75,6 +75,10 @@ class EncryptedImages(Dataset):
         return image
 
 
+Images = EncryptedImages | Subset[tuple[Tensor, int]]
+"""what is trained on: a split, or a part of one"""
+
+
 def epoch_batches(
     samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[np.ndarray]:
@@ -94,7 +98,7 @@ def epoch_batches(
     return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
 
 
-def load_batches(dataset: Dataset, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+def load_batches(dataset: Dataset[tuple[Tensor, int]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
     """Read batches in order: ciphertext as of :class:`EncryptedImages`, stacked, and labels, int64 (n,).
 
     Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
@@ -119,10 +123,10 @@ def load_batches(dataset: Dataset, batches: list[np.ndarray]) -> Iterator[tuple[
         yield batch
 
 
-class _ErrorsAsValues(Dataset):
+class _ErrorsAsValues(Dataset[Any]):
     """Hands our errors on as values: torch would put one raised in a reading process into the text of a traceback."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
 
     def __getitem__(self, index: int) -> Any:

@@ -92,7 +92,8 @@ def select(labels: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.nda
         members = np.flatnonzero(shuffled == label)
         rank[members] = np.arange(len(members))
     kept = np.maximum(1, np.round(fraction * np.bincount(labels))).astype(np.int64)
-    return order[rank < kept[shuffled]]
+    chosen: np.ndarray = order[rank < kept[shuffled]]
+    return chosen
 
 
 def encrypted_batches(plain: PlainImages, cipher: Cipher, start: int, stop: int) -> Iterator[np.ndarray]:

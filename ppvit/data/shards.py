@@ -1,8 +1,8 @@
 """WebDataset shards: the same bytes on every machine, read by position, never unpickled.
 
 A shard is an uncompressed tar whose samples are members ``<8-digit index>.<extension>``. Any WebDataset reader takes
-them. This one does not stream as the library ``webdataset`` does but finds a sample by its offset in the tar, so that an
-epoch visits the data set in any order, which does not depend on how many processes read.
+them. The one here does not stream as the library ``webdataset`` does but finds a sample by its offset in the tar, so
+that an epoch visits the data set in any order, which does not depend on how many processes read.
 
 Written with ``tarfile``, not with ``webdataset.TarWriter`` (1.0.2), which is a thin layer over it. Measured in a fresh
 process: importing webdataset loads torch and takes 1.2 s of processor time and 531 MiB, importing everything that an
@@ -181,16 +181,16 @@ def _index(path: Path, record: dict[str, Any]) -> np.ndarray:
     """Offset and size of the image, label and origin of every sample: int64, (samples, 3, 2); origin may be empty."""
     if not path.is_file():
         raise PpvitError(f"{path} is missing; fetch it (dvc pull) or make it again (dvc repro)")
-    samples: dict[str, list[tuple[int, int]]] = {}
+    samples: dict[str, list[tuple[int, int]]] = {}  # key -> offset and size of image, label and origin
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, kind = _parse_member(path, member)
-                places = samples.setdefault(key, [(0, 0)] * 3)
-                if places[kind] != (0, 0):
+                found = samples.setdefault(key, [(0, 0)] * 3)
+                if found[kind] != (0, 0):
                     what = ("images", "labels", "origins")[kind]
                     raise PpvitError(f"{path}: sample {key} has two {what}; make the shard again")
-                places[kind] = (member.offset_data, member.size)
+                found[kind] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
         raise PpvitError(
             f"{path} is truncated or no tar ({error}); fetch it (dvc pull) or make it again (dvc repro)"
@@ -214,7 +214,7 @@ def _parse_member(path: Path, member: tarfile.TarInfo) -> tuple[str, int]:
     match = _MEMBER.fullmatch(member.name)
     extension = match[2] if match and member.isfile() else ""
     kind = _IMAGE if extension in IMAGE_EXTENSIONS else {"cls": _LABEL, "txt": _ORIGIN}.get(extension)
-    if kind is None:
+    if match is None or kind is None:
         raise PpvitError(
             f"{path}: member '{member.name}' is no image, label or origin of a sample and was not read; "
             "make the shards again or ask whoever sent them"

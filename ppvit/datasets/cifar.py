@@ -37,8 +37,8 @@ def open_cifar(request: Request) -> Source:
     archive_name, folder_name = _FILES[request.name]
     if request.path is None:
         official = _official(request.name)
-        archive = fetch((official.url,), request.cache / archive_name, official.tgz_md5)
-        return _source(official, partial(_extract, archive, folder_name))
+        fetched = fetch((official.url,), request.cache / archive_name, official.tgz_md5)
+        return _source(official, partial(_extract, fetched, folder_name))
     folder, archive = find(request.path, folder_name), find(request.path, archive_name)
     if folder is not None and folder.is_dir():
         return _source(_official(request.name), partial(_read, folder))
@@ -76,7 +76,8 @@ def _unpickle(data: bytes, md5: str, name: str) -> dict[str, Any]:
         raise PpvitError(
             f"{name} is not the official CIFAR file (MD5 {md5}) and was not read; copy or download it again"
         )
-    return pickle.loads(data, encoding="latin1")
+    found: dict[str, Any] = pickle.loads(data, encoding="latin1")
+    return found
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -89,5 +90,6 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _extract(archive: Path, folder_name: str, name: str) -> bytes:
-    with tarfile.open(archive) as tar:  # verified by its MD5, so the member is there
-        return tar.extractfile(f"{folder_name}/{name}").read()
+    with tarfile.open(archive) as tar:
+        file = tar.extractfile(f"{folder_name}/{name}")
+        return file.read() if file else b""  # the archive is verified by its MD5, so the member is there

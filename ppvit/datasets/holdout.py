@@ -32,7 +32,7 @@ class HoldOut:
             PpvitError: a class has a single image.
         """
         self._seed = seed
-        ranks: dict[str, array] = {}
+        ranks: dict[str, array[int]] = {}
         for class_name, image in images:
             ranks.setdefault(class_name, array("Q")).append(self._rank(image))
         self._highest = {}

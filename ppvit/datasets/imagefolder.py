@@ -54,9 +54,9 @@ class _Layout:
     depth: int  # of the folders around
     splits: dict[str, str]  # folder name -> "train" or "test"; empty: class folders only
 
-    def locate(self, entry: Entry) -> tuple[str, str] | None:
-        """(split or "", class) of an image, None for one that belongs to neither."""
-        folders = entry.parts[self.depth : -1]
+    def locate(self, folders: tuple[str, ...]) -> tuple[str, str] | None:
+        """(split or "", class) of images in that folder of the tree, None where they belong to neither."""
+        folders = folders[self.depth :]
         if not self.splits:
             return ("", folders[0]) if folders else None
         if len(folders) < 2 or folders[0] not in self.splits:
@@ -88,12 +88,13 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
     _warn(survey, layout, path)
     counts = _count(survey, layout)
     held_out = None
-    if layout.splits:
-        train, test = counts["train"], counts["test"]
-    else:
-        if len(counts[""]) > 1:  # otherwise check_classes says what is wrong
+    train: dict[str, int] = counts["train"]
+    test: dict[str, int] = counts["test"]
+    if not layout.splits:
+        train = test = counts[""]
+        if len(train) > 1:  # otherwise check_classes says what is wrong
             held_out = HoldOut(_class_and_name(path, layout), request.test_fraction, request.seed, str(path))
-        train, test = (held_out.train_counts, held_out.test_counts) if held_out else (counts[""], counts[""])
+            train, test = held_out.train_counts, held_out.test_counts
     classes = sorted({*train, *test})
     if expected_classes not in (None, len(classes)):
         raise PpvitError(
@@ -101,7 +102,8 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
             "for a data set of your own set dataset.name=imagefolder"
         )
     labels = {name: label for label, name in enumerate(classes)}
-    check_classes(classes, *({labels[name]: split[name] for name in split} for split in (train, test)), where=str(path))
+    by_label = [{labels[name]: count for name, count in split.items()} for split in (train, test)]
+    check_classes(classes, by_label[0], by_label[1], where=str(path))
     read = partial(_samples, path, layout, labels, held_out)
     size_bytes = shard_bytes(survey.images.total(), survey.size_bytes)
     return Source(classes, partial(read, "train"), partial(read, "test"), path.name, size_bytes)
@@ -111,7 +113,7 @@ def _samples(
     path: Path, layout: _Layout, labels: dict[str, int], held_out: HoldOut | None, wanted: str
 ) -> Iterator[Sample]:
     for entry in _images(path):
-        place = layout.locate(entry)
+        place = layout.locate(entry.parts[:-1])
         if place is None:
             continue
         split, class_name = place
@@ -120,11 +122,11 @@ def _samples(
         if split == wanted:
             image = entry.read()
             check_header(image, f"{path}: {entry.name}")
-            yield Sample(image, image_extension(entry.parts[-1]), labels[class_name], entry.name)
+            yield Sample(image, image_extension(entry.parts[-1]) or "", labels[class_name], entry.name)
 
 
 def _images(path: Path) -> Iterator[Entry]:
-    return (entry for entry in entries(path) if entry.read and image_extension(entry.parts[-1]))
+    return (entry for entry in entries(path) if not entry.is_folder and image_extension(entry.parts[-1]))
 
 
 def _inner_name(entry: Entry, layout: _Layout) -> str:
@@ -134,7 +136,7 @@ def _inner_name(entry: Entry, layout: _Layout) -> str:
 
 def _class_and_name(path: Path, layout: _Layout) -> Iterator[tuple[str, str]]:
     for entry in _images(path):
-        place = layout.locate(entry)
+        place = layout.locate(entry.parts[:-1])
         if place is not None:
             yield place[1], _inner_name(entry, layout)
 
@@ -142,7 +144,7 @@ def _class_and_name(path: Path, layout: _Layout) -> Iterator[tuple[str, str]]:
 def _survey(path: Path) -> _Survey:
     survey = _Survey()
     for entry in entries(path):
-        if entry.read is None:
+        if entry.is_folder:
             survey.folders.add(entry.parts[: _MOST_WRAPPERS + 2])
         elif image_extension(entry.parts[-1]):
             survey.images[entry.parts[:-1][: _MOST_WRAPPERS + 2]] += 1
@@ -189,7 +191,7 @@ def _is_wrapper(survey: _Survey, depth: int) -> bool:
 def _count(survey: _Survey, layout: _Layout) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {"": Counter(), "train": Counter(), "test": Counter()}
     for folders, images in survey.images.items():
-        place = layout.locate(Entry((*folders, ""), 0, None))
+        place = layout.locate(folders)
         if place:
             counts[place[0]][place[1]] += images
     return counts
@@ -198,7 +200,7 @@ def _count(survey: _Survey, layout: _Layout) -> dict[str, Counter[str]]:
 def _warn(survey: _Survey, layout: _Layout, path: Path) -> None:
     if survey.others:
         warn(f"{path}: {survey.others} files that are no images were ignored, such as {survey.other_example}")
-    outside = sum(n for folders, n in survey.images.items() if layout.locate(Entry((*folders, ""), 0, None)) is None)
+    outside = sum(n for folders, n in survey.images.items() if layout.locate(folders) is None)
     if outside:
         where = (
             f"outside {' and '.join(layout.splits)} or in no class folder" if layout.splits else "in no class folder"

@@ -41,9 +41,10 @@ def open_mnist(request: Request) -> Source:
             request.path / "raw",
             request.path / "MNIST" / "raw",
         )  # the latter two as torchvision makes them
-        folder = next((place for place in places if place.is_dir() and _find(place, _FILES["train"][0])), None)
-        if folder is None:
+        found = next((place for place in places if place.is_dir() and _find(place, _FILES["train"][0])), None)
+        if found is None:
             return open_imagefolder(request, expected_classes=10)
+        folder = found
     splits = {split: (_read(folder, images, 3), _read(folder, labels, 1)) for split, (images, labels) in _FILES.items()}
     for split, (images, labels) in splits.items():
         if len(images) != len(labels) or labels.max(initial=0) > 9 or not len(labels):

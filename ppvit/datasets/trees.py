@@ -11,8 +11,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from lzma import LZMAError
 from pathlib import Path
+from typing import Self
 
 from ppvit.core.errors import PpvitError
 
@@ -22,14 +24,19 @@ _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFErro
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, or an empty mark of a folder, inside a tree.
+    """A file or a folder inside a tree.
 
-    ``read`` gives the file's bytes and works until the next entry is asked for; for a folder it is None.
+    ``read`` gives the file's bytes and works until the next entry is asked for; for a folder it gives none.
     """
 
     parts: tuple[str, ...]
     size: int
-    read: Callable[[], bytes] | None
+    read: Callable[[], bytes]
+    is_folder: bool = False
+
+    @classmethod
+    def folder(cls, parts: tuple[str, ...]) -> Entry:
+        return cls(parts, 0, bytes, is_folder=True)
 
     @property
     def name(self) -> str:
@@ -89,10 +96,10 @@ def _folder(root: Path, folder: Path, parts: tuple[str, ...], above: tuple[Path,
         if target.is_dir():
             if target in above:
                 raise PpvitError(f"{path} links to a folder that holds it; remove the link")
-            yield Entry(inside, 0, None)
+            yield Entry.folder(inside)
             yield from _folder(root, path, inside, above)
         elif target.is_file():
-            yield Entry(inside, target.stat().st_size, lambda path=path: _read_file(path))
+            yield Entry(inside, target.stat().st_size, partial(_read_file, path))
 
 
 def _read_file(path: Path) -> bytes:
@@ -110,14 +117,15 @@ def tar_entries(path: Path) -> Iterator[Entry]:
                 member = tar.next()
             if member is None:
                 return
-            tar.members = []  # tarfile would keep every header: memory in proportion to the number of images
+            # tarfile would keep every header: memory in proportion to the number of images
+            tar.members = []  # type: ignore[attr-defined]  # which typeshed lacks
             parts = _safe_parts(member.name, path)
             if member.isdir():
-                yield Entry(parts, 0, None)
+                yield Entry.folder(parts)
             elif member.isfile():
-                yield Entry(parts, member.size, lambda member=member: _read_member(tar, member, path))
+                yield Entry(parts, member.size, partial(_read_member, tar, member, path))
             elif member.issym() or member.islnk():
-                yield Entry(parts, 0, lambda name=member.name: _refuse_link(path, name))
+                yield Entry(parts, 0, partial(_refuse_link, path, member.name))
 
 
 def _open_tar(path: Path) -> tarfile.TarFile:
@@ -132,10 +140,10 @@ class _StrictTarInfo(tarfile.TarInfo):
     """A member header that must be whole, up to the archive's end mark: tarfile takes a cut one for the end."""
 
     @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # which typeshed lacks
             raise  # two blocks of zeros: the end as it should be
         except tarfile.HeaderError as error:
             if tarfile_.offset == 0:
@@ -145,7 +153,8 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
     with _whole(path):
-        data = tar.extractfile(member).read()
+        file = tar.extractfile(member)
+        data = file.read() if file else b""
         if len(data) != member.size:
             raise EOFError(f"{member.name} ends early")
         return data
@@ -162,11 +171,11 @@ def _zip(path: Path) -> Iterator[Entry]:
         for info in archive.infolist():
             parts = _safe_parts(info.filename.replace("\\", "/"), path)  # some Windows tools write backslashes
             if info.is_dir():
-                yield Entry(parts, 0, None)
+                yield Entry.folder(parts)
             elif stat.S_ISLNK(info.external_attr >> 16):
-                yield Entry(parts, 0, lambda name=info.filename: _refuse_link(path, name))
+                yield Entry(parts, 0, partial(_refuse_link, path, info.filename))
             else:
-                yield Entry(parts, info.file_size, lambda info=info: _read_zipped(archive, info, path))
+                yield Entry(parts, info.file_size, partial(_read_zipped, archive, info, path))
 
 
 def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:

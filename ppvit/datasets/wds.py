@@ -58,7 +58,7 @@ def open_webdataset(request: Request) -> Source:
         counts = [scans["train"][0], scans["test"][0]]
         train, test = (partial(_samples, shards[split]) for split in ("train", "test"))
     classes = _class_names(request.path, max(max(split, default=0) for split in counts) + 1)
-    check_classes(classes, *counts, where=str(request.path))
+    check_classes(classes, counts[0], counts[1], where=str(request.path))
     size_bytes = sum(shard_bytes(images.total(), size) for images, size in scans.values())
     return Source(classes, train, test, request.path.name, size_bytes)
 
@@ -94,7 +94,8 @@ def _class_and_name(shards: list[Path]) -> Iterator[tuple[str, str]]:
 
 def _scan(shards: list[Path]) -> tuple[Counter[int], int]:
     """Images per class number and bytes of all images."""
-    counts, size_bytes = Counter(), 0
+    counts: Counter[int] = Counter()
+    size_bytes = 0
     for shard in shards:
         for _, label, image in _grouped(shard):
             counts[label] += 1
@@ -142,7 +143,7 @@ def _grouped(shard: Path, with_images: bool = False) -> Iterator[tuple[str, int,
 
 def _members(shard: Path) -> Iterator[tuple[str, str, Entry]]:
     for entry in tar_entries(shard):
-        if entry.read is None:
+        if entry.is_folder:
             continue
         stem, _, extension = entry.parts[-1].partition(".")
         extension = extension.lower()

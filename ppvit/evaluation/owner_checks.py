@@ -18,11 +18,16 @@ def wrong_key(number: int) -> keys.Key:
 
 
 def undo_adaptation(model: nn.Module, cipher: Cipher) -> None:
-    """Turn a model for ciphertext into one for plain images, in place: it then takes plain ones."""
+    """Turn a model for ciphertext into one for plain images, in place, on the CPU.
+
+    Args:
+        model: with a patch embedding.
+        cipher: one that has a key has an affine map too.
+    """
     model.cpu()
-    if not cipher.keyed:
-        return
-    write_embedding(model, decrypt_embedding(read_embedding(model), cipher.affine_map()))
+    affine = cipher.affine_map()
+    if cipher.keyed and affine is not None:
+        write_embedding(model, decrypt_embedding(read_embedding(model), affine))
 
 
 def plain_batches(plain: PlainImages, cipher: Cipher | None) -> Iterator[tuple[Tensor, Tensor]]:

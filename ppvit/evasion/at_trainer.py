@@ -50,7 +50,7 @@ def evaluate(
         :mod:`ppvit.evasion.masking`; ``verdict``. Where the cipher keeps no distances, the first and last only.
     """
     attack_names(settings.attack, classes)  # refuses a single class, whatever the cipher
-    values = {"clean_accuracy_percent": percent(named_rightly(model, sample.images, sample.labels))}
+    values: dict[str, Any] = {"clean_accuracy_percent": percent(named_rightly(model, sample.images, sample.labels))}
     public = {"images": len(sample), "seed": settings.seed, "norm": settings.norm, "epsilon": settings.epsilon}
     try:
         attacks, adversary = attacks_and_adversary(settings, classes, record)

@@ -7,6 +7,7 @@ they are errors here.
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,8 @@ def perturb(
         adversary.square.n_queries = queries
         unit = ((images + 1) / 2).contiguous()  # as the package needs it, which views gradients of this layout as flat
         moved, _ = adversary.run_standard_evaluation(unit, labels, batch_size=len(images))
-    return 2 * moved - 1
+    found: Tensor = 2 * moved - 1
+    return found
 
 
 class _UnitRange(nn.Module):
@@ -97,7 +99,8 @@ class _UnitRange(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(2 * images - 1)
+        logits: Tensor = self.model(2 * images - 1)
+        return logits
 
 
 def require_package(
@@ -113,11 +116,10 @@ def require_package(
         PpvitError: it is not installed.
     """
     try:
-        import pyautoattack
+        return importlib.import_module("pyautoattack")
     except ImportError:
         remedy = "pip install 'ppvit[robust]'" + (f", or set {otherwise}" if otherwise else "")
         raise PpvitError(f"{who} need pyautoattack; {remedy}") from None
-    return pyautoattack
 
 
 class _Doubts(logging.Handler):

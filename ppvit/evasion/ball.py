@@ -61,11 +61,12 @@ class Ball:
 
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Differences, uniform in the ball without its box, of the shape of ``images``."""
-        like = {"generator": generator, "device": images.device, "dtype": images.dtype}
+        device, dtype = images.device, images.dtype
         if self.norm == "linf":
-            return (2 * torch.rand(images.shape, **like) - 1) * self.epsilon
-        direction = torch.randn(images.shape, **like)
-        share = torch.rand((len(images),) + (1,) * (images.ndim - 1), **like) ** (1 / images[0].numel())
+            return (2 * torch.rand(images.shape, generator=generator, device=device, dtype=dtype) - 1) * self.epsilon
+        direction = torch.randn(images.shape, generator=generator, device=device, dtype=dtype)
+        shape = (len(images),) + (1,) * (images.ndim - 1)
+        share = torch.rand(shape, generator=generator, device=device, dtype=dtype) ** (1 / images[0].numel())
         return self.epsilon * share * self.step(direction)
 
     def random_start(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -88,5 +89,5 @@ def _length(differences: Tensor) -> Tensor:
 
     Summed in float64: over the values of an image of 384 px, float32 is off by more than a ball may be exceeded.
     """
-    length = torch.linalg.vector_norm(differences.flatten(1), dim=1, dtype=torch.float64).to(differences.dtype)
-    return length.reshape((-1,) + (1,) * (differences.ndim - 1))
+    length: Tensor = torch.linalg.vector_norm(differences.flatten(1), dim=1, dtype=torch.float64)
+    return length.to(differences.dtype).reshape((-1,) + (1,) * (differences.ndim - 1))

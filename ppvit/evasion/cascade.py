@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -127,7 +128,7 @@ def cascade(
     def withstood(attack: str, chosen: np.ndarray) -> list[bool]:
         images, labels = sample.images[chosen], sample.labels[chosen]
         moved = adversary.perturb(attack, model, images.to(device), labels.to(device))
-        return named_rightly(judge, moved, labels).tolist()
+        return [bool(right) for right in named_rightly(judge, moved, labels)]
 
     standing = named_rightly(judge, sample.images, sample.labels)
     found = {"clean": standing}
@@ -136,7 +137,7 @@ def cascade(
         left = np.flatnonzero(standing)
         for start in range(0, len(left), BATCH):
             chosen = left[start : start + BATCH]
-            standing[chosen] = remember(f"{attack} {start}", lambda chosen=chosen: withstood(attack, chosen))  # noqa: B023
+            standing[chosen] = remember(f"{attack} {start}", partial(withstood, attack, chosen))
         found[attack] = standing
     return found
 

@@ -88,7 +88,8 @@ class ThroughMap(nn.Module):
         return grid.reshape(images.shape)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.encrypt(images))
+        logits: Tensor = self.model(self.encrypt(images))
+        return logits
 
 
 class StraightThrough(nn.Module):
@@ -108,12 +109,15 @@ class StraightThrough(nn.Module):
         pixels = torch.round(images.detach() * 127.5 + 127.5).clamp(0, 255).byte()
         encrypted = torch.from_numpy(self._encrypt(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()))
         ciphertext = model_input(encrypted.permute(0, 3, 1, 2)).to(images.device)
+        logits: Tensor
         if not images.requires_grad:
-            return self.model(ciphertext)
-        if self.stand_in is None:
-            return self.model(ciphertext + images - images.detach())
-        smooth = self.stand_in(images)
-        return smooth + (self.model(ciphertext) - smooth).detach()
+            logits = self.model(ciphertext)
+        elif self.stand_in is None:
+            logits = self.model(ciphertext + images - images.detach())
+        else:
+            smooth = self.stand_in(images)
+            logits = smooth + (self.model(ciphertext) - smooth).detach()
+        return logits
 
 
 def whole_bytes(model: nn.Module, affine: AffineMap) -> nn.Module:

@@ -23,7 +23,7 @@ def accuracy_against_epsilon(
         factors: epsilon in grey levels, and how many times the adversary's it is.
         remember: keeps findings.
     """
-    accuracies = {}
+    accuracies: dict[float, float] = {}
     for epsilon, factor in factors.items():
         found = cascade(
             ["pgd"], adversary.scaled(factor), model, sample, remember=under(f"epsilon {epsilon}", remember)
@@ -36,7 +36,7 @@ def accuracy_against_steps(
     adversary: Adversary, model: nn.Module, sample: Sample, remember: Remember
 ) -> dict[float, float]:
     """Accuracy in percent after a quarter of the steps, all, and twice as many."""
-    accuracies = {}
+    accuracies: dict[float, float] = {}
     for steps in (adversary.steps // 4, adversary.steps, 2 * adversary.steps):
         kept = under(f"steps {steps}", remember)
         found = cascade(["pgd"], replace(adversary, steps=steps), model, sample, remember=kept)

@@ -48,17 +48,16 @@ def recover(config: Config, cipher: Cipher, plain: PlainImages, embedded: Path, 
     Returns:
         None where the key is no single affine map, so that no attack of the audit gives it back in a usable form.
     """
-    space = KeySpace.of(cipher)
-    if not space.mapped:
+    space, truth = KeySpace.of(cipher), cipher.affine_map()
+    if truth is None:
         return None
     known = plain.read(0, min(KNOWN_PAIRS, len(plain)))
     encrypted = cipher.encrypt(known)
-    models = {}
+    public = observed = None
     if config.adapt.enabled:
         backbone = backbone_of(config, embedded)
         public = fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std)
         observed = read_embedding(load_model(adapted, "adapt"))
-        models = {"public": public, "adapted": observed, "finetuned": observed}
     view = View(
         space=space,
         block_size=cipher.block_size,
@@ -68,10 +67,14 @@ def recover(config: Config, cipher: Cipher, plain: PlainImages, embedded: Path, 
         known_plain=known,
         known_encrypted=encrypted,
         known_pairs=(len(known),),
-        **models,
+        public=public,
+        adapted=observed,
+        finetuned=observed,
     )
     watch = Stopwatch()
-    attack = "weights" if models else "known_plaintext"
-    finding = next(ATTACKS[attack].find(view))
-    percent = key_recovered_percent(finding.key, cipher.affine_map(), space)
-    return Recovered(finding.key, attack, percent, watch.seconds())
+    attack = "weights" if config.adapt.enabled else "known_plaintext"
+    key = next(ATTACKS[attack].find(view)).key
+    seconds = watch.seconds()
+    if key is None:
+        return None
+    return Recovered(key, attack, key_recovered_percent(key, truth, space) or 0.0, seconds)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from ppvit.data.batches import EncryptedImages
 from ppvit.models import model_input
 
 
@@ -34,8 +34,8 @@ def chosen(available: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng((seed, available)).permutation(available)[:count]
 
 
-def draw(dataset: Dataset, count: int, seed: int) -> Sample:
-    """Up to ``count`` images of :class:`ppvit.data.batches.EncryptedImages`."""
+def draw(dataset: EncryptedImages, count: int, seed: int) -> Sample:
+    """Up to ``count`` images of a split."""
     images, labels = zip(*(dataset[index] for index in chosen(len(dataset), count, seed).tolist()), strict=True)
     return Sample(model_input(torch.stack(images)), torch.tensor(labels))
 

@@ -9,6 +9,7 @@ surrogate trains in a second; an attacker with more time would fine-tune it.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def train_surrogate(
     if config.model.adaptive_matrix:
         add_adaptive_matrix(backbone.model, cipher.blocks)
     adapt_model(backbone, cipher, config.adapt.enabled)
-    model = backbone.model
+    model: Any = backbone.model  # any timm model
     model.reset_classifier(0)  # the head is the identity: logits are features
     model.to(device).eval().requires_grad_(False)
     seen = through_cipher(model, cipher)
@@ -73,8 +74,8 @@ def train_head(features: Tensor, labels: Tensor, classes: int) -> nn.Module:
 
     optimizer.step(loss)
     with torch.no_grad():  # standardisation folded in
-        head.weight /= deviation
-        head.bias -= head.weight @ mean
+        head.weight.div_(deviation)
+        head.bias.sub_(head.weight @ mean)
     return head
 
 

@@ -10,6 +10,7 @@ import jinja2
 import timm
 import yaml
 
+from ppvit.audit.rows import attack_rows
 from ppvit.audit.verdict import NOTICEABLE
 from ppvit.config import NO_MODEL, Config
 from ppvit.core.registry import summary
@@ -17,7 +18,6 @@ from ppvit.export.finished import Finished
 from ppvit.export.weights import Weights, base_name
 from ppvit.models import is_convolutional
 from ppvit.models.weights_file import find_weights
-from ppvit.report.page import attack_rows
 from ppvit.tuners import TUNERS, parameters_read
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
 from timm.models import is_model_in_modules
-from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from ppvit.config import Config
@@ -94,14 +94,14 @@ def load_backbone(
     if not pretrained:
         torch.manual_seed(0)
         model = _create(architecture, model_args)
-        model_args["num_classes"] = model.num_classes
+        model_args["num_classes"] = cast(int, model.num_classes)
     elif weights is None and not _on_hub(architecture):
         raise UsageError(
             f"there are no pretrained weights of {name}; set model.pretrained=false, or model.checkpoint to a file"
         )
     else:
         model = _from_file(architecture, model_args, weights) if weights else _from_hub(architecture, model_args)
-    configuration = model.pretrained_cfg
+    configuration = cast(dict[str, Any], model.pretrained_cfg)
     return Backbone(model.eval(), architecture, model_args, tuple(configuration["mean"]), tuple(configuration["std"]))
 
 
@@ -144,7 +144,8 @@ def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> 
     model = _unfilled(architecture, model_args)
     types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     try:
-        state = checkpoint_filter_fn(state, model) if hasattr(model, "pos_embed") else state
+        if hasattr(model, "pos_embed"):  # of another size than the model's, if need be
+            state = checkpoint_filter_fn(state, cast(VisionTransformer, model))
         # copies, which the model alone holds: a file may be of another precision, or hold one tensor under two names
         state = {name: tensor.to(types.get(name, tensor.dtype), copy=True) for name, tensor in state.items()}
         model.load_state_dict(state, strict=True, assign=True)
@@ -165,10 +166,10 @@ def _unfilled(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
     try:
         with torch.device("meta"):
             model = _create(architecture, model_args)
+        if set(_tensors(model)) <= model.state_dict().keys():
+            return model
     except Exception:  # a value was needed that the meta device has not; what is wrong otherwise comes up again below
-        model = None
-    if model is not None and set(_tensors(model)) <= model.state_dict().keys():
-        return model
+        pass
     with torch.random.fork_rng(devices=[]):
         return _create(architecture, model_args)
 
@@ -200,7 +201,7 @@ def _from_hub(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
             f"the weights of {architecture} cannot be fetched from timm's hub ({brief(error)}); set "
             "model.checkpoint to a local .safetensors file"
         ) from None
-    model_args["num_classes"] = model.num_classes
+    model_args["num_classes"] = cast(int, model.num_classes)
     return model
 
 

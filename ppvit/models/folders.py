@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -31,6 +31,7 @@ def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None
         record: what ppvit must know of it later, kept under ``ppvit`` in ``config.json``: key id, cipher settings.
     """
     model = backbone.model
+    timms = cast(dict[str, Any], model.pretrained_cfg)
     with atomic_output(folder, directory=True) as temporary:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
@@ -48,8 +49,8 @@ def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None
                 "mean": [0.5, 0.5, 0.5],
                 "std": [0.5, 0.5, 0.5],
                 "num_classes": model.num_classes,
-                "first_conv": model.pretrained_cfg.get("first_conv", "patch_embed.proj"),
-                "classifier": model.pretrained_cfg.get("classifier", "head"),
+                "first_conv": timms.get("first_conv", "patch_embed.proj"),
+                "classifier": timms.get("classifier", "head"),
             },
             "ppvit": record,
             **({"stem": stem} if stem else {}),
@@ -66,7 +67,8 @@ def read_record(folder: Path, made_by: str) -> dict[str, Any]:
     configuration = read_json(folder / "config.json", made_by)
     if "ppvit" not in configuration:
         raise PpvitError(f"{folder}/config.json was not written by ppvit; make it again: dvc repro --force {made_by}")
-    return configuration["ppvit"]
+    record: dict[str, Any] = configuration["ppvit"]
+    return record
 
 
 def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> torch.nn.Module:
@@ -82,7 +84,7 @@ def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> to
     """
     read_record(folder, made_by)
     configuration = read_json(folder / "config.json", made_by)
-    arguments = {} if num_classes is None else {"num_classes": num_classes}
+    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     drawn = torch.get_rng_state()
     try:
         if "stem" in configuration:
@@ -97,14 +99,14 @@ def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> to
     # on that, so that training on ciphertext stays exactly training on plain images
     torch.set_rng_state(drawn)
     if num_classes is not None:
-        model.reset_classifier(num_classes)  # a new head even where the old one has as many classes
+        cast(Any, model).reset_classifier(num_classes)  # a new head even where the old one has as many classes
     return model.eval()
 
 
 def _create_with_stem(folder: Path, configuration: dict[str, Any]) -> torch.nn.Module:
     arguments = {**configuration["model_args"], "num_classes": configuration["num_classes"]}
     model = timm.create_model(configuration["architecture"], **arguments)
-    model.pretrained_cfg.update(configuration["pretrained_cfg"])
+    cast(dict[str, Any], model.pretrained_cfg).update(configuration["pretrained_cfg"])
     install_stem(model, configuration["stem"])
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model

@@ -7,7 +7,7 @@ timm's names. They are registered with timm wherever ``ppvit.models`` is importe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from timm.models import ResNet, build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock
@@ -40,22 +40,23 @@ class CifarResNet(ResNet):
 
     def __init__(self, stem_padding: int = 1, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.conv1 = nn.Conv2d(3, self.conv1.out_channels, 3, padding=stem_padding, bias=False)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
-        for stage in self.feature_info:
+        first = nn.Conv2d(3, cast(int, self.conv1.out_channels), 3, padding=stem_padding, bias=False)
+        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+        layers: Any = self  # timm declares other kinds of layers here
+        layers.conv1, layers.maxpool = first, nn.Identity()
+        for stage in layers.feature_info:
             stage["reduction"] = max(1, stage["reduction"] // 4)
 
 
 @register_model
 def resnet18_cifar(pretrained: bool = False, **arguments: Any) -> CifarResNet:
     """ResNet-18 for small images; ``.cifar10`` and ``.cifar100`` behind the name choose the normalisation."""
-    sizes = {"block": BasicBlock, "layers": (2, 2, 2, 2)}
+    sizes: dict[str, Any] = {"block": BasicBlock, "layers": (2, 2, 2, 2)}
     return build_model_with_cfg(CifarResNet, "resnet18_cifar", pretrained, **(sizes | arguments))
 
 
 @register_model
 def resnet10_micro_cifar(pretrained: bool = False, **arguments: Any) -> CifarResNet:
     """One block a stage and a quarter of the width: 0.3 million parameters, for trials on a CPU."""
-    sizes = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)}
+    sizes: dict[str, Any] = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)}
     return build_model_with_cfg(CifarResNet, "resnet10_micro_cifar", pretrained, **(sizes | arguments))

@@ -7,7 +7,7 @@ it again.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.models import ResNet
@@ -85,7 +85,8 @@ class TokenEmbedding(nn.Module):
         self.proj = nn.Linear(token_width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.proj(tokens)
+        embedded: Tensor = self.proj(tokens)
+        return embedded
 
 
 class AdaptivePermutation(nn.Module):
@@ -117,6 +118,9 @@ class InputNormalization(nn.Module):
         scale: (3, 1, 1), 2 s for a standard deviation s.
     """
 
+    center: Tensor
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("center", torch.zeros(3, 1, 1))
@@ -134,20 +138,21 @@ def normalize_input(model: ResNet, mean: tuple[float, ...], std: tuple[float, ..
     if set((*mean, *std)) == {0.5}:
         return
     install_stem(model, {"normalization": True})
-    layer, dtype = model.conv1[0], next(model.parameters()).dtype
+    layer, dtype = cast(InputNormalization, model.conv1[0]), next(model.parameters()).dtype
     layer.center.copy_(2 * torch.tensor(mean, dtype=dtype).view(3, 1, 1) - 1)
     layer.scale.copy_(2 * torch.tensor(std, dtype=dtype).view(3, 1, 1))
 
 
-def patch_projection(model: nn.Module) -> nn.Module | None:
+def patch_projection(model: nn.Module) -> nn.Conv2d | KeyedProjection | None:
     """The layer that embeds patches, in a Vision Transformer or a ConvMixer; None where there is none."""
     stem = getattr(model, "stem", None)
     if isinstance(stem, nn.Sequential) and isinstance(stem[0], nn.Conv2d | KeyedProjection):
         return stem[0]
     embedding = getattr(model, "patch_embed", None)
     projection = getattr(embedding, "proj", None)
-    patched = isinstance(projection, nn.Conv2d | KeyedProjection) and not hasattr(embedding, "backbone")
-    return projection if patched else None
+    if isinstance(projection, nn.Conv2d | KeyedProjection) and not hasattr(embedding, "backbone"):
+        return projection
+    return None
 
 
 def stem_of(model: nn.Module) -> dict[str, Any] | None:
@@ -176,21 +181,27 @@ def install_stem(model: nn.Module, stem: dict[str, Any]) -> None:
         stem: ``blocks`` and ``nibbles`` (:class:`KeyedProjection`), ``tokens`` and ``token_width``
             (:class:`TokenEmbedding`), ``adaptive_matrix`` (:class:`AdaptivePermutation`), ``normalization``
             (:class:`InputNormalization`).
+
+    Raises:
+        UsageError: the model has no such layer to replace.
     """
     dtype = next(model.parameters()).dtype
+    layers: Any = model  # timm's names for them, which nn.Module does not have
     if "normalization" in stem:
-        model.conv1 = nn.Sequential(InputNormalization().to(dtype), model.conv1)
+        layers.conv1 = nn.Sequential(InputNormalization().to(dtype), layers.conv1)
     if "tokens" in stem:
-        model.patch_embed = TokenEmbedding(stem["tokens"], stem["token_width"], model.embed_dim).to(dtype)
+        layers.patch_embed = TokenEmbedding(stem["tokens"], stem["token_width"], layers.embed_dim).to(dtype)
     if "blocks" in stem:
         old = patch_projection(model)
+        if old is None:
+            raise UsageError(f"{type(model).__name__} has no layer that embeds patches, so it takes no keyed one")
         width = old.weight.shape[-2] if isinstance(old, KeyedProjection) else old.out_channels
         patch_size = old.patch_size if isinstance(old, KeyedProjection) else old.kernel_size[0]
         new = KeyedProjection(patch_size, width, stem["blocks"], stem["nibbles"], old.bias is not None).to(dtype)
         if hasattr(model, "patch_embed"):
-            model.patch_embed.proj = new
+            layers.patch_embed.proj = new
         else:
-            model.stem[0] = new
+            layers.stem[0] = new
     if "adaptive_matrix" in stem:
         add_adaptive_matrix(model, stem["adaptive_matrix"])
 
@@ -201,10 +212,11 @@ def add_adaptive_matrix(model: nn.Module, blocks: int) -> None:
     Raises:
         UsageError: the model has no such stem; a Vision Transformer needs none.
     """
-    if not isinstance(getattr(model, "stem", None), nn.Sequential) or patch_projection(model) is None:
+    stem = getattr(model, "stem", None)
+    if not isinstance(stem, nn.Sequential) or patch_projection(model) is None:
         raise UsageError(
             f"model.adaptive_matrix is for ConvMixers, {type(model).__name__} is none; set it to false or choose "
             "model.name=convmixer_..."
         )
     dtype = next(model.parameters()).dtype
-    model.stem = nn.Sequential(*model.stem, AdaptivePermutation(blocks).to(dtype))
+    model.stem = nn.Sequential(*stem, AdaptivePermutation(blocks).to(dtype))

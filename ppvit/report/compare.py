@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-NOT_ATTACKED = "not attacked"  # what a table says of an attack that cannot be made on a cipher; 0 would read as safety
 WAYS = ("way", "accuracy", "training", "to the trainer", "what the trainer learns")
 
 
@@ -17,7 +16,7 @@ def three_ways(values: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     finetune, verify = values["finetune"], values["verify"]
     training = f"{finetune['trainable_parameters']:,} parameters, {finetune['epochs']} epochs"
     adapted = "exact adaptation, " if values["adapt"]["adapted"] else ""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"perceptual encryption, {adapted}{finetune['method']}",
             f"{values['evaluate']['accuracy_percent']:.2f} %",

@@ -13,7 +13,6 @@ import jinja2
 import matplotlib.figure
 import numpy as np
 
-from ppvit.audit import ATTACKS
 from ppvit.config import Config
 from ppvit.core.files import atomic_output, read_json
 from ppvit.core.results import read_times
@@ -21,7 +20,7 @@ from ppvit.data.pictures import image_grid
 from ppvit.data.shards import read_manifest
 from ppvit.evasion.verdicts import draw_curve, threat_rows
 from ppvit.places import Places
-from ppvit.report.compare import NOT_ATTACKED, WAYS, three_ways
+from ppvit.report.compare import WAYS, three_ways
 from ppvit.report.pictures import examples, over_ciphers
 
 STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")
@@ -48,18 +47,19 @@ def write_page(config: Config, places: Places) -> str:
     classes = read_manifest(places.raw, "download", "dataset.json")["classes"]
     summary = summary_rows(values)
     columns = examples(config, places.raw, config.report.images)
+    told = read_json(places.pictures / "attacks.json", "audit")
     page = _render(
         "page.html.j2",
         config=config,
         values=values,
         summary=summary,
         verdict=values["audit"]["verdict"],
-        attacks=attack_rows(values["audit"]),
+        attacks=told["rows"],
         threats=threat_rows(values["threats"]),
-        sentences=read_json(places.pictures / "verdicts.json", "audit"),
+        sentences=told["sentences"],
         examples=_png(image_grid(list(columns.values()), list(columns))),
         attack_pictures={
-            _title(path.stem): _data_uri("image/png", path.read_bytes())
+            told["titles"].get(path.stem, path.stem): _data_uri("image/png", path.read_bytes())
             for path in sorted(places.pictures.glob("*.png"))
         },
         learning=_draw(lambda axes: _draw_learning(axes, places.live)),
@@ -120,58 +120,6 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         rows.append(("accuracy under attack, strongest attacker", _percent(robust)))
     rows.append(("leak so far", values["audit"]["verdict"]))
     return rows
-
-
-def attack_rows(audit: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """One row an attack of the audit's result file: name, key recovered, SSIM of the recovered pictures."""
-    suffix = "_ssim"
-    names = [name.removesuffix(suffix) for name in audit if name.endswith(suffix)]
-    rows = []
-    for name in names:
-        if not _is_repeated(name, names):
-            key = audit.get(f"{name}_key_recovered_percent")
-            rows.append((_title(name), "–" if key is None else _percent(key), _what_is_seen(audit, name)))
-    return rows
-
-
-def _is_repeated(name: str, names: list[str]) -> bool:
-    """Whether these are the figures of an attack's headline, which are those of one of its variants too."""
-    attack = ATTACKS.get(name) if name in ATTACKS else None
-    if attack is None or "" in attack.variants or not (attack.counts or attack.variants):
-        return False
-    return any(_split(other)[0] == name and _split(other)[1] for other in names)
-
-
-def _what_is_seen(audit: dict[str, Any], name: str) -> str:
-    """What an attack saw: the similarity of pictures, or its own figure where it recovers none."""
-    if f"{name}_top1_percent" in audit:
-        share, chance = audit[f"{name}_top1_percent"], audit[f"{name}_chance_percent"]
-        return f"picked out in {share:.0f} %, by luck {chance:.0f} %"
-    if f"{name}_key_bits" in audit:
-        return f"{audit[f'{name}_key_bits']:.0f} bits to try"
-    if audit.get(f"{name}_strength_percent", 0.0) is None:
-        return NOT_ATTACKED
-    ssim = audit[f"{name}_ssim"]
-    return "–" if ssim is None else f"{ssim:.3f}"
-
-
-def _split(name: str) -> tuple[str, str]:
-    """``known_plaintext_10`` as attack and variant; a name that is no attack's is all attack."""
-    attacks = (each for each in ATTACKS if name == each or name.startswith(f"{each}_"))
-    attack = max(attacks, key=len, default=name)
-    return attack, name.removeprefix(attack).removeprefix("_")
-
-
-def _title(name: str) -> str:
-    """``known_plaintext_10`` as people read it: known plaintext, 10 pairs."""
-    attack, variant = _split(name)
-    words = attack.replace("_", " ")
-    if not variant:
-        return words
-    if variant.isdigit():
-        what = ATTACKS[attack].counts or "image"
-        return f"{words}, {variant} {what}" + ("" if variant == "1" else "s")
-    return f"{words}, {ATTACKS[attack].variants.get(variant, variant.replace('_', ' '))}"
 
 
 def _percent(value: float) -> str:

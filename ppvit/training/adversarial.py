@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -131,11 +131,11 @@ class Robust(Objective):
 
     def _attacked(self, model: nn.Module) -> nn.Module:
         """The model without the wrapper of several processes, compiled where that is wanted."""
-        bare = self._accelerator.unwrap_model(model)
+        bare: nn.Module = self._accelerator.unwrap_model(model)
         if self._backend is None:
             return bare
         if self._compiled is None:
-            self._compiled = torch.compile(bare, backend=self._backend)
+            self._compiled = cast(nn.Module, torch.compile(bare, backend=self._backend))
         return self._compiled
 
     def end_epoch(self, model: nn.Module) -> dict[str, float]:

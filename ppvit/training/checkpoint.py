@@ -80,7 +80,8 @@ class Checkpoint:
         torch.set_rng_state(state["random"])
         if state["cuda_random"]:
             torch.cuda.set_rng_state_all(state["cuda_random"])
-        return state["progress"]
+        progress: dict[str, Any] = state["progress"]
+        return progress
 
     def remove(self) -> None:
         """Forget the checkpoint once the result is written."""

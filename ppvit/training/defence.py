@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 from ppvit.config import Adversarial, Finetune
 from ppvit.core.errors import PpvitError
 from ppvit.core.scratch import scratch_folder
-from ppvit.data.batches import EncryptedImages
+from ppvit.data.batches import EncryptedImages, Images
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.isometry import plain_ball
 from ppvit.training.adversarial import Robust
@@ -55,7 +55,7 @@ class Defence:
         self.ball: Ball = plain_ball(adversarial.norm, adversarial.epsilon, record)
         self._classes = dataset.num_classes
         trained, held_out = hold_out(len(dataset), adversarial.monitor_images, settings.seed)
-        self.images = Subset(dataset, trained.tolist()) if len(held_out) else dataset
+        self.images: Images = Subset(dataset, trained.tolist()) if len(held_out) else dataset
         self._held_out = Subset(dataset, held_out.tolist()) if len(held_out) else None
         if adversarial.monitor_images and not len(held_out):
             print(
@@ -94,11 +94,11 @@ def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) 
     optimizer = make_optimizer(settings, probed)
     training = Training(settings, accelerator, probed, optimizer, defence.images, checkpoint, objective=objective)
     training.run()
-    probed = dict(accelerator.unwrap_model(training.model).named_parameters())
+    trained = dict(accelerator.unwrap_model(training.model).named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if probed[name].requires_grad:
-                parameter.copy_(probed[name])
+            if trained[name].requires_grad:
+                parameter.copy_(trained[name])
     return checkpoint
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -82,7 +83,8 @@ def glyph_mask(character: str, font: str) -> NDArray[np.bool_]:
 
 
 def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+    distance: NDArray[np.float64] = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+    return distance
 
 
 def _stroke_half_width(distance: NDArray[np.float64]) -> float:
@@ -174,7 +176,7 @@ def _blurs() -> Tensor:
     Four of them average whole blocks of 4 pixels, as scikit-learn's digits were made from scans of 32 x 32.
     """
 
-    def matrix(side: int, **shrink: object) -> Tensor:
+    def matrix(side: int, **shrink: Any) -> Tensor:
         small = F.interpolate(torch.eye(SIZE)[None, None], (side, SIZE), **shrink)
         return F.interpolate(small, (SIZE, SIZE), mode="bicubic", antialias=True)[0, 0]  # what Pillow computes
 

@@ -12,13 +12,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ppvit.config import Finetune
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.results import Stopwatch
-from ppvit.data.batches import epoch_batches, load_batches
+from ppvit.data.batches import Images, epoch_batches, load_batches
 from ppvit.models import model_input
 from ppvit.training.checkpoint import Checkpoint
 from ppvit.training.objective import Objective
@@ -56,7 +55,7 @@ class Training:
         accelerator: Accelerator,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        dataset: Dataset,
+        dataset: Images,
         checkpoint: Checkpoint,
         log: Log | None = None,
         objective: Objective | None = None,

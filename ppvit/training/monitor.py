@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
-from ppvit.data.batches import load_batches
+from ppvit.data.batches import Images, load_batches
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.pgd import Attack, frozen
 from ppvit.models import model_input
+from ppvit.training.objective import right
 
 STEPS = 20
 DROP_PERCENT = 5.0  # below the best so far: the attack of training has become too weak
@@ -41,7 +42,7 @@ class Monitor:
         accelerator: processes and device.
     """
 
-    def __init__(self, dataset: Dataset, ball: Ball, batch_size: int, accelerator: Accelerator) -> None:
+    def __init__(self, dataset: Images, ball: Ball, batch_size: int, accelerator: Accelerator) -> None:
         self._attack = Attack(ball, STEPS, ball.epsilon / 4)
         self._accelerator, self._images = accelerator, len(dataset)
         own = np.arange(len(dataset))[accelerator.process_index :: accelerator.num_processes]
@@ -52,16 +53,16 @@ class Monitor:
     def measure(self, model: nn.Module) -> tuple[float, float]:
         """Accuracy on clean images and under attack, in percent; the model is not the wrapper of several processes."""
         device = self._accelerator.device
-        right = torch.zeros(2, dtype=torch.float64, device=device)
+        counts = torch.zeros(2, dtype=torch.float64, device=device)
         generator = torch.Generator(device).manual_seed(self._accelerator.process_index)
         for images, labels in load_batches(self._dataset, self._batches):
             inputs, labels = model_input(images.to(device)), labels.to(device)
             moved = self._attack.perturb(model, inputs, labels, generator)
-            right += torch.stack([_right(model, each, labels) for each in (inputs, moved)])
-        clean, robust = (100 * self._accelerator.reduce(right) / self._images).tolist()
+            counts += torch.stack([_right_answers(model, each, labels) for each in (inputs, moved)])
+        clean, robust = (100 * self._accelerator.reduce(counts) / self._images).tolist()
         return clean, robust
 
 
-def _right(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def _right_answers(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     with frozen(model), torch.no_grad():
-        return (model(inputs).argmax(1) == labels).sum()
+        return right(model(inputs), labels)

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -30,7 +30,8 @@ RECENT = 100  # steps that the reported training loss and accuracy are averaged 
 
 def create_micro(**overrides: Any) -> VisionTransformer:
     """The embedded architecture with new weights and a head for the classes of glyphs."""
-    return timm.create_model(MICRO_ARCHITECTURE, **{**MICRO, "num_classes": len(glyphs.CLASSES), **overrides})
+    arguments = {**MICRO, "num_classes": len(glyphs.CLASSES), **overrides}
+    return cast(VisionTransformer, timm.create_model(MICRO_ARCHITECTURE, **arguments))
 
 
 def train(settings: Pretrain) -> tuple[VisionTransformer, dict[str, Any]]:
@@ -73,7 +74,7 @@ def _fit(model: VisionTransformer, settings: Pretrain) -> deque[tuple[float, flo
                     f"pretrain: the loss is {loss.item()} at step {step}; lower pretrain.learning_rate "
                     f"({settings.learning_rate}) and run again (nothing was written)"
                 )
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()

@@ -12,7 +12,6 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.core.errors import UsageError
 from ppvit.tuners.base import TUNERS, Tuner, head_names, linear_names
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel, register
 
@@ -38,18 +37,16 @@ class BottleneckLinear(ExtensionLayer):
     no_lora = "it is not linear"
 
     def start_values(self, adapter: str) -> dict[str, nn.Module]:
-        base, width = self.get_base_layer(), self.configs[adapter].r
-        if not isinstance(base, nn.Linear):
-            raise UsageError(f"{self.name} is no linear layer; choose others in finetune.target_modules")
-        down, up = nn.Linear(base.out_features, width), nn.Linear(width, base.out_features)
+        features, width = self.linear.out_features, self.configs[adapter].r
+        down, up = nn.Linear(features, width), nn.Linear(width, features)
         for zero in (down.bias, up.weight, up.bias):
             nn.init.zeros_(zero)
         return {"bottleneck_down": down, "bottleneck_up": up}
 
     def adapted(self, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
-        output = self.base_layer(*args, **kwargs)
+        output: Tensor = self.base_layer(*args, **kwargs)
         for adapter in adapters:
-            down, up = self.bottleneck_down[adapter], self.bottleneck_up[adapter]
+            down, up = (getattr(self, container)[adapter] for container in self.adapter_layer_names)
             source = functional.dropout(output, self.configs[adapter].dropout, self.training)
             update = up(functional.gelu(down(source.to(down.weight.dtype))))
             output = output + update.to(output.dtype)

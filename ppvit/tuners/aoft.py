@@ -7,7 +7,7 @@ our choice: start values (``random_vector``), and alpha / r in front of the LoRA
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from peft import get_peft_model
@@ -58,32 +58,30 @@ class AoftLinear(StructuredLinear):
             )
         down = {part: random_vector(width) for part in parts}
         up = {part: random_vector(height) for part in parts}
-        start = BufferDict(persistent=True)
-        if not config.scaled:
-            start.update({f"down_{part}": vector.clone() for part, vector in down.items()})
-            start.update({f"up_{part}": vector.clone() for part, vector in up.items()})
+        kept = {} if config.scaled else {"down": down, "up": up}
+        start = {f"{way}_{part}": vector.clone() for way, vectors in kept.items() for part, vector in vectors.items()}
         scale = {part: torch.zeros(config.r) for part in parts} if config.scaled else {}
         return {
             "aoft_down": nn.ParameterDict(down),
             "aoft_up": nn.ParameterDict(up),
             "aoft_scale": nn.ParameterDict(scale),
-            "aoft_start": start,
+            "aoft_start": BufferDict(start, persistent=True),
         }
 
     def update(self, adapter: str) -> Update:
         config, parts = self.configs[adapter], self.blocks[adapter].parts
-        down, up = (torch.stack([values[adapter][part] for part in parts]) for values in (self.aoft_down, self.aoft_up))
+        down, up = (self.stacked(container, adapter) for container in ("aoft_down", "aoft_up"))
         if config.scaled:
-            scale = torch.stack([self.aoft_scale[adapter][part] for part in parts])
-            return product_update(down, up, config.scaling * scale)
+            return product_update(down, up, config.scaling * self.stacked("aoft_scale", adapter))
         scale = down.new_full((len(parts), config.r), config.scaling)
-        start = self.aoft_start[adapter]
-        first_down, first_up = (torch.stack([start[f"{way}_{part}"] for part in parts]) for way in ("down", "up"))
+        first_down, first_up = (
+            torch.stack([self.kept("aoft_start", adapter, f"{way}_{part}") for part in parts]) for way in ("down", "up")
+        )
         return difference_update(product_update(down, up, scale), product_update(first_down, first_up, scale))
 
     def lora_factors(self, adapter: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Blocks of rank d each, or 2 d unscaled: the second d subtract the product at the start."""
-        base, (parts, starts, height, _) = self.get_base_layer(), self.blocks[adapter]
+        base, (parts, starts, height, _) = self.linear, self.blocks[adapter]
         pairs = [self._factors(adapter, part) for part in parts]
         if self.configs[adapter].form == "adapter":
             (a, b), weight = pairs[0], base.weight.detach().cpu().double()
@@ -98,14 +96,15 @@ class AoftLinear(StructuredLinear):
     def _factors(self, adapter: str, part: str) -> tuple[Tensor, Tensor]:
         """A (d or 2 d, in) and B (out, d or 2 d) of one row block, B A = dW."""
         config = self.configs[adapter]
-        down, up = (values[adapter][part].detach().cpu().double() for values in (self.aoft_down, self.aoft_up))
-        a, b = config.scaling * orthogonal_columns(down, config.r).T, orthogonal_columns(up, config.r)
+
+        def columns(container: str, name: str) -> Tensor:
+            return orthogonal_columns(self.kept(container, adapter, name).detach().cpu().double(), config.r)
+
+        a, b = config.scaling * columns("aoft_down", part).T, columns("aoft_up", part)
         if config.scaled:
-            return self.aoft_scale[adapter][part].detach().cpu().double()[:, None] * a, b
-        start = self.aoft_start[adapter]
-        first_down, first_up = (start[f"{way}_{part}"].cpu().double() for way in ("down", "up"))
-        first = -config.scaling * orthogonal_columns(first_down, config.r).T
-        return torch.cat([a, first]), torch.cat([b, orthogonal_columns(first_up, config.r)], dim=1)
+            return self.kept("aoft_scale", adapter, part).detach().cpu().double()[:, None] * a, b
+        first = -config.scaling * columns("aoft_start", f"down_{part}").T
+        return torch.cat([a, first]), torch.cat([b, columns("aoft_start", f"up_{part}")], dim=1)
 
 
 @register
@@ -127,10 +126,18 @@ class AoftLora(Tuner):
     """
 
     name = "aoft_lora"
-    reads = ("rank", "alpha", "scaled", "dropout", "target_modules", "vector_learning_rate", "scale_learning_rate")
-    targets = ("attn.q", "attn.v")
+    reads: ClassVar[tuple[str, ...]] = (
+        "rank",
+        "alpha",
+        "scaled",
+        "dropout",
+        "target_modules",
+        "vector_learning_rate",
+        "scale_learning_rate",
+    )
+    targets: ClassVar[tuple[str, ...]] = ("attn.q", "attn.v")
     stock = False
-    form: ClassVar[str] = "lora"
+    form: ClassVar[Literal["lora", "adapter"]] = "lora"
 
     def attach(self, model: nn.Module) -> nn.Module:
         config = AoftConfig(

@@ -6,9 +6,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from ppvit.config import Finetune
@@ -67,9 +68,9 @@ class Tuner(ABC):
         """Parts of parameter names, and the multiple of ``finetune.learning_rate`` that such parameters train with."""
         return {}
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: PeftModel, folder: Path) -> None:
         """Write the trained adapter as peft does; for methods that return a ``peft.PeftModel``."""
-        model.save_pretrained(folder)
+        model.save_pretrained(str(folder))
 
     def target_names(self, model: nn.Module) -> str:
         """The layers to attach to, as a regular expression over module names.
@@ -106,7 +107,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 def head_names(model: nn.Module) -> list[str]:
     """Module names of the classification head; distilled models have two."""
-    classifier = model.pretrained_cfg["classifier"]
+    classifier = cast(dict[str, Any], model.pretrained_cfg)["classifier"]
     return [classifier] if isinstance(classifier, str) else list(classifier)
 
 
@@ -160,9 +161,12 @@ def keep_zero(parameter: nn.Parameter, mask: torch.Tensor) -> None:
         parameter: any shape.
         mask: bool, the same shape; True where the parameter trains.
     """
-    parameter.structural_mask = mask
-    # the hook looks the mask up, so that a move to another device needs nothing
-    parameter.register_hook(lambda gradient: gradient * mask.to(gradient.device, gradient.dtype))
+    parameter.structural_mask = mask  # type: ignore[attr-defined]  # ours, see trainable_parameters
+
+    def stopped(gradient: Tensor) -> Tensor:
+        return gradient * mask.to(gradient.device, gradient.dtype)  # wherever the model was moved
+
+    parameter.register_hook(stopped)
 
 
 def adapter_bytes(folder: Path) -> int:

@@ -37,7 +37,7 @@ class ExtensionConfig(PeftConfig):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]  # peft's
         self.peft_type = self.key
 
 
@@ -67,11 +67,28 @@ class ExtensionLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self._disable_adapters = False
         self._active_adapter = []
-        self._unmerged: tuple[Tensor, Tensor | None] | None = None
+        self._unmerged: list[tuple[Tensor, Tensor | None]] = []  # weight and bias before the merge, if there was one
         for container in self.adapter_layer_names + self.frozen_names:
             setattr(self, container, nn.ModuleDict())
 
-    def add_adapter(self, adapter: str, config: ExtensionConfig) -> None:
+    @property
+    def linear(self) -> nn.Linear:
+        """The base layer.
+
+        Raises:
+            UsageError: it is not linear.
+        """
+        base = self.get_base_layer()
+        if not isinstance(base, nn.Linear):
+            raise UsageError(f"{self.name} is no linear layer; choose others in finetune.target_modules")
+        return base
+
+    def kept(self, container: str, adapter: str, name: str) -> Tensor:
+        """One of the values that an adapter keeps in a container."""
+        value: Tensor = getattr(self, container)[adapter][name]
+        return value
+
+    def add_adapter(self, adapter: str, config: Any) -> None:
         """Make room for an adapter with its start values.
 
         Raises:
@@ -125,13 +142,13 @@ class ExtensionLayer(nn.Module, BaseTunerLayer):
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter not in self.configs:
                 continue
-            base = self.get_base_layer()
+            base = self.linear
             with torch.no_grad():
                 weight, bias = self.merged_weights(adapter, base.weight, base.bias)
             if safe_merge and not all(torch.isfinite(part).all() for part in (weight, bias) if part is not None):
                 raise ValueError(f"the merged weights of {self.name} are not finite; adapter {adapter} is broken")
             if not self.merged:
-                self._unmerged = (base.weight.data, None if bias is None else base.bias.data)
+                self._unmerged = [(base.weight.data, None if bias is None else base.bias.data)]
             base.weight.data = weight.to(base.weight.dtype)
             if bias is not None:
                 base.bias.data = bias.to(base.bias.dtype)
@@ -142,11 +159,11 @@ class ExtensionLayer(nn.Module, BaseTunerLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        base, (weight, bias) = self.get_base_layer(), self._unmerged
+        base, (weight, bias) = self.linear, self._unmerged.pop()
         base.weight.data = weight.to(base.weight.device, base.weight.dtype)
         if bias is not None:
             base.bias.data = bias.to(base.bias.device, base.bias.dtype)
-        self.merged_adapters, self._unmerged = [], None
+        self.merged_adapters = []
 
     def require_mergeable(self) -> None:
         if not self.mergeable:
@@ -169,12 +186,19 @@ class ExtensionModel(BaseTuner):
     """peft's view of a method: which modules get which layer."""
 
     config_class: ClassVar[type[ExtensionConfig]]
-    tuner_layer_cls: ClassVar[type[ExtensionLayer]]
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}  # none of peft's language models is known
+    tuner_layer_cls: type[ExtensionLayer]
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  peft's; none of its language models is known
 
     def _create_and_replace(
-        self, peft_config, adapter_name, target, target_name, parent, current_key, parameter_name=None
-    ):
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
         if isinstance(target, self.tuner_layer_cls):
             target.add_adapter(adapter_name, peft_config)
             return
@@ -183,12 +207,12 @@ class ExtensionModel(BaseTuner):
         layer.add_adapter(adapter_name, peft_config)
         self._replace_module(parent, target_name, layer, target)
 
-    def _replace_module(self, parent, child_name, new_module, child):
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft would also hand a weight over, which blocks do not have, and move adapters, which are in place already
         setattr(parent, child_name, new_module)
 
     def _check_merge_allowed(self) -> None:
-        super()._check_merge_allowed()
+        super()._check_merge_allowed()  # type: ignore[no-untyped-call]  # peft's
         for module in self.model.modules():  # before anything is merged or unloaded
             if isinstance(module, ExtensionLayer):
                 module.require_mergeable()
@@ -196,8 +220,11 @@ class ExtensionModel(BaseTuner):
 
 def register(model: type[ExtensionModel]) -> type[ExtensionModel]:
     """Class decorator: enter a method into peft's tables."""
-    key = model.config_class.key
-    PEFT_TYPE_TO_CONFIG_MAPPING[key] = model.config_class
-    PEFT_TYPE_TO_TUNER_MAPPING[key] = model
-    PEFT_TYPE_TO_PREFIX_MAPPING[key] = model.prefix
+    tables: tuple[tuple[dict[Any, Any], object], ...] = (
+        (PEFT_TYPE_TO_CONFIG_MAPPING, model.config_class),
+        (PEFT_TYPE_TO_TUNER_MAPPING, model),
+        (PEFT_TYPE_TO_PREFIX_MAPPING, model.prefix),
+    )
+    for table, entry in tables:
+        table[model.config_class.key] = entry
     return model

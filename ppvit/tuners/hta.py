@@ -12,8 +12,9 @@ without the factor 2 of a Householder reflection and without normalisation. Mult
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from peft import get_peft_model
@@ -48,7 +49,7 @@ class HtaLinear(StructuredLinear):
                 "finetune.target_modules, such as attn.q, attn.k, attn.v, attn.proj"
             )
 
-        def values(draw) -> nn.ParameterDict:
+        def values(draw: Callable[[], Tensor]) -> nn.ParameterDict:
             return nn.ParameterDict({part: draw() for part in parts})
 
         def reflection() -> Tensor:
@@ -63,11 +64,7 @@ class HtaLinear(StructuredLinear):
         }
 
     def update(self, adapter: str) -> Update:
-        parts = self.blocks[adapter].parts
-        left, right, diagonal, down, up = (
-            torch.stack([getattr(self, container)[adapter][part] for part in parts])
-            for container in self.adapter_layer_names
-        )
+        left, right, diagonal, down, up = (self.stacked(container, adapter) for container in self.adapter_layer_names)
         scaled_left, scaled_right = diagonal * left, diagonal * right
         both = (left * scaled_right).sum(-1, keepdim=True)
         return Update(
@@ -95,9 +92,9 @@ class HtaLora(Tuner):
 
     name = "hta_lora"
     reads = ("dropout", "target_modules", "vector_learning_rate", "scale_learning_rate")
-    targets = ("attn.q", "attn.k", "attn.v", "attn.proj")
+    targets: ClassVar[tuple[str, ...]] = ("attn.q", "attn.k", "attn.v", "attn.proj")
     stock = False
-    form: ClassVar[str] = "lora"
+    form: ClassVar[Literal["lora", "adapter"]] = "lora"
 
     def attach(self, model: nn.Module) -> nn.Module:
         config = HtaConfig(

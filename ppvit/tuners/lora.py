@@ -28,7 +28,7 @@ class Lora(Tuner):
     def attach(self, model: nn.Module) -> nn.Module:
         config = LoraConfig(
             r=self.settings.rank,
-            lora_alpha=self.settings.alpha,
+            lora_alpha=self.settings.alpha,  # type: ignore[arg-type]  # peft takes any number
             lora_dropout=self.settings.dropout,
             target_modules=self.target_names(model),
             modules_to_save=self.saved_modules(model),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ppvit.core.errors import UsageError
-from ppvit.tuners.extension import ExtensionLayer
+from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer
 
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq")  # initialisations that take a part out of the base weights
 
@@ -63,24 +64,24 @@ def _converted(model: PeftModel, adapter: str, state: dict[str, Tensor]) -> tupl
         if isinstance(module, ExtensionLayer) and adapter in module.configs
     }
     if not layers:
-        method = model.peft_config[adapter].peft_type
-        raise UsageError(f"{method.value} has no exact LoRA; keep the adapter as it is, peft loads it")
+        method = str(model.peft_config[adapter].peft_type).removeprefix("PeftType.")
+        raise UsageError(f"{method} has no exact LoRA; keep the adapter as it is, peft loads it")
     own = tuple(f"{name}." for name in layers)
     converted = {key: tensor for key, tensor in state.items() if not key.startswith(own)}
     ranks, with_bias = {}, False
     for name, layer in layers.items():
         lora_a, lora_b, bias = layer.lora_factors(adapter)
-        dtype = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
+        dtype = torch.promote_types(layer.linear.weight.dtype, torch.float32)
         converted[f"{name}.lora_A.weight"], converted[f"{name}.lora_B.weight"] = lora_a.to(dtype), lora_b.to(dtype)
         if bias is not None:
             converted[f"{name}.lora_B.bias"], with_bias = bias.to(dtype), True
         ranks[name.removeprefix(prefix)] = len(lora_a)
     if with_bias:  # one switch for all layers of a LoRA
         for name, layer in layers.items():
-            converted.setdefault(f"{name}.lora_B.bias", torch.zeros(layer.out_features))
+            converted.setdefault(f"{name}.lora_B.bias", torch.zeros(layer.linear.out_features))
     rank = max(ranks.values())
     others = {re.escape(name): each for name, each in ranks.items() if each != rank}
-    old = model.peft_config[adapter]
+    old = cast(ExtensionConfig, model.peft_config[adapter])
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,

@@ -7,11 +7,12 @@ import itertools
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from peft import EvaConfig, initialize_lora_eva_weights
+from peft import EvaConfig, LoraConfig, PeftModel, initialize_lora_eva_weights
 from peft.tuners.lora import LoraLayer
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError, UsageError
@@ -56,17 +57,17 @@ class MovedBaseLora(Lora):
         self._start = {name: tensor.clone() for name, tensor in tuned.state_dict().items() if _is_factor(name)}
         return tuned
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: PeftModel, folder: Path) -> None:
         state = dict(model.state_dict())
         for name, start in self._start.items():
             start = start.to(state[name])
             state[name] = torch.cat([state[name], start]) if "lora_A" in name else torch.cat([state[name], -start], 1)
-        trained = model.peft_config["default"]
+        trained = cast(LoraConfig, model.peft_config["default"])
         stock = copy.deepcopy(trained)
         stock.r, stock.lora_alpha, stock.init_lora_weights = 2 * trained.r, 2 * trained.lora_alpha, True
         model.peft_config["default"] = stock
         try:
-            model.save_pretrained(folder, state_dict=state)
+            model.save_pretrained(str(folder), state_dict=state)
         finally:
             model.peft_config["default"] = trained
 
@@ -111,9 +112,10 @@ class Eva(Lora):
         return super().attach(model)
 
     def initialise(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
+        assert isinstance(model, PeftModel)
         inputs = equal_batches(batches, self.batch, self.images)
         self._require_rows(model, inputs[0])
-        config = model.peft_config["default"]
+        config = cast(LoraConfig, model.peft_config["default"])
         config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=self.rho)
         steps = itertools.count(1)
 
@@ -139,9 +141,9 @@ class Eva(Lora):
         layers = model.get_base_model().named_modules()
         config.target_modules = sorted(name for name, module in layers if isinstance(module, LoraLayer))
 
-    def _require_rows(self, model: nn.Module, batch: Tensor) -> None:
+    def _require_rows(self, model: PeftModel, batch: Tensor) -> None:
         with torch.no_grad():
-            tokens = model.get_base_model().forward_features(batch[:1]).shape[1]
+            tokens = cast(VisionTransformer, model.get_base_model()).forward_features(batch[:1]).shape[1]
         directions = round(self.rho * self.settings.rank)
         if len(batch) * tokens < directions:
             raise UsageError(

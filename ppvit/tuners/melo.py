@@ -33,7 +33,7 @@ class Melo(Tuner):
         rank = self.settings.rank
         config = LoraConfig(
             r=2 * rank,
-            lora_alpha=2 * self.settings.alpha,
+            lora_alpha=2 * self.settings.alpha,  # type: ignore[arg-type]  # peft takes any number
             lora_dropout=self.settings.dropout,
             target_modules=linear_names(model, ["attn.qkv"]),
             modules_to_save=[*head_names(model), *self.unfrozen],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from peft import BOFTConfig, HRAConfig, OFTConfig, get_peft_model
 from peft.tuners.boft import layer as boft_layer
@@ -120,9 +121,9 @@ def require_block_size(size: int, method: str, model: nn.Module, names: str) -> 
 @contextmanager
 def without_butterfly_extension() -> Iterator[None]:
     """Keep peft from compiling its CUDA extension, with warnings where that fails; one butterfly factor needs none."""
-    before = boft_layer._FBD_CUDA
-    boft_layer._FBD_CUDA = False  # None would mean: not tried yet
+    layers: Any = boft_layer
+    before, layers._FBD_CUDA = layers._FBD_CUDA, False  # None would mean: not tried yet
     try:
         yield
     finally:
-        boft_layer._FBD_CUDA = before
+        layers._FBD_CUDA = before

@@ -79,7 +79,8 @@ def _how_to_load(base: Path, num_classes: int) -> str:
 
 def read_finetuned_record(folder: Path) -> dict[str, Any]:
     """The ``record`` that :func:`save_finetuned` kept."""
-    return read_json(folder / _RECORD, "finetune")
+    record: dict[str, Any] = read_json(folder / _RECORD, "finetune")
+    return record
 
 
 def finetuned_id(folder: Path) -> str:

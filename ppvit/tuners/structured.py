@@ -11,10 +11,12 @@ such updates, each of rows of its own: those of query, key or value in timm's fu
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from peft import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -57,7 +59,15 @@ class _Add(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, output, source, diagonal, down, up, starts):
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        source: Tensor,
+        diagonal: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        starts: tuple[int, ...],
+    ) -> Tensor:
         rows = source.reshape(-1, source.shape[-1])  # (tokens, in)
         inner = rows @ down.flatten(0, 1).T  # (tokens, k r)
         result = output.clone(memory_format=torch.contiguous_format)
@@ -74,7 +84,7 @@ class _Add(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, inner, diagonal, down, up = ctx.saved_tensors
         flat, (rank, width) = gradient.reshape(-1, gradient.shape[-1]), up.shape[1:]
         parts = [flat[:, start : start + width] for start in ctx.starts]
@@ -107,7 +117,8 @@ def add_update(output: Tensor, source: Tensor, update: Update, starts: tuple[int
         starts: first row of each of the k blocks.
     """
     diagonal, down, up = (None if value is None else value.to(output.dtype) for value in update)
-    return _Add.apply(output, source.to(output.dtype), diagonal, down, up, starts)
+    result: Tensor = _Add.apply(output, source.to(output.dtype), diagonal, down, up, starts)
+    return result
 
 
 @dataclass
@@ -171,9 +182,8 @@ class StructuredLinear(ExtensionLayer):
 
     def __init__(self, base_layer: nn.Module, name: str) -> None:
         super().__init__(base_layer, name)
-        if not isinstance(self.get_base_layer(), nn.Linear):
-            raise UsageError(f"{name} is no linear layer; choose others in finetune.target_modules")
-        self.in_features, self.out_features = self.get_base_layer().in_features, self.get_base_layer().out_features
+        self.in_features: int = self.linear.in_features
+        self.out_features: int = self.linear.out_features
         self.blocks: dict[str, Blocks] = {}
         self.other_param_names += ("blocks",)
 
@@ -181,12 +191,16 @@ class StructuredLinear(ExtensionLayer):
         """The update as it is now, float32 or better, with gradients to the adapter's values."""
         raise NotImplementedError
 
+    def stacked(self, container: str, adapter: str) -> Tensor:
+        """The values of all row blocks, (k, ...)."""
+        return torch.stack([self.kept(container, adapter, part) for part in self.blocks[adapter].parts])
+
     def add_adapter(self, adapter: str, config: StructuredConfig) -> None:
         self.blocks[adapter] = self._blocks(config)
         super().add_adapter(adapter, config)
 
     def _blocks(self, config: StructuredConfig) -> Blocks:
-        targets = [split_target(ending) for ending in config.target_modules]
+        targets = [split_target(ending) for ending in config.target_modules or ()]
         named = {part for module, part in targets if self.name == module or self.name.endswith(f".{module}")}
         if WHOLE in named:
             width = self.in_features if config.form == "lora" else self.out_features
@@ -200,7 +214,7 @@ class StructuredLinear(ExtensionLayer):
         return Blocks(parts, tuple(PARTS.index(part) * height for part in parts), height, self.in_features)
 
     def adapted(self, adapters: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        output = self.base_layer(x, *args, **kwargs)
+        output: Tensor = self.base_layer(x, *args, **kwargs)
         for adapter in adapters:
             config = self.configs[adapter]
             source = x if config.form == "lora" else output
@@ -222,9 +236,10 @@ class StructuredLinear(ExtensionLayer):
 class StructuredModel(ExtensionModel):
     """Finds the fused layers that hold the rows of attn.q and the like."""
 
-    tuner_layer_cls: ClassVar[type[StructuredLinear]]
+    tuner_layer_cls: type[StructuredLinear]
 
     @staticmethod
-    def _check_target_module_exists(peft_config, key):
-        modules = [split_target(ending)[0] for ending in peft_config.target_modules]
+    def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool | re.Match[str] | None:
+        assert isinstance(peft_config, StructuredConfig)
+        modules = [split_target(ending)[0] for ending in peft_config.target_modules or ()]
         return check_target_module_exists(dataclasses.replace(peft_config, target_modules=modules), key)

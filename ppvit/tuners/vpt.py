@@ -75,9 +75,9 @@ class VptBlock(ExtensionLayer):
         """(d, D), float32."""
         config = self.configs[adapter]
         if not config.orthogonal:
-            return self.vpt_prompts[adapter]["free"]
-        prompts = orthogonal_columns(self.vpt_vector[adapter]["q"], config.prompts).T
-        return self.vpt_scale[adapter]["factors"][:, None] * prompts if config.scaled else prompts
+            return self.kept("vpt_prompts", adapter, "free")
+        prompts = orthogonal_columns(self.kept("vpt_vector", adapter, "q"), config.prompts).T
+        return self.kept("vpt_scale", adapter, "factors")[:, None] * prompts if config.scaled else prompts
 
     def adapted(self, adapters: list[str], x: Tensor, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """The block's output for the tokens x (n, T, D); every one of them may attend to every prompt."""
@@ -89,7 +89,7 @@ class VptBlock(ExtensionLayer):
             queries = more if attn_mask.shape[-2] == x.shape[1] else 0
             allowed = True if attn_mask.dtype == torch.bool else 0.0
             kwargs["attn_mask"] = functional.pad(attn_mask, (0, more, 0, queries), value=allowed)
-        output = self.base_layer(torch.cat([x, prompts.to(x.dtype).expand(len(x), -1, -1)], dim=1), **kwargs)
+        output: Tensor = self.base_layer(torch.cat([x, prompts.to(x.dtype).expand(len(x), -1, -1)], dim=1), **kwargs)
         return output[:, : x.shape[1]]
 
     def __getattr__(self, name: str) -> Any:
@@ -120,7 +120,7 @@ class VptDeep(Tuner):
     """
 
     name = "vpt_deep"
-    reads = ("rank", "dropout", "target_modules")
+    reads: ClassVar[tuple[str, ...]] = ("rank", "dropout", "target_modules")
     zero_start = False
     mergeable = False
     stock = False

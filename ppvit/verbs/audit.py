@@ -22,7 +22,7 @@ def run(config: Config, places: Places) -> None:
         places: ``raw`` is read for the known pairs and for scoring; ``encrypted``, ``embedded``, ``adapted`` and
             ``finetuned`` as the attacker has them. Written are the result, whose names are those of
             :func:`ppvit.audit.measure.audit`, and ``pictures``: ``<attack>.png`` for each that tried to make pictures,
-            and ``verdicts.json``; plain images, for the owner only.
+            and ``attacks.json``; plain images, for the owner only.
 
     Raises:
         UsageError: the splits hold fewer images than the parameters ask for, or no attack knows this cipher.

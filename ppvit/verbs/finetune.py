@@ -25,7 +25,7 @@ def run(config: Config, places: Places) -> None:
         PpvitError: shards or model missing, damaged or not made for each other; see
             :func:`ppvit.training.finetuning.finetune`.
     """
-    from dvclive import Live  # slow to import
+    from dvclive.live import Live  # slow to import
 
     watch = Stopwatch()
     dataset = EncryptedImages(places.encrypted, "train")

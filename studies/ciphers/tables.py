@@ -9,8 +9,8 @@ from study import Study
 from table import Results, markdown, svg
 
 from ppvit.audit import ATTACKS
+from ppvit.audit.rows import NOT_ATTACKED
 from ppvit.ciphers import CIPHERS
-from ppvit.report.compare import NOT_ATTACKED
 
 NOTE = """Accuracies in percent: *unadapted* trains the public weights on ciphertext as they are, *adapted* those
 transformed by the key (– where no exact adaptation exists), *ConvMixer* trains a small one from random weights with a

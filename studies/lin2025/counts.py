@@ -1,6 +1,6 @@
 """Trainable parameters at the paper's model, ViT-B/16 with ten classes, counted on shapes alone.
 
-dvc repro lin2025/dvc.yaml:counts
+python studies/lin2025/counts.py
 """
 
 from __future__ import annotations

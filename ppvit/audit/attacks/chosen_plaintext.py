@@ -56,7 +56,7 @@ def find(view: View) -> Iterator[Finding]:
         key = permutation_from_answers(view.oracle(helpers), view.block_size, space)
         images = decrypt(view.encrypted, key, view.block_size)
     needs = f"an encryption oracle and {len(helpers)} helper images"
-    scores = {"images_needed": len(helpers)}
+    scores: dict[str, float] = {"images_needed": len(helpers)}
     yield Finding(needs, images, key if space.mapped else None, headline=True, scores=scores)
 
 
@@ -69,7 +69,7 @@ def digit_base(space: KeySpace) -> int:
 def digit_helpers(block_size: int, space: KeySpace) -> np.ndarray:
     """Images whose values spell their own places: uint8, (ceil(log_b L), H, W, 3), L = N V."""
     places, base = np.arange(space.blocks * space.values), digit_base(space)
-    digits = []
+    digits: list[np.ndarray] = []
     while base ** len(digits) < len(places):
         digits.append(places // base ** len(digits) % base)
     blocks = np.array(digits, np.uint8).reshape(-1, space.blocks, space.values)

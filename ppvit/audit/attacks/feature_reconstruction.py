@@ -75,7 +75,8 @@ def edge_correlation(recovered: np.ndarray, plain: np.ndarray) -> float:
 
 def _edges(image: np.ndarray) -> np.ndarray:
     grey = image.mean(axis=-1)
-    return np.hypot(sobel(grey, axis=0), sobel(grey, axis=1)).ravel()
+    magnitudes: np.ndarray = np.hypot(sobel(grey, axis=0), sobel(grey, axis=1))
+    return magnitudes.ravel()
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

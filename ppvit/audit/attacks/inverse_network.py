@@ -16,6 +16,7 @@ nibbles, so that ciphers of nibbles are linear too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 from ppvit.audit.base import attack
 from ppvit.audit.score import mean_ssim
-from ppvit.audit.solvers.linear_inverse import as_tensor, block_inputs, solve_linear, to_image
+from ppvit.audit.solvers.linear_inverse import Linear, as_tensor, block_inputs, solve_linear, to_image
 from ppvit.audit.view import Finding, View, not_attacked
 from ppvit.core.device import device
 
@@ -47,22 +48,22 @@ _PIXELS_AT_ONCE = 16 * 32 * 32  # batch size times pixels of a step
 )
 def find(view: View) -> Iterator[Finding]:
     """Learn an inverse from pairs under keys of the attacker's own, and another without pairs, from the ciphertexts."""
-    space = view.space
-    if view.encrypted.ndim != 4 or view.public_plain is None or not len(view.public_plain):
+    space, public, pool = view.space, view.public_plain, view.pooled
+    if view.encrypted.ndim != 4 or public is None or not len(public) or pool is None:
         yield not_attacked("there is no picture here whose blocks a network could map back.")
         return
 
     def own_pairs(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        plain = view.public_plain[rng.integers(0, len(view.public_plain), count)]
+        plain = public[rng.integers(0, len(public), count)]
         return plain, space.own_cipher(rng).encrypt(plain, np.arange(count))
 
     geometry = {"block_size": view.block_size, "image_size": view.image_size, "seed": view.seed}
     network = train_inverse(own_pairs, steps=view.training_steps, per_position=space.per_position, **geometry)
     images = reconstruct(network, view.encrypted)
-    mean = np.round(view.public_plain.mean(axis=0)).astype(np.uint8)
+    mean = np.round(public.mean(axis=0)).astype(np.uint8)
     trivial = np.repeat(mean[None], len(images), axis=0)
     yield Finding("pairs under keys of one's own", images, variant="paired", headline=True, trivial=trivial)
-    generator = train_inverse_unpaired(view.pooled, view.public_plain, steps=view.training_steps, **geometry)
+    generator = train_inverse_unpaired(pool, public, steps=view.training_steps, **geometry)
 
     def align(images: np.ndarray, plain: np.ndarray) -> np.ndarray:
         return max(images, 255 - images, key=lambda each: mean_ssim(each, plain))
@@ -92,8 +93,8 @@ def train_inverse(
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng():  # what callers draw afterwards stays the same
         torch.manual_seed(seed)
-        pairs = _draw(sample_pairs, rng, min(PAIRS_TO_SOLVE, max(16, _PIXELS_TO_SOLVE // image_size**2)))
-        network = InverseNetwork(*solve_linear(*pairs, block_size, per_position), image_size).to(device())
+        plain, encrypted = _draw(sample_pairs, rng, min(PAIRS_TO_SOLVE, max(16, _PIXELS_TO_SOLVE // image_size**2)))
+        network = InverseNetwork(solve_linear(plain, encrypted, block_size, per_position), image_size).to(device())
         optimizer = torch.optim.Adam(network.refine.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, max(steps, 2))
         for _ in range(steps):
@@ -111,10 +112,11 @@ def train_inverse(
     return network.eval()
 
 
-def _draw(sample_pairs: SamplePairs, rng: np.random.Generator, count: int) -> list[np.ndarray]:
+def _draw(sample_pairs: SamplePairs, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """At least ``count`` pairs, from several calls."""
     calls = [sample_pairs(rng, _PAIRS_PER_CALL) for _ in range(-(-count // _PAIRS_PER_CALL))]
-    return [np.concatenate(side) for side in zip(*calls, strict=True)]
+    plain, encrypted = (np.concatenate(side) for side in zip(*calls, strict=True))
+    return plain, encrypted
 
 
 def reconstruct(network: nn.Module, images: np.ndarray) -> np.ndarray:
@@ -130,23 +132,21 @@ class InverseNetwork(nn.Module):
     """``refine(linear(mix(ciphertext)), ciphertext)``; ciphertexts in units of -1 .. 1, (n, H, W, 3) or (n, N, width).
 
     Args:
-        mixing: (N, N), each plain position as a sum of ciphertext positions.
-        down, up: (1 or N, F, R) and (1 or N, R, B), linear map of a block's F inputs by way of R numbers.
-        bias: (N, B).
+        linear: the linear part, see :class:`ppvit.audit.solvers.linear_inverse.Linear`.
         image_size: side in pixels.
     """
 
-    def __init__(self, mixing: Tensor, down: Tensor, up: Tensor, bias: Tensor, image_size: int) -> None:
+    def __init__(self, linear: Linear, image_size: int) -> None:
         super().__init__()
-        for name, value in {"mixing": mixing, "down": down, "up": up, "bias": bias}.items():
-            self.register_parameter(name, nn.Parameter(value, requires_grad=False))
-        self.block_size = round((bias.shape[1] // 3) ** 0.5)
+        self.mixing, self.down, self.up, self.bias = (nn.Parameter(each, requires_grad=False) for each in linear)
+        self.block_size = round((self.bias.shape[1] // 3) ** 0.5)
         self.refine = Refine(image_size)
 
     def forward(self, encrypted: Tensor) -> Tensor:  # -> (n, 3, H, W)
         inputs = torch.einsum("st,ntf->nsf", self.mixing, block_inputs(encrypted, self.block_size))  # (n, N, F)
         blocks = ((inputs.transpose(0, 1) @ self.down) @ self.up).transpose(0, 1) + self.bias  # (n, N, B)
-        return self.refine(to_image(blocks, self.block_size), encrypted)
+        images: Tensor = self.refine(to_image(blocks, self.block_size), encrypted)
+        return images
 
 
 def _fold(image_size: int) -> int:
@@ -210,7 +210,10 @@ def train_inverse_unpaired(
         generator = _untrained(inputs, block_size, image_size).to(device())
         critic = discriminator(image_size).to(device())
         # the linear map undoes the cipher; convolutions as fast as it would paint textures over what it has not found
-        rates = [{"params": [generator.up.requires_grad_()]}, {"params": generator.refine.parameters(), "lr": 1e-4}]
+        rates: list[dict[str, Any]] = [
+            {"params": [generator.up.requires_grad_()]},
+            {"params": generator.refine.parameters(), "lr": 1e-4},
+        ]
         of_generator = torch.optim.Adam(rates, lr=2e-3, betas=(0.5, 0.9))
         of_critic = torch.optim.Adam(critic.parameters(), lr=1e-3, betas=(0.5, 0.9))
         average = as_tensor(public_plain.mean(axis=0)).permute(2, 0, 1)
@@ -236,13 +239,15 @@ def _untrained(inputs: Tensor, block_size: int, image_size: int) -> InverseNetwo
     up = torch.randn(count, values) / count**0.5
     if count == 2 * values:
         up = torch.cat([torch.eye(values) * 16, torch.eye(values)]) / 17
-    return InverseNetwork(torch.eye(blocks), torch.eye(count)[None], up[None], torch.zeros(blocks, values), image_size)
+    linear = Linear(torch.eye(blocks), torch.eye(count)[None], up[None], torch.zeros(blocks, values))
+    return InverseNetwork(linear, image_size)
 
 
 def discriminator(image_size: int) -> nn.Sequential:
     """Three strided convolutions and a score for every place that they see: (n, 3, H, W) to (n, 1, h, w)."""
     normalised, fold = nn.utils.parametrizations.spectral_norm, _fold(image_size)
-    layers, channels = [nn.PixelUnshuffle(fold)], 3 * fold**2
+    layers: list[nn.Module] = [nn.PixelUnshuffle(fold)]
+    channels = 3 * fold**2
     for width in (WIDTH, 2 * WIDTH, 2 * WIDTH):
         layers += [normalised(nn.Conv2d(channels, width, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
         channels = width

@@ -37,12 +37,13 @@ _PLAIN, _CIPHER = 0, 1
 @attack("known_plaintext", "known", reads=("known_pairs",), counts="pair", place=2)
 def find(view: View) -> Iterator[Finding]:
     """Find the key from 1, 2, … pairs, as many as ``view.known_pairs`` says, the largest number as the headline."""
-    if view.encrypted.ndim != 4:
+    plain, encrypted = view.known_plain, view.known_encrypted
+    if view.encrypted.ndim != 4 or plain is None or encrypted is None:
         yield not_attacked("no attack here solves for a secret network.")
         return
     for pairs in view.known_pairs:
         needs = "one plain image and its ciphertext" if pairs == 1 else f"{pairs} plain images and their ciphertexts"
-        key, images = _read(view, view.known_plain[:pairs], view.known_encrypted[:pairs])
+        key, images = _read(view, plain[:pairs], encrypted[:pairs])
         yield Finding(needs, images, key, variant=str(pairs), headline=pairs == view.known_pairs[-1])
 
 
@@ -56,8 +57,8 @@ def _read(view: View, plain: np.ndarray, cipher: np.ndarray) -> tuple[AffineMap 
     if space.dense:
         key = recover_matrix(to_blocks(plain, block_size), to_blocks(cipher, block_size), space)
     else:
-        tables = (to_values(images, block_size, space) for images in (plain, cipher))
-        key = (keyed_positions.recover_key if space.per_position else recover_key)(*tables, space, rng)
+        seen, wanted = (to_values(images, block_size, space) for images in (cipher, plain))
+        key = (keyed_positions.recover_key if space.per_position else recover_key)(wanted, seen, space, rng)
     return (key if space.mapped else None), decrypt(view.encrypted, key, block_size)
 
 
@@ -89,8 +90,8 @@ def recover_key(plain: np.ndarray, cipher: np.ndarray, space: KeySpace, rng: np.
         if not table.break_ties():
             break
         table.refine()
-    blocks = _pair_up(*table.rows, rng) if space.scrambles else np.arange(space.blocks)
-    values = _pair_up(*table.columns, rng) if space.shuffles else np.arange(space.values)
+    blocks = _pair_up(table.rows, rng) if space.scrambles else np.arange(space.blocks)
+    values = _pair_up(table.columns, rng) if space.shuffles else np.arange(space.values)
     sign = np.ones(space.values, np.int8)
     if space.inverts:
         seen, inverted = (codes[_PLAIN][blocks[:, None], values] for codes in (table.codes, table.inverted))
@@ -134,7 +135,7 @@ class _Table:
             self.rows = _mix(self.rows + _mix(self._cells + _mix(self.columns)[:, None, :]).sum(axis=2))
             self._refine_columns()
             found = sum(len(np.unique(colours[_PLAIN])) for colours in (self.rows, self.columns))
-            found += np.count_nonzero(self._directed[_PLAIN])
+            found += int(np.count_nonzero(self._directed[_PLAIN]))
             if found <= classes:
                 return
             classes = found
@@ -160,7 +161,7 @@ class _Table:
         """
         rows, columns = _fingerprints(self.codes), _fingerprints(self._cells.swapaxes(1, 2))
         # columns of unknown direction cannot be compared yet, so they pass for different
-        columns[~self._directed] = _random_words(self._rng, np.count_nonzero(~self._directed))
+        columns[~self._directed] = _random_words(self._rng, int(np.count_nonzero(~self._directed)))
         old_rows, old_columns = self.rows, self.columns
         self.rows, self.columns = self._settle_twins(self.rows, rows), self._settle_twins(self.columns, columns)
         if np.any(self.rows != old_rows) or np.any(self.columns != old_columns):
@@ -193,9 +194,9 @@ class _Table:
         return True
 
 
-def _pair_up(plain: np.ndarray, cipher: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For every cipher entry a plain one of the same colour, the rest at random: a permutation, intp, (n,)."""
-    plain, cipher = (_mix(colours + _rank_in_class(colours, rng)) for colours in (plain, cipher))
+def _pair_up(sides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For every cipher entry a plain one of the same colour, the rest at random: (2, n) to a permutation, (n,)."""
+    plain, cipher = (_mix(colours + _rank_in_class(colours, rng)) for colours in sides)
     _, plain_places, cipher_places = np.intersect1d(plain, cipher, assume_unique=True, return_indices=True)
     everything = np.arange(len(plain))
     pairing = np.empty(len(plain), np.intp)
@@ -207,7 +208,7 @@ def _pair_up(plain: np.ndarray, cipher: np.ndarray, rng: np.random.Generator) ->
 def _fingerprints(table: np.ndarray) -> np.ndarray:
     """A hash of every row of either side, cells compared place by place: (2, rows, cells) to (2, rows)."""
     places = np.arange(1, table.shape[2] + 1, dtype=np.uint64) * _GOLDEN
-    return _mix(table + places).sum(axis=2)
+    return np.asarray(_mix(table + places).sum(axis=2))
 
 
 def _rank_in_class(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -232,4 +233,5 @@ def _mix(words: np.ndarray) -> np.ndarray:
     words = words + _GOLDEN
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    mixed: np.ndarray = words ^ (words >> np.uint64(31))
+    return mixed

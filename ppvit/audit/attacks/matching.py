@@ -24,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from ppvit.audit.base import attack
-from ppvit.audit.view import Finding, View, to_blocks
+from ppvit.audit.view import Finding, View, not_attacked, to_blocks
 
 Features = Callable[[np.ndarray, int], dict[str, np.ndarray]]
 
@@ -39,9 +39,13 @@ _ENOUGH = 8  # ciphertexts that tell mean and deviation of a feature
 @attack("matching", "match", reads=("candidates",), figure="top1_percent", place=9)
 def find(view: View) -> Iterator[Finding]:
     """Say for every ciphertext under attack which of the candidates it is."""
-    similarity = match(view.encrypted, view.candidates, view.block_size)
-    needs = f"{len(view.candidates)} plain images to choose from"
-    yield Finding(needs, view.candidates[assign(similarity)], headline=True, identifies=True)
+    candidates = view.candidates
+    if candidates is None:
+        yield not_attacked("there are no plain images to choose from.")
+        return
+    similarity = match(view.encrypted, candidates, view.block_size)
+    needs = f"{len(candidates)} plain images to choose from"
+    yield Finding(needs, candidates[assign(similarity)], headline=True, identifies=True)
 
 
 def match(
@@ -88,7 +92,7 @@ def chance_percent(candidates: int) -> float:
 
 def assign(similarity: np.ndarray) -> np.ndarray:
     """The candidate of each ciphertext, none used twice, with the largest total similarity: (m, c) to intp, (m,)."""
-    return linear_sum_assignment(similarity, maximize=True)[1]
+    return np.asarray(linear_sum_assignment(similarity, maximize=True)[1])
 
 
 def _evidence(near: np.ndarray, unrelated: np.ndarray) -> tuple[np.ndarray, float]:
@@ -135,7 +139,7 @@ def _lead(evidence: np.ndarray) -> np.ndarray:
     if evidence.shape[1] < 3:  # of two candidates, one of which may be left out, there is no usual lead
         return np.zeros(len(evidence))
     second, best = np.partition(evidence, -2, axis=1)[:, -2:].T
-    return best - second
+    return np.asarray(best - second)
 
 
 def invariants(images: np.ndarray, block_size: int) -> dict[str, np.ndarray]:

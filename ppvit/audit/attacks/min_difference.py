@@ -126,5 +126,6 @@ def best_over_global(
     for number, (image, truth) in enumerate(zip(recovered, plain, strict=True)):
         recoloured = [image[..., order] for order in orders]
         variants = [np.where(flip, 255 - colours, colours) for colours in recoloured for flip in INVERSIONS]
-        best[number] = max(variants, key=lambda variant, truth=truth: score(variant[None], truth[None]))
+        scores = [score(variant[None], truth[None]) for variant in variants]
+        best[number] = variants[int(np.argmax(scores))]
     return best

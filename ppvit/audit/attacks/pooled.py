@@ -43,12 +43,12 @@ MAX_COLUMNS = 192  # values of a block that stand for all of it when looking for
 @attack("pooled", "pooled", ciphertext_only=True, reads=("pooled_images",), counts="ciphertext", place=4)
 def find(view: View) -> Iterator[Finding]:
     """Find the key from 1, 20, 100 … ciphertexts, as ``view.pooled_images`` says; the largest is the headline."""
-    space = view.space
-    if view.pooled is None or view.encrypted.ndim != 4 or space.nibbles:
+    space, pooled, public = view.space, view.pooled, view.public_plain
+    if pooled is None or view.encrypted.ndim != 4 or space.nibbles or (space.dense and public is None):
         yield not_attacked("the values of this ciphertext are no pixels that could be put in order.")
         return
-    if space.dense:
-        yield from _attack_rotation(view)
+    if space.dense and public is not None:
+        yield from _attack_rotation(view, pooled, public)
         return
     keyed = {name: getattr(space, name) for name in ("scrambles", "shuffles", "inverts")}
 
@@ -57,7 +57,7 @@ def find(view: View) -> Iterator[Finding]:
 
     for count in view.pooled_images:
         rng = np.random.default_rng((view.seed, count))
-        key = recover_key(view.pooled[:count], view.block_size, per_position=space.per_position, rng=rng, **keyed)
+        key = recover_key(pooled[:count], view.block_size, per_position=space.per_position, rng=rng, **keyed)
         yield Finding(
             "one ciphertext" if count == 1 else f"{count} ciphertexts",
             decrypt(view.encrypted, key, view.block_size),
@@ -73,10 +73,10 @@ def find(view: View) -> Iterator[Finding]:
         )
 
 
-def _attack_rotation(view: View) -> Iterator[Finding]:
-    plain = to_blocks(view.public_plain, view.block_size).reshape(-1, view.space.values) - 127.5
+def _attack_rotation(view: View, pooled: np.ndarray, public: np.ndarray) -> Iterator[Finding]:
+    plain = to_blocks(public, view.block_size).reshape(-1, view.space.values) - 127.5
     for count in view.pooled_images:
-        blocks = to_blocks(view.pooled[:count], view.block_size).reshape(-1, view.space.values)
+        blocks = to_blocks(pooled[:count], view.block_size).reshape(-1, view.space.values)
         matrix = view.space.scale * recover_rotation(blocks.astype(np.float64) - 127.5, plain)
         key = replace(AffineMap.identity(view.space.blocks, view.space.values), matrix=matrix)
         needs = f"{count} ciphertext{'s' if count > 1 else ''} and other plain images"
@@ -147,7 +147,12 @@ def recover_key(
     return _turn_upright(key, pictures, block_size, shape) if shuffles else key
 
 
-def _replace(key: AffineMap, blocks=None, values=None, sign=None) -> AffineMap:
+def _replace(
+    key: AffineMap,
+    blocks: np.ndarray | None = None,
+    values: np.ndarray | None = None,
+    sign: np.ndarray | None = None,
+) -> AffineMap:
     return AffineMap(
         key.block_permutation if blocks is None else blocks,
         key.value_permutation if values is None else values,
@@ -202,7 +207,7 @@ def _signs(rows: np.ndarray) -> np.ndarray:
     tree |= tree.T
     while border:
         here = border.pop()
-        for there in np.flatnonzero(tree[here]):
+        for there in np.flatnonzero(tree[here]).tolist():
             if there not in reached:
                 reached.add(there)
                 border.append(there)
@@ -224,7 +229,7 @@ def _agree_in_detail(rows: np.ndarray, key: AffineMap) -> np.ndarray:
     third = 3 - sum(strongest)
     direction[third] = np.sign(sum(direction[c] * agreement[c, third] for c in strongest)) or 1
     colour = key.value_permutation // (rows.shape[1] // 3)
-    return (key.sign * direction[colour]).astype(np.int8)
+    return np.asarray(key.sign * direction[colour], np.int8)
 
 
 def _turn_upright(key: AffineMap, pictures: np.ndarray, side: int, shape: tuple[int, int]) -> AffineMap:
@@ -235,7 +240,7 @@ def _turn_upright(key: AffineMap, pictures: np.ndarray, side: int, shape: tuple[
         source = np.argsort(turn)
         flat = pictures.reshape(*pictures.shape[:2], side * side, 3)[:, :, source]
         costs = edge_costs(flat.reshape(pictures.shape))
-        return costs[0][grid[:, :-1], grid[:, 1:]].sum() + costs[1][grid[:-1], grid[1:]].sum()
+        return float(costs[0][grid[:, :-1], grid[:, 1:]].sum() + costs[1][grid[:-1], grid[1:]].sum())
 
     turn = min(turns(side), key=misfit)
     colour, cell = np.divmod(key.value_permutation, side * side)

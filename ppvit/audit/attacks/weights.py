@@ -70,27 +70,28 @@ def recover_key(public: Embedding, observed: Embedding, space: KeySpace, rng: np
         rng: guesses the parts of which the model says nothing: no position embedding, or patches of another size.
     """
     key = space.guess(rng)
-    if space.scrambles and public.positions is not None and len(public.positions) == space.blocks:
+    places, seen_places = public.positions, observed.positions
+    if space.scrambles and places is not None and seen_places is not None and len(places) == space.blocks:
         # a bias that every position carries (see write_embedding) adds the same to every assignment
-        similarity = observed.positions.numpy() @ public.positions.numpy().T
-        key = replace(key, block_permutation=match(similarity))
-    weight, seen = public.weight, observed.weight
-    if space.nibbles:
-        weight = expand_to_nibbles(weight)
-        seen = seen if observed.nibbles else expand_to_nibbles(seen)
-    weight, seen = weight.numpy(), seen.numpy()
+        key = replace(key, block_permutation=match(seen_places.numpy() @ places.numpy().T))
+    weight = (expand_to_nibbles(public.weight) if space.nibbles else public.weight).numpy()
+    seen = (expand_to_nibbles(observed.weight) if space.nibbles and not observed.nibbles else observed.weight).numpy()
     if weight.shape != seen.shape[-2:] or weight.shape[1] != space.values:
         return key
     if space.dense:
         return replace(key, matrix=space.scale * nearest_rotation(seen.T @ weight))
     if not space.per_position:
-        return replace(key, **_match_columns(seen if seen.ndim == 2 else seen[0], weight, key, space))
+        permutation, sign = _match_columns(seen if seen.ndim == 2 else seen[0], weight, key, space)
+        return replace(key, value_permutation=permutation, sign=sign)
     kernels = seen if seen.ndim == 3 else np.broadcast_to(seen, (space.blocks, *seen.shape))
     found = [_match_columns(kernel, weight, _of_position(key, t), space) for t, kernel in enumerate(kernels)]
-    return replace(key, **{name: np.stack([part[name] for part in found]) for name in found[0]})
+    permutations, signs = zip(*found, strict=True)
+    return replace(key, value_permutation=np.stack(permutations), sign=np.stack(signs))
 
 
-def _match_columns(seen: np.ndarray, weight: np.ndarray, key: AffineMap, space: KeySpace) -> dict[str, np.ndarray]:
+def _match_columns(
+    seen: np.ndarray, weight: np.ndarray, key: AffineMap, space: KeySpace
+) -> tuple[np.ndarray, np.ndarray]:
     """Value permutation and signs under which the kernel ``seen`` (D, V) is most like ``weight``."""
     similarity = seen.T @ weight  # (V, V)
     permutation, sign = key.value_permutation, key.sign
@@ -99,7 +100,7 @@ def _match_columns(seen: np.ndarray, weight: np.ndarray, key: AffineMap, space: 
     if space.inverts:
         matched = similarity[np.arange(space.values), permutation]
         sign = _half_negative(matched) if space.inverts_half else np.where(matched < 0, -1, 1).astype(np.int8)
-    return {"value_permutation": permutation, "sign": sign}
+    return permutation, sign
 
 
 def _of_position(key: AffineMap, position: int) -> AffineMap:
@@ -112,10 +113,10 @@ def match(similarity: np.ndarray) -> np.ndarray:
     With inner products as similarity this is least squares, since ``|a - b|^2 = |a|^2 + |b|^2 - 2 a.b`` and a
     permutation leaves the sums of the squares alone. 768 x 768 take well under a second.
     """
-    best = similarity.argmax(axis=1)
+    best: np.ndarray = similarity.argmax(axis=1)
     if len(np.unique(best)) == len(best):  # every row's best is nobody else's: no assignment can total more
         return best
-    return linear_sum_assignment(similarity, maximize=True)[1]
+    return np.asarray(linear_sum_assignment(similarity, maximize=True)[1])
 
 
 def _half_negative(similarity: np.ndarray) -> np.ndarray:

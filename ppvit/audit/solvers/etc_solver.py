@@ -41,6 +41,10 @@ _POOR = 2.0  # a relative cost above this is no evidence that two pieces belong 
 _BONUS = 0.3  # how much an extra neighbour is worth, in relative cost
 
 
+# cells of a canvas: number of neighbours, cost of every piece in its best variant (N,), of all variants (N, 8, 12)
+Holes = dict[tuple[int, int], tuple[int, np.ndarray, np.ndarray]]
+
+
 @dataclass
 class Layout:
     """Pieces put together, or some of them: arrays over pieces.
@@ -104,9 +108,10 @@ def largest_component(table: np.ndarray, side: int) -> Layout:
     shape = table.min(axis=-1)
     order = np.argsort(shape, axis=None, kind="stable")[: 80 * number]  # every joint twice; fill decides the rest
     joints = np.stack(np.unravel_index(order, shape.shape), axis=1)
-    for one, at, other, orientation in joints[(shape.ravel()[order] < _POOR) & (joints[:, 0] < joints[:, 2])]:
+    for joint in joints[(shape.ravel()[order] < _POOR) & (joints[:, 0] < joints[:, 2])]:
+        one, _, other, _ = joint
         kept, moved = parts[owner[one]], parts[owner[other]]
-        if owner[one] != owner[other] and _join(table, layout, kept, moved, (one, at, other, orientation), side):
+        if owner[one] != owner[other] and _join(table, layout, kept, moved, joint, side):
             parts[owner[one]] = np.concatenate([kept, moved])
             owner[moved] = owner[one]
     sizes = np.bincount(owner, minlength=number)
@@ -114,8 +119,11 @@ def largest_component(table: np.ndarray, side: int) -> Layout:
     return layout
 
 
-def _join(table: np.ndarray, layout: Layout, kept: np.ndarray, moved: np.ndarray, joint: tuple, side: int) -> bool:
-    """Move a part so that the joint holds, in place, unless parts overlap, leave the frame or fit badly elsewhere."""
+def _join(table: np.ndarray, layout: Layout, kept: np.ndarray, moved: np.ndarray, joint: np.ndarray, side: int) -> bool:
+    """Move a part so that a joint holds, in place, unless parts overlap, leave the frame or fit badly elsewhere.
+
+    The joint is piece, side, other piece and its orientation.
+    """
     one, at, other, orientation = joint
     turn = AFTER[AFTER[layout.orientation[one], orientation], UNDO[layout.orientation[other]]]
     beside = layout.cells[one] + STEPS[TURNED[layout.orientation[one], at]]
@@ -154,7 +162,7 @@ def fill(table: np.ndarray, part: Layout, side: int) -> Layout:
     layout.cells += side + 1 - (cells.min(axis=0) + cells.max(axis=0)) // 2
     canvas = np.full((2 * side + 3, 2 * side + 3), -1)  # wide enough for the frame to lie on any side of the part
     left = np.ones(number, bool)
-    holes: dict[tuple[int, int], list] = {}  # neighbours, cost of every piece in its best variant, of all variants
+    holes: Holes = {}
     queue = list(part.members)
     while True:
         for piece in queue:
@@ -173,26 +181,28 @@ def fill(table: np.ndarray, part: Layout, side: int) -> Layout:
     return layout
 
 
-def _put(table: np.ndarray, layout: Layout, canvas: np.ndarray, holes: dict, piece: int) -> None:
+def _put(table: np.ndarray, layout: Layout, canvas: np.ndarray, holes: Holes, piece: int) -> None:
     """Enter a piece into the canvas, and what it says of the holes around it."""
     everything = np.arange(len(table))
-    cell = tuple(int(place) for place in layout.cells[piece])
+    cell = int(layout.cells[piece, 0]), int(layout.cells[piece, 1])
     canvas[cell] = piece
     holes.pop(cell, None)
     for direction, step in enumerate(STEPS):
         beside = (cell[0] + int(step[0]), cell[1] + int(step[1]))
         if canvas[beside] < 0:
             costs = joint_costs(table, layout, np.full(len(table), piece), np.full(len(table), direction), everything)
-            neighbours, _, known = holes.get(beside, (0, None, 0.0))
-            costs = costs + known
-            holes[beside] = [neighbours + 1, costs.min(axis=(1, 2)), costs]
+            neighbours = 0
+            if beside in holes:
+                neighbours, _, known = holes[beside]
+                costs = costs + known
+            holes[beside] = neighbours + 1, costs.min(axis=(1, 2)), costs
 
 
-def _surest(holes: dict, left: np.ndarray, taken: np.ndarray, side: int) -> tuple[int, int]:
+def _surest(holes: Holes, left: np.ndarray, taken: np.ndarray, side: int) -> tuple[int, int]:
     """The hole inside the frame with the lowest cost a neighbour; several neighbours are surer than one."""
     low, high = taken.min(axis=0), taken.max(axis=0)
 
-    def rank(cell: tuple[int, int]) -> tuple:
+    def rank(cell: tuple[int, int]) -> tuple[float, tuple[int, int]]:
         neighbours, lowest, _ = holes[cell]
         return float(lowest[left].min()) / neighbours - _BONUS * neighbours, cell
 
@@ -213,7 +223,7 @@ def _fits(table: np.ndarray, layout: Layout, side: int) -> np.ndarray:
     """Cost of every joint of a full layout, in the order of _joints."""
     one, at, other = _joints(layout, side)
     costs = joint_costs(table, layout, one, at, other)
-    return costs[np.arange(len(one)), layout.orientation[other], layout.tone[other]]
+    return np.asarray(costs[np.arange(len(one)), layout.orientation[other], layout.tone[other]])
 
 
 def _total(table: np.ndarray, layout: Layout, side: int) -> float:
@@ -255,8 +265,8 @@ def _reassign(table: np.ndarray, layout: Layout, pieces: np.ndarray, side: int) 
             if beside >= 0:
                 full = np.full(len(pieces), beside)
                 total += joint_costs(table, layout, full, np.full(len(pieces), direction), pieces)
-        total = total.reshape(len(pieces), -1)
-        choice[row], cost[row] = total.argmin(axis=1), total.min(axis=1)
+        flat = total.reshape(len(pieces), -1)
+        choice[row], cost[row] = flat.argmin(axis=1), flat.min(axis=1)
     rows, columns = linear_sum_assignment(cost)
     new = Layout(layout.members, layout.cells.copy(), layout.orientation.copy(), layout.tone.copy())
     new.cells[pieces[columns]] = layout.cells[pieces[rows]]

@@ -23,7 +23,7 @@ def neighbour_graph(distances: np.ndarray, neighbours: int) -> np.ndarray:
     nearest = np.argsort(lengths, axis=1, kind="stable")[:, :neighbours]
     graph = np.zeros_like(lengths)
     np.put_along_axis(graph, nearest, np.take_along_axis(lengths, nearest, axis=1), axis=1)
-    return np.maximum(graph, graph.T)
+    return np.asarray(np.maximum(graph, graph.T))
 
 
 def planar_layout(distances: np.ndarray, rows: int, columns: int, neighbours: int = 5) -> np.ndarray:
@@ -140,7 +140,7 @@ class GridLayout:
         return costs, expected
 
     def _reassign(self, site: np.ndarray) -> np.ndarray:
-        return linear_sum_assignment(self._costs(site)[0])[1]
+        return np.asarray(linear_sum_assignment(self._costs(site)[0])[1])
 
     def _swap(self, site: np.ndarray) -> np.ndarray:
         """Exchange the disjoint pairs that gain most."""

@@ -75,7 +75,7 @@ def _by_value(
 
 def _codes(values: np.ndarray, words: np.ndarray) -> np.ndarray:
     """A hash of the k values of every cell: (k, N, V) to int64 (N, V)."""
-    return sum(word[image] for word, image in zip(words, values, strict=True))
+    return np.asarray(sum(word[image] for word, image in zip(words, values, strict=True)))
 
 
 def _etc_choices(space: KeySpace) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +107,8 @@ def _by_pixel(plain: np.ndarray, cipher: np.ndarray, space: KeySpace) -> tuple[n
     """The colour order and signs that explain every pixel best: value permutation and signs, (N, V) each."""
     shape = (len(plain), space.blocks, 3, space.values // 3)
     x, y = plain.reshape(shape).astype(np.int16), cipher.reshape(shape).astype(np.int16)
-    orders = COLOUR_ORDERS if space.example.colour_order else COLOUR_ORDERS[:1]
+    # every pixel in an order of its own, unless the cipher has an option that is off
+    orders = COLOUR_ORDERS if getattr(space.example, "colour_order", True) else COLOUR_ORDERS[:1]
     upright = np.abs(x[:, :, None] - y[:, :, :, None]).sum(axis=0)  # (N, cipher colour, plain colour, pixels)
     inverted = np.abs(space.top - x[:, :, None] - y[:, :, :, None]).sum(axis=0)
     either = np.minimum(upright, inverted)

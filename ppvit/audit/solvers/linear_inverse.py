@@ -6,6 +6,7 @@ See :mod:`ppvit.audit.attacks.inverse_network` for the attack.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,20 +20,36 @@ RANK = 64  # of the map of one position, where every position has its own
 _RIDGES = (1e-6, 1e-3, 1e-1, 10.0)  # penalties tried, in units of the mean variance of the inputs
 
 
-def solve_linear(plain: np.ndarray, encrypted: np.ndarray, block_size: int, per_position: bool) -> tuple[Tensor, ...]:
-    """Mixing, down, up and bias of :class:`InverseNetwork` with the smallest error on a quarter of the pairs."""
+class Linear(NamedTuple):
+    """A linear map of ciphertext blocks to plain ones.
+
+    Attributes:
+        mixing: (N, N), each plain position as a sum of ciphertext positions.
+        down, up: (1 or N, F, R) and (1 or N, R, B), map of a block's F inputs by way of R numbers.
+        bias: (N, B).
+    """
+
+    mixing: Tensor
+    down: Tensor
+    up: Tensor
+    bias: Tensor
+
+
+def solve_linear(plain: np.ndarray, encrypted: np.ndarray, block_size: int, per_position: bool) -> Linear:
+    """The map with the smallest error on a quarter of the pairs, solved for on the others."""
     blocks = torch.from_numpy(to_blocks(plain, block_size)).float() / 127.5 - 1  # (n, N, B)
     inputs = block_inputs(as_tensor(encrypted).cpu(), block_size)  # (n, N, F)
     fit = len(blocks) * 3 // 4
-    best, least = (), float("inf")
+    best, least = None, float("inf")
     for mixing in (torch.eye(blocks.shape[1]), _mixing(inputs[:fit], blocks[:fit])):
         mixed = torch.einsum("st,ntf->nsf", mixing, inputs)
         solved = _linear_by_position if per_position else _linear
         for down, up, bias in solved(mixed[:fit], blocks[:fit]):
             guess = ((mixed[fit:].transpose(0, 1) @ down) @ up).transpose(0, 1) + bias
             error = float(functional.mse_loss(guess, blocks[fit:]))
-            if error < least:
-                best, least = (mixing, down, up, bias), error
+            if best is None or error < least:
+                best, least = Linear(mixing, down, up, bias), error
+    assert best is not None  # one of the penalties is always tried
     return best
 
 
@@ -42,13 +59,13 @@ def _mixing(inputs: Tensor, blocks: Tensor) -> Tensor:
     How many nibbles have which distance from the middle survives permutation and inversion inside the block. Every bin
     of every image is an equation. Of floats and tokens there is the mean distance only.
     """
-    seen, wanted = inputs.abs(), _nibbles(blocks).abs()
+    sides = inputs.abs(), _nibbles(blocks).abs()
     if inputs.shape[2] == 2 * blocks.shape[2]:
         bins = [level / 7.5 for level in np.arange(0.5, 8)]  # |nibble - 7.5| / 7.5
-        seen, wanted = ([((x - level).abs() < 0.05).float().mean(2) for level in bins] for x in (seen, wanted))
+        histograms = [[((x - level).abs() < 0.05).float().mean(2) for level in bins] for x in sides]
     else:
-        seen, wanted = [seen.mean(2)], [wanted.mean(2)]
-    seen, wanted = (torch.cat([(x - x.mean(0)) / x.std().clamp(min=1e-6) for x in side]) for side in (seen, wanted))
+        histograms = [[x.mean(2)] for x in sides]
+    seen, wanted = (torch.cat([(x - x.mean(0)) / x.std().clamp(min=1e-6) for x in side]) for side in histograms)
     return _ridge(seen.T @ seen, seen.T @ wanted, 1e-3).T.contiguous()
 
 
@@ -81,7 +98,8 @@ def _ridge(gram: Tensor, product: Tensor, ridge: float) -> Tensor:
     """Solve ``(gram + ridge * mean(diagonal)) weight = product`` in double precision: (.., F, F), (.., F, B)."""
     diagonal = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].double()
     penalty = (ridge * diagonal + 1e-9) * torch.eye(gram.shape[-1], dtype=torch.float64)
-    return torch.linalg.solve(gram.double() + penalty, product.double()).float()
+    weight: Tensor = torch.linalg.solve(gram.double() + penalty, product.double())
+    return weight.float()
 
 
 def as_tensor(images: np.ndarray) -> Tensor:
@@ -109,5 +127,5 @@ def _nibbles(values: Tensor) -> Tensor:
 def to_image(blocks: Tensor, block_size: int) -> Tensor:
     """Blocks (n, N, B) to images (n, 3, H, W)."""
     side = round(blocks.shape[1] ** 0.5)
-    grid = blocks.unflatten(2, (3, block_size, block_size)).unflatten(1, (side, side))
+    grid: Tensor = blocks.unflatten(2, (3, block_size, block_size)).unflatten(1, (side, side))
     return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -22,6 +22,8 @@ MAX_CELLS = 64  # holes considered at a time when filling
 ANGLES = 16  # of the grid in the plane, tried over a quarter turn
 _STEPS = ((0, 1), (1, 0))  # right of, below, as (row, column)
 
+Cells = dict[int, tuple[int, int]]  # of pieces: row and column
+
 
 def edge_costs(blocks: np.ndarray) -> np.ndarray:
     """How badly every piece fits beside every other, over all images.
@@ -50,9 +52,12 @@ def _right_of(pieces: np.ndarray) -> np.ndarray:
     last, before = (pieces[:, :, column].reshape(len(pieces), -1) for column in (-1, max(-2, -side)))
     # no pixel is outside 0 .. 255, so neither is a sensible prediction: matters at blown-out skies
     onwards, backwards = np.clip(2 * last - before, 0, 255), np.clip(2 * first - second, 0, 255)
-    distance = np.sqrt((cdist(onwards, first, "cityblock") + cdist(last, backwards, "cityblock")) / first.shape[1])
+    distance: np.ndarray = np.sqrt(
+        (cdist(onwards, first, "cityblock") + cdist(last, backwards, "cityblock")) / first.shape[1]
+    )
     # a busy image has large distances everywhere, right or wrong, and must not outvote the others
-    return distance / max(float(distance.mean()), 1e-6)
+    distance /= max(float(distance.mean()), 1e-6)
+    return distance
 
 
 def place(costs: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -80,7 +85,7 @@ def _relative(costs: np.ndarray) -> np.ndarray:
     """Costs over those of the best rival, either piece's; below 1 only for two that choose each other. Finite."""
     pieces = costs.shape[1]
     if pieces < 3:
-        return np.nan_to_num(costs, posinf=1e6)
+        return np.asarray(np.nan_to_num(costs, posinf=1e6))
     bounded = np.where(np.isfinite(costs), costs, 1e12)
     scale = max(float(np.median(bounded)), 1e-12)
     rivals = []
@@ -92,7 +97,7 @@ def _relative(costs: np.ndarray) -> np.ndarray:
     return np.minimum(relative, 1e6)
 
 
-def _largest_component(relative: np.ndarray, rows: int, columns: int) -> dict[int, tuple[int, int]]:
+def _largest_component(relative: np.ndarray, rows: int, columns: int) -> Cells:
     """Join pieces by their clearest edges while they fit: the largest part as piece -> (row, column)."""
     pieces = relative.shape[1]
     members = {piece: {piece: (0, 0)} for piece in range(pieces)}
@@ -112,7 +117,7 @@ def _largest_component(relative: np.ndarray, rows: int, columns: int) -> dict[in
     return max(members.values(), key=len)
 
 
-def _fits(one: dict, other: dict, rows: int, columns: int) -> bool:
+def _fits(one: Cells, other: Cells, rows: int, columns: int) -> bool:
     """Whether two parts neither overlap nor reach over the frame."""
     small, large = sorted((one, other), key=len)
     if not set(small.values()).isdisjoint(large.values()):
@@ -121,9 +126,9 @@ def _fits(one: dict, other: dict, rows: int, columns: int) -> bool:
     return bool(np.all(np.ptp(both, axis=0) < (rows, columns)))
 
 
-def _consistent_segment(placed: np.ndarray, relative: np.ndarray) -> dict[int, tuple[int, int]]:
+def _consistent_segment(placed: np.ndarray, relative: np.ndarray) -> Cells:
     """The largest connected part of a (rows, columns) arrangement whose joints are all mutual first choices."""
-    joined = [set() for _ in range(placed.size)]
+    joined: list[set[int]] = [set() for _ in range(placed.size)]
     for direction, (one, other) in enumerate(_joints(placed)):
         for a, b in zip(one.ravel(), other.ravel(), strict=True):
             if relative[direction, a, b] < 1:
@@ -161,10 +166,12 @@ def _fill(part: dict[int, tuple[int, int]], relative: np.ndarray, rows: int, col
     return canvas[low[0] : low[0] + rows, low[1] : low[1] + columns].astype(np.intp)
 
 
-def _holes(canvas: np.ndarray, left: np.ndarray, relative: np.ndarray, size: np.ndarray) -> tuple:
+def _holes(
+    canvas: np.ndarray, left: np.ndarray, relative: np.ndarray, size: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Holes with most neighbours that the frame can still hold, and what each of the pieces left costs there."""
     filled = np.pad(canvas >= 0, 1)
-    neighbours = sum(np.roll(filled, step, axis) for axis in (0, 1) for step in (-1, 1))[1:-1, 1:-1]
+    neighbours = np.sum([np.roll(filled, step, axis) for axis in (0, 1) for step in (-1, 1)], axis=0)[1:-1, 1:-1]
     taken = np.argwhere(canvas >= 0)
     low, high = taken.min(axis=0), taken.max(axis=0)
     allowed = (canvas < 0) & (neighbours > 0)
@@ -207,7 +214,7 @@ def _improve(placed: np.ndarray, relative: np.ndarray) -> np.ndarray:
     return placed
 
 
-def _joints(placed: np.ndarray) -> tuple:
+def _joints(placed: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """The pieces either side of every joint, for right of and below."""
     return (placed[:, :-1], placed[:, 1:]), (placed[:-1], placed[1:])
 

@@ -24,7 +24,7 @@ def recover_rotation(encrypted: np.ndarray, public: np.ndarray) -> np.ndarray:
     """
     turned, plain = _components(encrypted), _components(public)
     signs = np.where(_skew(encrypted, turned) * _skew(public, plain) < 0, -1.0, 1.0)
-    return (turned * signs) @ plain.T
+    return np.asarray((turned * signs) @ plain.T)
 
 
 def _components(rows: np.ndarray) -> np.ndarray:
@@ -35,4 +35,4 @@ def _components(rows: np.ndarray) -> np.ndarray:
 
 def _skew(rows: np.ndarray, components: np.ndarray) -> np.ndarray:
     """Which way every component leans: the sum of its third powers, in which a mean counts as well."""
-    return ((rows @ components) ** 3).sum(axis=0)
+    return np.asarray(((rows @ components) ** 3).sum(axis=0))

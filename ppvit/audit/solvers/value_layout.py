@@ -63,10 +63,12 @@ def _squared_distances(rows: np.ndarray) -> np.ndarray:
     norms = np.diag(gram)
     distances = np.maximum(norms[:, None] + norms[None] - 2 * gram, 0)
     np.fill_diagonal(distances, 0)
-    return distances / max(float(np.median(distances)), 1e-9) + 1e-6
+    return np.asarray(distances / max(float(np.median(distances)), 1e-9) + 1e-6)
 
 
-def _colour_splits(rows: np.ndarray, means: np.ndarray, distances: np.ndarray, rng: np.random.Generator) -> Iterator:
+def _colour_splits(
+    rows: np.ndarray, means: np.ndarray, distances: np.ndarray, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
     """Ways to split the columns into three equal classes, intp (B,); one way where the graph leaves no doubt."""
     third = len(distances) // 3
     twins = connected_components(distances < 1e-5, directed=False)[1]  # grey pictures: three equal columns a pixel
@@ -98,7 +100,8 @@ def _colour_splits(rows: np.ndarray, means: np.ndarray, distances: np.ndarray, r
 
 def _balanced(cost: np.ndarray) -> np.ndarray:
     """The cheapest assignment to three classes of equal size: (B, 3) to (B,)."""
-    return linear_sum_assignment(np.repeat(cost, len(cost) // 3, axis=1))[1] // (len(cost) // 3)
+    third = len(cost) // 3
+    return np.asarray(linear_sum_assignment(np.repeat(cost, third, axis=1))[1] // third)
 
 
 def _aligned_grids(distances: np.ndarray, colours: np.ndarray, side: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -8,6 +8,7 @@ variant of a piece relative to its neighbour's is what tells, and is the same ho
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -30,19 +31,23 @@ def tone(pieces: np.ndarray, number: int) -> np.ndarray:
     return 255 - recoloured if number >= 6 else recoloured
 
 
-def _group(elements: list[tuple], after) -> tuple[np.ndarray, np.ndarray]:
+def _group(
+    elements: list[tuple[int, ...]], after: Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, ...]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Composition table ``[g, h]``: first h, then g; and the inverses."""
     compose = np.array([[elements.index(after(g, h)) for h in elements] for g in elements])
     return compose, np.argmax(compose == 0, axis=1)
 
 
 # an orientation as the place of every side: side s of the piece becomes side o[s]
-_SIDES = [tuple(int(((2 - s if o >= 4 else s) - o % 4) % 4) for s in range(4)) for o in range(ORIENTATIONS)]
+_SIDES: list[tuple[int, ...]] = [
+    tuple(int(((2 - s if o >= 4 else s) - o % 4) % 4) for s in range(4)) for o in range(ORIENTATIONS)
+]
 TURNED = np.array(_SIDES)
 AFTER, UNDO = _group(_SIDES, lambda g, h: tuple(g[s] for s in h))
 # the same as matrices on (row, column): step right and step below go where their sides go
 MATRICES = np.stack([np.stack([STEPS[o[1]], STEPS[o[0]]], axis=1) for o in _SIDES])
-_TONES = [(*order, inverted) for inverted in (0, 1) for order in itertools.permutations(range(3))]
+_TONES: list[tuple[int, ...]] = [(*order, flip) for flip in (0, 1) for order in itertools.permutations(range(3))]
 # a tone reads channels through its order, so what is applied later is the inner map
 TONE_AFTER, TONE_UNDO = _group(_TONES, lambda g, h: (*(h[g[k]] for k in range(3)), g[3] ^ h[3]))
 
@@ -99,4 +104,5 @@ def _relative(cost: np.ndarray) -> np.ndarray:
         facing_rival = np.where(joint <= best[:, other], second[:, other], best[:, other])
         cost[:, side, :, orientation] += little
         cost[:, side, :, orientation] /= (np.minimum(rival, facing_rival) + little)[:, :, None]
-    return np.minimum(cost, WORST, out=cost)
+    np.minimum(cost, WORST, out=cost)
+    return cost

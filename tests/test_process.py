@@ -1,0 +1,39 @@
+"""What processes of ppvit do before their libraries are loaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ppvit.core.process import share_processors
+
+
+def test_waiting_threads_sleep_unless_the_user_chose_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    share_processors()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    share_processors()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP, which torch brings on Linux")
+def test_it_is_early_enough_for_stages_and_verbs():
+    """GNU's library says when it is loaded how often a waiting thread looks again before it sleeps."""
+    code = """
+import sys
+import ppvit.cli, ppvit.pipeline  # what the command and stages/*.py import first
+from ppvit.core.process import prepared_process
+assert not {"numpy", "torch"} & sys.modules.keys()
+with prepared_process():
+    import torch
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | {"OMP_DISPLAY_ENV": "VERBOSE"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "GOMP_SPINCOUNT = '0'" in done.stderr
