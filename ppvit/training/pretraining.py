@@ -1,4 +1,4 @@
-"""Training of the micro ViT that comes with ppvit, on rendered letters and digits: a clone needs no download."""
+"""Training of the micro ViT that comes with ppvit, on pictures of letters and digits, so that no download is needed."""
 
 from __future__ import annotations
 
