@@ -100,12 +100,12 @@ def save_random_model(config: Config, places: Places, **arguments: Any) -> None:
     """
     import timm
 
-    from ppvit.ciphers.keyed import load_cipher, public_record
+    from ppvit.ciphers.keyed import load_cipher
     from ppvit.models import MICRO_ARCHITECTURE, Backbone, save_model
 
     model = timm.create_model(MICRO_ARCHITECTURE, num_classes=CLASSES, **arguments).eval()
     backbone = Backbone(model, MICRO_ARCHITECTURE, arguments, (0.5,) * 3, (0.5,) * 3)
-    save_model(places.adapted, backbone, public_record(config, load_cipher(config)))
+    save_model(places.adapted, backbone, load_cipher(config).record)
 
 
 def copy_repository(folder: Path) -> None:

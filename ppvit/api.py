@@ -75,7 +75,7 @@ def encrypt_images(
     Raises:
         PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full.
     """
-    write_encrypted(plain, cipher, cipher.record, Path(out), images_per_shard)
+    write_encrypted(plain, cipher, Path(out), images_per_shard)
 
 
 def adapt(

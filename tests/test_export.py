@@ -23,7 +23,7 @@ from torch import nn
 from ppvit import cli
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers import keys
-from ppvit.ciphers.keyed import load_cipher, public_record
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import read_json, sha256_of, write_json
@@ -119,7 +119,7 @@ def build(root: Path, keyring: Path, config: Config) -> World:
         STAGES["encrypt"].run(config, world.places)
         cipher, backbone = load_cipher(config), tiny_backbone()
         adapt_model(backbone, cipher, config.adapt.enabled)
-        record = {**public_record(config, cipher), "model": config.model.name, "adapted": config.adapt.enabled}
+        record = {**cipher.record, "model": config.model.name, "adapted": config.adapt.enabled}
         save_model(world.place("adapted"), backbone, record)
         for stage in ("finetune", "evaluate", "verify"):
             STAGES[stage].run(config, world.places)
@@ -301,7 +301,7 @@ def test_card_says_what_was_done_and_measured(world):
     key_id = world.config.cipher.key_id
     for told in (
         "87.65 % on 12 encrypted test images",
-        "| encrypted anew by the owner of the key | 12 | 87.46 % |",
+        "| encrypted again by the owner of the key | 12 | 87.46 % |",
         "| plain, adaptation undone by the owner | 12 | 76.54 % |",
         "| encrypted with a wrong key (mean of 3) | 12 | 23.46 % |",
         "3 classes, 24 training and 12 test images of 16 x 16 pixels",

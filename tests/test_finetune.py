@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppvit.adaptation.adapt import adapt_model
-from ppvit.ciphers.keyed import load_cipher, public_record
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import sha256_of
@@ -48,7 +48,7 @@ def make_world(folder: Path, cipher: str = "block", **settings) -> Config:
     encrypt.run(config, places)
     backbone, used = tiny_backbone(), load_cipher(config)
     adapt_model(backbone, used)
-    save_model(places.adapted, backbone, public_record(config, used))
+    save_model(places.adapted, backbone, used.record)
     return config
 
 

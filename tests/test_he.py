@@ -18,7 +18,7 @@ from ppvit.he.ckks.session import SecretSession, Session
 from ppvit.he.parties import owner
 from ppvit.he.parties.features import fit_whitening
 from ppvit.he.tiles import Tiles, packing, softmax, twin
-from ppvit.he.tiles.plan import choose_chain, make_plan
+from ppvit.he.tiles.plan import TilesPlan, choose_chain, make_plan
 from ppvit.he.volley_revolver import quadratic_gradient
 
 pytest.importorskip("tenseal")
@@ -32,6 +32,14 @@ def digits(count: int, components: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     images, labels = images[order], labels[order]
     whitening = fit_whitening(images[:count], components)
     return whitening(images[:count]), labels[:count], whitening(images[count:]), labels[count:]
+
+
+def weight_slots(plan: TilesPlan, weights: np.ndarray, block: int) -> np.ndarray:
+    """One block of weights, float64 (C, d), as :func:`ppvit.he.tiles.packing.weights_of` reads it: float64, (N/2,)."""
+    columns = weights[:, block * plan.tile : (block + 1) * plan.tile].T
+    tiles = np.zeros((plan.rows, plan.tile, plan.lanes))
+    tiles[:, : len(columns), : plan.classes] = columns
+    return tiles.ravel()
 
 
 def reference(x: np.ndarray, labels: np.ndarray, classes: int, iterations: int, rate: float, l2: float) -> np.ndarray:
@@ -229,7 +237,7 @@ def test_packing_lines_up(images, columns, classes, batch):
     for _, members in plan.groups():
         part = x[members.start : members.stop]
         blocks = [packing.feature_slots(plan, part, block) for block in range(plan.blocks)]
-        products = sum(each * packing.weight_slots(plan, weights, block) for block, each in enumerate(blocks))
+        products = sum(each * weight_slots(plan, weights, block) for block, each in enumerate(blocks))
         scores = products.reshape(plan.rows, plan.tile, plan.lanes).sum(1)[: len(part), :classes]
         np.testing.assert_allclose(scores, part @ weights.T, atol=1e-9)
         y = packing.label_slots(plan, labels[members.start : members.stop])
@@ -238,7 +246,7 @@ def test_packing_lines_up(images, columns, classes, batch):
         seen += members
     assert sorted(seen) == list(range(images))
     np.testing.assert_allclose(gradient, (np.eye(classes)[labels] - 0.5).T @ x, atol=1e-9)
-    back = packing.weights_of(plan, [packing.weight_slots(plan, weights, block) for block in range(plan.blocks)])
+    back = packing.weights_of(plan, [weight_slots(plan, weights, block) for block in range(plan.blocks)])
     np.testing.assert_allclose(back, weights, atol=1e-12)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import make_config, write_raw
+from test_he import weight_slots
 from test_he_parties import configured, places_with
 
 from ppvit.core.errors import PpvitError, UsageError
@@ -24,7 +25,6 @@ from ppvit.he.parties import head, owner
 from ppvit.he.parties.folders import read_plan, weights_name, write_manifest
 from ppvit.he.parties.trainer import run as run_trainer
 from ppvit.he.tiles import plan as tiles_plan
-from ppvit.he.tiles.packing import weight_slots
 from ppvit.he.volley_revolver import plan as published
 
 pytest.importorskip("tenseal")

@@ -338,17 +338,26 @@ def test_without_tenseal_the_stage_says_what_to_install(tmp_path, monkeypatch):
         he.run(make_config(), places_with(tmp_path, tmp_path))
 
 
-def test_trainer_half_loads_neither_keys_nor_raw_data_nor_torch(finished):
-    code = "import sys, ppvit.he.parties.trainer; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], text=True, check=True, capture_output=True).stdout.split()
+def test_trainers_process_loads_neither_keys_nor_raw_data_nor_torch(finished, tmp_path):
+    """The process that the stage starts, after it has trained: it is given a folder, and finds no params.yaml."""
+    shutil.copytree(finished / "trainer", tmp_path / "trainer")
+    shutil.rmtree(tmp_path / "trainer" / "weights")
+    code = (
+        "import runpy, sys; sys.argv[1:] = ['train', 'trainer'];"
+        "runpy.run_module('ppvit.he.parties', run_name='__main__'); print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, cwd=tmp_path, text=True, check=True, capture_output=True).stdout.split()
     secret = {
         "ppvit.ciphers.keys",
         "ppvit.ciphers.keyed",
+        "ppvit.config",
         "ppvit.he.parties.owner",
         "ppvit.he.parties.features",
         "ppvit.data.encrypted",
         "torch",
     }
+    assert "ppvit.he.parties.trainer" in loaded
     assert not secret & set(loaded)
-    assert not any(path.name == "secret.key" for path in (finished / "trainer").rglob("*"))
-    assert (finished / "trainer" / "weights" / weights_name(0)).exists()
+    assert not any(path.name == "secret.key" for path in (tmp_path / "trainer").rglob("*"))
+    assert (tmp_path / "trainer" / "weights" / weights_name(0)).exists()

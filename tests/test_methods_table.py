@@ -87,7 +87,7 @@ def is_row(text):
 
 
 def test_page_has_what_the_code_says():
-    """Of every method in it; how to add one is in the page."""
+    """Of every method in it."""
     rows = [text for text in PAGE.read_text(encoding="utf-8").splitlines() if is_row(text)]
     assert rows
     assert [line(row(text.split("`")[1])) for text in rows] == rows

@@ -13,7 +13,7 @@ from conftest import make_config, tiny_backbone, write_raw
 from torch import nn
 
 from ppvit.adaptation.adapt import adapt_model
-from ppvit.ciphers.keyed import load_cipher, public_record
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion import at_trainer, masking
@@ -57,7 +57,7 @@ def make_world(folder, cipher: str, **finetuning) -> Config:
     encrypt.run(config, places)
     backbone, used = tiny_backbone(), load_cipher(config)
     adapt_model(backbone, used)
-    save_model(places.adapted, backbone, public_record(config, used))
+    save_model(places.adapted, backbone, used.record)
     finetune.run(config, places)
     return config
 

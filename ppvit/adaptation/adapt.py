@@ -47,7 +47,7 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
 
     Raises:
         UsageError: the cipher has no affine map, the patch embedding is no non-overlapping convolution of the block's
-            size (as of a ResNet, with any key), or blocks are scrambled and the model knows positions by anything but
+            size (such as a ResNet, with any key), or blocks are scrambled and the model knows positions by anything but
             one learned absolute embedding.
     """
     if isinstance(model, ResNet):

@@ -1,6 +1,6 @@
 """The patch and position embedding of a model, and how normalisation, a cipher and its inverse change them.
 
-Sources as of :mod:`ppvit.adaptation.adapt`.
+Sources: see :mod:`ppvit.adaptation.adapt`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 from ppvit.adaptation.embedding import Embedding, fold_normalization, read_embedding
 from ppvit.audit.view import KeySpace, View
 from ppvit.ciphers import AffineMap
-from ppvit.ciphers.keyed import expected, load_cipher
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Audit, Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.provenance import Made, require_made_alike
@@ -50,7 +50,7 @@ def collect(config: Config, places: Places) -> tuple[View, Truth]:
     cipher = load_cipher(config)
     space = KeySpace.of(cipher)
     shards = {split: EncryptedImages(places.encrypted, split) for split in SPLITS}
-    parameters = expected(config, cipher)
+    parameters = Made("params.yaml", cipher.record)
     # compared with another checkpoint than its own, a model would seem to hold no key
     asked = replace(parameters, record={**parameters.record, "model": config.model.name})
     require_made_alike(

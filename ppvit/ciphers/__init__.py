@@ -11,7 +11,7 @@ __all__ = ["CIPHERS", "AffineMap", "Cipher", "make_cipher"]
 
 
 def make_cipher(name: str, key: Key | None, image_size: int, block_size: int, **options: Any) -> Cipher:
-    """A cipher with its key in place; arguments as of :class:`Cipher`.
+    """A cipher with its key in place; for arguments see :class:`Cipher`.
 
     Raises:
         UsageError: an unknown name, an option that the cipher does not have, or a geometry that does not fit.

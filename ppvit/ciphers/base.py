@@ -81,7 +81,7 @@ class Cipher(ABC):
         published: attacks of the literature that do better than the audit's of the same name: what they reached, in
             percent, and where that stands; for verdicts and tables.
         dtype: of the ciphertext.
-        lossless: whether decryption gives back every bit; where not, the cipher says how close it comes.
+        lossless: whether decryption restores every bit; where not, the class says how close it comes.
         invertible: whether there is decryption at all.
 
     Raises:
@@ -201,7 +201,7 @@ class Cipher(ABC):
         """
 
     def encrypt_exactly(self, images: np.ndarray) -> np.ndarray:
-        """Ciphertext before it is rounded to ``dtype``: what the affine map describes; arguments as of encrypt."""
+        """Ciphertext before it is rounded to ``dtype``, which is what the affine map describes; see :meth:`encrypt`."""
         return self.encrypt(images)
 
     @abstractmethod

@@ -23,7 +23,10 @@ COLOUR_ORDERS = np.array(list(permutations(range(3))))  # (6, 3): which plain co
 
 @CIPHERS.register()
 class Etc(GatherCipher):
-    """Per block: moved; one of 8 rotations and flips; inverted or not; one of 6 colour orders; N! 96^N keys."""
+    """Every block is moved, turned or mirrored, inverted or not, and its colours reordered: JPEG still compresses it.
+
+    Key space N! 96^N for N blocks, with 8 x 2 x 6 = 96 changes of a block.
+    """
 
     name = "etc"
     scrambles = True
@@ -44,7 +47,7 @@ class Etc(GatherCipher):
 
 @CIPHERS.register()
 class SubblockEtc(GatherCipher):
-    """EtC on the sub-blocks of every block, then the blocks are permuted.
+    """The same as etc on the parts of every block, then the blocks change places.
 
     With S sub-blocks in a block: N! S! (8 * 2 * 6)^S keys for ``key_scope: shared``, one key for all blocks, and
     N! (S! (8 * 2 * 6)^S)^N for ``key_scope: block``, one for each.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ppvit.ciphers import CIPHERS, Cipher, keys
 from ppvit.config import Config
-from ppvit.core.provenance import Made
 
 
 def load_cipher(config: Config, key: keys.Key | None = None) -> Cipher:
@@ -22,13 +21,3 @@ def load_cipher(config: Config, key: keys.Key | None = None) -> Cipher:
         key = keys.load(config.cipher.key_id)
     options = {name: getattr(config.cipher, name) for name in kind.options}
     return kind(key, config.dataset.image_size, config.cipher.block_size, **options)
-
-
-def public_record(config: Config, cipher: Cipher) -> dict[str, object]:
-    """What manifests and models say of the cipher, so that a mismatch is found: nothing here is secret."""
-    return cipher.record
-
-
-def expected(config: Config, cipher: Cipher) -> Made:
-    """What everything that is used with these parameters must have been made with."""
-    return Made("params.yaml", cipher.record)

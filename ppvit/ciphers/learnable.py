@@ -18,9 +18,10 @@ from ppvit.ciphers.keys import Key, KeyStream
 
 @CIPHERS.register()
 class Le(GatherCipher):
-    """In every M x M sub-block alike: 6 M^2 nibbles, keyed ones reversed (15 - v), all permuted, recombined to bytes.
+    """Bytes are cut into nibbles, of which some are inverted and all change places, in all parts alike (Tanaka 2018).
 
-    M is ``sub_block_size``, 4 in the paper. Key space 2^(6 M^2) (6 M^2)!.
+    In every M x M part of the image: 6 M^2 nibbles, keyed ones reversed (15 - v), all permuted, recombined to bytes. M
+    is ``sub_block_size``, 4 in the paper. Key space 2^(6 M^2) (6 M^2)!.
     """
 
     name = "le"
@@ -50,7 +51,7 @@ class Le(GatherCipher):
 
 @CIPHERS.register()
 class Ele(GatherCipher):
-    """LE on whole blocks (M = p) with a key for every block position, then the blocks are permuted.
+    """The same as le on whole blocks, with a key for every block position, then the blocks change places (Madono 2020).
 
     Key space N! (2^(6 p^2) (6 p^2)!)^N.
     """

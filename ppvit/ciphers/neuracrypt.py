@@ -22,8 +22,12 @@ _EPSILON = 1e-5  # of batch normalisation
 
 @CIPHERS.register()
 class NeuraCrypt(Cipher):
-    """p x p convolution of stride p to ``token_width``, ReLU; 4 x (1 x 1 convolution, batch norm, ReLU); plus random
-    position vectors, ReLU; linear; then the patches of every image in an order of its own.
+    """A secret random network makes a token of every block; the tokens of each image have an order of their own.
+
+    Source: Yala et al. 2021; see the module.
+
+    The network: p x p convolution of stride p to ``token_width``, ReLU; 4 x (1 x 1 convolution, batch norm, ReLU); plus
+    random position vectors, ReLU; linear.
 
     Batch norm takes the statistics of one image, as the authors' code does for a batch of one, so that an image's
     ciphertext does not depend on what else is in the batch. There is no decryption, and no exact adaptation: a model

@@ -22,7 +22,10 @@ _QUANTISED_SCALE = 0.5  # a white block has coordinates of up to 4 * 127.5; most
 
 @CIPHERS.register()
 class Orthogonal(Cipher):
-    """``y = c Q (x - 127.5) + 127.5`` for every block vector x; Q is Haar distributed; B (B - 1) / 2 real numbers.
+    """The values of a block are turned by a secret random rotation or reflection, the same for all blocks.
+
+    ``y = c Q (x - 127.5) + 127.5`` for every block x of B values; Q is Haar distributed. Key space: B (B - 1) / 2 real
+    numbers.
 
     ``storage: float16`` (c = 1) decrypts bit exactly: rounding moves a value by some hundredths of a grey level.
     ``storage: uint8`` (c = 1/2, rounded, clipped) loses about 0.6 grey levels (root mean square) and more where it

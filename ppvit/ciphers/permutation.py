@@ -46,7 +46,7 @@ class PermutationCipher(GatherCipher):
 
 @CIPHERS.register(place=1)
 class Plain(PermutationCipher):
-    """No encryption: plain shards through the same code, for baselines."""
+    """No encryption, for baselines: plain shards through the same code."""
 
     name = "none"
     keyed = False
@@ -54,7 +54,10 @@ class Plain(PermutationCipher):
 
 @CIPHERS.register(place=1)
 class Shuffle(PermutationCipher):
-    """Pixel shuffling (SHF): one permutation of the B values of a block, the same for all blocks; B! keys."""
+    """The values of a block change places, in all blocks alike (pixel shuffling, SHF).
+
+    Key space B! for the B values of a block.
+    """
 
     name = "shuffle"
     shuffles = True
@@ -62,7 +65,10 @@ class Shuffle(PermutationCipher):
 
 @CIPHERS.register(place=1)
 class Scramble(PermutationCipher):
-    """Block scrambling: one permutation of the N blocks; N! keys."""
+    """The blocks change places (block scrambling).
+
+    Key space N! for N blocks.
+    """
 
     name = "scramble"
     scrambles = True
@@ -70,7 +76,10 @@ class Scramble(PermutationCipher):
 
 @CIPHERS.register(place=1)
 class Block(PermutationCipher):
-    """Block scrambling and pixel shuffling (Nagamori et al.); N! B! keys."""
+    """The blocks change places, and the values inside all blocks alike (Nagamori et al. 2024).
+
+    Key space N! B!.
+    """
 
     name = "block"
     scrambles = True
@@ -79,7 +88,10 @@ class Block(PermutationCipher):
 
 @CIPHERS.register(place=1)
 class NegativePositive(PermutationCipher):
-    """A keyed half of the B positions inverted, the same for all blocks; C(B, B/2) keys."""
+    """Half of the values of a block are inverted, v to 255 - v, the same ones in all blocks (negative-positive).
+
+    Key space C(B, B/2).
+    """
 
     name = "np"
     inverts = True
@@ -87,7 +99,10 @@ class NegativePositive(PermutationCipher):
 
 @CIPHERS.register(place=1)
 class BlockNegativePositive(PermutationCipher):
-    """Block scrambling, pixel shuffling and negative-positive transformation (Qi et al.); N! B! C(B, B/2) keys."""
+    """Blocks change places, values inside all blocks alike, and half of these are inverted (Qi et al. 2023).
+
+    Key space N! B! C(B, B/2).
+    """
 
     name = "block_np"
     scrambles = True
@@ -97,7 +112,10 @@ class BlockNegativePositive(PermutationCipher):
 
 @CIPHERS.register(place=1)
 class PixelPosition(GatherCipher):
-    """Blocks change places, and whole RGB pixels change places within every block (Qi et al. 2022); N! (p^2)! keys."""
+    """Blocks change places, and whole pixels, colours together, inside all blocks alike (Qi et al. 2022).
+
+    Key space N! (p^2)! for blocks of p x p pixels.
+    """
 
     name = "pixel_position"
     scrambles = True

@@ -20,7 +20,7 @@ from ppvit.ciphers.keys import Key
 
 @CIPHERS.register()
 class Pe(GatherCipher):
-    """Each pixel and colour: v or 255 - v; with ``colour_order`` the three colours of each pixel in one of 6 orders.
+    """Every value of every pixel is inverted or not, v to 255 - v, and the colours of a pixel may change places.
 
     One key for all images (``key_scope: shared``) or one for each (``image``; nothing adapts to that). Key space of one
     image 2^(3 H W), times 6^(H W) with colour order.
@@ -58,9 +58,9 @@ class Pe(GatherCipher):
 
 @CIPHERS.register()
 class Ffx(Cipher):
-    """A keyed half of the B positions of every block goes through a keyed permutation of the 256 values.
+    """Half of the values of a block, the same ones in all blocks, are replaced by a secret table of the 256 values.
 
-    A permutation of values is not affine, so nothing adapts to it. Key space C(B, B/2) 256!.
+    A table is not affine, so nothing adapts to it. Key space C(B, B/2) 256! for the B values of a block.
     """
 
     name = "ffx"

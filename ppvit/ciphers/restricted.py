@@ -18,7 +18,7 @@ from ppvit.core.errors import UsageError
 
 @CIPHERS.register()
 class Restricted(GatherCipher):
-    """Block and value permutations that leave a keyed choice of blocks and values in place, one key for all images.
+    """Some blocks change places, and some values inside all blocks alike; the others stay (Horio et al.).
 
     Key space: C(N, m) m! C(B, k) k! for m moving blocks and k moving values, a little less because different choices
     may give one permutation.
@@ -52,9 +52,9 @@ class Restricted(GatherCipher):
 
 @CIPHERS.register()
 class Disposable(Restricted):
-    """Restricted permutations with an independent key for every image, so no map holds for all: nothing adapts to it.
+    """The same as restricted with a key of its own for every image, so that no model can be adapted to it (Aso et al.).
 
-    Key space of one image as of :class:`Restricted`.
+    Key space of one image: see :class:`Restricted`.
     """
 
     name = "disposable"

@@ -18,7 +18,7 @@ _REGISTRIES = {
 
 
 def described(kind: str) -> list[tuple[str, str]]:
-    """Every name of a kind and the first sentence of its documentation.
+    """Every name of a kind, the first sentence of its documentation, and the parameters that not all others read.
 
     Raises:
         UsageError: there is no such kind.
@@ -27,4 +27,9 @@ def described(kind: str) -> list[tuple[str, str]]:
         raise UsageError(f"ppvit list {kind}: there are lists of {', '.join(_REGISTRIES)}")
     module, registry = _REGISTRIES[kind]
     entries = getattr(importlib.import_module(module), registry)
-    return [(name, summary(getattr(entry, "find", entry))) for name, entry in entries.items()]
+    return [(name, summary(getattr(entry, "find", entry)) + _reads(entry)) for name, entry in entries.items()]
+
+
+def _reads(entry: object) -> str:
+    names = [*getattr(entry, "options", ()), *getattr(entry, "reads", ())]  # of ciphers, and of everything else
+    return f" Reads {', '.join(names)}." if names else ""

@@ -64,6 +64,20 @@ def encrypt(
     owners.encrypt(config, places_of(config, places), owner, trainer)
 
 
+def train(trainer: Trainer = TRAINER) -> None:
+    """Train on ciphertexts; needs neither secret key nor parameters (trainer)."""
+    from ppvit.he.parties import trainer as trainers
+
+    trainers.run(trainer)
+
+
+def refresh(owner: Owner = OWNER, trainer: Trainer = TRAINER) -> None:
+    """With he.mode=refresh: renew the weights that the trainer asks for, until it is done (owner)."""
+    from ppvit.he.parties import owner as owners
+
+    owners.refresh(owner, trainer)
+
+
 def decrypt(
     overrides: Overrides = None,
     params: Params = PARAMS,
@@ -78,22 +92,8 @@ def decrypt(
     head.run(config, places_of(config, places), owner, trainer)
 
 
-@he.command()
-def train(trainer: Trainer = TRAINER) -> None:
-    """Train on ciphertexts; needs neither secret key nor parameters (trainer)."""
-    from ppvit.he.parties import trainer as trainers
-
-    trainers.run(trainer)
-
-
-@he.command()
-def refresh(owner: Owner = OWNER, trainer: Trainer = TRAINER) -> None:
-    """With he.mode=refresh: renew the weights that the trainer asks for, until it is done (owner)."""
-    from ppvit.he.parties import owner as owners
-
-    owners.refresh(owner, trainer)
-
-
 he.command()(with_places(keys, *_STAGE.inputs))
 he.command()(with_places(encrypt, *_STAGE.inputs))
+he.command()(train)
+he.command()(refresh)
 he.command()(with_places(decrypt, *_STAGE.inputs, *_STAGE.outputs, out="he"))

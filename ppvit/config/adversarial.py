@@ -12,36 +12,36 @@ AdversarialLoss = Literal["none", "at", "trades"]
 
 
 class Adversarial(Section):
-    """the attack of adversarial fine-tuning, where finetune.adversarial is at or trades; else unused"""
+    """the attack that fine-tuning defends against; read only where finetune.adversarial is at or trades"""
 
     norm: Literal["linf", "l2"] = "linf"
-    """how far an image may be moved: linf, every value by epsilon at most; l2, Euclidean norm over all values"""
+    """how a perturbation is measured: linf, its largest value; l2, its Euclidean length over all pixels and colours"""
     epsilon: float = Field(8.0, gt=0, le=100_000)
-    """radius in grey levels of the plain image, whatever the cipher: 8 is 8/255; 128 in l2 is about 0.5 on 0..1"""
+    """largest perturbation, in grey levels (0..255) of the plain image, whatever the cipher; 128 is usual for l2"""
     steps: int = Field(10, ge=1, le=1000)
-    """gradients an attack; its time is proportional to them"""
+    """gradient steps of an attack; its time is proportional to them"""
     step_size: float = Field(2.0, gt=0, le=100_000)
-    """length of a step in grey levels, in the same norm"""
+    """length of a step, in grey levels, in the same norm"""
     start: Literal["auto", "none", "noise", "uniform", "n_fgsm"] = "auto"
-    """auto: noise (0.001 of the range) for kl, uniform in the ball for ce; n_fgsm: twice the ball, for one step"""
+    """none: at the image; noise: near (auto for kl); uniform: in the ball (auto for ce); n_fgsm: with a single step"""
     inner_loss: Literal["auto", "ce", "kl"] = "auto"
-    """what the attack climbs: kl, divergence from the clean prediction (auto for trades); ce, cross-entropy (for at)"""
+    """what it maximises: kl, divergence from the clean prediction (auto for trades); ce, cross-entropy (auto for at)"""
     natural_weight: float = Field(1.0, ge=0)
-    """trades: u, weight of the cross-entropy on clean images"""
+    """trades: weight u of the cross-entropy on clean images"""
     robust_weight: float = Field(6.0, ge=0)
-    """trades: v, weight of the divergence under attack; more is more robust and less accurate"""
+    """trades: weight v of the divergence under attack; more is more robust and less accurate"""
     scalars: Literal["fixed", "auto"] = "fixed"
-    """trades: auto makes them u (1 - A) and v A, A the natural accuracy, four times an epoch (AutoLoRa)"""
+    """trades: auto takes u (1 - A) and v A instead, A the accuracy on clean images, four times an epoch (AutoLoRa)"""
     warmup_epochs: int = Field(0, ge=0)
     """epochs over which epsilon and step_size rise from zero"""
     head_init: Literal["random", "robust"] = "random"
     """robust: the head alone is trained against the attack first (RoLI), for backbones pretrained without one"""
     head_epochs: int = Field(2, ge=1)
-    """epochs of that"""
+    """epochs in which head_init=robust trains the head alone"""
     monitor_images: int = Field(512, ge=0, le=10000)
-    """training images held out, a tenth at most, on which PGD-20 chooses the best epoch; 0 keeps the last one"""
+    """training images held out, a tenth at most, on which PGD-20 chooses the best epoch; 0 keeps the last epoch"""
     fallback_steps: int = Field(10, ge=1, le=1000)
-    """steps from the epoch on in which accuracy under PGD-20 falls 5 points below its best, where steps are fewer"""
+    """the attack takes this many steps, if more than steps, once accuracy under PGD-20 is 5 points below its best"""
 
 
 def require_consistent(loss: AdversarialLoss, settings: Adversarial, epochs: int) -> None:

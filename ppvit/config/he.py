@@ -13,28 +13,28 @@ _PUBLISHED: dict[str, Any] = {"components": 0, "batch_images": 0, "mode": "level
 
 
 class He(Section):
-    """homomorphic training of a linear head: features and labels encrypted with CKKS, which has a proof"""
+    """homomorphic training of a linear head: features and labels are encrypted with CKKS, which has a security proof"""
 
     algorithm: Literal["tiles", "volley_revolver"] = "tiles"
-    """tiles: ours, on whitened features; volley_revolver: Chiang 2023, raw ones, 1 to 3 iterations, slow"""
+    """tiles: our own, on whitened features; volley_revolver: Chiang 2023, on raw ones, 1 to 3 iterations, slow"""
     features: Literal["backbone", "pixels", "grey"] = "backbone"
     """what is encrypted: the features of model.name on plain images, the pixels themselves, or their grey values"""
     train_images: int = Field(1024, ge=8)
     """training images that are encrypted, at most; upload, memory and time grow with it"""
     batch_images: int = Field(0, ge=0)
-    """images of one iteration, where all at once outgrow the memory; 0 takes all"""
+    """images in an iteration, where all at once need too much memory; 0 takes all"""
     components: int = Field(0, ge=0)
-    """principal components that are kept; 0 means min(63, train_images / 2, features); volley_revolver: raw"""
+    """principal components that are kept; 0 takes min(63, train_images / 2, features); volley_revolver: 0 only"""
     mode: Literal["levelled", "refresh"] = "levelled"
-    """levelled: no help, 1 to 5 iterations, more where the chain fits; refresh: the owner renews weights, any number"""
+    """levelled: no help by the owner, 1 to 5 iterations or a few more; refresh: the owner re-encrypts the weights"""
     iterations: int = Field(2, ge=1, le=1000)
     """steps of accelerated gradient ascent"""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
-    """sigmoid: a cubic a class; softmax: a parabola of equal depth, better with many classes, 4 or more iterations"""
+    """sigmoid: a cubic for each class; softmax: a parabola, better with many classes and 4 or more iterations"""
     learning_rate: float = Field(4.0, gt=0)
-    """tiles: of the mean gradient; `he encrypt` warns of scores beyond 12 (softmax: 8) and refuses what diverges"""
+    """tiles: step along the mean gradient; `he encrypt` warns of scores beyond 12 (softmax: 8), refuses divergence"""
     l2: float = Field(0.0, ge=0)
-    """factor of the weights in the gradient; keeps scores small"""
+    """weight decay: this multiple of the weights goes into the gradient; keeps scores small"""
 
     @model_validator(mode="after")
     def _published_as_published(self) -> He:

@@ -10,16 +10,16 @@ from ppvit.config.section import Section
 
 
 class Robustness(Section):
-    """accuracy under adversarial perturbation, at the trainer"""
+    """accuracy under adversarial perturbations of the images, measured by the trainer"""
 
     attack: Literal["pgd", "quick", "full"] = "quick"
-    """pgd: PGD; quick: PGD, APGD-CE, APGD-T; full: AutoAttack, for figures to publish; takes far longer"""
+    """pgd: PGD alone; quick: PGD, APGD-CE, APGD-T; full: AutoAttack, for figures to publish, takes far longer"""
     norm: Literal["linf", "l2"] = "linf"
-    """how a perturbation is measured: its largest value, or its Euclidean length over all pixels and colours"""
+    """how a perturbation is measured: linf, its largest value; l2, its Euclidean length over all pixels and colours"""
     epsilon: float = Field(8.0, gt=0, le=100_000)
-    """size of the perturbation in grey levels (0..255) of the plain image, whatever the cipher; l2: 128, step 32"""
+    """largest perturbation, in grey levels (0..255) of the plain image, whatever the cipher; 128 is usual for l2"""
     step_size: float = Field(2.0, gt=0, le=100_000)
-    """step of PGD in grey levels, a quarter of epsilon as a rule; scaled with epsilon in the curve"""
+    """step of PGD in grey levels, a quarter of epsilon as a rule; the curve scales it with epsilon"""
     steps: int = Field(20, ge=4, le=10_000)
     """gradient steps of PGD, in the attack and in the curve"""
     epsilons: list[Annotated[float, Field(gt=0, le=100_000)]] = Field([2.0, 4.0, 8.0, 16.0, 32.0], min_length=1)
@@ -27,7 +27,7 @@ class Robustness(Section):
     images: int = Field(32, ge=1)
     """test images that are attacked, at most those there are; 1000 for figures to publish"""
     seed: int = Field(0, ge=0, lt=2**32)
-    """which images, and the random starts"""
+    """decides which images are attacked, and the random starts"""
 
     @model_validator(mode="after")
     def _within_range(self) -> Robustness:
@@ -50,15 +50,15 @@ class Robustness(Section):
 
 
 class Threats(Section):
-    """the same under every attacker of a keyed model, at the owner; epsilon, norm and attack as of robustness"""
+    """robustness against attackers with and without the key, measured by the owner; uses section robustness too"""
 
     images: int = Field(16, ge=1)
-    """test images that are attacked, at most those there are; the first of those that robustness attacks"""
+    """test images that are attacked, at most those there are: the first of those that robustness attacks"""
     surrogates: int = Field(3, ge=3, le=100)
-    """models that the grey-box attacker makes under other keys, each with a head trained on its own images"""
+    """models that the grey-box attacker makes under keys of his own, each with a head trained on his own images"""
     surrogate_images: int = Field(300, ge=1)
     """plain training images that each surrogate learns from"""
     queries: int = Field(100, ge=1)
     """how often the black-box attacker asks for the classes of each image; 5000 for figures to publish"""
     seed: int = Field(0, ge=0, lt=2**32)
-    """which images the surrogates learn from"""
+    """decides which images the surrogates learn from"""

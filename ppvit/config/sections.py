@@ -20,42 +20,42 @@ class Dataset(Section):
     """the images"""
 
     name: str = "digits"
-    """imagefolder and webdataset for your own; cifar10, pneumoniamnist, ...: `ppvit list datasets` names them"""
+    """which images; `ppvit list datasets` names all; imagefolder or webdataset for your own"""
     path: str = NO_DATA
     """leave as it is to download the data set; or the path of your own folder, archive or npz file"""
     image_size: int = Field(32, ge=8, le=4096)
-    """side of the square images in pixels; the model's input size"""
+    """side of the square images in pixels, which is the model's input size"""
     train_fraction: float = Field(1.0, gt=0, le=1)
-    """share of the training images that is used, stratified by class"""
+    """share of the training images that is used, the same of every class"""
     test_fraction: float = Field(1.0, gt=0, le=1)
-    """share of the test images that is used, stratified by class; below 1 for trials only"""
+    """share of the test images that is used, the same of every class; below 1 only for trials"""
     seed: int = Field(0, ge=0, lt=2**32)
-    """which images a fraction or a split takes, and their order in the shards"""
+    """decides which images a fraction or a split takes, and their order in the shards"""
 
 
 class Cipher(Section):
-    """how they are encrypted; the secret itself is never here"""
+    """how the images are encrypted; `ppvit list ciphers` says which cipher reads what; the secret key is never here"""
 
     name: str = "block"
-    """none for plain images; `ppvit list ciphers` names the others"""
+    """`ppvit list ciphers` names all; none leaves the images plain"""
     key_id: str = Field(DEMO_KEY_ID, pattern=r"^pk-[0-9a-f]{16}$")
-    """which secret key encrypts; made by `ppvit keygen`, public, names no secret"""
+    """which secret key encrypts; `ppvit keygen` makes one and prints its id, which is public"""
     block_size: int = Field(4, ge=1, le=512)
-    """side of a block in pixels; must be the patch side of the model and divide image_size"""
+    """side of a block in pixels; must be the model's patch size and divide image_size"""
     sub_block_size: int = Field(2, ge=1, le=512)
-    """side in pixels of the parts of a block that are encrypted alike, where a cipher has such; divides block_size"""
+    """side in pixels of the parts of a block that are encrypted alike; must divide block_size"""
     key_scope: Literal["shared", "block", "image"] = "shared"
-    """one key for all (shared), for every block position (block) or every image (image), where a cipher offers it"""
+    """one key for everything (shared), for every block position (block) or for every image (image)"""
     colour_order: bool = True
-    """cipher pe: the colours of every pixel change places as well"""
+    """whether the colours of every pixel change places as well"""
     fixed_blocks: float = Field(0.61, ge=0, le=1)
-    """ciphers restricted and disposable: share of the blocks that stay in place; more keeps accuracy and hides less"""
+    """share of the blocks that stay in place; more keeps accuracy and hides less"""
     fixed_values: float = Field(0.651, ge=0, le=1)
-    """ciphers restricted and disposable: share of the values of a block that stay in place"""
+    """share of the values of a block that stay in place; more keeps accuracy and hides less"""
     storage: Literal["float16", "uint8"] = "float16"
-    """cipher orthogonal: how ciphertext is stored; uint8 takes half the bytes and rounds, so adaptation is not exact"""
+    """how ciphertext is stored; uint8 takes half the bytes of float16 and rounds, so that adaptation is not exact"""
     token_width: int = Field(2048, ge=1)
-    """cipher neuracrypt: numbers a token; time and shards grow with it"""
+    """numbers in a token; time and the size of the shards grow with it"""
 
 
 class Model(Section):
@@ -63,94 +63,94 @@ class Model(Section):
 
     name: str = Field(
         "vit_micro_patch4_32",
-        description="vit_micro_patch4_32 (embedded), or the name of any timm Vision Transformer with non-overlapping "
-        "patches; for cipher none or unadapted also resnet18_cifar (32 px) and timm's ResNets",
+        description="vit_micro_patch4_32, which comes with ppvit, or any timm Vision Transformer whose patches do not "
+        "overlap; with cipher.name=none or adapt.enabled=false also ResNets: timm's, or resnet18_cifar for 32 px",
     )
     checkpoint: str = NO_MODEL
-    """leave as it is for the embedded weights, or timm's hub for other names; or the path of your own weights file"""
+    """leave as it is for the weights that come with ppvit or from timm's hub; or the path of your own weights file"""
     pretrained: bool = True
-    """false starts from random weights; for baselines such as convmixer_micro_patch4, which has no others"""
+    """false starts from random weights: for baselines, and for networks that have no others"""
     adaptive_matrix: bool = False
-    """ConvMixer: a learned matrix over the patches after the first layer, against block scrambling (Qi 2023)"""
+    """ConvMixers only: a learned matrix over the patches after the first layer, against block scrambling (Qi 2023)"""
 
 
 class Pretrain(Section):
-    """training of the embedded model, frozen: dvc repro does not rerun it unasked"""
+    """training of the model that comes with ppvit; dvc repro leaves it out, since its weights are in git"""
 
     steps: int = Field(3000, ge=1)
-    """optimiser steps; the time of the stage is proportional to it"""
+    """optimiser steps; the time of the stage is proportional to them"""
     batch_size: int = Field(64, ge=1)
-    """rendered glyphs a step"""
+    """rendered glyphs in a step"""
     learning_rate: float = Field(5e-3, gt=0)
-    """peak of the cosine schedule, for Muon (matrices of the blocks) and AdamW (the rest) alike"""
+    """peak of the cosine schedule, the same for Muon (matrices of the blocks) and AdamW (the rest)"""
     weight_decay: float = Field(0.05, ge=0)
     """decoupled weight decay on the matrices of the blocks"""
     patch_drop: float = Field(0.25, ge=0, lt=1)
-    """share of the patches hidden from the model in each training step; more is faster and regularises"""
+    """share of the patches hidden from the model in each training step; more is faster and regularises more"""
     seed: int = Field(0, ge=0, lt=2**32)
-    """initial weights, hidden patches and every rendered glyph"""
+    """decides initial weights, hidden patches and every rendered glyph"""
 
 
 class Download(Section):
-    """from the source to data/raw"""
+    """fetching the data set, or reading your own, into data/raw"""
 
     holdout_fraction: float = Field(0.2, gt=0, lt=1)
     """share of the images held out as test, stratified, where the data set brings no test split of its own"""
 
 
 class Encrypt(Section):
-    """from data/raw to shards"""
+    """from data/raw to encrypted shards"""
 
     resize_filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
     """how pixels are interpolated when an image is brought to image_size"""
     crop: Literal["center", "squash", "pad"] = "center"
     """center: shorter side to image_size, middle cut out; squash: aspect ratio given up; pad: black bars"""
     images_per_shard: int = Field(512, ge=1)
-    """images in one tar; more shards spread over more workers, fewer are friendlier to object storage"""
+    """images in one tar; more tars spread over more processes, fewer suit object storage better"""
 
 
 class Adapt(Section):
     """from pretrained weights to weights for the key"""
 
     enabled: bool = True
-    """false writes the model unadapted, as the baseline of the published tables"""
+    """false leaves the model unadapted, as the baseline of the published tables"""
 
 
 class Finetune(Section):
-    """training, at the trainer"""
+    """training, at the trainer; `ppvit list methods` says which method reads what"""
 
     method: str = "lora"
-    """`ppvit list methods` names them; compared in docs/methods.md"""
+    """how to fine-tune; `ppvit list methods` names all, docs/methods.md compares them"""
     rank: int = Field(8, ge=1)
-    """rank of the low-rank update, width of an adapter's bottleneck, prompts a layer, side of oft's blocks, etc."""
+    """size of the update: rank of a low-rank one, width of an adapter, prompts in a layer, as the method has it"""
     alpha: float = Field(16.0, gt=0)
     """scale of the low-rank update, which is multiplied by alpha / rank"""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """dropout in front of the update, where the method has one"""
+    """share of its inputs that the update drops in training, where the method has dropout"""
     target_modules: list[str] = Field([])
-    """layers to attach to, as ends of module names such as attn.qkv, mlp.fc1; empty: the method's own choice"""
+    """layers to attach to, by the ends of their names, such as attn.qkv; empty leaves the choice to the method"""
     batch_norm: Literal["frozen", "stats", "affine"] = "frozen"
-    """ResNets: stats lets running statistics follow the training images, affine trains weight and bias as well"""
+    """ResNets only: stats lets running statistics follow the training images, affine trains weight and bias too"""
     scaled: bool = True
-    """aoft: a learned factor for every column; without it the first product is subtracted, so as to start at zero"""
+    """a learned factor for every column of the update; false subtracts the first product, so as to start at zero"""
     frequencies: int = Field(1000, ge=1)
-    """fourierft: learned spectral entries a layer"""
+    """learned spectral entries in a layer"""
     vector_learning_rate: float = Field(1.0, gt=0)
-    """aoft, hta: learning rate of their vectors, as a multiple of learning_rate"""
+    """learning rate of the vectors that matrices are built from, as a multiple of learning_rate"""
     scale_learning_rate: float = Field(1.0, gt=0)
-    """aoft, hta: learning rate of the factors, as a multiple of learning_rate"""
+    """learning rate of the learned factors, as a multiple of learning_rate"""
     epochs: int = Field(10, ge=1)
     """passes over the training images"""
     batch_size: int = Field(32, ge=1)
-    """images a forward pass, over all processes"""
+    """images in a forward pass, over all processes"""
     accumulation: int = Field(1, ge=1)
-    """forward passes an optimiser step; the effective batch is batch_size * accumulation"""
+    """forward passes in an optimiser step; the effective batch is batch_size * accumulation"""
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     """sgd has momentum; adamw decouples weight decay"""
     learning_rate: float = Field(2e-3, gt=0)
     """peak learning rate, after warm-up"""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """momentum of sgd; the others ignore it"""
+    """momentum of sgd; the other optimisers do not read it"""
     weight_decay: float = Field(1e-4, ge=0)
     """L2 penalty (sgd, adam) or decoupled decay (adamw), on matrices only"""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -160,17 +160,17 @@ class Finetune(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """share of the target probability spread over all classes"""
     gradient_clip: float = Field(1.0, ge=0)
-    """largest norm of the gradient; 0 switches clipping off"""
+    """largest norm of the gradient; 0 does not clip"""
     adversarial: AdversarialLoss = "none"
-    """against attacks on the input, see section adversarial: at, loss under attack; trades (LoFT), clean loss too"""
+    """against adversarial examples: at minimises the loss under attack, trades the clean loss too (LoFT)"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
     seed: int = Field(0, ge=0, lt=2**32)
-    """new weights, order of images, dropout"""
+    """decides new weights, order of images, dropout"""
 
 
 class Evaluate(Section):
-    """figures, at the trainer"""
+    """measuring the fine-tuned model, at the trainer"""
 
     calibration_bins: int = Field(15, ge=1)
     """equal-width bins of confidence in the expected calibration error"""
@@ -184,26 +184,26 @@ class Verify(Section):
 
 
 class Audit(Section):
-    """what leaks"""
+    """attacks on privacy: what the encrypted images leak"""
 
     attacks: list[str] = Field(["all"], min_length=1)
     """which attacks the audit runs; `ppvit list attacks` names them"""
     known_pairs: list[Annotated[int, Field(ge=1)]] = Field([1, 2, 3, 10], min_length=1)
-    """how many plain images the known-plaintext attacker holds, one run each"""
+    """numbers of plain images that the known-plaintext attacker holds; one run for each"""
     pooled_images: list[Annotated[int, Field(ge=1)]] = Field([1, 20, 100], min_length=1)
-    """how many ciphertexts the ciphertext-only attacker pools, one run each; at most the training images"""
+    """numbers of ciphertexts that the ciphertext-only attacker combines, a run for each; at most the training images"""
     candidates: int = Field(100, ge=2)
     """plain images among which the attacker must find the one that a ciphertext shows"""
     training_steps: int = Field(100, ge=1)
-    """optimiser steps of the learned inverse"""
+    """optimiser steps of the network that an attacker trains to invert the cipher"""
     images: int = Field(20, ge=1)
-    """unseen images that are attacked"""
+    """images that are attacked, none of which the attacker knows"""
     seed: int = Field(0, ge=0, lt=2**32)
-    """which images are known and which are attacked"""
+    """decides which images are known and which are attacked"""
 
 
 class Report(Section):
-    """the page"""
+    """the report page"""
 
     images: int = Field(4, ge=1, le=32)
     """examples shown plain, encrypted and recovered"""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class PpvitError(Exception):
-    """Something the user can mend. Its message is one line: what was wrong, where, and the remedy."""
+    """Something the user can put right. Its message is one line: what was wrong, where, and the remedy."""
 
     exit_code = 1
 
@@ -23,9 +23,10 @@ class UsageError(PpvitError):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn the errors a user can mend into one line on stderr and an exit code; ``PPVIT_DEBUG=1`` keeps the traceback.
+    """Turn errors that the user can put right into one line on stderr and an exit code.
 
-    Anything that is neither a :class:`PpvitError` nor an unusable file is a defect of ours and keeps its traceback.
+    ``PPVIT_DEBUG=1`` prints the traceback as well. Anything that is neither a :class:`PpvitError` nor an unusable file
+    is a defect of ours and keeps its traceback.
     """
     try:
         yield
@@ -34,7 +35,7 @@ def one_line_errors() -> Iterator[None]:
             told, exit_code = str(error), error.exit_code
         elif error.filename is not None:
             told, exit_code = f"{error.filename}: {error.strerror}; check it and run again", 1
-        else:  # names no file, so it is not the user's to mend
+        else:  # names no file, so that the user cannot put it right
             raise
         if os.environ.get("PPVIT_DEBUG") == "1":
             traceback.print_exc()

@@ -23,7 +23,7 @@ def share_processors() -> None:
 
 @contextmanager
 def prepared_process() -> Iterator[None]:
-    """The body of a stage or verb: :func:`share_processors`, then errors that the user can mend in one line."""
+    """The body of a stage or verb: :func:`share_processors`, then errors that the user can put right in one line."""
     share_processors()
     with one_line_errors():
         yield

@@ -1,6 +1,6 @@
 """What things were made with: the one check that shards, models and parameters belong together.
 
-Shards and models carry a public record (:func:`ppvit.ciphers.keyed.public_record`): key id, cipher and its settings,
+Shards and models carry a public record (:attr:`ppvit.ciphers.Cipher.record`): key id, cipher and its settings,
 image size. Whatever is used together must agree in all that both sides record.
 """
 

@@ -1,4 +1,4 @@
-"""Result files: flat JSON with what was measured and on what it was measured."""
+"""Result files in JSON: what a stage measured, and on which device, with which revision and versions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
     """Device, git revision where known, and versions of what the numbers depend on (in one text: one column in DVC)."""
     cuda = _cuda()
     found = [f"python {platform.python_version()}"]
-    for package in ("ppvit", "torch", "timm", "peft"):
+    for package in ("ppvit", "torch", "timm", "peft", "tenseal"):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:

@@ -48,7 +48,7 @@ class EncryptedImages(Dataset[tuple[Tensor, int]]):
         """Ciphertext as the cipher gave it, (n, *shape).
 
         Raises:
-            PpvitError: as of the class.
+            PpvitError: see the class.
         """
         if not len(indices):
             return np.empty((0, *self._shape), self._dtype)
@@ -99,12 +99,12 @@ def epoch_batches(
 
 
 def load_batches(dataset: Dataset[tuple[Tensor, int]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read batches in order: ciphertext as of :class:`EncryptedImages`, stacked, and labels, int64 (n,).
+    """Read batches in order: ciphertext as :class:`EncryptedImages` gives it, stacked, and labels, int64 (n,).
 
     Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
 
     Raises:
-        PpvitError: as of :class:`EncryptedImages`.
+        PpvitError: see :class:`EncryptedImages`.
     """
     workers = loader_workers()
     loader = DataLoader(

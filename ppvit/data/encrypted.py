@@ -24,15 +24,12 @@ from ppvit.data.shards import SCHEMA, Shard, shard_records, write_shard
 PARALLEL_PIXELS = 2**24  # below so many a second process would not earn back the time that it takes to start
 
 
-def write_encrypted(
-    splits: dict[str, PlainImages], cipher: Cipher, record: dict[str, Any], out: Path, images_per_shard: int
-) -> None:
+def write_encrypted(splits: dict[str, PlainImages], cipher: Cipher, out: Path, images_per_shard: int) -> None:
     """Encrypt the splits of a data set into a folder each, below ``out``; all whole or not at all.
 
     Args:
         splits: plain images by the name of their split.
         cipher: with its key in place.
-        record: what manifests say of the cipher, see :func:`ppvit.ciphers.keyed.public_record`.
         out: replaced when it exists.
         images_per_shard: images in one tar.
 
@@ -52,7 +49,7 @@ def write_encrypted(
                 "split": split,
                 "num_classes": len(splits[split].classes),
                 "count": len(splits[split]),
-                **record,
+                **cipher.record,
                 "shape": list(cipher.shape),
                 "dtype": cipher.dtype.name,
                 "shards": shard_records(shards),

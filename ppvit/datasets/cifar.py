@@ -27,7 +27,9 @@ _SIZE_BYTES = shard_bytes(60_000, 60_000 * 32 * 32 * 3)
 
 @DATASETS.register("cifar10", "cifar100")
 def open_cifar(request: Request) -> Source:
-    """Open CIFAR: the official archive or the folder it unpacks to, else a folder of class folders, else the download.
+    """60,000 colour images of 32 x 32 pixels, in 10 or 100 classes (Krizhevsky 2009).
+
+    Opened are the user's official archive or what it unpacks to, else a folder of class folders, else the download.
 
     The official files are pickles, so they are read only if their MD5 is the one that torchvision knows.
 

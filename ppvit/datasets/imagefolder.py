@@ -66,7 +66,7 @@ class _Layout:
 
 @DATASETS.register("imagefolder")
 def open_imagefolder(request: Request, expected_classes: int | None = None) -> Source:
-    """Open a folder or archive of class folders.
+    """Your own images: a folder, tar or zip that holds a folder for each class, or train and test folders of such.
 
     Args:
         request: ``path`` is the folder or archive, or a folder with nothing but one archive in it.

@@ -32,9 +32,11 @@ from ppvit.datasets.source import (
 _URL = "https://zenodo.org/records/10519652/files/{}.npz?download=1"
 _NAMES = {f"{flag}_{size}" if size != 28 else flag: (flag, size) for size in SIZES for flag in INFO}
 
-DATASETS.refuse("several labels an image", *(f"chestmnist{suffix}" for suffix in ("", "_64", "_128", "_224")))
 DATASETS.refuse(
-    "volumes instead of images",
+    "its images have several labels each", *(f"chestmnist{suffix}" for suffix in ("", "_64", "_128", "_224"))
+)
+DATASETS.refuse(
+    "it holds volumes, not images",
     *(
         f"{organ}mnist3d{suffix}"
         for organ in ("organ", "nodule", "adrenal", "fracture", "vessel", "synapse")
@@ -45,7 +47,9 @@ DATASETS.refuse(
 
 @DATASETS.register(*_NAMES)
 def open_medmnist(request: Request) -> Source:
-    """Open one of the data sets: from the user's npz file, else a folder of class folders, else the official download.
+    """Medical images of MedMNIST v2, 28 pixels wide or as the name says, with its official train and test images.
+
+    Opened are the user's npz file, else a folder of class folders, else the official download.
 
     Raises:
         PpvitError: the file is no MedMNIST npz of this data set, or cannot be fetched.

@@ -24,7 +24,9 @@ _FILES = {
 
 @DATASETS.register("mnist")
 def open_mnist(request: Request) -> Source:
-    """Open MNIST: the four official files, else a folder of class folders, else the download.
+    """70,000 handwritten digits, grey, 28 x 28 pixels (LeCun et al. 1998).
+
+    Opened are the user's four official files, else a folder of class folders, else the download.
 
     Raises:
         PpvitError: a file is missing, damaged or of another kind, or cannot be fetched.

@@ -36,7 +36,7 @@ _SPLIT = re.compile(r"(?:.*[-_.])?(train|test|val|valid|validation)[-_.].*")
 
 @DATASETS.register("webdataset")
 def open_webdataset(request: Request) -> Source:
-    """Open a folder of shards, or one tar.
+    """Your own images as WebDataset shards: a tar, or a folder of train-*.tar and test-*.tar.
 
     Raises:
         UsageError: there is no path.

@@ -1,4 +1,4 @@
-"""What the owner compares a model that came back with: other keys, and plain images with the adaptation undone."""
+"""What the owner needs to check a model that came back: wrong keys, and a model that takes plain images again."""
 
 from __future__ import annotations
 

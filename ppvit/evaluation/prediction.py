@@ -39,7 +39,7 @@ def probabilities(plain: np.ndarray, cipher: Cipher, adapted: Path, finetuned: P
 
 
 def read_images(paths: list[Path], size: int, resize_filter: str = "bicubic", crop: str = "center") -> np.ndarray:
-    """Image files at the model's size, uint8, (n, size, size, 3); arguments as of :func:`ppvit.data.images.to_square`.
+    """Image files at the model's size, uint8, (n, size, size, 3); arguments: see :func:`ppvit.data.images.to_square`.
 
     Raises:
         PpvitError: a file is missing or no image.

@@ -1,4 +1,4 @@
-"""The model card: what a stranger must know of the folder, with the front matter that the Hugging Face Hub reads."""
+"""The model card: what whoever finds the folder must know, with the front matter that the Hugging Face Hub reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finished run as its files tell it, checked to be of one piece: no card with the figures of another model."""
+"""Reading the files of a finished run, and checking that all are of the same one: no figures of another model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Finished:
 
 
 def read_finished(config: Config, places: Places) -> Finished:
-    """Read all files of a run but the weights; arguments as of :func:`ppvit.export.export`.
+    """Read all files of a run but the weights; arguments: see :func:`ppvit.export.export`.
 
     Raises:
         UsageError: params.yaml names a method that there is not.

@@ -1,4 +1,4 @@
-"""Which weights leave, in which form, and which of them reveal the key."""
+"""Which weights are exported, in which form, and which of them reveal the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vision Transformers and ResNets by name and on disk, in the folder layout that timm's ``local-dir:`` reads."""
+"""Pretrained Vision Transformers and ResNets by name, from weights files or from timm's hub."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def backbone_of(config: Config, embedded: Path, any_kind: bool = False) -> Backb
 
     Args:
         config: ``model`` and ``dataset.image_size`` are used.
-        embedded, any_kind: as of :func:`load_backbone`.
+        embedded, any_kind: see :func:`load_backbone`.
     """
     model = config.model
     size = config.dataset.image_size

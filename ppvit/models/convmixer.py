@@ -19,7 +19,7 @@ default_cfgs = generate_default_cfgs(
         "convmixer_micro_patch4": {
             "num_classes": 36,
             "input_size": (3, 32, 32),
-            "mean": (0.485, 0.456, 0.406),  # ImageNet's, as of timm's other ConvMixers
+            "mean": (0.485, 0.456, 0.406),  # ImageNet's, as in timm's other ConvMixers
             "std": (0.229, 0.224, 0.225),
             "first_conv": "stem.0",
             "classifier": "head",

@@ -105,7 +105,7 @@ class Robust(Objective):
             self._accuracy.refresh(self._accelerator.reduce(self._accuracy.counts))
 
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As of :class:`Objective`; under AT all measures are those of the adversarial images."""
+        """The loss and its measures, see :meth:`Objective.loss`; under AT all are those of the adversarial images."""
         moved = self._perturb(model, images, labels)
         if not self._trades:
             return super().loss(model, moved, labels)

@@ -1,4 +1,4 @@
-"""The model with a fine-tuning method around it, ready to train."""
+"""Extending a model by a fine-tuning method, so that it is ready to train."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Resume checkpoints: what a killed run needs to go on as if nothing had happened."""
+"""Resume checkpoints: the state of training, from which a killed run goes on to the result of an uninterrupted one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import random
 import shutil
@@ -22,22 +21,12 @@ from ppvit.tuners import trained_state
 SAVE_SECONDS = 60.0  # at most this much work is lost; when a checkpoint is saved never changes the result
 
 
-def scratch_folder() -> Path:
-    """Where checkpoints live, outside all outputs: ``$PPVIT_SCRATCH``, else the platform's user cache folder."""
-    if folder := os.environ.get("PPVIT_SCRATCH"):
-        return Path(folder)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("ppvit")) / "scratch"
-
-
 class Checkpoint:
     """The checkpoint of one run.
 
     Args:
-        determines: everything that the result depends on; equal values share a checkpoint, so a run that was changed in
-            any way starts anew.
-        folder: see :func:`scratch_folder`.
+        determines: everything that the result depends on; runs that differ in any of it have checkpoints of their own.
+        folder: outside all outputs, see :func:`ppvit.core.scratch.scratch_folder`.
     """
 
     def __init__(self, determines: dict[str, Any], folder: Path) -> None:

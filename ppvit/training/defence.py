@@ -1,4 +1,4 @@
-"""What adversarial fine-tuning needs beside the model: images held out, the ball of the attack, a robust head."""
+"""Parts of adversarial fine-tuning: images held out, the size of the attack, and a head that starts robust."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ppvit.tuners import make_tuner
 
 
 class Defence:
-    """What adversarial fine-tuning needs beside the model.
+    """Training images, images held out, and the attack, for one run of adversarial fine-tuning.
 
     Args:
         settings, adversarial: the sections.

@@ -36,7 +36,7 @@ class Monitor:
     """PGD-20 with steps of a quarter of the radius, cross-entropy and a uniform start, always the same.
 
     Args:
-        dataset: the held-out images, ciphertext as of :class:`ppvit.data.batches.EncryptedImages`.
+        dataset: the held-out images, encrypted.
         ball: of the attack.
         batch_size: images a forward pass, over all processes.
         accelerator: processes and device.

@@ -1,4 +1,4 @@
-"""What a training step minimises; here the cross-entropy on the images as they are."""
+"""The loss that training minimises: the cross-entropy; against an attack see :mod:`ppvit.training.adversarial`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class RunningAccuracy:
         self.counts += torch.stack([right.double(), torch.full_like(right, images).double()])
 
     def refresh(self, total: Tensor) -> None:
-        """Make ``total``, the counts of all processes, the value, and start counting anew."""
+        """Take the accuracy that ``total`` has, the counts of all processes, and start counting from zero again."""
         if total[1] > 0:
             self.value = (total[0] / total[1]).item()
         self.counts.zero_()

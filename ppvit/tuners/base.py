@@ -1,4 +1,4 @@
-"""What a fine-tuning method must answer: what trains, how many parameters, how it is saved."""
+"""Base class of fine-tuning methods: what trains, how many parameters that is, how it is saved."""
 
 from __future__ import annotations
 

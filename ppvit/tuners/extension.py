@@ -1,4 +1,4 @@
-"""Fine-tuning methods of our own as methods of peft: their names in its tables, and what their layers share.
+"""Base classes of the fine-tuning methods that peft does not have, and how they become methods of peft.
 
 ``peft.utils.register_peft_method`` takes only names that are in peft's own enumeration. Its tables, however, are plain
 dictionaries, and names that are plain strings work as keys of them (from peft 0.21 on; earlier ones fail to save).

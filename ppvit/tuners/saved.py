@@ -129,7 +129,7 @@ def load_finetuned(adapted: Path, finetuned: Path, num_classes: int) -> nn.Modul
 
 
 def load_adapter(adapted: Path, finetuned: Path, num_classes: int) -> peft.PeftModel:
-    """Load a fine-tuned model with its adapters unmerged, in eval mode; arguments as of :func:`load_finetuned`.
+    """Load a fine-tuned model with its adapters unmerged, in eval mode; arguments: see :func:`load_finetuned`.
 
     Raises:
         PpvitError: missing, unreadable or incomplete.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ppvit.adaptation.adapt import adapt_model
-from ppvit.ciphers.keyed import load_cipher, public_record
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.models import backbone_of, save_model
@@ -29,7 +29,7 @@ def run(config: Config, places: Places) -> None:
     if config.model.adaptive_matrix:
         add_adaptive_matrix(backbone.model, cipher.blocks)
     measured = adapt_model(backbone, cipher, config.adapt.enabled)
-    record = {**public_record(config, cipher), "model": config.model.name, "adapted": config.adapt.enabled}
+    record = {**cipher.record, "model": config.model.name, "adapted": config.adapt.enabled}
     save_model(places.adapted, backbone, record)
     parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
     values = {**measured, "adapted": config.adapt.enabled, "parameters": parameters}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppvit.ciphers.keyed import load_cipher, public_record
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.data.encrypted import write_encrypted
 from ppvit.data.plain import PlainImages
@@ -22,5 +22,4 @@ def run(config: Config, places: Places) -> None:
     """
     cipher = load_cipher(config)
     splits = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in SPLITS}
-    record = public_record(config, cipher)
-    write_encrypted(splits, cipher, record, places.encrypted, config.encrypt.images_per_shard)
+    write_encrypted(splits, cipher, places.encrypted, config.encrypt.images_per_shard)

@@ -8,7 +8,7 @@ from ppvit.training.pretraining import save, train
 
 
 def run(config: Config, places: Places) -> None:
-    """Write the weights that come with ppvit anew, float16 to halve their size.
+    """Write the weights that come with ppvit again, float16 to halve their size.
 
     Args:
         config: ``pretrain`` is used.

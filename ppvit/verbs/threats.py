@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ppvit.ciphers.keyed import expected, load_cipher
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.device import device
 from ppvit.core.errors import UsageError
@@ -65,7 +65,7 @@ def run(config: Config, places: Places) -> None:
     result, finetuned = places.result("threats"), places.finetuned
     cipher = load_cipher(config)
     record = read_finetuned_record(finetuned)
-    require_made_alike(Made(finetuned, record, "finetune"), expected(config, cipher))
+    require_made_alike(Made(finetuned, record, "finetune"), Made("params.yaml", cipher.record))
     classes = record["num_classes"]
     attacks = attack_names(config.robustness.attack, classes)
     require_package("the threats (K4 asks as Square does)", otherwise="")

@@ -41,14 +41,6 @@ def label_slots(plan: TilesPlan, labels: np.ndarray) -> np.ndarray:
     return tiles.ravel()
 
 
-def weight_slots(plan: TilesPlan, weights: np.ndarray, block: int) -> np.ndarray:
-    """One block of weights, float64 (C, d), as :func:`weights_of` reads it: float64, (N/2,)."""
-    columns = weights[:, block * plan.tile : (block + 1) * plan.tile].T
-    tiles = np.zeros((plan.rows, plan.tile, plan.lanes))
-    tiles[:, : len(columns), : plan.classes] = columns
-    return tiles.ravel()
-
-
 def weights_of(plan: TilesPlan, slots: list[np.ndarray]) -> np.ndarray:
     """Weights from the slots of all blocks, averaged over their copies.
 
