@@ -18,7 +18,9 @@ _REGISTRIES = {
 
 
 def described(kind: str) -> list[tuple[str, str]]:
-    """Every name of a kind, the first sentence of its documentation, and the parameters that not all others read.
+    """Names of a kind, the first sentence of their documentation, and the parameters that not all others read.
+
+    Names of which the same is said stand together.
 
     Raises:
         UsageError: there is no such kind.
@@ -27,7 +29,10 @@ def described(kind: str) -> list[tuple[str, str]]:
         raise UsageError(f"ppvit list {kind}: there are lists of {', '.join(_REGISTRIES)}")
     module, registry = _REGISTRIES[kind]
     entries = getattr(importlib.import_module(module), registry)
-    return [(name, summary(getattr(entry, "find", entry)) + _reads(entry)) for name, entry in entries.items()]
+    said: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        said.setdefault(f"{summary(getattr(entry, 'find', entry)).rstrip('.')}.{_reads(entry)}", []).append(name)
+    return [(", ".join(names), sentence) for sentence, names in said.items()]
 
 
 def _reads(entry: object) -> str:

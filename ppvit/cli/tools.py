@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -106,9 +107,15 @@ def list_names(
     from ppvit.cli.names import described
 
     rows = described(kind)
-    width = max(len(name) for name, _ in rows)
-    for name, sentence in rows:
-        print(f"{name:<{width}}  {sentence}")
+    width = max(len(names) for names, _ in rows if len(names) <= 24)
+    indent = " " * (width + 2)
+    for names, sentence in rows:
+        lines = textwrap.wrap(sentence, 120, initial_indent=indent, subsequent_indent=indent)
+        if len(names) > width:  # many data sets of one kind
+            print("\n".join(textwrap.wrap(names, 120)))
+        else:
+            lines[0] = f"{names:<{width}}  {lines[0].strip()}"
+        print("\n".join(lines))
 
 
 @app.command()

@@ -19,7 +19,7 @@ FEASIBLE_BITS = 64  # years for one such machine, days for a thousand
 
 @attack("brute_force", "key bits", figure="key_bits", place=10)
 def find(view: View) -> Iterator[Finding]:
-    """Count bits."""
+    """Count the bits of key that trying all keys would have to guess; nothing is tried."""
     space_bits = view.space.example.key_space_bits
     used = min(space_bits, 8.0 * SECRET_BYTES) if view.space.keyed else 0.0
     seconds = 2.0 ** (used - 1) / KEYS_PER_SECOND

@@ -35,7 +35,7 @@ from ppvit.ciphers.gather import join_nibbles
 
 @attack("chosen_plaintext", "chosen", place=3)
 def find(view: View) -> Iterator[Finding]:
-    """Ask the oracle for as few helper images as tell the whole key, and decrypt with it."""
+    """Have a few images of the attacker's choice encrypted, which tell the whole key."""
     space = view.space
     if view.oracle is None or view.encrypted.ndim != 4:
         yield not_attacked("no attack here reads a key out of chosen images for this cipher.")

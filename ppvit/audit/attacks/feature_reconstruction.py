@@ -24,7 +24,7 @@ from ppvit.audit.view import Finding, View, not_attacked
 
 @attack("feature_reconstruction", "feature", ciphertext_only=True, place=6)
 def find(view: View) -> Iterator[Finding]:
-    """Fold the values of the images under attack."""
+    """Undo the inversion of values in a single ciphertext as far as outlines show, where pixels keep their place."""
     if view.encrypted.dtype != np.uint8:
         yield not_attacked("this ciphertext has no bytes that could be inverted.")
         return

@@ -47,7 +47,7 @@ _PIXELS_AT_ONCE = 16 * 32 * 32  # batch size times pixels of a step
     place=8,
 )
 def find(view: View) -> Iterator[Finding]:
-    """Learn an inverse from pairs under keys of the attacker's own, and another without pairs, from the ciphertexts."""
+    """Train a network to decrypt, on pairs under keys of the attacker's own, and another without pairs."""
     space, public, pool = view.space, view.public_plain, view.pooled
     if view.encrypted.ndim != 4 or public is None or not len(public) or pool is None:
         yield not_attacked("there is no picture here whose blocks a network could map back.")

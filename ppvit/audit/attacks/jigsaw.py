@@ -56,7 +56,7 @@ class Solution:
 
 @attack("jigsaw", "jigsaw", ciphertext_only=True, place=5)
 def find(view: View) -> Iterator[Finding]:
-    """Put the blocks of some ciphertexts in order, each from itself alone."""
+    """Put the blocks of a single ciphertext in order, as a jigsaw puzzle."""
     if view.encrypted.ndim != 4 or view.encrypted.dtype != np.uint8 or view.block_size < 2:
         yield not_attacked("this ciphertext is no 8-bit picture with blocks of 2 pixels or more.")
         return

@@ -36,7 +36,7 @@ _PLAIN, _CIPHER = 0, 1
 
 @attack("known_plaintext", "known", reads=("known_pairs",), counts="pair", place=2)
 def find(view: View) -> Iterator[Finding]:
-    """Find the key from 1, 2, … pairs, as many as ``view.known_pairs`` says, the largest number as the headline."""
+    """Find the key from a few plain images and their ciphertexts."""
     plain, encrypted = view.known_plain, view.known_encrypted
     if view.encrypted.ndim != 4 or plain is None or encrypted is None:
         yield not_attacked("no attack here solves for a secret network.")

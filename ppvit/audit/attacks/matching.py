@@ -38,7 +38,7 @@ _ENOUGH = 8  # ciphertexts that tell mean and deviation of a feature
 
 @attack("matching", "match", reads=("candidates",), figure="top1_percent", place=9)
 def find(view: View) -> Iterator[Finding]:
-    """Say for every ciphertext under attack which of the candidates it is."""
+    """Tell which of some plain images a ciphertext shows."""
     candidates = view.candidates
     if candidates is None:
         yield not_attacked("there are no plain images to choose from.")

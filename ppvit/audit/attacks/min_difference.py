@@ -35,7 +35,7 @@ _DECODED = [(0, -1), (0, -2), *itertools.product((-1, -2), range(-_REACH, _REACH
 
 @attack("min_difference", "min diff", ciphertext_only=True, place=7)
 def find(view: View) -> Iterator[Finding]:
-    """Decode some of the images under attack, each from itself alone."""
+    """Choose inversion and colour order of every pixel of one ciphertext so that it is most like its neighbours."""
     if view.encrypted.dtype != np.uint8:
         yield not_attacked("this ciphertext has no bytes that could be inverted.")
         return

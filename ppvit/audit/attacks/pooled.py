@@ -42,7 +42,7 @@ MAX_COLUMNS = 192  # values of a block that stand for all of it when looking for
 
 @attack("pooled", "pooled", ciphertext_only=True, reads=("pooled_images",), counts="ciphertext", place=4)
 def find(view: View) -> Iterator[Finding]:
-    """Find the key from 1, 20, 100 … ciphertexts, as ``view.pooled_images`` says; the largest is the headline."""
+    """Find the key from the statistics of many ciphertexts, without any plain image."""
     space, pooled, public = view.space, view.pooled, view.public_plain
     if pooled is None or view.encrypted.ndim != 4 or space.nibbles or (space.dense and public is None):
         yield not_attacked("the values of this ciphertext are no pixels that could be put in order.")
