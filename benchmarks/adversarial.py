@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from ppvit.config import Finetune
 from ppvit.evasion.ball import Ball
-from ppvit.evasion.pgd import Attack, frozen
+from ppvit.evasion.pgd import PgdAttack, frozen
 from ppvit.models import MICRO, MICRO_ARCHITECTURE
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import make_tuner
@@ -45,12 +45,12 @@ Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def ours(steps: int) -> Perturb:
-    return Attack(BALL, steps, step_size(steps), "uniform", "ce").perturb
+    return PgdAttack(BALL, steps, step_size(steps), "uniform", "ce").perturb
 
 
 def compiled(steps: int) -> Perturb:
     """Ours with the model under attack compiled, as by ``PPVIT_COMPILE=1``."""
-    attack, made = Attack(BALL, steps, step_size(steps), "uniform", "ce"), []
+    attack, made = PgdAttack(BALL, steps, step_size(steps), "uniform", "ce"), []
 
     def perturb(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         if not made:

@@ -16,7 +16,7 @@ from ppvit.ciphers.gather import FlatMap
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.isometry import plain_ball
-from ppvit.evasion.pgd import Attack, divergence, frozen, pgd
+from ppvit.evasion.pgd import PgdAttack, divergence, frozen, pgd
 from ppvit.models import model_input
 from ppvit.models.batch_norm import set_batch_norm
 from ppvit.tuners.base import keep_zero
@@ -120,7 +120,7 @@ def test_an_attack_leaves_no_gradient_and_the_model_as_it_was(inner_loss):
     model.norm.register_forward_hook(
         lambda *_: while_attacked.extend(parameter.requires_grad for parameter in model.parameters())
     )
-    moved = Attack(Ball.of_grey_levels("linf", 8), 2, 2 / 127.5, "noise", inner_loss).perturb(model, images, labels)
+    moved = PgdAttack(Ball.of_grey_levels("linf", 8), 2, 2 / 127.5, "noise", inner_loss).perturb(model, images, labels)
     assert while_attacked
     assert not any(while_attacked)  # nothing but the input takes a gradient
     assert not moved.requires_grad
@@ -135,7 +135,7 @@ def test_an_attack_leaves_running_statistics_alone(mode):
     model = set_batch_norm(timm.create_model("resnet18_cifar", num_classes=3), mode).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     modes = [module.training for module in model.modules()]
-    attack = Attack(Ball.of_grey_levels("linf", 8), 1, 8 / 127.5, "noise", "kl")
+    attack = PgdAttack(Ball.of_grey_levels("linf", 8), 1, 8 / 127.5, "noise", "kl")
     attack.perturb(model, as_input(noise_images(2, 32)), torch.tensor([0, 1]))
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     assert [module.training for module in model.modules()] == modes
@@ -203,7 +203,7 @@ def test_attack_on_ciphertext_decrypts_to_the_attack_on_plain_images(name, norm,
     adapt_model(adapted, cipher)
     labels = torch.tensor([0, 3])
     images = noise_images(2)
-    attack = Attack(plain_ball(norm, 8, cipher.record), 3, 2 / 127.5, "none")
+    attack = PgdAttack(plain_ball(norm, 8, cipher.record), 3, 2 / 127.5, "none")
     clean = as_input(images, torch.float64)
     on_plain = attack.perturb(plain.model.double(), clean, labels)
     ciphertext = as_input(cipher.encrypt(images), torch.float64)
@@ -227,7 +227,7 @@ def test_attack_on_rotated_blocks_rotates_back_to_the_attack_on_plain_images(key
     plain, adapted = tiny_backbone(), tiny_backbone()
     adapt_model(adapted, cipher)
     images, labels = noise_images(2), torch.tensor([0, 3])
-    attack = Attack(plain_ball("l2", 300, cipher.record), 3, 1.0, "none")
+    attack = PgdAttack(plain_ball("l2", 300, cipher.record), 3, 1.0, "none")
     on_plain = attack.perturb(plain.model.double(), as_input(images, torch.float64), labels)
     ciphertext = as_input(cipher.encrypt_exactly(images), torch.float64)
     on_cipher = attack.perturb(adapted.model.double(), ciphertext, labels)

@@ -18,7 +18,7 @@ from ppvit.config import Adversarial, Config, default_yaml, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import read_json, sha256_of, write_json
 from ppvit.evasion.ball import Ball
-from ppvit.evasion.pgd import Attack
+from ppvit.evasion.pgd import PgdAttack
 from ppvit.models import read_record
 from ppvit.training import checkpoint, defence, finetuning
 from ppvit.training import loop as training
@@ -313,7 +313,7 @@ def test_training_against_an_attack_learns_what_an_attack_cannot_undo(loss):
     told = torch.where(torch.rand(400, 1, generator=generator) < 0.9, 0.5, -0.5) * side
     images = torch.cat([told, 0.06 * side + 0.1 * torch.randn(400, 47, generator=generator)], 1).reshape(400, 3, 4, 4)
     objectives = {"natural": Objective(), loss: robust(loss=loss, classes=2, epsilon=12.75, steps=5, step_size=5.0)}
-    attack = Attack(objectives[loss].attack.ball, 20, 0.02)
+    attack = PgdAttack(objectives[loss].attack.ball, 20, 0.02)
     accuracy = {}
     for name, objective in objectives.items():
         torch.manual_seed(0)

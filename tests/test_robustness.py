@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyautoattack
@@ -18,7 +19,7 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion import at_trainer, masking
 from ppvit.evasion.autoattack import attack_names
 from ppvit.evasion.ball import TOLERANCE, Ball
-from ppvit.evasion.cascade import BATCH, Adversary, cascade, named_rightly
+from ppvit.evasion.cascade import BATCH, Adversary, cascade, classified_correctly
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, chosen, interval_percent
 from ppvit.models import save_model
@@ -348,6 +349,16 @@ def test_cipher_that_keeps_no_distances_is_not_measured(tmp_path):
     assert found["clean_accuracy_percent"] > 0
 
 
+def test_model_that_was_not_made_for_the_shards_is_refused(world, tmp_path):
+    folder, config = world
+    other = Places.of(config, root=tmp_path, raw=places_in(folder).raw)
+    encrypt.run(config.model_copy(update={"cipher": config.cipher.model_copy(update={"name": "np"})}), other)
+    mixed = replace(places_in(folder), encrypted=other.encrypted, results=tmp_path, curves=tmp_path / "curves")
+    with pytest.raises(PpvitError, match="was made with cipher .* make them again: dvc repro encrypt adapt"):
+        robustness.run(settings(), mixed)
+    assert not mixed.result("robustness").exists()
+
+
 def test_missing_extra_is_told(world, monkeypatch):
     folder, _ = world
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
@@ -384,7 +395,7 @@ def test_bad_values_are_told(override, told, tmp_path):
 def test_accuracy_counts_right_names_only():
     model = tiny_net()
     sample = tiny_sample(model)
-    np.testing.assert_array_equal(named_rightly(model, sample.images, sample.labels), np.arange(24) >= 2)
+    np.testing.assert_array_equal(classified_correctly(model, sample.images, sample.labels), np.arange(24) >= 2)
 
 
 def test_verdict_says_why_a_figure_is_not_to_be_believed():

@@ -20,7 +20,7 @@ from ppvit.evasion.at_owner import require_measurable, summary
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.cascade import Adversary
 from ppvit.evasion.ciphered import QUERY, StraightThrough, ThroughMap, rounds, through_cipher, whole_bytes
-from ppvit.evasion.pgd import Attack
+from ppvit.evasion.pgd import PgdAttack
 from ppvit.evasion.recovery import recover
 from ppvit.evasion.surrogate import own_images, train_head
 from ppvit.evasion.verdicts import threat_rows, verdict
@@ -70,7 +70,7 @@ def test_attacking_ciphertext_and_decrypting_is_attacking_plain_pixels(name):
     model = tiny_model(cipher).double()
     through = ThroughMap(model, cipher.affine_map(), cipher.block_size)
     images, labels = as_input(noise()).double(), torch.tensor([0, 1, 2])
-    attack = Attack(Ball.of_grey_levels("linf", 8.0), 5, 2 / 127.5, start="none", inner_loss="ce")
+    attack = PgdAttack(Ball.of_grey_levels("linf", 8.0), 5, 2 / 127.5, start="none", inner_loss="ce")
     plain = attack.perturb(plain_model, images, labels)
     encrypted = attack.perturb(model, through.encrypt(images), labels)
     torch.testing.assert_close(through.encrypt(attack.perturb(through, images, labels)), encrypted)

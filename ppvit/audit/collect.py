@@ -1,4 +1,4 @@
-"""Collecting what the attacker holds from the pipeline's files, and the truth that only scores what is found."""
+"""Reads what the attacker holds from the pipeline's files, and the truth, which serves for scoring alone."""
 
 from __future__ import annotations
 

@@ -52,36 +52,44 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         "ssim_of_guess": round(_guess_ssim(view, truth), 4),
         "ssim_of_ciphertext": round(mean_ssim(view.pictures, truth.plain), 4),
     }
-    everything: list[Scored] = []
+    found: dict[str, list[Scored]] = {}
     sentences: dict[str, str] = {}
     for attack in attacks:
-        for finding, seconds in _timed(ATTACKS[attack].find(view)):
-            if not finding.applies:
-                values |= {f"{attack}_{name}": None for name in ("key_recovered_percent", "ssim", "psnr_db")}
-                sentences[attack] = finding.says
-                continue
-            images, scores = _scores(finding, view, truth)
-            scored = _scored(attack, finding, scores, values)
-            everything.append(scored)
-            scores["wall_seconds"] = round(seconds, 4)
-            if finding.variant:
-                values |= {f"{attack}_{finding.variant}_{name}": value for name, value in scores.items()}
-            if finding.headline:
-                values |= {f"{attack}_{name}": value for name, value in scores.items()}
-                sentences[attack] = sentence(scored, keyed)
-            if finding.headline and not finding.says:
-                shown = [each[: min(PICTURED, len(images))] for each in (truth.plain, view.pictures, images)]
-                image_grid(shown, TITLES).save(pictures / f"{attack}.png")
-    strengths = {attack: [scored.strength for scored in everything if scored.attack == attack] for attack in attacks}
-    for attack, found in strengths.items():
-        values[f"{attack}_strength_percent"] = (round(100 * max(found), 1) if keyed else 100.0) if found else None
+        found[attack], sentences[attack] = _make(attack, view, truth, values, pictures)
+    for attack, findings in found.items():
+        percent = round(100 * max(scored.strength for scored in findings), 1) if findings else None
+        values[f"{attack}_strength_percent"] = percent if keyed or not findings else 100.0
+    everything = [scored for findings in found.values() for scored in findings]
     best = strongest(everything) if everything else None
     values["strongest_key_recovered_percent"] = best and best.key_recovered_percent
     values["strongest_ssim"] = best and best.ssim
-    missing = [attack for attack, found in strengths.items() if not found]
     told = {"rows": attack_rows(values), "titles": {name: title(name) for name in attacks}, "sentences": sentences}
     write_json(pictures / "attacks.json", told)  # beside the metrics: texts would fill DVC's tables
+    missing = [attack for attack, findings in found.items() if not findings]
     return {**values, "verdict": overall(everything, keyed, missing, view.space.example.published)}
+
+
+def _make(attack: str, view: View, truth: Truth, values: dict[str, Any], pictures: Path) -> tuple[list[Scored], str]:
+    """Make one attack: its scores, none where it cannot be made, and its sentence. Adds its figures to ``values``."""
+    found: list[Scored] = []
+    told = ""
+    for finding, seconds in _timed(ATTACKS[attack].find(view)):
+        if not finding.applies:
+            values |= {f"{attack}_{name}": None for name in ("key_recovered_percent", "ssim", "psnr_db")}
+            told = finding.says
+            continue
+        images, scores = _scores(finding, view, truth)
+        found.append(_scored(attack, finding, scores, values))
+        scores["wall_seconds"] = round(seconds, 4)
+        if finding.variant:
+            values |= {f"{attack}_{finding.variant}_{name}": value for name, value in scores.items()}
+        if finding.headline:
+            values |= {f"{attack}_{name}": value for name, value in scores.items()}
+            told = sentence(found[-1], view.space.keyed)
+        if finding.headline and not finding.says:
+            shown = [each[: min(PICTURED, len(images))] for each in (truth.plain, view.pictures, images)]
+            image_grid(shown, TITLES).save(pictures / f"{attack}.png")
+    return found, told
 
 
 def _timed(findings: Iterator[Finding]) -> Iterator[tuple[Finding, float]]:

@@ -99,7 +99,8 @@ def params() -> None:
 @app.command("list")
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="ciphers, methods, attacks, datasets or algorithms (of he).", metavar="KIND")
+        str,
+        typer.Argument(help="ciphers, methods, attacks (of audit), datasets or algorithms (of he).", metavar="KIND"),
     ],
 ) -> None:
     """Print the names that a parameter takes, with a sentence on each."""

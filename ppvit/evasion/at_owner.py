@@ -1,4 +1,7 @@
-"""What the owner measures of a keyed model under attack: surrogates, checks behind the cipher, the summary."""
+"""What the owner, who has the key, measures of a model under adversarial images beside the attacks themselves.
+
+Images made on models under other keys (surrogates), signs of masked gradients behind the cipher, and the summary.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from ppvit.models import model_input
 def straight_through_checks(
     settings: Robustness, adversary: Adversary, owner: nn.Module, sample: Sample, progress: Progress
 ) -> dict[str, bool]:
-    """Signs of masked gradients behind a cipher that has none of its own, where the trainer cannot look for them."""
+    """Checks for masked gradients behind a cipher without a gradient, which the trainer cannot make."""
     factors = {epsilon: epsilon / settings.epsilon for epsilon in settings.epsilons}
     curve = accuracy_against_epsilon(adversary, owner, sample, factors, progress.remember)
     steps = accuracy_against_steps(adversary, owner, sample, progress.remember)
@@ -43,7 +46,7 @@ def straight_through_checks(
 
 
 def require_measurable(config: Config, owner: nn.Module) -> None:
-    """Refuse what rounding to whole grey levels would falsify.
+    """Refuse sizes of perturbations that rounding to whole grey levels would change.
 
     Raises:
         UsageError: L2, or a fraction of a grey level, under a cipher that has no meaning between grey levels.
@@ -66,7 +69,8 @@ def transferred(
     sample: Sample,
     progress: Progress,
 ) -> tuple[np.ndarray, float]:
-    """What withstands the images of every surrogate, bool (n,), and the surrogates' own mean accuracy in percent."""
+    """Which images withstand adversarial images made on each of the surrogates, bool (n,); and the surrogates' own mean
+    accuracy in percent."""
     settings = config.threats
     standing, accuracies = np.ones(len(sample), bool), []
     for number in range(settings.surrogates):
@@ -102,6 +106,7 @@ def summary(standing: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def recovery_values(recovered: Recovered) -> dict[str, Any]:
+    """The results that tell how the key was recovered."""
     return {
         "k2_attack": recovered.attack,
         "k2_key_recovered_percent": round(recovered.percent, 3),
@@ -110,5 +115,6 @@ def recovery_values(recovered: Recovered) -> dict[str, Any]:
 
 
 def read_pixels(plain: PlainImages, order: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Images by number as a model takes them, float32 (n, 3, H, W) in [-1, 1], and their labels, int64 (n,)."""
     images = np.concatenate([plain.read(index, index + 1) for index in order])
     return model_input(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(plain.labels[order])

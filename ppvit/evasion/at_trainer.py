@@ -16,7 +16,7 @@ from ppvit.core.errors import UsageError
 from ppvit.evasion import masking
 from ppvit.evasion.autoattack import attack_names, in_words, require_package
 from ppvit.evasion.ball import GREY_LEVEL, Ball
-from ppvit.evasion.cascade import Adversary, cascade, named_rightly
+from ppvit.evasion.cascade import Adversary, cascade, classified_correctly
 from ppvit.evasion.curve import accuracy_against_epsilon, accuracy_against_steps
 from ppvit.evasion.isometry import plain_ball
 from ppvit.evasion.progress import Progress
@@ -50,7 +50,9 @@ def evaluate(
         :mod:`ppvit.evasion.masking`; ``verdict``. Where the cipher keeps no distances, the first and last only.
     """
     attack_names(settings.attack, classes)  # refuses a single class, whatever the cipher
-    values: dict[str, Any] = {"clean_accuracy_percent": percent(named_rightly(model, sample.images, sample.labels))}
+    values: dict[str, Any] = {
+        "clean_accuracy_percent": percent(classified_correctly(model, sample.images, sample.labels))
+    }
     public = {"images": len(sample), "seed": settings.seed, "norm": settings.norm, "epsilon": settings.epsilon}
     try:
         attacks, adversary = attacks_and_adversary(settings, classes, record)

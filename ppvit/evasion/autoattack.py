@@ -19,6 +19,7 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion.ball import Ball
 
 SQUARE_QUERIES = 5000
+UNTRUSTED = "Remove from the model what is random or hides its gradients, then dvc repro finetune robustness"
 _NORMS = {"linf": "Linf", "l2": "L2"}
 _TARGETS = 9  # classes that targeted attacks try, of those with the largest logits
 
@@ -143,4 +144,4 @@ def _doubts_are_errors() -> Iterator[None]:
         logger.propagate = propagated
     if doubts.messages:
         said = doubts.messages[0].split(" See ")[0].strip()
-        raise PpvitError(f"AutoAttack does not trust its own figure: {said} Mend the model, then dvc repro robustness")
+        raise PpvitError(f"AutoAttack does not trust its own figure: {said} {UNTRUSTED}")

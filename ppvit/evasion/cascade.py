@@ -1,4 +1,4 @@
-"""One attack after the other, each on the images that those before it left standing."""
+"""One attack after the other, each on the images that withstood those before it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ppvit.core.errors import PpvitError
 from ppvit.evasion.autoattack import SQUARE_QUERIES, perturb
 from ppvit.evasion.ball import TOLERANCE, Ball
-from ppvit.evasion.pgd import Attack
+from ppvit.evasion.pgd import PgdAttack
 from ppvit.evasion.sample import Sample
 
 BATCH = 64  # images attacked together; random starts depend on it, so it is the same everywhere
@@ -52,7 +52,7 @@ class Adversary:
         """
         if attack == "pgd":
             generator = torch.Generator(images.device).manual_seed(self.seed)
-            pgd = Attack(self.ball, self.steps, self.step_size, start="uniform", inner_loss="ce")
+            pgd = PgdAttack(self.ball, self.steps, self.step_size, start="uniform", inner_loss="ce")
             return pgd.perturb(model, images, labels, generator)
         moved = perturb(model, attack, images, labels, self.ball, self.classes, self.seed, self.queries)
         excess = (self.ball.radius(moved, images) - self.ball.epsilon).max().item()
@@ -81,8 +81,8 @@ def under(prefix: str, remember: Remember) -> Remember:
     return lambda name, find: remember(f"{prefix} {name}", find)
 
 
-def named_rightly(model: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
-    """Which images the model gives their label, bool (n,).
+def classified_correctly(model: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
+    """Which images the model gives their true class, bool (n,).
 
     Raises:
         PpvitError: a logit is no number.
@@ -109,7 +109,7 @@ def cascade(
     judge: nn.Module | None = None,
     remember: Remember = _find_now,
 ) -> dict[str, np.ndarray]:
-    """Run attacks in order, each on what is still named rightly.
+    """Run attacks in order, each on the images that the model still classifies correctly.
 
     Args:
         attacks: their names.
@@ -128,9 +128,9 @@ def cascade(
     def withstood(attack: str, chosen: np.ndarray) -> list[bool]:
         images, labels = sample.images[chosen], sample.labels[chosen]
         moved = adversary.perturb(attack, model, images.to(device), labels.to(device))
-        return [bool(right) for right in named_rightly(judge, moved, labels)]
+        return [bool(right) for right in classified_correctly(judge, moved, labels)]
 
-    standing = named_rightly(judge, sample.images, sample.labels)
+    standing = classified_correctly(judge, sample.images, sample.labels)
     found = {"clean": standing}
     for attack in attacks:
         standing = standing.copy()

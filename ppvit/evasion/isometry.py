@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion.ball import Ball, Norm
 
 
@@ -28,8 +28,11 @@ def plain_ball(norm: Norm, epsilon: float, record: Mapping[str, Any], section: s
 
     Raises:
         UsageError: the cipher does not keep this norm.
+        PpvitError: the record is of an older version.
     """
-    name, keeps = record["cipher"]["name"], record["isometry"]
+    name, keeps = record["cipher"]["name"], record.get("isometry")
+    if keeps is None:
+        raise PpvitError("the adapted model was made by an older version of ppvit; make it again: dvc repro adapt")
     if keeps == "values":
         return Ball.of_grey_levels(norm, epsilon)
     if keeps == "length":

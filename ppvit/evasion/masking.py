@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ppvit.core.errors import PpvitError
+from ppvit.evasion.autoattack import UNTRUSTED
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.cascade import Adversary, cascade
 from ppvit.evasion.sample import Sample
@@ -62,8 +63,7 @@ def require_square_adds_nothing(before: np.ndarray, after: np.ndarray) -> None:
     if found > max(1, SQUARE_SHARE * len(before)):
         raise PpvitError(
             f"AutoAttack does not trust its own figure: Square, without gradients, fooled the model with {found} of "
-            f"{len(before)} images that withstood all attacks with gradients, so gradients are masked; mend the model, "
-            "then dvc repro robustness"
+            f"{len(before)} images that withstood all attacks with gradients, so gradients are masked. {UNTRUSTED}"
         )
 
 

@@ -114,7 +114,7 @@ def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Attack:
+class PgdAttack:
     """PGD against a classifier.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The attacker who holds the weights and not the key: first the key, by an attack of the audit, then the rest."""
+"""How the attacker who holds the weights and not the key finds the key: by the attacks of the audit on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images are attacked, and how sure a share of so few of them is."""
+"""Which images are attacked, and the confidence interval of a share of so few."""
 
 from __future__ import annotations
 

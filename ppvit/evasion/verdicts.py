@@ -1,4 +1,4 @@
-"""What the figures of `threats` and `robustness` come to: one line, rows and a curve of the report."""
+"""Summarises the results of `robustness` and `threats` for the report: a sentence, table rows, a curve."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ from ppvit.config import Adversarial, Finetune
 from ppvit.core.errors import UsageError
 from ppvit.core.results import Stopwatch
 from ppvit.evasion.ball import GREY_LEVEL, Ball
-from ppvit.evasion.pgd import Attack, divergence
+from ppvit.evasion.pgd import PgdAttack, divergence
 from ppvit.training.monitor import DROP_PERCENT, Monitor
 from ppvit.training.objective import Objective, right
 from ppvit.training.scalars import REFRESHES, RunningAccuracy, automatic_weights
 from ppvit.tuners import trained_state
 
 
-def attack_of(loss: str, settings: Adversarial, ball: Ball) -> Attack:
+def attack_of(loss: str, settings: Adversarial, ball: Ball) -> PgdAttack:
     """The attack of training: by default kl from noise for TRADES, cross-entropy from a uniform start for AT."""
     inner = settings.inner_loss
     if inner == "auto":
@@ -35,7 +35,7 @@ def attack_of(loss: str, settings: Adversarial, ball: Ball) -> Attack:
     start = settings.start
     if start == "auto":
         start = "noise" if inner == "kl" else "uniform"
-    return Attack(ball, settings.steps, settings.step_size * GREY_LEVEL, start, inner)
+    return PgdAttack(ball, settings.steps, settings.step_size * GREY_LEVEL, start, inner)
 
 
 class Robust(Objective):

@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 
 from ppvit.data.batches import Images, load_batches
 from ppvit.evasion.ball import Ball
-from ppvit.evasion.pgd import Attack, frozen
+from ppvit.evasion.pgd import PgdAttack, frozen
 from ppvit.models import model_input
 from ppvit.training.objective import right
 
@@ -43,7 +43,7 @@ class Monitor:
     """
 
     def __init__(self, dataset: Images, ball: Ball, batch_size: int, accelerator: Accelerator) -> None:
-        self._attack = Attack(ball, STEPS, ball.epsilon / 4)
+        self._attack = PgdAttack(ball, STEPS, ball.epsilon / 4)
         self._accelerator, self._images = accelerator, len(dataset)
         own = np.arange(len(dataset))[accelerator.process_index :: accelerator.num_processes]
         self._dataset = Subset(dataset, own.tolist())

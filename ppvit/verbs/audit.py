@@ -1,4 +1,4 @@
-"""Attack what the trainer sees, and measure what leaks."""
+"""Attack the privacy of what the trainer sees, and measure what leaks of plain images and key."""
 
 from __future__ import annotations
 

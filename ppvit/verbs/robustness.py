@@ -1,4 +1,7 @@
-"""Attack the fine-tuned model on encrypted test shards; no key is needed. A killed run goes on where it was."""
+"""Attack the fine-tuned model with adversarial images, on encrypted test shards; no key is needed.
+
+A killed run goes on where it was.
+"""
 
 from __future__ import annotations
 

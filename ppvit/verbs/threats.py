@@ -1,4 +1,4 @@
-"""Attack the fine-tuned model as every attacker of a keyed model, from the one with the key to the one who only asks.
+"""Attack the model with adversarial images as every attacker would, from the one with the key to the one who only asks.
 
 Epsilon is on plain pixels for each attacker:
 
@@ -7,8 +7,8 @@ Epsilon is on plain pixels for each attacker:
 - K3 holds the public checkpoint, and transfers images from models made under other keys (union over all of them);
 - K4 holds nothing, and asks for classes (Square attack, Andriushchenko et al., arXiv 1912.00049).
 
-A keyed model is as robust as the strongest of them leaves it. The ``naive`` figure attacks through a wrong key. It is
-what a keyed defence looks like when nobody attacks it, and is there as a warning.
+A keyed model is only as robust as it is against the strongest of them. The ``naive`` figure is of an attack through a
+wrong key: how robust a keyed defence seems when nobody attacks it in earnest. It is there as a warning.
 """
 
 from __future__ import annotations
