@@ -184,7 +184,7 @@ def test_a_rerun_with_equal_results_leaves_the_lock_as_it_is(owner):
 
 def test_what_no_stage_reads_reruns_nothing(owner):
     unread = ("cipher.token_width=7", "finetune.vector_learning_rate=7", "finetune.momentum=0.5")
-    unread += ("adversarial.epsilon=4", "audit.attacks=[all,weights]")
+    unread += ("adversarial.epsilon=4", "cipher.storage=uint8")
     output = owner.dvc("exp", "run", *(argument for each in unread for argument in ("-S", each)))
     assert stages_run(output) == ["settings"]
     for folder in ("data/local", "models/local"):
