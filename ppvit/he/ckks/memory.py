@@ -9,7 +9,7 @@ import psutil
 
 from ppvit.he.ckks.scheme import Parameters
 
-# measured as proportional set size, rounded up; sizes and figures are in tests/test_he_memory.py
+# measured as proportional set size, rounded up; sizes and figures are in tests/he/test_he_memory.py
 _FIRST_PROCESS = 75 * 2**20  # Python, NumPy, TenSEAL
 _EVERY_FORK = 30 * 2**20  # pages that a fork soon has of its own
 _KEYS = 1.07  # memory pools hand out a little more than keys ask for

@@ -9,7 +9,7 @@ from ppvit.ciphers import keys
 from ppvit.config import DEMO_KEY_ID, Config, default_yaml, load, parameters
 from ppvit.core.errors import UsageError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_committed_params_are_the_documented_defaults():

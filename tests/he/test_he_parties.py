@@ -35,7 +35,7 @@ from ppvit.tuners import load_finetuned
 from ppvit.verbs import adapt, encrypt, evaluate, he
 
 pytest.importorskip("tenseal")
-PRETRAINED = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
+PRETRAINED = Path(__file__).parents[2] / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
 SETTINGS = {"features": "pixels", "components": 6, "train_images": 90}
 
 

@@ -1,6 +1,6 @@
 """What every fine-tuning method says of itself is what it does, and docs/methods.md says the same.
 
-``python tests/test_methods_table.py`` writes the page's table anew.
+``python tests/tuners/test_methods_table.py`` writes the page's table anew.
 """
 
 import json
@@ -25,7 +25,7 @@ from ppvit.tuners import TUNERS, load_finetuned, make_tuner, parameters_read, sa
 from ppvit.tuners.base import target_layers
 from ppvit.tuners.lora_variants import MovedBaseLora
 
-PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = 768 * 10 + 10
 COLUMNS = ("method", "what trains", "parameters", "zero start", "merges", "stock", "ResNets", "reads")
 YES = {True: "yes", False: "no"}

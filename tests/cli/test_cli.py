@@ -13,7 +13,7 @@ from ppvit import __version__
 from ppvit.config import default_yaml, parameters
 from ppvit.pipeline import STAGES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def ppvit(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -69,7 +69,7 @@ def train(folder: Path, config: Config, name: str = "finetuned", log=None) -> di
 
 def with_tests_on_the_path() -> dict[str, str]:
     """The environment of a process that imports this module."""
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
