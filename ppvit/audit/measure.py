@@ -61,8 +61,8 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         values[f"{attack}_strength_percent"] = percent if keyed or not findings else 100.0
     everything = [scored for findings in found.values() for scored in findings]
     best = strongest(everything) if everything else None
-    values["strongest_key_recovered_percent"] = best and best.key_recovered_percent
-    values["strongest_ssim"] = best and best.ssim
+    values["key_percent_of_strongest"] = best and best.key_recovered_percent
+    values["ssim_of_strongest"] = best and best.ssim
     told = {"rows": attack_rows(values), "titles": {name: title(name) for name in attacks}, "sentences": sentences}
     write_json(pictures / "attacks.json", told)  # beside the metrics: texts would fill DVC's tables
     missing = [attack for attack, findings in found.items() if not findings]

@@ -11,7 +11,7 @@ from ppvit.core.results import Stopwatch, write_result
 from ppvit.places import Places
 from ppvit.tuners import finetuned_id
 
-HEADLINE = ("strongest_key_recovered_percent", "strongest_ssim", "verdict")
+HEADLINE = ("key_percent_of_strongest", "ssim_of_strongest", "verdict")
 
 
 def run(config: Config, places: Places) -> None:

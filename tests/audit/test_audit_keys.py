@@ -203,7 +203,7 @@ def test_attacks_that_cannot_be_made_measure_nothing(tmp_path):
     assert all(("Not attacked" in told[name]) == (name in TOKENS) for name in ATTACKS)
     only = audit(view, Truth(plain, None), ["pooled", "jigsaw"], tmp_path)
     assert only["verdict"].startswith("Not attacked, which is no evidence of safety: pooled, jigsaw.")
-    assert only["strongest_ssim"] is only["strongest_key_recovered_percent"] is None
+    assert only["ssim_of_strongest"] is only["key_percent_of_strongest"] is None
 
 
 def test_what_training_added_is_compared_only_where_there_is_any():
