@@ -16,7 +16,9 @@ import numpy as np
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers import Cipher
 from ppvit.config import NO_MODEL, Adversarial, Dataset, Encrypt, Finetune, checked
+from ppvit.core.files import require_apart
 from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.scratch import cache_folder
 from ppvit.data.batches import EncryptedImages
 from ppvit.data.encrypted import write_encrypted
 from ppvit.data.plain import PlainImages
@@ -59,11 +61,10 @@ def import_images(
         UsageError: an unknown data set, or a parameter out of range.
         PpvitError: images are missing or damaged.
     """
+    require_apart(Path(source), Path(out))
     settings = checked(Dataset, name=dataset, path=str(source), image_size=image_size, seed=seed)
     resizing = checked(Encrypt, resize_filter=resize_filter, crop=crop)
-    write_raw(
-        open_source(dataset, Path(source), Path(out).parent / "downloads", test_fraction, seed), dataset, Path(out)
-    )
+    write_raw(open_source(dataset, Path(source), cache_folder(), test_fraction, seed), dataset, Path(out))
     return {split: PlainImages(Path(out), split, settings, resizing) for split in SPLITS}
 
 
@@ -150,7 +151,13 @@ def evaluate(encrypted: Path | str, adapted: Path | str, finetuned: Path | str) 
 
 
 def predict(
-    images: Sequence[Path | str] | np.ndarray, cipher: Cipher, adapted: Path | str, finetuned: Path | str
+    images: Sequence[Path | str] | np.ndarray,
+    cipher: Cipher,
+    adapted: Path | str,
+    finetuned: Path | str,
+    *,
+    resize_filter: str = "bicubic",
+    crop: str = "center",
 ) -> np.ndarray:
     """Encrypt plain images and classify them.
 
@@ -158,6 +165,7 @@ def predict(
         images: files, or pixels, uint8 (n, H, W, 3), of the cipher's size.
         cipher: with the key under which the model was trained.
         adapted, finetuned: folders of the model.
+        resize_filter, crop: of files: as given to :func:`import_images`.
 
     Returns:
         Probability of every class, float32, (n, C).
@@ -165,7 +173,8 @@ def predict(
     Raises:
         PpvitError: an image cannot be read; a model of another key, cipher or size.
     """
-    plain = (
-        images if isinstance(images, np.ndarray) else read_images([Path(each) for each in images], cipher.image_size)
-    )
+    if isinstance(images, np.ndarray):
+        plain = images
+    else:
+        plain = read_images([Path(each) for each in images], cipher.image_size, resize_filter, crop)
     return probabilities(plain, cipher, Path(adapted), Path(finetuned)).numpy()

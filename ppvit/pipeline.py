@@ -115,6 +115,9 @@ _EVERYTHING: tuple[str, ...] = (
     *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
     *("evaluate", "robustness", "verify", "audit", "threats", "he", "report"),
 )
+_ADVERSARY = tuple(
+    f"robustness.{name}" for name in ("attack", "norm", "epsilon", "step_size", "steps", "epsilons", "seed")
+)
 _TRAINED = ("encrypted", "adapted", "finetuned")
 
 STAGES: dict[str, Stage] = {
@@ -204,7 +207,7 @@ STAGES: dict[str, Stage] = {
             "threats",
             "owner",
             "Measure robustness to adversarial images made with the key, the weights, other models or nothing.",
-            (*_IMAGES, "cipher", *_RESIZE, "model", "adapt", "robustness", "threats"),
+            (*_IMAGES, "cipher", *_RESIZE, "model", "adapt", *_ADVERSARY, "threats"),
             ("raw", "embedded", "adapted", "finetuned"),
             ("results",),
         ),
@@ -242,6 +245,9 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
         UsageError: a name of a cipher, method, attack or data set that there is not.
     """
     from ppvit.core.files import write_json
+    from ppvit.datasets import DATASETS
+
+    DATASETS[config.dataset.name]  # or there is none of this name
 
     read = {name: stage.narrowed(config).model_dump(mode="json", exclude_unset=True) for name, stage in STAGES.items()}
     # the report prints what all stages read: it depends on the whole file, where that need not stand twice

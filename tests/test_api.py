@@ -70,3 +70,26 @@ def test_every_public_name_is_there_and_importing_ppvit_loads_nothing():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     code = "import sys, ppvit.ciphers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_images_are_not_written_over_themselves(photos):
+    for out in (photos, photos / "raw", photos.parent):
+        with pytest.raises(UsageError, match="overlaps"):
+            ppvit.import_images(photos, out, image_size=32)
+    assert len(list(photos.rglob("*.png"))) == 100
+
+
+def test_prediction_takes_images_as_training_did(photos, tmp_path, monkeypatch):
+    """A wide picture of which the middle is cut out, or all is squeezed, is another one to the model."""
+    monkeypatch.chdir(tmp_path)
+    cipher = ppvit.make_cipher("none", None, image_size=32, block_size=4)
+    plain = ppvit.import_images(photos, "raw", image_size=32, crop="squash")
+    ppvit.encrypt_images(plain, cipher, "encrypted")
+    ppvit.adapt("vit_micro_patch4_32", cipher, "adapted", checkpoint=WEIGHTS)
+    ppvit.finetune("encrypted", "adapted", "finetuned", method="linear", epochs=1)
+    wide = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+    Image.fromarray(wide).save("wide.png")
+    squeezed = np.asarray(Image.fromarray(wide).resize((32, 32), Image.Resampling.BICUBIC))[None]
+    expected = ppvit.predict(squeezed, cipher, "adapted", "finetuned")
+    np.testing.assert_array_equal(ppvit.predict(["wide.png"], cipher, "adapted", "finetuned", crop="squash"), expected)
+    assert (ppvit.predict(["wide.png"], cipher, "adapted", "finetuned") != expected).any()

@@ -15,7 +15,7 @@ import numpy as np
 from ppvit.audit.attacks import feature_reconstruction, jigsaw, min_difference, pooled
 from ppvit.audit.view import decrypt
 from ppvit.core.errors import UsageError
-from ppvit.core.files import atomic_output, write_json
+from ppvit.core.files import atomic_output, require_apart, write_json
 from ppvit.core.results import Stopwatch
 from ppvit.data import images
 from ppvit.data.pictures import image_grid
@@ -44,6 +44,7 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
         UsageError: the folder holds no pictures, pictures of several sizes or not square, or the block does not fit.
         PpvitError: a picture cannot be read.
     """
+    require_apart(folder, out)
     encrypted = read_folder(folder)
     size = encrypted.shape[1]
     if block_size is not None and (block_size < 2 or size % block_size):

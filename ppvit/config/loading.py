@@ -80,7 +80,8 @@ def _set(values: dict[str, Any], override: str) -> None:
     if section not in Config.model_fields:
         raise UsageError(f"unknown section '{section}' in '{override}'{_nearest(section, list(Config.model_fields))}")
     try:
-        values.setdefault(section, {})[parameter] = yaml.safe_load(text)
+        held = values.get(section) or {}  # an empty section is read as None
+        values[section] = {**held, parameter: yaml.safe_load(text)} if isinstance(held, dict) else held
     except yaml.YAMLError:
         raise UsageError(f"the value in '{override}' is not valid YAML") from None
 

@@ -55,7 +55,7 @@ class Threats(Section):
     images: int = Field(16, ge=1)
     """test images that are attacked, at most those there are: the first of those that robustness attacks"""
     surrogates: int = Field(3, ge=3, le=100)
-    """models that the grey-box attacker makes under keys of his own, each with a head trained on his own images"""
+    """models, at least 3, that the grey-box attacker makes under keys of his own, each with a head of its own"""
     surrogate_images: int = Field(300, ge=1)
     """plain training images that each surrogate learns from"""
     queries: int = Field(100, ge=1)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, UsageError
 
 
 @contextmanager
@@ -45,6 +45,17 @@ def atomic_output(target: Path, directory: bool = False) -> Iterator[Path]:
         raise
     finally:
         _remove(temporary)
+
+
+def require_apart(source: Path, out: Path) -> None:
+    """Refuse an output that lies in what it is made from, or holds it, since an output replaces what is there.
+
+    Raises:
+        UsageError: names both.
+    """
+    inner, outer = out.resolve(), source.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise UsageError(f"{source} overlaps with {out}, which is written and would replace it; choose another folder")
 
 
 def _remove(path: Path) -> None:

@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError
 
 T = TypeVar("T")
 E = TypeVar("E")  # the entry's own type, which is more than T says of it
@@ -40,6 +40,7 @@ class Registry(Mapping[str, T]):
         Args:
             names: none for an entry that has a ``name``.
             place: orders listings, small ones first.
+
         Raises:
             ValueError: a name is taken.
         """
@@ -84,13 +85,24 @@ class Registry(Mapping[str, T]):
         self._load()
         return len(self._entries)
 
+    @staticmethod
+    def _import(module: str) -> None:
+        try:
+            importlib.import_module(module)
+        except PpvitError:
+            raise
+        except Exception as error:  # of a file that somebody has added
+            where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+            reason = f"{type(error).__name__}: {where}"
+            raise PpvitError(f"{module} cannot be used ({reason}); correct or remove its file") from error
+
     def _load(self) -> None:
         if not self._loaded:
             self._loaded = True  # first, since modules may ask while they are imported
             try:
                 package = importlib.import_module(self._package)
                 for module in sorted(each.name for each in pkgutil.iter_modules(package.__path__)):
-                    importlib.import_module(f"{self._package}.{module}")
+                    self._import(f"{self._package}.{module}")
             except BaseException:
                 self._loaded = False
                 raise

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from ppvit.config import Config
-from ppvit.core.errors import UsageError
+from ppvit.core.files import require_apart
+from ppvit.core.scratch import cache_folder
 from ppvit.datasets import open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.places import Places
@@ -27,19 +25,8 @@ def run(config: Config, places: Places, cache: Path | None = None) -> None:
         PpvitError: the data are missing, damaged or do not fit on the disk, or cannot be fetched.
     """
     path, out = Path(config.dataset.path), places.raw
-    _require_apart(path, out)
+    require_apart(path, out)
     source = open_source(
         config.dataset.name, path, cache or cache_folder(), config.download.holdout_fraction, config.dataset.seed
     )
     write_raw(source, config.dataset.name, out)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``$PPVIT_CACHE``, else the platform's folder for caches."""
-    return Path(os.environ.get("PPVIT_CACHE") or user_cache_path("ppvit"))
-
-
-def _require_apart(path: Path, out: Path) -> None:
-    inner, outer = out.resolve(), path.resolve()
-    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise UsageError(f"dataset.path: {path} overlaps with {out}, which this stage writes; move your data elsewhere")

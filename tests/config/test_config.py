@@ -92,3 +92,13 @@ def test_a_misspelt_parameter_is_told_before_the_one_that_is_missing_for_it(tmp_
 
 def test_the_library_has_defaults():
     assert Config.model_validate({name: {} for name in Config.model_fields}) == load(ROOT / "params.yaml")
+
+
+def test_an_empty_section_is_told_with_overrides_too(tmp_path):
+    values = yaml.safe_load(default_yaml())
+    values["finetune"] = None
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    for overrides in ([], ["finetune.rank=3"]):
+        with pytest.raises(UsageError, match="finetune"):
+            load(path, overrides)

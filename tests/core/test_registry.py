@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.registry import Registry
 
 HEAD = "from toys import TOYS\n\n"
@@ -77,5 +77,23 @@ def test_a_name_is_given_once(toys: Path):
 def test_a_module_that_cannot_be_imported_is_told_every_time(toys: Path):
     (toys / "broken.py").write_text("import nothing_of_that_name\n")
     for _ in range(2):
-        with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
+        with pytest.raises(PpvitError, match="nothing_of_that_name"):
             list(registry())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def doll(:\n", "toys.dolls cannot be used (SyntaxError: line 1"),
+        ("import nothing_of_this_name\n", "toys.dolls cannot be used (ModuleNotFoundError: No module named"),
+        (HEAD + "@TOYS.register('bear')\ndef doll(): pass\n", "toys.dolls cannot be used (ValueError: toys has two"),
+        (HEAD + "@TOYS.register()\nclass Doll: pass\n", "toys.dolls cannot be used (AttributeError"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(toys: Path, text: str, told: str):
+    (toys / "dolls.py").write_text(text)
+    with pytest.raises(PpvitError) as caught:
+        list(registry())
+    assert str(caught.value).startswith(told)
+    assert str(caught.value).endswith("; correct or remove its file")
+    assert "\n" not in str(caught.value)

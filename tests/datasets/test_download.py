@@ -17,6 +17,7 @@ from PIL import Image
 from ppvit.config import NO_DATA, Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import sha256_of
+from ppvit.core.scratch import cache_folder
 from ppvit.data.shards import ShardReader, read_manifest
 from ppvit.datasets import open_source
 from ppvit.verbs import download
@@ -213,7 +214,7 @@ def test_digits_refuses_a_split_without_some_digit(fraction):
 
 def test_cache_folder_can_be_chosen(monkeypatch):
     monkeypatch.setenv("PPVIT_CACHE", "/somewhere/else")
-    assert download.cache_folder() == Path("/somewhere/else")
+    assert cache_folder() == Path("/somewhere/else")
 
 
 def test_import_does_not_load_torch():

@@ -42,7 +42,7 @@ _PIXELS_AT_ONCE = 16 * 32 * 32  # batch size times pixels of a step
     "inverse_network",
     "inverse",
     ciphertext_only=True,
-    reads=("training_steps",),
+    reads=("training_steps", "pooled_images", "known_pairs"),
     variants={"paired": "from pairs under other keys", "unpaired": "without pairs"},
     place=8,
 )

@@ -40,7 +40,7 @@ MAX_EDGES = 15 * 10**7  # pairs of pieces compared for the block order, over all
 MAX_COLUMNS = 192  # values of a block that stand for all of it when looking for neighbours position by position
 
 
-@attack("pooled", "pooled", ciphertext_only=True, reads=("pooled_images",), counts="ciphertext", place=4)
+@attack("pooled", "pooled", ciphertext_only=True, reads=("pooled_images", "known_pairs"), counts="ciphertext", place=4)
 def find(view: View) -> Iterator[Finding]:
     """Find the key from the statistics of many ciphertexts, without any plain image."""
     space, pooled, public = view.space, view.pooled, view.public_plain

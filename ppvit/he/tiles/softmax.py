@@ -45,7 +45,7 @@ def coefficients(classes: int, spread: float = SPREAD) -> tuple[float, float, fl
 def masked_parabola(session: Session, plan: TilesPlan, scores: Any) -> Any:
     """p(Z) - 1/2 = k0 - 1/2 + (k1 + k2 Z) Z in lane 0 and zero elsewhere, at the fresh scale, two levels lower.
 
-    Takes the place of the cubic in `ppvit.he.tiles.algorithm.gradient`; one key switch less.
+    Takes the place of the cubic in `ppvit.he.tiles.gradient`; one key switch less.
     """
     k0, k1, k2 = coefficients(plan.classes)
     first_lane = np.zeros((plan.rows, plan.tile, plan.lanes))
