@@ -11,14 +11,17 @@ from ppvit.core.errors import one_line_errors
 
 
 def share_processors() -> None:
-    """Let threads of OpenMP sleep while they wait; must be called before torch is loaded, which reads it then.
+    """Let threads of OpenMP sleep soon while they wait; must be called before torch is loaded, which reads it then.
 
     By default they spin: beside other work each waits for one that the system has put aside, and all burn processor
-    time. ``benchmarks/busy.py`` has the figures. What the user has set stays: this variable, and ``GOMP_SPINCOUNT`` and
-    ``KMP_BLOCKTIME``, which go before it in GNU's library and in LLVM's and Intel's. Processes that this one starts
-    inherit it. Nothing is set for OpenBLAS, which numpy brings: no stage was faster with one thread of it.
+    time. Sleeping at once costs a fifth of the speed on an idle machine, so GNU's library, which torch brings on Linux,
+    spins a little; ``benchmarks/busy.py`` has the figures. LLVM's and Intel's follow the policy. What the user has set
+    stays: either variable, and ``KMP_BLOCKTIME``, which goes before the policy. Processes that this one starts inherit
+    it. Nothing is set for OpenBLAS, which numpy brings: no stage was faster with one thread of it.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 
 @contextmanager

@@ -12,12 +12,19 @@ from ppvit.core.process import share_processors
 
 
 def test_waiting_threads_sleep_unless_the_user_chose_otherwise(monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that what is set here is undone afterwards
+        monkeypatch.delenv(name)
     share_processors()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    share_processors()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("PASSIVE", "4000")
+    for name, value in (("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7")):
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+        monkeypatch.setenv(name, value)
+        share_processors()
+        assert os.environ[name] == value
+        monkeypatch.setenv("OMP_WAIT_POLICY", "")
+        monkeypatch.setenv("GOMP_SPINCOUNT", "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP, which torch brings on Linux")
@@ -36,4 +43,4 @@ with prepared_process():
         [sys.executable, "-c", code],
         env=clean | {"OMP_DISPLAY_ENV": "VERBOSE"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "GOMP_SPINCOUNT = '0'" in done.stderr
+    assert "GOMP_SPINCOUNT = '4000'" in done.stderr
