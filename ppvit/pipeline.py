@@ -52,7 +52,7 @@ class Stage:
             asked.setdefault(section, set()).update([name] if name else type(getattr(config, section)).model_fields)
         sections = {}
         for section, names in asked.items():
-            reads = _READS.get(section)
+            reads = _READS.get(f"{self.name}.{section}") or _READS.get(section)
             sections[section] = getattr(config, section).narrowed(names & reads(config) if reads else names)
         return Config.model_construct(set(sections), **sections)
 
@@ -99,13 +99,18 @@ def _he_reads(config: Config) -> set[str]:
     return set(type(config.he).model_fields) - (special - set(ALGORITHMS[config.he.algorithm].reads))
 
 
-# sections of which only a part is read, depending on what is chosen in them
+def _model_read_by_he(config: Config) -> set[str]:
+    return set(type(config.model).model_fields) if config.he.features == "backbone" else set()  # pixels need no model
+
+
+# sections of which only a part is read, depending on what is chosen; in all stages, or in one
 _READS: dict[str, Callable[[Config], set[str]]] = {
     "cipher": _cipher_reads,
     "finetune": _finetune_reads,
     "adversarial": _adversarial_reads,
     "audit": _audit_reads,
     "he": _he_reads,
+    "he.model": _model_read_by_he,
 }
 
 _IMAGES = ("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.seed")

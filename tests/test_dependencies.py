@@ -120,3 +120,14 @@ def test_inputs_and_outputs_in_the_table_are_those_of_dvc_yaml():
                 assert any(path == place or path.is_relative_to(place) for place in found), (stage, path)
             for place in found:
                 assert any(path == place or path.is_relative_to(place) for path in names(stage, *kinds)), (stage, place)
+
+
+@pytest.mark.parametrize(("features", "same"), [("pixels", True), ("grey", True), ("backbone", False)])
+def test_he_reads_the_model_where_it_takes_features_of_it(features, same):
+    read = [
+        TABLE["he"]
+        .narrowed(make_config(he={"features": features}, model={"name": name}))
+        .model_dump(exclude_unset=True)
+        for name in ("vit_micro_patch4_32", "vit_tiny_patch16_224")
+    ]
+    assert (read[0] == read[1]) is same
