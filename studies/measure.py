@@ -22,7 +22,7 @@ from typing import Any
 from study import ROOT, Variant
 
 from ppvit.config import NO_MODEL, Config
-from ppvit.core.files import read_json, sha256_of
+from ppvit.core.reading import read_json, sha256_of
 from ppvit.core.results import environment, read_times
 from ppvit.pipeline import STAGES
 from ppvit.places import Places

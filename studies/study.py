@@ -29,7 +29,7 @@ import yaml
 
 from ppvit.config import Config, load, parameters
 from ppvit.core.errors import UsageError
-from ppvit.core.files import read_json
+from ppvit.core.reading import read_json
 from ppvit.pipeline import STAGES
 
 STUDIES = Path(__file__).parent.resolve()

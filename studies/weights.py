@@ -12,8 +12,8 @@ from study import ROOT
 from table import markdown
 
 from ppvit.config import load
-from ppvit.core.files import read_json
 from ppvit.core.process import prepared_process
+from ppvit.core.reading import read_json
 from ppvit.pipeline import STAGES
 from ppvit.places import Places
 

@@ -18,7 +18,8 @@ from ppvit.ciphers import CIPHERS
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import load
 from ppvit.core.errors import UsageError
-from ppvit.core.files import read_json, write_json
+from ppvit.core.files import write_json
+from ppvit.core.reading import read_json
 from ppvit.tuners import TUNERS
 
 STUDIES = ROOT / "studies"

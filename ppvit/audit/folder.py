@@ -59,7 +59,7 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
         "ciphertext_likeness": round(likeness(encrypted, block_size), 3),
     }
     rows = [("the pictures as they are", f"{likeness(encrypted, block_size):.2f}", "")]
-    with atomic_output(out, directory=True) as temporary:
+    with atomic_output(out, known_by="audit.json") as temporary:
         for name, attack in _ATTACKS.items():
             watch = Stopwatch()
             recovered = attack(encrypted, block_size, seed)

@@ -21,6 +21,11 @@ class UsageError(PpvitError):
     exit_code = 2
 
 
+def printable(text: str) -> str:
+    """``text`` in one line without control characters: what others wrote must not steer the terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn errors that the user can put right into one line on stderr and an exit code.
@@ -39,7 +44,7 @@ def one_line_errors() -> Iterator[None]:
             raise
         if os.environ.get("PPVIT_DEBUG") == "1":
             traceback.print_exc()
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {printable(told)}", file=sys.stderr)
         raise SystemExit(exit_code) from None
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)

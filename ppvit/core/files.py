@@ -1,11 +1,12 @@
-"""Outputs that are whole or absent: written to a temporary name beside their place, then renamed."""
+"""Outputs that are whole or absent: written to a temporary name beside their place, then exchanged by renaming."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,38 +14,98 @@ from pathlib import Path
 from typing import Any
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.locks import sole_writer
+
+_RENAME_EXCHANGE = 2  # of renameat2(2)
+_AT_FDCWD = -100
 
 
 @contextmanager
-def atomic_output(target: Path, directory: bool = False) -> Iterator[Path]:
+def atomic_output(target: Path, known_by: str = "", holding: str = "") -> Iterator[Path]:
     """Yield a temporary path; on success it takes the place of ``target``, on any failure it is removed.
+
+    The temporary name is of this call alone, one process at a time writes an output (see
+    :func:`ppvit.core.locks.sole_writer`), and what killed ones left beside it is removed first. An old output is
+    exchanged with the new one in one step, so that a kill at any moment leaves one of the two, whole.
 
     Args:
         target: the file or folder to write; an old one is replaced only once the new one is complete.
-        directory: the temporary path is made as an empty folder.
+        known_by: the output is a folder, and this is a glob pattern of a file in it by which it is known to be ours.
+        holding: a text in that file, where others have files of that name too.
 
     Raises:
-        PpvitError: the disk is full.
+        UsageError: there is a folder with something in it that is not known to be ours, which would be lost.
+        PpvitError: the disk is full, or cannot be written.
     """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.partial")
-    _remove(temporary)  # what a killed run left behind
-    if directory:
-        temporary.mkdir()
+    target = Path(os.path.abspath(target))
+    _require_ours(target, known_by, holding)
     try:
-        yield temporary
-        if directory:
-            _remove(target)
-        os.replace(temporary, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with sole_writer(target):
+            for left in target.parent.glob(f".{_escaped(target.name)}.*.partial"):
+                _remove(left)  # we hold the lock: whoever wrote it is dead
+            temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+            try:
+                if known_by:
+                    temporary.mkdir()
+                yield temporary
+                _put_in_place(temporary, target)
+            finally:
+                _remove(temporary)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PpvitError(
-                f"{target}: the disk is full; free some space and run again (nothing was written)"
-            ) from error
-        raise
-    finally:
-        _remove(temporary)
+        if (reason := _REASONS.get(error.errno or 0)) is None:
+            raise
+        raise PpvitError(f"{target}: {reason} (nothing was written)") from error
+
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run again",
+    errno.EDQUOT: "your quota on the disk is used up; free some space and run again",
+    errno.EFBIG: "a file would be larger than `ulimit -f` allows; raise that limit and run again",
+    errno.EROFS: "the disk is read-only; name another place or mount it for writing",
+}
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    if not temporary.is_dir() or not os.path.lexists(target):
+        os.replace(temporary, target)
+    elif target.is_symlink() or not target.is_dir():
+        target.unlink()
+        os.replace(temporary, target)
+    else:
+        _exchange(temporary, target)  # the old one is then under the temporary name, and removed as such
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange the names of two folders in one step; where the system has none, in two that a kill can part."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        names = (os.fsencode(first), os.fsencode(second))
+        if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):  # what file systems say that cannot
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
+    aside = first.with_name(first.name.replace(".partial", ".old.partial"))
+    os.replace(second, aside)
+    os.replace(first, second)
+    os.replace(aside, first)
+
+
+def _require_ours(target: Path, known_by: str, holding: str) -> None:
+    if not target.is_dir():
+        return
+    if not known_by:
+        raise UsageError(f"{target} is a folder, where a file is to be written; name another place")
+    ours = any(path.is_file() and holding.encode() in path.read_bytes() for path in target.glob(known_by))
+    if not ours and any(target.iterdir()):
+        raise UsageError(
+            f"{target} is not empty, and has no {known_by}, by which ppvit would know that it has written it; name "
+            "another folder or remove it"
+        )
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def require_apart(source: Path, out: Path) -> None:
@@ -86,37 +147,7 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of_folder(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in a folder, by its path in it, sorted."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
-
-
 def write_json(path: Path, values: Any) -> None:
     """Write ``values`` as readable JSON, whole or not at all, same values same bytes."""
     with atomic_output(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path, made_by: str) -> Any:
-    """Read a JSON file that an earlier stage wrote.
-
-    Args:
-        path: the file.
-        made_by: the stage that writes it, named in the error.
-
-    Raises:
-        PpvitError: the file is missing or is not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PpvitError(f"{path} is missing; run the stage that writes it: dvc repro {made_by}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise PpvitError(f"{path} is not valid JSON ({error}); make it again: dvc repro --force {made_by}") from None

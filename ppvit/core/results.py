@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ppvit.core.files import read_json, sha256_of, write_json
+from ppvit.core.files import write_json
+from ppvit.core.reading import read_json, sha256_of
 
 
 class Stopwatch:

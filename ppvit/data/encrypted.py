@@ -40,7 +40,7 @@ def write_encrypted(splits: dict[str, PlainImages], cipher: Cipher, out: Path, i
         _require_every_class(split, plain)
     ciphertext_bytes = int(np.prod(cipher.shape)) * cipher.dtype.itemsize
     require_free_space(out, sum(len(plain) for plain in splits.values()) * (ciphertext_bytes + 2048))
-    with atomic_output(out, directory=True) as folder:
+    with atomic_output(out, known_by="*/manifest.json") as folder:
         for split in splits:
             (folder / split).mkdir()
         for split, shards in _write_shards(splits, cipher, folder, images_per_shard).items():

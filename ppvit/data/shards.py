@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import read_json, sha256_of
+from ppvit.core.reading import read_json, sha256_of
 
 # npy: arrays of numbers, for ciphertext that is no 8-bit image
 IMAGE_EXTENSIONS = frozenset({"jpg", "png", "webp", "bmp", "ppm", "pgm", "tif", "gif", "npy"})

@@ -29,7 +29,7 @@ def write_raw(source: Source, name: str, out: Path) -> None:
     """
     require_free_space(out, source.size_bytes)
     samples = {"train": source.train, "test": source.test}
-    with atomic_output(out, directory=True) as folder:
+    with atomic_output(out, known_by="dataset.json") as folder:
         shards = {
             split: write_shards(folder, split, map(_members, samples[split]()), IMAGES_PER_SHARD) for split in SPLITS
         }

@@ -51,7 +51,7 @@ def export(
     out = out.resolve()
     _require_free(out, force, (places.adapted, places.finetuned))
     finished = read_finished(config, places)
-    with atomic_output(out, directory=True) as folder:
+    with atomic_output(out, known_by=_RECORD) as folder:
         weights = write_weights(folder, finished, places.adapted, places.finetuned, as_lora)
         if weights.revealing and not with_key_material:
             raise UsageError(

@@ -8,8 +8,8 @@ from typing import Any
 
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import read_json
 from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
 from ppvit.data.shards import SPLITS, read_manifest
 from ppvit.models import read_record

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import read_json, write_json
+from ppvit.core.files import write_json
+from ppvit.core.reading import read_json
 from ppvit.export.finished import Finished
 from ppvit.models import load_model
 from ppvit.tuners import TUNERS, export_lora, load_adapter

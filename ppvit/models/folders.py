@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import atomic_output, read_json, write_json
+from ppvit.core.files import atomic_output, write_json
+from ppvit.core.reading import read_json
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
 from ppvit.models.backbones import Backbone
 from ppvit.models.stems import install_stem, stem_of
@@ -32,7 +33,7 @@ def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None
     """
     model = backbone.model
     timms = cast(dict[str, Any], model.pretrained_cfg)
-    with atomic_output(folder, directory=True) as temporary:
+    with atomic_output(folder, known_by="config.json", holding='"ppvit"') as temporary:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
         size = backbone.model_args.get("img_size") or record["image_size"]

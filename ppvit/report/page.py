@@ -14,7 +14,8 @@ import matplotlib.figure
 import numpy as np
 
 from ppvit.config import Config
-from ppvit.core.files import atomic_output, read_json
+from ppvit.core.files import atomic_output
+from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
 from ppvit.data.pictures import image_grid
 from ppvit.data.shards import read_manifest

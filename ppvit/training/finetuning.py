@@ -14,7 +14,7 @@ from torch import nn
 
 from ppvit import __version__
 from ppvit.config import Adversarial, Finetune
-from ppvit.core.files import sha256_of
+from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
 from ppvit.models import load_model, read_record

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import atomic_output, read_json, sha256_of, write_json
+from ppvit.core.files import atomic_output, write_json
+from ppvit.core.reading import read_json, sha256_of
 from ppvit.models import Backbone, load_model, save_model
 from ppvit.tuners.base import Tuner
 from ppvit.tuners.rotations import without_butterfly_extension
@@ -34,7 +35,7 @@ def save_finetuned(tuner: Tuner, model: nn.Module, folder: Path, base: Path, rec
     if isinstance(model, peft.PeftModel):
         for config in model.peft_config.values():
             config.base_model_name_or_path = base.as_posix()
-        with atomic_output(folder, directory=True) as temporary:
+        with atomic_output(folder, known_by=_RECORD) as temporary:
             tuner.save(model, temporary)
             card = _CARD.format(
                 method=record["method"],
@@ -48,7 +49,7 @@ def save_finetuned(tuner: Tuner, model: nn.Module, folder: Path, base: Path, rec
         return
     configuration = read_json(base / "config.json", "adapt")
     backbone = Backbone(model, configuration["architecture"], configuration["model_args"], (0.5,) * 3, (0.5,) * 3)
-    with atomic_output(folder, directory=True) as temporary:
+    with atomic_output(folder, known_by=_RECORD) as temporary:
         save_model(temporary, backbone, record)
         write_json(temporary / _RECORD, record)
 

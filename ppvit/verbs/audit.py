@@ -30,7 +30,7 @@ def run(config: Config, places: Places) -> None:
     """
     watch = Stopwatch()
     view, truth = collect(config, places)
-    with atomic_output(places.pictures, directory=True) as folder:
+    with atomic_output(places.pictures, known_by="attacks.json") as folder:
         values = audit(view, truth, chosen_attacks(config.audit), folder)
     values["finetuned_id"] = finetuned_id(places.finetuned)
     write_result(places.result("audit"), values, watch, HEADLINE)

@@ -27,7 +27,7 @@ def run(config: Config, places: Places) -> None:
     """
     watch = Stopwatch()
     scores = score_shards(places.encrypted, places.adapted, places.finetuned, config.evaluate.calibration_bins)
-    with atomic_output(places.plots, directory=True) as folder:
+    with atomic_output(places.plots, known_by="confusion.csv") as folder:
         write_plots(folder, scores)
     values = {**scores.summary(), "finetuned_id": finetuned_id(places.finetuned)}
     write_result(places.result("evaluate"), values, watch, HEADLINE)

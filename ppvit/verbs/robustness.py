@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from ppvit.config import Config
 from ppvit.core.device import device
-from ppvit.core.files import atomic_output, sha256_of, sha256_of_folder
+from ppvit.core.files import atomic_output
 from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.reading import sha256_of, sha256_of_folder
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
@@ -59,7 +60,7 @@ def run(config: Config, places: Places) -> None:
     }
     progress = Progress("robustness", determines, scratch_folder())
     values, curve = evaluate(settings, model, sample, dataset.num_classes, record, progress)
-    with atomic_output(places.curves, directory=True) as folder:
+    with atomic_output(places.curves, known_by="curve.csv") as folder:
         write_curve(folder / "curve.csv", curve)
     write_result(places.result("robustness"), {**values, "finetuned_id": identity}, watch, HEADLINE)
     progress.remove()

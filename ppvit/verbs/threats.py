@@ -19,8 +19,8 @@ from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.device import device
 from ppvit.core.errors import UsageError
-from ppvit.core.files import sha256_of_folder
 from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.reading import sha256_of_folder
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.plain import PlainImages

@@ -8,7 +8,7 @@ from measure import Run
 
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
-from ppvit.core.files import read_json
+from ppvit.core.reading import read_json
 from ppvit.core.results import Stopwatch
 from ppvit.data.plain import BATCH, PlainImages
 from ppvit.places import Places

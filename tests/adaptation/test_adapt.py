@@ -27,7 +27,7 @@ from ppvit.ciphers import make_cipher
 from ppvit.ciphers.keys import Key
 from ppvit.config import NO_MODEL
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import sha256_of_folder
+from ppvit.core.reading import sha256_of_folder
 from ppvit.models import Backbone, load_backbone, load_model, model_input, read_record, save_model
 from ppvit.models.stems import add_adaptive_matrix
 from ppvit.training.schedule import make_optimizer

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from ppvit.core.errors import PpvitError, UsageError, one_line_errors
-from ppvit.core.files import atomic_output, read_json, require_free_space, sha256_of, write_json
+from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.reading import read_json, sha256_of
 
 
 @pytest.mark.parametrize("directory", [False, True])
@@ -17,7 +18,7 @@ def test_old_output_stays_until_the_new_one_is_whole(tmp_path, directory):
     target = tmp_path / "deep" / "out"
 
     def write(text: str, fail: bool) -> None:
-        with atomic_output(target, directory) as temporary:
+        with atomic_output(target, known_by="file" if directory else "") as temporary:
             (temporary / "file" if directory else temporary).write_text(text)
             assert target.exists() == (text != "first")
             if fail:
@@ -38,22 +39,30 @@ def test_old_output_stays_until_the_new_one_is_whole(tmp_path, directory):
 def test_what_a_killed_run_left_is_cleared(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path; from ppvit.core.files import atomic_output\n"
-        "with atomic_output(Path(sys.argv[1]), directory=True) as folder:\n"
+        "with atomic_output(Path(sys.argv[1]), known_by='whole') as folder:\n"
         "    (folder / 'half').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
-    with atomic_output(tmp_path / "out", directory=True) as folder:
+    with atomic_output(tmp_path / "out", known_by="whole") as folder:
         (folder / "whole").write_text("x")
     assert os.listdir(tmp_path) == ["out"]
     assert os.listdir(tmp_path / "out") == ["whole"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_full_disk(tmp_path, code):
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (errno.ENOSPC, "the disk is full; free some space"),
+        (errno.EDQUOT, "your quota"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EROFS, "read-only"),
+    ],
+)
+def test_disk_that_takes_no_more(tmp_path, code, told):
     with (
-        pytest.raises(PpvitError, match="out: the disk is full; free some space"),
+        pytest.raises(PpvitError, match=f"out: .*{told}"),
         atomic_output(tmp_path / "out") as path,
     ):
         path.write_text("half")

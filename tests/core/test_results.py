@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvit.core.files import sha256_of
+from ppvit.core.reading import sha256_of
 from ppvit.core.results import Stopwatch, peak_memory_bytes, read_times, write_result
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import sha256_of
+from ppvit.core.reading import sha256_of
 from ppvit.data.images import decode_array, encode_array
 from ppvit.data.shards import ShardReader, read_manifest, shard_records, write_shards
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ppvit.config import NO_DATA, Config
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import sha256_of
+from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import cache_folder
 from ppvit.data.shards import ShardReader, read_manifest
 from ppvit.datasets import open_source

@@ -26,7 +26,8 @@ from ppvit.ciphers import keys
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import read_json, sha256_of, write_json
+from ppvit.core.files import write_json
+from ppvit.core.reading import read_json, sha256_of
 from ppvit.core.results import read_times
 from ppvit.export import export
 from ppvit.export.card import _in_words

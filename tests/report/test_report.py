@@ -7,7 +7,7 @@ import pytest
 from conftest import make_config, write_raw
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import sha256_of
+from ppvit.core.reading import sha256_of
 from ppvit.places import Places
 from ppvit.report.page import summary_rows
 from ppvit.verbs import report

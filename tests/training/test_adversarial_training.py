@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from ppvit.config import Adversarial, Config, default_yaml, load
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import read_json, sha256_of, write_json
+from ppvit.core.files import write_json
+from ppvit.core.reading import read_json, sha256_of
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.pgd import PgdAttack
 from ppvit.models import read_record

@@ -19,7 +19,7 @@ from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import sha256_of
+from ppvit.core.reading import sha256_of
 from ppvit.core.results import read_times
 from ppvit.data.batches import EncryptedImages, epoch_batches
 from ppvit.models import save_model

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import read_json, sha256_of, write_json
+from ppvit.core.files import write_json
+from ppvit.core.reading import read_json, sha256_of
 from ppvit.he.algorithms import ALGORITHMS, Algorithm
 
 MANIFEST = "manifest.json"

@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import atomic_output, read_json
+from ppvit.core.files import atomic_output
+from ppvit.core.reading import read_json
 from ppvit.core.results import Stopwatch, peak_memory_bytes, write_result
 from ppvit.he.algorithms import Floats
 from ppvit.he.parties import owner as owners
@@ -94,7 +95,7 @@ def run(config: Config, places: Places, owner: Path, trainer: Path) -> None:
         "modulus_bits": sum(plan.parameters.prime_bits),
         "multiplicative_depth": plan.parameters.top_level,
     }
-    with atomic_output(places.he, directory=True) as folder:
+    with atomic_output(places.he, known_by="head.safetensors") as folder:
         if backbone is not None:
             from ppvit.he.parties.model import save_model_with_head
 

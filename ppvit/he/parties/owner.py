@@ -20,7 +20,8 @@ import numpy as np
 
 from ppvit.config import Config, He
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import atomic_output, read_json, require_free_space, write_json
+from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.reading import read_json
 from ppvit.core.results import Stopwatch, peak_memory_bytes
 from ppvit.data.plain import PlainImages
 from ppvit.he.algorithms import ALGORITHMS, Algorithm, Floats, Labels, Plan
@@ -37,6 +38,7 @@ from ppvit.he.parties.features import (
     whitening_for,
 )
 from ppvit.he.parties.folders import (
+    MANIFEST,
     open_private,
     read_manifest,
     read_plan,
@@ -96,14 +98,14 @@ def make_keys(config: Config, places: Places, owner: Path, trainer: Path, train_
     )
     session = SecretSession(plan.parameters)
     replaced = _fingerprint_in(owner)
-    with atomic_output(owner, directory=True) as out:
+    with atomic_output(owner, known_by="plan.json") as out:
         out.chmod(0o700)
         secret = out / "secret.key"
         open_private(secret).close()
         session.save(session.secret, secret)
         fingerprint = fingerprint_of(secret.read_bytes())
         write_plan(out, algorithm, fingerprint)
-    with atomic_output(trainer, directory=True) as out:
+    with atomic_output(trainer, known_by="plan.json") as out:
         keys = out / "keys"
         keys.mkdir()
         session.save(session.seeded_relinearisation(), keys / "relinearisation.key")
@@ -170,7 +172,7 @@ def encrypt(config: Config, places: Places, owner: Path, trainer: Path) -> None:
     require_free_space(trainer, plan.upload_bytes())
     for stale in ("weights", "refresh"):
         shutil.rmtree(trainer / stale, ignore_errors=True)
-    with atomic_output(trainer / "data", directory=True) as out:
+    with atomic_output(trainer / "data", known_by=MANIFEST) as out:
         encrypt_data(session, algorithm, features, labels, out)
         write_manifest(out, fingerprint)
     owner.chmod(0o700)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import atomic_output, read_json
+from ppvit.core.files import atomic_output
+from ppvit.core.reading import read_json
 from ppvit.he.ckks.session import SecretSession, Session
 from ppvit.he.parties.folders import MANIFEST, read_manifest, weights_name, write_manifest
 
@@ -50,7 +51,7 @@ def asker(folder: Path, run: str, session: Session, fingerprint: str) -> Callabl
         nonlocal asked
         place = folder / "refresh" / run / f"{asked:06d}"
         asked += 1
-        with atomic_output(place / "request", directory=True) as out:
+        with atomic_output(place / "request", known_by=MANIFEST) as out:
             for kind, ciphertexts in zip("wv", state, strict=True):
                 for block, ciphertext in enumerate(ciphertexts):
                     session.save(session.drop(ciphertext, 0), out / weights_name(block, kind))
@@ -105,7 +106,7 @@ def _run_of(weights: Path) -> str | None:
 
 def _answer(request: Path, session: SecretSession, fingerprint: str) -> None:
     blocks = read_manifest(request, "train", fingerprint)["blocks"]
-    with atomic_output(request.with_name("answer"), directory=True) as out:
+    with atomic_output(request.with_name("answer"), known_by=MANIFEST) as out:
         for kind in "wv":
             for block in range(blocks):
                 name = weights_name(block, kind)

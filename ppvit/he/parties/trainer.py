@@ -13,7 +13,7 @@ from ppvit.core.results import Stopwatch, environment, peak_memory_bytes
 from ppvit.he.algorithms import Plan
 from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.session import Session
-from ppvit.he.parties.folders import read_manifest, read_plan, weights_name, write_manifest
+from ppvit.he.parties.folders import MANIFEST, read_manifest, read_plan, weights_name, write_manifest
 from ppvit.he.parties.refresh import asker, start_run
 
 
@@ -39,7 +39,7 @@ def run(folder: Path, data: Path | None = None) -> None:
     renew = asker(folder, started, session, fingerprint) if plan.mode == "refresh" else None
     with tqdm(total=plan.key_switches(), desc="train", unit="key switch", disable=None, file=sys.stderr) as bar:
         weights, switches = algorithm.train(session, data, bar, renew)
-    with atomic_output(folder / "weights", directory=True) as out:
+    with atomic_output(folder / "weights", known_by=MANIFEST) as out:
         for block, ciphertext in enumerate(weights):
             session.save(ciphertext, out / weights_name(block))
         measured = {
