@@ -19,7 +19,7 @@ from ppvit.ciphers import keys
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.ciphers.keys import Key
 from ppvit.config import Config
-from ppvit.core import files
+from ppvit.core import reading
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.data import encrypted
 from ppvit.data.batches import EncryptedImages
@@ -46,8 +46,8 @@ def test_same_bytes_whatever_the_number_of_workers(raw, tmp_path, monkeypatch):
     for workers in ("1", "3"):
         monkeypatch.setenv("PPVIT_WORKERS", workers)
         run(make_config(**SMALL), raw, tmp_path / workers)
-    digests = files.sha256_of_folder(tmp_path / "1")
-    assert digests == files.sha256_of_folder(tmp_path / "3")
+    digests = reading.sha256_of_folder(tmp_path / "1")
+    assert digests == reading.sha256_of_folder(tmp_path / "3")
     expected = {f"{split}/{name}" for split in ("train", "test") for name in ("manifest.json", "_info.json")}
     expected |= {"test/000000.tar", *(f"train/{number:06d}.tar" for number in range(4))}
     assert set(digests) == expected
@@ -59,7 +59,7 @@ def test_test_images_have_no_part_in_the_shards_that_are_trained_on(raw, tmp_pat
     for fraction in (1.0, 0.5):
         config = make_config(**SMALL | {"dataset": {"image_size": 16, "test_fraction": fraction}})
         run(config, raw, tmp_path / str(fraction))
-        digests.append([files.sha256_of_folder(tmp_path / str(fraction) / split) for split in ("train", "test")])
+        digests.append([reading.sha256_of_folder(tmp_path / str(fraction) / split) for split in ("train", "test")])
     assert digests[0][0] == digests[1][0]
     assert digests[0][1] != digests[1][1]
 
@@ -115,7 +115,7 @@ def test_manifest_tells_what_must_match_and_nothing_more(raw, tmp_path):
     stored = {"shape": [16, 16, 3], "dtype": "uint8"}
     for split, count, sizes in (("train", 50, [16, 16, 16, 2]), ("test", 12, [12])):
         shards = [
-            {"name": name, "samples": size, "sha256": files.sha256_of(tmp_path / "out" / split / name)}
+            {"name": name, "samples": size, "sha256": reading.sha256_of(tmp_path / "out" / split / name)}
             for number, size in enumerate(sizes)
             for name in [f"{number:06d}.tar"]
         ]
@@ -179,7 +179,7 @@ def test_undecodable_image_names_its_file_and_leaves_nothing(raw, tmp_path):
     broken = data.replace(b"IDAT", b"XXXX", 3)
     path.write_bytes(broken)
     manifest = json.loads((raw / "dataset.json").read_text())
-    manifest["shards"]["train"][0]["sha256"] = files.sha256_of(path)
+    manifest["shards"]["train"][0]["sha256"] = reading.sha256_of(path)
     (raw / "dataset.json").write_text(json.dumps(manifest))
     with pytest.raises(PpvitError, match=r"sample 0000000\d \(from train/\d/\d\.png\): this image cannot be decoded"):
         run(make_config(**SMALL), raw, tmp_path / "out")
@@ -210,7 +210,7 @@ def test_key_derivation_is_that_of_the_key(raw, tmp_path):
     for key in (first, second):
         keys.save(key)
         run(make_config(cipher={"key_id": key.id}, **SMALL), raw, tmp_path / key.id)
-    of_both = [files.sha256_of(tmp_path / key.id / "test" / "000000.tar") for key in (first, second)]
+    of_both = [reading.sha256_of(tmp_path / key.id / "test" / "000000.tar") for key in (first, second)]
     assert of_both[0] != of_both[1]
 
 
