@@ -38,7 +38,7 @@ lock: $(TOOLS)/installed  # after a change of pyproject.toml; versions stay, but
 	echo 'atheris>=3' | $(LOCK) $(UPGRADE) --output-file tests/harness/atheris.txt -
 
 licences: .venv/installed $(TOOLS)/installed
-	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --from=mixed --order=license --format=markdown --no-version --ignore-packages ppvit > docs/licences.md
+	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --from=mixed --order=license --format=markdown --no-version --with-system --ignore-packages ppvit pip --output-file docs/licences.md
 
 sbom: .venv/installed $(TOOLS)/installed
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.cdx.json $(BIN)/python
