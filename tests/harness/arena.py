@@ -7,9 +7,9 @@ import json
 import os
 import re
 import resource
+import select
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,9 @@ _WRITES = {
     "shutil.move": (0, 1),
 }
 _UNTOUCHED = ("/etc/passwd", "/etc/shadow", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/stdin", "/dev/tty")
-_PICKLE_SAFE = re.compile(r"(torch|numpy|collections|_codecs|concurrent\.futures|multiprocessing|builtins\.(set|dict|list|complex|bytearray))\b")
+_PICKLE_SAFE = re.compile(
+    r"(torch|numpy|collections|_codecs|concurrent\.futures|multiprocessing|builtins\.(set|dict|list|complex|bytearray))\b"
+)
 
 
 @dataclass(frozen=True)
@@ -99,19 +101,14 @@ def run(arguments: list[str], folder: Path, prepare: Callable[[], None] = lambda
         prepare: called in the fork first.
     """
     streams = [folder / name for name in (".out", ".err", ".told")]
-    started = time.monotonic()
     child = os.fork()
     if not child:
         _become_command(arguments, folder, streams, prepare)
-    while True:
-        done, status, usage = os.wait4(child, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() - started > WALL_SECONDS:
-            os.kill(child, signal.SIGKILL)
-            _, status, usage = os.wait4(child, 0)
-            break
-        time.sleep(0.002)
+    watched = os.pidfd_open(child)
+    if not select.select([watched], [], [], WALL_SECONDS)[0]:
+        os.kill(child, signal.SIGKILL)
+    os.close(watched)
+    _, status, usage = os.wait4(child, 0)
     left = _end_group(child)
     out, err, told = (path.read_text("utf-8", "backslashreplace") if path.exists() else "" for path in streams)
     record = json.loads(told) if told else {"traceback": "", "events": []}
@@ -203,7 +200,9 @@ def _watch(folder: Path, events: list[str]) -> Any:
         if not isinstance(path, str | bytes | os.PathLike):
             return None
         text = os.path.abspath(os.fsdecode(path))
-        return None if (text + os.sep).startswith(inside) or text == os.devnull or text.startswith("/dev/shm/") else text
+        return (
+            None if (text + os.sep).startswith(inside) or text == os.devnull or text.startswith("/dev/shm/") else text
+        )
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
@@ -224,8 +223,6 @@ def _watch(folder: Path, events: list[str]) -> Any:
             events.append(f"{event} {arguments}")
 
     return hook
-
-
 
 
 def _is_git(command: Any) -> bool:

@@ -31,7 +31,19 @@ import world
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-IMPORTED = ("encrypt", "adapt", "finetune", "evaluate", "robustness", "verify", "threats", "audit", "predict", "report", "he")
+IMPORTED = (
+    "encrypt",
+    "adapt",
+    "finetune",
+    "evaluate",
+    "robustness",
+    "verify",
+    "threats",
+    "audit",
+    "predict",
+    "report",
+    "he",
+)
 
 
 class Base:
@@ -59,7 +71,12 @@ class Base:
         return self._usual[artefact, verb]
 
     def run(
-        self, artefact: str, verb: str, damaged: dict[Path, mutations.Damage], extra: dict[str, bytes], resign: bool = False
+        self,
+        artefact: str,
+        verb: str,
+        damaged: dict[Path, mutations.Damage],
+        extra: dict[str, bytes],
+        resign: bool = False,
     ) -> tuple[arena.Ending, Any]:
         """Run a verb on a copy of what it needs in which some files are damaged."""
         with tempfile.TemporaryDirectory(dir=self._cases) as name:
@@ -76,14 +93,21 @@ class Base:
             outcome = world.VERBS[verb].outcome(folder) if not ending.traceback else None
             if world.VERBS[verb].printed and not ending.code:
                 outcome = ending.out
-            if ending.code in (1, 2) and not world.VERBS[verb].printed and outcome != before and not _among(damaged, verb):
+            if (
+                ending.code in (1, 2)
+                and not world.VERBS[verb].printed
+                and outcome != before
+                and not _among(damaged, verb)
+            ):
                 outcome = "changed by a command that failed"
             return ending, outcome
 
 
 def _among(damaged: dict[Path, mutations.Damage], verb: str) -> bool:
     """Whether the verb writes what was damaged."""
-    place = {"encrypt": "data/encrypted", "adapt": "models/adapted", "finetune": "models/finetuned"}.get(verb, "results")
+    place = {"encrypt": "data/encrypted", "adapt": "models/adapted", "finetune": "models/finetuned"}.get(
+        verb, "results"
+    )
     return any(place in path.as_posix() for path in damaged)
 
 
@@ -112,7 +136,11 @@ def _resign(folder: Path, damaged: dict[Path, mutations.Damage]) -> None:
     for path, damage in damaged.items():
         old, new = (hashlib.sha256(data).hexdigest() for data in (path.read_bytes(), damage.data or b""))
         for other in folder.rglob("*.json"):
-            if other.is_file() and other.stat().st_size < 2**20 and old in (text := other.read_text("utf-8", "surrogateescape")):
+            if (
+                other.is_file()
+                and other.stat().st_size < 2**20
+                and old in (text := other.read_text("utf-8", "surrogateescape"))
+            ):
                 other.unlink()
                 other.write_text(text.replace(old, new), "utf-8", "surrogateescape")
 
@@ -146,11 +174,15 @@ def _difference(outcome: Any, expected: Any) -> str:
     if not isinstance(outcome, dict) or not isinstance(expected, dict):
         return f"{str(outcome)[:80]!r} for {str(expected)[:80]!r}"
     names = [name for name in expected.keys() | outcome.keys() if outcome.get(name) != expected.get(name)]
-    return ", ".join(f"{name} {str(outcome.get(name))[:20]} for {str(expected.get(name))[:20]}" for name in sorted(names)[:4])
+    return ", ".join(
+        f"{name} {str(outcome.get(name))[:20]} for {str(expected.get(name))[:20]}" for name in sorted(names)[:4]
+    )
 
 
 @st.composite
-def cases(draw: Any, base: Base, only: list[str]) -> tuple[str, str, dict[Path, mutations.Damage], dict[str, bytes], bool]:
+def cases(
+    draw: Any, base: Base, only: list[str]
+) -> tuple[str, str, dict[Path, mutations.Damage], dict[str, bytes], bool]:
     """An artefact, who reads it, its damaged files, files put beside it, and whether hashes are made to fit."""
     names = [name for name in only for _ in range(world.ARTEFACTS[name].share)]
     artefact = draw(st.sampled_from(names))
@@ -179,11 +211,15 @@ def _readers(kind: world.Artefact, damaged: dict[Path, mutations.Damage]) -> lis
     return verbs or list(kind.verbs)
 
 
-def told(root: Path, artefact: str, verb: str, damaged: dict[Path, mutations.Damage], extra: dict[str, bytes], resign: bool) -> str:
+def told(
+    root: Path, artefact: str, verb: str, damaged: dict[Path, mutations.Damage], extra: dict[str, bytes], resign: bool
+) -> str:
     """A case in a line."""
     what = "; ".join(f"{path.relative_to(root)}: {damage.told}" for path, damage in damaged.items())
     more = "".join(f"; {name} added" for name in extra) + ("; hashes made to fit" if resign else "")
-    return f"[{artefact}] {what}{more} -> ppvit {' '.join(world.VERBS[verb].arguments)}".encode("ascii", "backslashreplace").decode()
+    return f"[{artefact}] {what}{more} -> ppvit {' '.join(world.VERBS[verb].arguments)}".encode(
+        "ascii", "backslashreplace"
+    ).decode()
 
 
 def hunt(count: int, only: list[str], number: int, say: Any = print) -> dict[str, tuple[int, str]]:
@@ -235,7 +271,9 @@ def hunt(count: int, only: list[str], number: int, say: Any = print) -> dict[str
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--only", nargs="+", choices=sorted(world.ARTEFACTS), default=sorted(world.ARTEFACTS), metavar="ARTEFACT")
+    parser.add_argument(
+        "--only", nargs="+", choices=sorted(world.ARTEFACTS), default=sorted(world.ARTEFACTS), metavar="ARTEFACT"
+    )
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     _import_all()
@@ -253,7 +291,15 @@ def _import_all() -> None:
 
     for verb in IMPORTED:
         importlib.import_module(f"ppvit.verbs.{verb}")
-    for name in ("ppvit.cli", "dvclive.live", "ppvit.export", "ppvit.tuners", "peft", "tenseal", "matplotlib.backends.backend_svg"):
+    for name in (
+        "ppvit.cli",
+        "dvclive.live",
+        "ppvit.export",
+        "ppvit.tuners",
+        "peft",
+        "tenseal",
+        "matplotlib.backends.backend_svg",
+    ):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()

@@ -58,17 +58,47 @@ VALUES: tuple[Any, ...] = (
     *(Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1e999"), Raw("9" * 400), Raw("9" * 5000), Raw("-0")),
     *("", " ", "0", "1", "nan", "true", "none", "test", "train", "../../evil", "/etc/passwd", "/dev/zero", ".", "a/b"),
     *("\x1b[31mred\x1b]0;title\x07", "a\nerror: b", "\u202eevil", "\ud800", "\x00", "A" * 100_000, "{{ 7 * 7 }}"),
-    *("<script>alert(1)</script>", "hf-hub:evil/model", "evil/model", "timm/vit_base", "os.system", "float64", "object"),
+    *(
+        "<script>alert(1)</script>",
+        "hf-hub:evil/model",
+        "evil/model",
+        "timm/vit_base",
+        "os.system",
+        "float64",
+        "object",
+    ),
     *([], {}, [[]], [0], [""], [None], {"": 0}, {"a": {"b": [1]}}, [0] * 5000, ["x"] * 5000),
     *(Raw("[" * DEEP + "]" * DEEP), Raw('{"a":' * DEEP + "1" + "}" * DEEP), Raw("[[[[[[]]]]]]")),
 )
 YAML_VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 0.5, 1e308, 10**9, 2**63, 10**25, "", "none", "test", [], {}, [0], {"a": 1}),
-    *("\x1b[31m", "\x07", "A" * 100_000, "../../evil", "/etc/passwd", "/dev/zero", "{{ 7 * 7 }}", [[]], [None], ["x"] * 5000),
-    *map(Raw, (".nan", ".inf", "-.inf", "010", "0o10", "0x10", "1_000", "1:30", "2020-01-01", "yes", "~", "!!binary aGk=")),
-    *map(Raw, ("!!set {a}", "!!omap [a: 1]", "*nothing", "&a [*a]", "&a {a: *a}", "|\n  text", "? [a]\n  : b", "1 2", "'")),
-    *map(Raw, ("[" * 10_000 + "]" * 10_000, "[" * 3000, "{a: " * 500 + "1" + "}" * 500, "!evil x", "!!float one", "9" * 5000)),
-    *map(Raw, (f"!!python/object/apply:os.system ['touch {CANARY}']", "!!python/name:os.system", "@", "`", "%", "\t- a")),
+    *(
+        "\x1b[31m",
+        "\x07",
+        "A" * 100_000,
+        "../../evil",
+        "/etc/passwd",
+        "/dev/zero",
+        "{{ 7 * 7 }}",
+        [[]],
+        [None],
+        ["x"] * 5000,
+    ),
+    *map(
+        Raw,
+        (".nan", ".inf", "-.inf", "010", "0o10", "0x10", "1_000", "1:30", "2020-01-01", "yes", "~", "!!binary aGk="),
+    ),
+    *map(
+        Raw,
+        ("!!set {a}", "!!omap [a: 1]", "*nothing", "&a [*a]", "&a {a: *a}", "|\n  text", "? [a]\n  : b", "1 2", "'"),
+    ),
+    *map(
+        Raw,
+        ("[" * 10_000 + "]" * 10_000, "[" * 3000, "{a: " * 500 + "1" + "}" * 500, "!evil x", "!!float one", "9" * 5000),
+    ),
+    *map(
+        Raw, (f"!!python/object/apply:os.system ['touch {CANARY}']", "!!python/name:os.system", "@", "`", "%", "\t- a")
+    ),
 )
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9)
@@ -85,7 +115,9 @@ def below(draw: Draw, bound: int) -> int:
 
 def any_file(draw: Draw, data: bytes) -> Damage:
     """Damage that needs no knowledge of the format."""
-    how = pick(draw, ("flip", "flip", "flip", "cut", "add", "insert", "zero", "drop", "empty", "text", "kind", "kind", "bom"))
+    how = pick(
+        draw, ("flip", "flip", "flip", "cut", "add", "insert", "zero", "drop", "empty", "text", "kind", "kind", "bom")
+    )
     at = below(draw, len(data))
     if how == "flip":
         count, changed = draw(st.integers(1, 4)), bytearray(data)
@@ -110,7 +142,9 @@ def any_file(draw: Draw, data: bytes) -> Damage:
     if how == "bom":
         return Damage("UTF-16", data.decode("latin-1").encode("utf-16") if len(data) < 10**6 else data[:9])
     if how == "text":
-        other = pick(draw, (b"null", b"[]", b"{}", b"\xff\xfe", b"PK\x03\x04", b"{" * DEEP, b"[" * DEEP, b"0", b"\x1b[2J", b"a"))
+        other = pick(
+            draw, (b"null", b"[]", b"{}", b"\xff\xfe", b"PK\x03\x04", b"{" * DEEP, b"[" * DEEP, b"0", b"\x1b[2J", b"a")
+        )
         return Damage(f"the text {other[:8]!r}", other)
     kind = pick(draw, KINDS)
     return Damage(kind, None, kind)
@@ -135,14 +169,18 @@ def _tree(draw: Draw, tree: Any, values: tuple[Any, ...]) -> tuple[str, Any, str
     for step in path[:-1]:
         parent = parent[step]
     old, last = parent[path[-1]], path[-1]
-    how = pick(draw, ("set", "set", "set", "set", "near", "near", "delete", "rename", "add", "swap", "copy", "twice", "wrap"))
+    how = pick(
+        draw, ("set", "set", "set", "set", "near", "near", "delete", "rename", "add", "swap", "copy", "twice", "wrap")
+    )
     if how == "near":
         if isinstance(old, bool):
             new: Any = not old
         elif isinstance(old, int | float):
             new = pick(draw, (old + 1, old - 1, -old, old * 2, old * 1000, float(old), str(old), old / 3, [old]))
         elif isinstance(old, str):
-            new = pick(draw, (old + "x", old[:-1], old.upper(), old[::-1], old + "\n", " " + old, old + "\0", [old], old * 2))
+            new = pick(
+                draw, (old + "x", old[:-1], old.upper(), old[::-1], old + "\n", " " + old, old + "\0", [old], old * 2)
+            )
         else:
             new = list(old) * 2 if isinstance(old, list) else dict(list(old.items())[:-1]) if old else {"x": 1}
         parent[last] = new
@@ -150,9 +188,13 @@ def _tree(draw: Draw, tree: Any, values: tuple[Any, ...]) -> tuple[str, Any, str
     if how == "delete":
         del parent[last]
     elif how == "rename" and isinstance(parent, dict):
-        parent[pick(draw, ("x", str(last) + "x", str(last).upper(), "", "__class__", "\x1b[1m", "a" * 5000))] = parent.pop(last)
+        parent[pick(draw, ("x", str(last) + "x", str(last).upper(), "", "__class__", "\x1b[1m", "a" * 5000))] = (
+            parent.pop(last)
+        )
     elif how == "add" and isinstance(old, dict):
-        old[pick(draw, ("x", "pickle", "auto_map", "\x1b[1m", "base_model_class", "rank_pattern", "__init__"))] = pick(draw, values)
+        old[pick(draw, ("x", "pickle", "auto_map", "\x1b[1m", "base_model_class", "rank_pattern", "__init__"))] = pick(
+            draw, values
+        )
     elif how == "add" and isinstance(old, list):
         old.append(pick(draw, (*values, *old[:1])))
     elif how == "copy" and isinstance(parent, list):
@@ -193,7 +235,9 @@ def json_file(draw: Draw, data: bytes) -> Damage:
     told, tree, twice = _tree(draw, json.loads(data), VALUES)
     text = _with_raw(tree, lambda each: json.dumps(each, indent=2))
     if twice:
-        text = re.sub(rf"(\n *){re.escape(json.dumps(twice))}:", lambda m: f"{m[1]}{json.dumps(twice)}: 1,{m[0]}", text, count=1)
+        text = re.sub(
+            rf"(\n *){re.escape(json.dumps(twice))}:", lambda m: f"{m[1]}{json.dumps(twice)}: 1,{m[0]}", text, count=1
+        )
     return Damage(told, text.encode("utf-8", "surrogatepass"))
 
 
@@ -205,7 +249,12 @@ def yaml_file(draw: Draw, data: bytes) -> Damage:
     if how == 1:
         line = below(draw, text.count("\n"))
         lines = text.splitlines()
-        lines.insert(line, pick(draw, ("\t", "---", "...", lines[line], "x: 1", "x", "- a", "<<: *a", "%YAML 9.9", "  : ", "? ", BOMB)))
+        lines.insert(
+            line,
+            pick(
+                draw, ("\t", "---", "...", lines[line], "x: 1", "x", "- a", "<<: *a", "%YAML 9.9", "  : ", "? ", BOMB)
+            ),
+        )
         return Damage(f"a line {lines[line][:30]!r} put in at {line}", "\n".join(lines).encode())
     if how == 2:
         return Damage("alias bomb", (BOMB + text + pick(draw, ("", "\nreport: *i\n"))).encode())
@@ -227,11 +276,31 @@ def table(draw: Draw, data: bytes) -> Damage:
     rows = [line.split(separator) for line in data.decode().splitlines()]
     row = below(draw, min(len(rows), 6))
     cell = below(draw, len(rows[row]))
-    new = pick(draw, ("", "x", "-1", "nan", "inf", "1e999", "9" * 30, "9" * 6000, "1.5", "0x1", "\x1b[1m", '"', '"a\nb"', "0" * 200_000))
+    new = pick(
+        draw,
+        (
+            "",
+            "x",
+            "-1",
+            "nan",
+            "inf",
+            "1e999",
+            "9" * 30,
+            "9" * 6000,
+            "1.5",
+            "0x1",
+            "\x1b[1m",
+            '"',
+            '"a\nb"',
+            "0" * 200_000,
+        ),
+    )
     rows[row][cell] = new
     if pick(draw, (True, False)):
         rows += [rows[-1]] * pick(draw, (1, 1000, 300_000))
-    return Damage(f"row {row} cell {cell} = {new[:20]!r}, {len(rows)} rows", "\n".join(map(separator.join, rows)).encode() + b"\n")
+    return Damage(
+        f"row {row} cell {cell} = {new[:20]!r}, {len(rows)} rows", "\n".join(map(separator.join, rows)).encode() + b"\n"
+    )
 
 
 def safetensors_file(draw: Draw, data: bytes) -> Damage:
@@ -243,7 +312,25 @@ def safetensors_file(draw: Draw, data: bytes) -> Damage:
     name = pick(draw, names)
     entry = header[name]
     begin, end = entry["data_offsets"]
-    how = pick(draw, ("value", "value", "dtype", "shape", "huge", "offsets", "delete", "rename", "extra", "extra", "base", "length", "tree", "metadata"))
+    how = pick(
+        draw,
+        (
+            "value",
+            "value",
+            "dtype",
+            "shape",
+            "huge",
+            "offsets",
+            "delete",
+            "rename",
+            "extra",
+            "extra",
+            "base",
+            "length",
+            "tree",
+            "metadata",
+        ),
+    )
     if how == "value":
         number = pick(draw, (float("nan"), float("inf"), -1e30, 3e38, 0.0))
         body[begin : begin + 4] = struct.pack("<f", number)
@@ -253,13 +340,17 @@ def safetensors_file(draw: Draw, data: bytes) -> Damage:
         told = f"{name} is {entry['dtype']}"
     elif how == "shape":
         shape = entry["shape"]
-        entry["shape"] = pick(draw, (shape[::-1], [*shape, 1], [1, *shape], [], [0], shape[:-1], [-1], [sum(shape)], "x", [1.5]))
+        entry["shape"] = pick(
+            draw, (shape[::-1], [*shape, 1], [1, *shape], [], [0], shape[:-1], [-1], [sum(shape)], "x", [1.5])
+        )
         told = f"{name} has shape {entry['shape']}"
     elif how == "huge":
         entry["shape"] = pick(draw, ([2**40], [2**31, 2**31, 2**2], [2**63], [10**9, 4], [2**64]))
         told = f"{name} has shape {entry['shape']}"
     elif how == "offsets":
-        entry["data_offsets"] = pick(draw, ([0, 4], [begin, 2**62], [end, begin], [-4, 0], [begin + 1, end + 1], [begin], "x"))
+        entry["data_offsets"] = pick(
+            draw, ([0, 4], [begin, 2**62], [end, begin], [-4, 0], [begin + 1, end + 1], [begin], "x")
+        )
         told = f"{name} at {entry['data_offsets']}"
     elif how == "delete":
         del header[name]
@@ -271,16 +362,26 @@ def safetensors_file(draw: Draw, data: bytes) -> Damage:
         told = f"{name} renamed {new[:30]!r}"
     elif how in ("extra", "base"):
         plain = re.sub(r"^base_model\.model\.|lora_[AB]\.|modules_to_save\.", "", name)
-        new = pick(draw, (plain, plain.replace("bias", "weight"), "x", "base_model.model." + plain, f"{name}.extra", "cls_token"))
+        new = pick(
+            draw,
+            (plain, plain.replace("bias", "weight"), "x", "base_model.model." + plain, f"{name}.extra", "cls_token"),
+        )
         count = pick(draw, (1, 1, 200_000)) if how == "extra" else 1
         body += body[begin:end]
-        header.update({new if each == 0 else f"{new}{each}": {**entry, "data_offsets": [len(body) - (end - begin), len(body)]} for each in range(count)})
+        header.update(
+            {
+                new if each == 0 else f"{new}{each}": {**entry, "data_offsets": [len(body) - (end - begin), len(body)]}
+                for each in range(count)
+            }
+        )
         told = f"{count} more {new!r} as {name}"
     elif how == "length":
         length = pick(draw, (0, 1, size - 1, size + 1, 2**63, 2**64 - 1, 2**40, 100 * 2**20))
         return Damage(f"header of {length} bytes", struct.pack("<Q", length) + data[8:])
     elif how == "metadata":
-        header["__metadata__"] = pick(draw, ({"format": "tf"}, {"format": "x"}, {}, None, 3, {"format": 3}, {"x": "y" * 10**6}))
+        header["__metadata__"] = pick(
+            draw, ({"format": "tf"}, {"format": "x"}, {}, None, 3, {"format": 3}, {"x": "y" * 10**6})
+        )
         told = f"metadata {str(header['__metadata__'])[:30]}"
     else:
         told, header, _ = _tree(draw, header, VALUES)
@@ -306,8 +407,40 @@ def npy_file(draw: Draw, data: bytes) -> Damage:
     if draw(st.integers(0, 3)) == 0:
         return any_file(draw, data)
     payload = pickle.dumps(Payload())
-    descr = pick(draw, ("'|O'", "'<f4'", "'<f8'", "'<U4'", "'|V8'", "'<c16'", "'<M8[ns]'", "[('a','<f4')]", "'|S8'", "'>f2'", "'|b1'", "'<f16'", "'x'"))
-    shape = pick(draw, ("(2**40,)", "(1000000000,3)", "(-1,)", "(0,)", "()", "(3,32,32)", "(32,32,3)", "(99999999999999,)", "(1,)*70", "'x'", "(True,)"))
+    descr = pick(
+        draw,
+        (
+            "'|O'",
+            "'<f4'",
+            "'<f8'",
+            "'<U4'",
+            "'|V8'",
+            "'<c16'",
+            "'<M8[ns]'",
+            "[('a','<f4')]",
+            "'|S8'",
+            "'>f2'",
+            "'|b1'",
+            "'<f16'",
+            "'x'",
+        ),
+    )
+    shape = pick(
+        draw,
+        (
+            "(2**40,)",
+            "(1000000000,3)",
+            "(-1,)",
+            "(0,)",
+            "()",
+            "(3,32,32)",
+            "(32,32,3)",
+            "(99999999999999,)",
+            "(1,)*70",
+            "'x'",
+            "(True,)",
+        ),
+    )
     shape = {"(2**40,)": f"({2**40},)", "(1,)*70": str((1,) * 70)}.get(shape, shape)
     order = pick(draw, ("False", "True", "1", "'x'"))
     text = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
@@ -336,8 +469,12 @@ def pictures() -> dict[str, bytes]:
         "PNG of 2**31 columns": png(2**31 - 1, 2**31 - 1),
         "PNG of no rows": png(32, 0),
         "PNG without data": png(32, 32),
-        "PNG with a text bomb": png(32, 32, rows=noise, more=_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**28), 9))),
-        "PNG with a profile bomb": png(32, 32, rows=noise, more=_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**28), 9))),
+        "PNG with a text bomb": png(
+            32, 32, rows=noise, more=_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**28), 9))
+        ),
+        "PNG with a profile bomb": png(
+            32, 32, rows=noise, more=_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**28), 9))
+        ),
         "PNG without palette": png(32, 32, 8, 3, bytes(33 * 32)),
         "PNG of 16 bits": png(32, 32, 16, 2, bytes(193 * 32)),
         "PNG grey": png(32, 32, 8, 0, bytes(33 * 32)),
@@ -346,7 +483,9 @@ def pictures() -> dict[str, bytes]:
         "PPM of 10**10 pixels": b"P6 100000 100000 255\n" + bytes(99),
         "PPM": b"P6 32 32 255\n" + bytes(3072),
         "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(x) print quit\n",
-        "GIF of 65535 columns": b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;",
+        "GIF of 65535 columns": b"GIF89a\xff\xff\xff\xff\x80\0\0"
+        + bytes(6)
+        + b",\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;",
         "BMP": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0),
         "TIFF": b"II*\0\x08\0\0\0\xff\xff" + b"\x00\x01\x04\0\x01\0\0\0\xff\xff\xff\x7f" * 40,
         "SVG": b"<svg xmlns='x'><image href='file:///etc/passwd'/></svg>",
@@ -372,13 +511,42 @@ def tar_file(draw: Draw, data: bytes) -> Damage:
         members = [(each, archive.extractfile(each).read()) for each in archive if each.isfile()]  # type: ignore[union-attr]
     at = below(draw, min(len(members), 8))
     member, content = members[at]
-    how = pick(draw, ("name", "type", "size", "drop", "double", "swap", "content", "content", "content", "pax", "header", "order"))
+    how = pick(
+        draw,
+        ("name", "type", "size", "drop", "double", "swap", "content", "content", "content", "pax", "header", "order"),
+    )
     told = f"{how} of {member.name}"
     if how == "name":
-        member.name = pick(draw, ("../../evil.png", "/etc/evil.png", "x.png", "00000000.png.cls", "a/" * 150 + "x", "00000000.exe", "99999999.png", "\x1b[1m.png", "0.cls", "\udcff.png"))
+        member.name = pick(
+            draw,
+            (
+                "../../evil.png",
+                "/etc/evil.png",
+                "x.png",
+                "00000000.png.cls",
+                "a/" * 150 + "x",
+                "00000000.exe",
+                "99999999.png",
+                "\x1b[1m.png",
+                "0.cls",
+                "\udcff.png",
+            ),
+        )
         told = f"{told}: {member.name[:30]!r}"
     elif how == "type":
-        member.type = pick(draw, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.GNUTYPE_SPARSE, b"Z", tarfile.CONTTYPE))
+        member.type = pick(
+            draw,
+            (
+                tarfile.SYMTYPE,
+                tarfile.LNKTYPE,
+                tarfile.DIRTYPE,
+                tarfile.FIFOTYPE,
+                tarfile.CHRTYPE,
+                tarfile.GNUTYPE_SPARSE,
+                b"Z",
+                tarfile.CONTTYPE,
+            ),
+        )
         member.linkname = pick(draw, ("/etc/passwd", "../../x", members[0][0].name, member.name, ""))
         told = f"{told}: {member.type!r} to {member.linkname}"
     elif how == "drop":
@@ -391,12 +559,41 @@ def tar_file(draw: Draw, data: bytes) -> Damage:
     elif how == "order":
         members.reverse()
     elif how == "pax":
-        member.pax_headers = pick(draw, ({"path": "../../evil"}, {"size": "9" * 30}, {"size": "-1"}, {"mtime": "nan"}, {"a": "b" * 10**6}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99999999999"}))
+        member.pax_headers = pick(
+            draw,
+            (
+                {"path": "../../evil"},
+                {"size": "9" * 30},
+                {"size": "-1"},
+                {"mtime": "nan"},
+                {"a": "b" * 10**6},
+                {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99999999999"},
+            ),
+        )
         told = f"{told}: {str(member.pax_headers)[:40]}"
     elif how == "content":
         end = member.name.rpartition(".")[2]
         if end == "cls":
-            content = pick(draw, (b"", b"-1", b"2", b"3", b"99", b"9" * 30, b"9" * 6000, b"1.0", b" 1", b"1\n", b"x", "٣".encode(), b"\xff", b"0x1", b"1_0"))
+            content = pick(
+                draw,
+                (
+                    b"",
+                    b"-1",
+                    b"2",
+                    b"3",
+                    b"99",
+                    b"9" * 30,
+                    b"9" * 6000,
+                    b"1.0",
+                    b" 1",
+                    b"1\n",
+                    b"x",
+                    "٣".encode(),
+                    b"\xff",
+                    b"0x1",
+                    b"1_0",
+                ),
+            )
             told = f"{told}: {content[:20]!r}"
         elif end == "txt":
             content = pick(draw, (b"", b"\x1b[1m", b"\xff", b"../../x", b"x" * 10**6, b"train/0/0.png"))
@@ -409,12 +606,17 @@ def tar_file(draw: Draw, data: bytes) -> Damage:
         member.size = len(content)
         members[at] = (member, content)
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT if how == "pax" else tarfile.GNU_FORMAT) as archive:
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT if how == "pax" else tarfile.GNU_FORMAT
+    ) as archive:
         for each, held in members:
             archive.addfile(each, io.BytesIO(held))
     made = bytearray(buffer.getvalue())
     if how in ("size", "header"):
-        field = pick(draw, (b"77777777777\0", b"\x80" + b"\xff" * 11, b"-0000000001\0", b"\xff" * 12, b"xyz\0" * 3, b"00000000001\0"))
+        field = pick(
+            draw,
+            (b"77777777777\0", b"\x80" + b"\xff" * 11, b"-0000000001\0", b"\xff" * 12, b"xyz\0" * 3, b"00000000001\0"),
+        )
         offset = pick(draw, (124, 136, 100, 257)) if how == "header" else 124
         made[offset : offset + 12] = field
         made[148:156] = b"%06o\0 " % (sum(made[:148]) + 256 + sum(made[156:512]))
@@ -435,7 +637,9 @@ def torch_file(draw: Draw, data: bytes) -> Damage:
     told = f"{how} {name}"
     top = name.partition("/")[0]
     if how == "pickle":
-        members[f"{top}/data.pkl"] = pickle.dumps(pick(draw, (Payload(), None, [], {}, {"model": {}}, {"progress": 1}, "x", {"model": Payload()})), 2)
+        members[f"{top}/data.pkl"] = pickle.dumps(
+            pick(draw, (Payload(), None, [], {}, {"model": {}}, {"progress": 1}, "x", {"model": Payload()})), 2
+        )
     elif how == "member":
         members[name] = any_file(draw, members[name] or b"x").data or b""
     elif how == "drop":
@@ -470,6 +674,13 @@ def of_kind(name: str) -> Callable[[Draw, bytes], Damage]:
     """The damage that fits a file's name."""
     ends = {
         **{".json": json_file, ".yaml": yaml_file, ".csv": table, ".tsv": table, ".safetensors": safetensors_file},
-        **{".tar": tar_file, ".png": picture_file, ".npz": npz_file, ".npy": npy_file, ".pt": torch_file, ".pth": torch_file},
+        **{
+            ".tar": tar_file,
+            ".png": picture_file,
+            ".npz": npz_file,
+            ".npy": npy_file,
+            ".pt": torch_file,
+            ".pth": torch_file,
+        },
     }
     return next((damage for end, damage in ends.items() if name.endswith(end)), any_file)

@@ -87,19 +87,40 @@ VERBS = {
     "predict": Verb(("predict", "pictures/0.png", "pictures/1.png"), printed=True),
     "audit pictures": Verb(("audit", "pictures")),
     "show": Verb(("show",)),
-    "export": Verb(("export", "hub", "--force"), tree_of("hub")),
+    "export": Verb(("export", "hub", "--force")),
     "keys": Verb(("keys",)),
-    "download npz": Verb(("download", "-S", "dataset.name=npz", "-S", "dataset.path=data/local/own.npz"), tree_of("data/raw/npz")),
-    "download tar": Verb(("download", "-S", "dataset.name=webdataset", "-S", "dataset.path=data/local/wds"), tree_of("data/raw/webdataset")),
-    "download zip": Verb(("download", "-S", "dataset.name=imagefolder", "-S", "dataset.path=data/local/own.zip"), tree_of("data/raw/imagefolder")),
-    "download folder": Verb(("download", "-S", "dataset.name=imagefolder", "-S", "dataset.path=data/local/own"), tree_of("data/raw/imagefolder")),
+    "download npz": Verb(
+        ("download", "-S", "dataset.name=npz", "-S", "dataset.path=data/local/own.npz"), tree_of("data/raw/npz")
+    ),
+    "download tar": Verb(
+        ("download", "-S", "dataset.name=webdataset", "-S", "dataset.path=data/local/wds"),
+        tree_of("data/raw/webdataset"),
+    ),
+    "download zip": Verb(
+        ("download", "-S", "dataset.name=imagefolder", "-S", "dataset.path=data/local/own.zip"),
+        tree_of("data/raw/imagefolder"),
+    ),
+    "download folder": Verb(
+        ("download", "-S", "dataset.name=imagefolder", "-S", "dataset.path=data/local/own"),
+        tree_of("data/raw/imagefolder"),
+    ),
     "he encrypt": Verb(("he", "encrypt")),
     "he train": Verb(("he", "train")),
     "he decrypt": Verb(("he", "decrypt"), result_of("he")),
 }
 for _kind in ("vpt", "whole"):
     VERBS[f"finetune {_kind}"] = Verb(
-        ("finetune", "-S", f"finetune.method={'vpt_deep' if _kind == 'vpt' else 'full'}", "-S", "finetune.target_modules=[]", "--finetuned", f"models/{_kind}", "--results", f"out-{_kind}")
+        (
+            "finetune",
+            "-S",
+            f"finetune.method={'vpt_deep' if _kind == 'vpt' else 'full'}",
+            "-S",
+            "finetune.target_modules=[]",
+            "--finetuned",
+            f"models/{_kind}",
+            "--results",
+            f"out-{_kind}",
+        )
     )
     for _verb in ("evaluate", "verify"):
         VERBS[f"{_verb} {_kind}"] = Verb((_verb, "--finetuned", f"models/{_kind}"), result_of(_verb))
@@ -130,7 +151,9 @@ _MODELS = ("params.yaml", "data/encrypted", "models/adapted", "models/finetuned"
 _OWNER = (*_MODELS, "data/raw/digits", "keyring")
 _PICKLE = "@pickle"
 ARTEFACTS = {
-    "manifest": Artefact(("data/encrypted/**/*.json",), ("evaluate", "finetune", "robustness", "export"), _MODELS, share=4),
+    "manifest": Artefact(
+        ("data/encrypted/**/*.json",), ("evaluate", "finetune", "robustness", "export"), _MODELS, share=4
+    ),
     "shards": Artefact(("data/encrypted/**/*.tar",), ("evaluate", "finetune"), _MODELS, share=3),
     "adapter": Artefact(
         ("models/finetuned/*",),
@@ -160,9 +183,17 @@ ARTEFACTS = {
         _OWNER,
         share=6,
     ),
-    "params": Artefact(("params.yaml",), ("settings", "settings", "settings", "encrypt", "adapt", "report"), _OWNER, own=True, share=5),
+    "params": Artefact(
+        ("params.yaml",), ("settings", "settings", "settings", "encrypt", "adapt", "report"), _OWNER, own=True, share=5
+    ),
     "keys": Artefact(("keyring/*",), ("encrypt", "adapt", "verify"), _OWNER, share=2),
-    "raw": Artefact(("data/raw/digits/*",), ("encrypt", "verify", "predict", "report", "show"), (*_OWNER, "pictures"), own=True, share=4),
+    "raw": Artefact(
+        ("data/raw/digits/*",),
+        ("encrypt", "verify", "predict", "report", "show"),
+        (*_OWNER, "pictures"),
+        own=True,
+        share=4,
+    ),
     "weights": Artefact(("models/pretrained/*",), ("adapt",), _OWNER, own=True),
     "own weights": Artefact(("models/local/*",), ("adapt own",), (*_OWNER, "models/local"), own=True),
     "own images": Artefact(
@@ -192,7 +223,16 @@ def build(root: Path) -> None:
     (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     _own_data(root)
     # as the pipeline runs them; unfinished work of training and robustness is kept, as a kill leaves it
-    for verb in ("settings", "encrypt", "adapt", "finetune", "finetune vpt", "finetune whole", "evaluate", "robustness"):
+    for verb in (
+        "settings",
+        "encrypt",
+        "adapt",
+        "finetune",
+        "finetune vpt",
+        "finetune whole",
+        "evaluate",
+        "robustness",
+    ):
         _run(root, verb, _keep_unfinished if verb in ("finetune", "robustness") else lambda: None)
     for verb in ("verify", "audit", "threats"):
         _run(root, verb)
@@ -225,11 +265,22 @@ def _own_data(root: Path) -> None:
     images = random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     encoded = [encode_png(image) for image in images]
     local = root / "data" / "local"
-    for folder in (local / "wds", local / "own" / "a", local / "own" / "b", root / "pictures", root / "models" / "local"):
+    for folder in (
+        local / "wds",
+        local / "own" / "a",
+        local / "own" / "b",
+        root / "pictures",
+        root / "models" / "local",
+    ):
         folder.mkdir(parents=True)
     labels = (np.arange(12) % 2).astype(np.int64)
-    np.savez(local / "own.npz", train_images=images, train_labels=labels, test_images=images[:4], test_labels=labels[:4])
-    with tarfile.open(local / "wds" / "train-000000.tar", "w") as archive, zipfile.ZipFile(local / "own.zip", "w") as packed:
+    np.savez(
+        local / "own.npz", train_images=images, train_labels=labels, test_images=images[:4], test_labels=labels[:4]
+    )
+    with (
+        tarfile.open(local / "wds" / "train-000000.tar", "w") as archive,
+        zipfile.ZipFile(local / "own.zip", "w") as packed,
+    ):
         for index, data in enumerate(encoded):
             for end, content in (("png", data), ("cls", str(labels[index]).encode())):
                 member = tarfile.TarInfo(f"{index:08d}.{end}")
