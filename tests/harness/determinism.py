@@ -3,8 +3,8 @@
     python tests/harness/determinism.py
 
 Runs the pipeline's stages on a small data set in folders of their own, each time with one thing changed, and compares
-what they wrote with what the first run wrote. Prints the table of docs/determinism.md, as measured here: "same" means the
-same bytes. What differs on one machine may agree on another; what is the same must be so everywhere.
+what they wrote with what the first run wrote. Prints the table of docs/determinism.md, as measured here: "same" means
+the same bytes. What differs on one machine may agree on another; what is the same must be so everywhere.
 """
 
 from __future__ import annotations
