@@ -222,15 +222,28 @@ class Session:
         item = self._read(kind, path)
         if kind == "Ciphertext" and not self._usable(item):
             raise PpvitError(f"{path} is no ciphertext of two polynomials with a possible scale; fetch it again")
+        if kind == "RelinKeys" and not (item.size() == 1 and item.has_key(2)):  # else SEAL reads beyond its memory
+            raise PpvitError(f"{path} holds another key than that of products; fetch it again")
         return item
 
-    def try_ciphertexts(self, paths: Iterable[Path]) -> None:
+    def try_ciphertexts(self, paths: Iterable[Path], fresh: bool = False) -> None:
         """Refuse ciphertexts that somebody else wrote and :meth:`load` would refuse or not survive.
+
+        Args:
+            paths: the files.
+            fresh: they are at the top level and the fresh scale, as after encryption.
 
         Raises:
             PpvitError: names the first; see :func:`ppvit.he.ckks.trial.require_readable`.
         """
-        require_readable(paths, lambda path: self.load("Ciphertext", path), self.parameters.ciphertext_bytes())
+
+        def read(path: Path) -> None:
+            ciphertext = self.load("Ciphertext", path)
+            wanted = (self.parameters.top_level, self.parameters.scale)
+            if fresh and (self.level(ciphertext), ciphertext.scale) != wanted:
+                raise PpvitError(f"{path} is not as encryption writes it; fetch it again or encrypt again")
+
+        require_readable(paths, read, self.parameters.ciphertext_bytes())
 
     def _read(self, kind: str, path: Path) -> Any:
         item = getattr(self._seal, kind)()
@@ -248,8 +261,9 @@ class Session:
         of_data = 0 <= level <= self.parameters.top_level  # one higher are keys
         bits = sum(self.parameters.prime_bits[: level + 1])
         # the comparison is false for NaN too
+        possible = of_data and 1 <= ciphertext.scale < 2.0**bits
         return bool(
-            of_data and ciphertext.size() == 2 and ciphertext.is_ntt_form() and 1 <= ciphertext.scale < 2.0**bits
+            possible and ciphertext.size() == 2 and ciphertext.is_ntt_form() and not ciphertext.is_transparent()
         )
 
     def to_bytes(self, item: Any) -> bytes:

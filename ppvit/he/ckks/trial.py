@@ -6,6 +6,7 @@ defect in it would end the process without a word. Here the copy ends, and one l
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import signal
@@ -74,6 +75,7 @@ def _be_the_copy(files: list[Path], read: Callable[[Path], object], memory: int,
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the copied process would have done
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent(parent)
+        faulthandler.disable()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C++ says something when it aborts
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _bound_memory(memory)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import Field
 
@@ -30,7 +30,7 @@ Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 class PlanFile(Record):
     """``plan.json``, public: which algorithm takes which sizes and settings, for which key."""
 
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
     fingerprint: Fingerprint
     algorithm: str = Field(max_length=100)
     plan: dict[str, Any]
@@ -45,7 +45,7 @@ class Manifest(Record):
         run: of new weights, which start of the trainer wrote them.
     """
 
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
     fingerprint: Fingerprint
     files: dict[str, Sha256]
     run: str | None = Field(None, pattern=r"\A[0-9a-f]{16}\z")

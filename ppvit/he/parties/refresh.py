@@ -58,17 +58,19 @@ def asker(folder: Path, run: str, session: Session, fingerprint: str) -> Callabl
             write_manifest(out, fingerprint)
         answer = place / "answer"
         _wait_for(answer.exists, f"no answer in {answer}; start the owner's half: ppvit he refresh")
-        return _read_state(answer, session, fingerprint, "refresh", len(state[0]))
+        return _read_state(answer, session, fingerprint, "refresh", len(state[0]), fresh=True)
 
     return ask
 
 
-def _read_state(folder: Path, session: Session, fingerprint: str, made_by: str, blocks: int) -> State:
+def _read_state(
+    folder: Path, session: Session, fingerprint: str, made_by: str, blocks: int, fresh: bool = False
+) -> State:
     """What the other party wrote into a request or an answer, checked."""
     names = [[weights_name(block, kind) for block in range(blocks)] for kind in "wv"]
     each = [name for kind in names for name in kind]
     read_manifest(folder, made_by, fingerprint, dict.fromkeys(each, session.parameters.file_bytes("Ciphertext")))
-    session.try_ciphertexts(folder / name for name in each)
+    session.try_ciphertexts((folder / name for name in each), fresh)
     return [[session.load("Ciphertext", folder / name) for name in kind] for kind in names]
 
 
@@ -119,7 +121,11 @@ def _answer(request: Path, session: SecretSession, fingerprint: str, blocks: int
     with atomic_output(request.with_name("answer"), known_by=MANIFEST) as out:
         for kind, ciphertexts in zip("wv", state, strict=True):
             for block, ciphertext in enumerate(ciphertexts):
-                session.save(session.encrypt_seeded(session.decrypt(ciphertext)), out / weights_name(block, kind))
+                try:
+                    renewed = session.encrypt_seeded(session.decrypt(ciphertext))
+                except (ValueError, RuntimeError) as error:  # SEAL's, of numbers that are too large
+                    raise PpvitError(f"{request} cannot be renewed ({error}); train again: ppvit he train") from None
+                session.save(renewed, out / weights_name(block, kind))
         write_manifest(out, fingerprint)
 
 

@@ -40,11 +40,14 @@ def run(folder: Path, data: Path | None = None) -> None:
     read_manifest(data, "encrypt", fingerprint, dict.fromkeys(names, plan.parameters.file_bytes("Ciphertext")))
     started = start_run(folder)
     session = Session(plan.parameters)
-    session.try_ciphertexts(data / name for name in names)
+    session.try_ciphertexts((data / name for name in names), fresh=True)
     load_keys(session, folder, plan)
     renew = asker(folder, started, session, fingerprint) if plan.mode == "refresh" else None
     with tqdm(total=plan.key_switches(), desc="train", unit="key switch", disable=None, file=sys.stderr) as bar:
-        weights, switches = algorithm.train(session, data, bar, renew)
+        try:
+            weights, switches = algorithm.train(session, data, bar, renew)
+        except (ValueError, RuntimeError) as error:  # SEAL's
+            raise PpvitError(f"{data} cannot be trained on ({error}); encrypt again: ppvit he encrypt") from None
     with atomic_output(folder / "weights", known_by=MANIFEST) as out:
         for block, ciphertext in enumerate(weights):
             session.save(ciphertext, out / weights_name(block))
