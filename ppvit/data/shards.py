@@ -16,6 +16,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -182,11 +183,14 @@ class ShardReader:
         if not size:  # an encrypted sample has no origin
             return b""
         path, identity = self._shards[self._shard_of[index]]
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            data = os.pread(descriptor, size, offset) if identity_of(descriptor) == identity else b""
-        finally:
-            os.close(descriptor)
+        data = b""
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            try:
+                if identity_of(descriptor) == identity:
+                    data = os.pread(descriptor, size, offset)
+            finally:
+                os.close(descriptor)
         if len(data) != size:
             raise PpvitError(f"{path} was replaced or changed while it was read; run again once nothing writes it")
         return data
