@@ -8,6 +8,7 @@ from typing import Any
 
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
+from ppvit.core.figures import read_result
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
@@ -72,9 +73,9 @@ def read_finished(config: Config, places: Places) -> Finished:
     )
     _require_parameters(config, record, base, f"{finetuned} was trained with")
     paths = {stage: places.result(stage) for stage in ("finetune", "evaluate", "verify", "audit")}
-    trained, evaluated = (_read_result(paths[stage], stage) for stage in ("finetune", "evaluate"))
+    trained, evaluated = (read_result(paths[stage], stage) for stage in ("finetune", "evaluate"))
     verified, audited = (
-        _read_result(paths[stage], stage) if paths[stage].exists() else None for stage in ("verify", "audit")
+        read_result(paths[stage], stage) if paths[stage].exists() else None for stage in ("verify", "audit")
     )
     found = {"finetune": trained, "evaluate": evaluated, "verify": verified, "audit": audited}
     counts = {split: manifest["count"] for split, manifest in manifests.items()}
@@ -125,19 +126,3 @@ def _require_same(found: Any, expected: Any, told: str, against: str, stage: str
     if found != expected:
         raise PpvitError(f"{told} {found}, {against} {expected}; {remedy}run dvc repro {stage}")
 
-
-# what the card quotes; the rest of a result file may be missing
-_QUOTED = {
-    "finetune": {"trainable_parameters": int, "finetuned_id": str},
-    "evaluate": {"accuracy_percent": float, "images": int},
-    "verify": {"accuracy_percent": float, "chance_percent": float, "images": int},
-    "audit": {"verdict": str, "audited_images": int},
-}
-
-
-def _read_result(path: Path, stage: str) -> dict[str, Any]:
-    values: dict[str, Any] = read_json(path, stage)
-    for name, kind in _QUOTED[stage].items():
-        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
-            raise PpvitError(f"{path} has no '{name}' ({kind.__name__}); make it again: dvc repro --force {stage}")
-    return values
