@@ -13,9 +13,9 @@ from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
 from ppvit.data.shards import SPLITS, read_manifest
-from ppvit.models import read_record
 from ppvit.places import Places
 from ppvit.tuners import finetuned_id, parameters_read, read_finetuned_record
+from ppvit.tuners.made import made_models
 
 _RECORDED = ("method", "finetune", "num_classes", "key_id", "cipher", "image_size")
 
@@ -64,11 +64,12 @@ def read_finished(config: Config, places: Places) -> Finished:
     record = read_finetuned_record(finetuned)
     if not isinstance(record, dict) or not record.keys() >= set(_RECORDED):
         raise PpvitError(f"{finetuned}/ppvit.json is incomplete; make it again: dvc repro --force finetune")
-    base = read_record(adapted, "adapt")
+    tuned_model, adapted_model = made_models(adapted, finetuned)
+    base = adapted_model.record
     manifests = {split: read_manifest(places.encrypted / split) for split in SPLITS}
     require_made_alike(
-        Made(finetuned, record, "finetune"),
-        Made(adapted, base, "adapt"),
+        tuned_model,
+        adapted_model,
         *(Made(places.encrypted / split, manifest, "encrypt") for split, manifest in manifests.items()),
     )
     _require_parameters(config, record, base, f"{finetuned} was trained with")
@@ -125,4 +126,3 @@ def _require_results(
 def _require_same(found: Any, expected: Any, told: str, against: str, stage: str, remedy: str = "") -> None:
     if found != expected:
         raise PpvitError(f"{told} {found}, {against} {expected}; {remedy}run dvc repro {stage}")
-
