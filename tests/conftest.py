@@ -36,6 +36,9 @@ settings.register_profile(
 )  # CI machines stall; a flaky failure teaches nothing
 settings.load_profile("ppvit")
 
+# what models say of the cipher that they are for
+MADE = {"key_id": "pk-0123456789abcdef", "cipher": {"name": "block", "block_size": 4}, "image_size": 16}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The pipeline first, so that one process of xdist has it all; and why tests on real data are skipped."""
