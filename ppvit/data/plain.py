@@ -42,7 +42,7 @@ class PlainImages:
         self.folder = raw
         self.manifest = read_manifest(raw, "download", "dataset.json")
         self.classes: list[str] = self.manifest["classes"]
-        self._reader = ShardReader(raw, split, self.manifest["shards"][split])
+        self._reader = ShardReader(raw, split, self.manifest["shards"][split], len(self.classes))
         labels = self._reader.labels()
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
         self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
