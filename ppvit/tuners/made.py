@@ -7,7 +7,7 @@ from pathlib import Path
 from ppvit.core.provenance import Made
 from ppvit.core.reading import sha256_of
 from ppvit.models import read_record
-from ppvit.tuners.saved import read_finetuned_record
+from ppvit.tuners.records import read_finetuned_record
 
 
 def made_models(adapted: Path, finetuned: Path) -> tuple[Made, Made]:
