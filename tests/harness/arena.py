@@ -202,7 +202,11 @@ def _watch(folder: Path, events: list[str]) -> Any:
         if not isinstance(path, str | bytes | os.PathLike):
             return None
         text = os.path.abspath(os.fsdecode(path))
-        return None if (text + os.sep).startswith(inside) or text == os.devnull or text.startswith(_SHARED) else text
+        return (
+            None
+            if (text + os.sep).startswith(inside) or text == os.devnull or text.startswith((*_SHARED, "/proc/self/fd/"))
+            else text
+        )
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
