@@ -62,16 +62,16 @@ class Base:
             name: sorted({path for glob in each.files for path in self.root.glob(glob) if path.is_file()})
             for name, each in world.ARTEFACTS.items()
         }
-        self._usual: dict[tuple[str, str], tuple[arena.Ending, Any]] = {}
+        self._usual: dict[str, tuple[arena.Ending, Any]] = {}
 
     def usual(self, artefact: str, verb: str) -> tuple[arena.Ending, Any]:
         """Ending and outcome of a verb on untouched files."""
-        if (artefact, verb) not in self._usual:
-            self._usual[artefact, verb] = self.run(artefact, verb, {}, {})
-            ending = self._usual[artefact, verb][0]
+        if verb not in self._usual:
+            self._usual[verb] = self.run(artefact, verb, {}, {})
+            ending = self._usual[verb][0]
             if ending.code or ending.traceback:
                 raise RuntimeError(f"{verb} fails on untouched files: {ending}")
-        return self._usual[artefact, verb]
+        return self._usual[verb]
 
     def run(
         self,
