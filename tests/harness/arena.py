@@ -146,7 +146,8 @@ def _become_command(arguments: list[str], folder: Path, streams: list[Path], pre
         out, err = (os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in streams[:2])
         for number, descriptor in enumerate((null, out, err)):
             os.dup2(descriptor, number)
-        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+        # pytest has put streams of its own in their place
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
         os.chdir(folder)
         (folder / "tmp").mkdir(exist_ok=True)
         os.environ.update(

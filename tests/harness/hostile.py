@@ -233,11 +233,13 @@ class Tally:
         findings: what went wrong, each kind once: how often, and the shortest case.
         codes: how often each exit code, by artefact.
         seconds: of processor time, the most that one took, by artefact.
+        slowest: the same over all, and which case it was.
     """
 
     findings: dict[str, tuple[int, str]] = field(default_factory=dict)
     codes: Counter[tuple[str, int]] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+    slowest: tuple[float, str] = (0.0, "")
 
     def add(self, other: Tally) -> None:
         for kind, (times, line) in other.findings.items():
@@ -245,6 +247,7 @@ class Tally:
             self.findings[kind] = (before[0] + times, min(before[1], line, key=len))
         self.codes += other.codes
         self.seconds |= other.seconds
+        self.slowest = max(self.slowest, other.slowest)
 
 
 def hunt(base: Base, count: int, only: list[str], number: int) -> Tally:
@@ -264,13 +267,17 @@ def hunt(base: Base, count: int, only: list[str], number: int) -> Tally:
         artefact, verb, damaged, extra, resign = case
         base.usual(artefact, verb)
         ending, outcome = base.run(artefact, verb, damaged, extra, resign)
-        one = Tally(codes=Counter({(artefact, ending.code): 1}), seconds=Counter({artefact: ending.seconds}))
+        line = told(base.root, artefact, verb, damaged, extra, resign)
+        one = Tally(
+            slowest=(ending.seconds, line),
+            codes=Counter({(artefact, ending.code): 1}),
+            seconds=Counter({artefact: ending.seconds}),
+        )
         for fault in judged(base, artefact, verb, ending, outcome, resign):
             kind = re.sub(r"\d+|'.*?'", "*", f"{artefact}: {fault}")[:160]
-            line = f"{fault}\n    {told(base.root, artefact, verb, damaged, extra, resign)}"
-            one.findings[kind] = (1, line)
+            one.findings[kind] = (1, f"{fault}\n    {line}")
             if kind not in tally.findings:
-                print(f"new: {line}", flush=True)
+                print(f"new: {fault}\n    {line}", flush=True)
         tally.add(one)
 
     every()
@@ -323,6 +330,7 @@ def main() -> int:
             f"{times} times exit {code}" for (name, code), times in sorted(tally.codes.items()) if name == artefact
         )
         print(f"  {artefact:<24} {ends}; at most {tally.seconds[artefact]:.1f} s of processor time")
+    print(f"the slowest took {tally.slowest[0]:.1f} s: {tally.slowest[1]}")
     for times, line in sorted(tally.findings.values(), reverse=True):
         print(f"\n{times} times {line}")
     print(f"\n{len(tally.findings)} kinds of findings")
