@@ -162,7 +162,7 @@ def run_as_process(stage: str, folder: Path, change: Change) -> None:
         command, cwd=folder, env=environment, umask=change.umask, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{stage} with other {change.told} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"{stage} with other {change.told} ended with {done.returncode}:\n{done.stderr[:3000]}")
 
 
 def as_table(found: dict[str, dict[str, list[str]]], changes: tuple[Change, ...]) -> str:
