@@ -31,6 +31,8 @@ class PlainImages:
         folder: ``raw``.
         classes: names, in order of their numbers.
         labels: class numbers, int64, (n,).
+        resizing: how images are brought to their size, as shards record it.
+        made: that and the number of classes, for :func:`ppvit.core.provenance.require_made_alike`.
 
     A fraction is stratified. The order is a seeded permutation, so that neither shards nor batches group classes,
     whatever order the source had.
@@ -48,6 +50,8 @@ class PlainImages:
         self.image_size = dataset.image_size
         self._first_id = image_id(split, 0)
         self._encrypt = encrypt
+        self.resizing = {"resize_filter": encrypt.resize_filter, "crop": encrypt.crop}
+        self.made = {**self.resizing, "num_classes": len(self.classes)}
 
     def __len__(self) -> int:
         return len(self._selected)
