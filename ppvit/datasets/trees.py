@@ -216,7 +216,7 @@ def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     _require_bounded(path, info.filename, info.file_size)
     with _whole(path), archive.open(info) as file:
         # in pieces, since zipfile unpacks what it is asked for before it compares sizes; at the end it checks the CRC
-        return b"".join(iter(partial(file.read1, _PIECE_BYTES), b""))
+        return b"".join(iter(partial(file.read, _PIECE_BYTES), b""))
 
 
 def _require_bounded(path: Path, name: str, size: int) -> None:
