@@ -16,7 +16,6 @@ _CIPHERTEXT_BYTES = 2**28  # of an image, at most; 4096 x 4096 pixels in float16
 _CLASSES = 2**20
 
 Line = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{Cc}]*$")]
-Word = Annotated[str, Field(pattern=r"^[a-z]{1,20}$")]
 Setting = bool | int | float | Annotated[str, Field(max_length=100)]
 
 
@@ -50,9 +49,9 @@ class EncryptedManifest(_Versioned):
     demo_key: bool
     image_size: int = Field(ge=1, le=4096)
     isometry: Literal["values", "length", "none"]
+    resize_filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+    crop: Literal["center", "squash", "pad"]
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
-    resize_filter: Word
-    crop: Word
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16"]
     shards: list[ShardRecord] = Field(min_length=1)
