@@ -50,6 +50,8 @@ class EncryptedManifest(_Versioned):
     image_size: int = Field(ge=1, le=4096)
     isometry: Literal["values", "length", "none"]
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
+    resize_filter: str = Field(max_length=20)
+    crop: str = Field(max_length=20)
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16"]
     shards: list[ShardRecord] = Field(min_length=1)

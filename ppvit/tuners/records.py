@@ -27,12 +27,17 @@ class FinetunedRecord(ModelRecord):
         num_classes: of the head.
         finetune: the section, which says what the method trained; missing from the models of `he`.
         adversarial: the section, where it was trained against an attack.
+        resize_filter, crop: of the section ``encrypt``, as the shards say.
+        blocks_sha256: which checkpoint it was trained from, see :func:`ppvit.tuners.made.blocks_sha256`.
     """
 
     method: Annotated[str, Field(max_length=100)]
     num_classes: Annotated[int, Field(ge=1, le=2**20)]
     finetune: Finetune | None = None
     adversarial: Adversarial | None = None
+    resize_filter: Annotated[str, Field(max_length=20)] = ""
+    crop: Annotated[str, Field(max_length=20)] = ""
+    blocks_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = ""
 
 
 def checked_record(folder: Path) -> FinetunedRecord:

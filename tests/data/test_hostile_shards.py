@@ -48,6 +48,8 @@ def encrypted(folder: Path, images: int = 6, **changes) -> Path:
         "image_size": SIDE,
         "isometry": "values",
         "isometry_options": {},
+        "resize_filter": "bicubic",
+        "crop": "center",
         "shape": [SIDE, SIDE, 3],
         "dtype": "uint8",
         "shards": shard_records(shards),
