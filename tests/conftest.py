@@ -20,6 +20,7 @@ import pytest
 import timm
 import torch
 from hypothesis import settings
+from no_network import no_network, pytest_sessionfinish  # noqa: F401 - a fixture and hooks of pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
-from ppvit.cli.stages import StageGroup, places_of, run_stage, with_places
+from ppvit.cli.stages import StageGroup, places_of, results_apart, run_stage, with_places
 from ppvit.core.errors import UsageError
 from ppvit.core.process import sigterm_exits
 from ppvit.pipeline import STAGES
+from ppvit.places import Places
 
 _STAGE = STAGES["he"]
 he = typer.Typer(cls=StageGroup, invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -45,9 +46,10 @@ def keys(
 ) -> None:
     """Plan the run and make the keys: the secret one for the owner, evaluation keys for the trainer (owner)."""
     config = _STAGE.narrowed(load(params, overrides))
+    from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
-    owners.make_keys(config, places_of(config, places), owner, trainer, train_here)
+    owners.make_keys(config, places_of(config, places), folders.OwnersFiles(owner), trainer, train_here)
 
 
 def encrypt(
@@ -59,9 +61,10 @@ def encrypt(
 ) -> None:
     """Extract features, whiten (tiles), pack and encrypt them with the labels (owner)."""
     config = _STAGE.narrowed(load(params, overrides))
+    from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
-    owners.encrypt(config, places_of(config, places), owner, trainer)
+    owners.encrypt(config, places_of(config, places), folders.OwnersFiles(owner), trainer)
 
 
 def train(trainer: Trainer = TRAINER) -> None:
@@ -73,9 +76,10 @@ def train(trainer: Trainer = TRAINER) -> None:
 
 def refresh(owner: Owner = OWNER, trainer: Trainer = TRAINER) -> None:
     """With he.mode=refresh: renew the weights that the trainer asks for, until it is done (owner)."""
+    from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
-    owners.refresh(owner, trainer)
+    owners.refresh(folders.OwnersFiles(owner), trainer)
 
 
 def decrypt(
@@ -87,9 +91,10 @@ def decrypt(
 ) -> None:
     """Decrypt the head, fold the whitening into it where there is one, measure it (owner)."""
     config = _STAGE.narrowed(load(params, overrides))
-    from ppvit.he.parties import head
+    from ppvit.he.parties import folders, head
 
-    head.run(config, places_of(config, places), owner, trainer)
+    apart = results_apart(_STAGE, places_of(config, places), Places.of(config))
+    head.run(config, apart, folders.OwnersFiles(owner), trainer)
 
 
 he.command()(with_places(keys, *_STAGE.inputs))

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, RootModel
 
 from ppvit.core.files import write_json
+from ppvit.core.locks import sole_writer
 from ppvit.core.reading import Record, read_record, sha256_of
 
 
@@ -93,10 +94,14 @@ def write_result(
     passes = {name: value for name, value in values.items() if name in passing or name.endswith(_PASSING)}
     stays = {name: value for name, value in values.items() if name not in passes}
     measured = {"wall_seconds": round(watch.seconds(), 3), "peak_memory_bytes": peak_memory_bytes()}
-    write_json(path, stays)
-    write_json(path.parent / "metrics" / path.name, {stage: {name: stays[name] for name in headline if name in stays}})
-    times = {**measured, **passes, **environment(), "result_sha256": sha256_of(path)}
-    write_json(path.parent / "times" / path.name, {stage: times})
+    metrics = path.parent / "metrics" / path.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sole_writer(path.with_suffix(".files")):  # or the three of two runs could be mixed
+        metrics.unlink(missing_ok=True)  # where we are killed from here on, there are none rather than those of others
+        write_json(path, stays)
+        times = {**measured, **passes, **environment(), "result_sha256": sha256_of(path)}
+        write_json(path.parent / "times" / path.name, {stage: times})
+        write_json(metrics, {stage: {name: stays[name] for name in headline if name in stays}})
 
 
 class _Times(Record):
