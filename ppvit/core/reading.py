@@ -52,8 +52,9 @@ def read_bounded(path: Path, limit: int) -> bytes:
         OSError: it is missing or cannot be read.
     """
     with open_regular(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+        small = os.fstat(file.fileno()).st_size <= limit
+        data = file.read(limit + 1) if small else b""
+    if not small or len(data) > limit:  # it may grow while it is read
         raise PpvitError(f"{path} is larger than the {limit:,} bytes that it may have; fetch or make it again")
     return data
 
