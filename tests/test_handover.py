@@ -118,9 +118,7 @@ def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path, warm):
     owner.git("fetch", "-q", str(trainer.root), "main")
     owner.git("checkout", "FETCH_HEAD", "--", "dvc.lock", "params.yaml", "settings.json")
     owner.dvc("pull", "finetune", "evaluate")
-    ran = owner.dvc("repro", "verify", "audit")
-    assert set(stages_run(ran)) >= {"verify", "audit"}
-    assert "finetune" not in stages_run(ran)
+    assert stages_run(owner.dvc("repro", "verify")) == ["verify"]
 
     # what the owner measured then goes the same way
     owner.git("commit", "-qam", "verified")
