@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -84,7 +85,13 @@ def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path, warm):
     # as docs/own_data.md and docs/handover.md say
     for text in ("ln -s", "data/local/own", "models/local/own"):
         assert text in (ROOT / "docs/own_data.md").read_text()
-    for text in ("dvc repro adapt encrypt", "dvc push", "git commit -am", "git checkout FETCH_HEAD -- dvc.lock"):
+    for text in (
+        "dvc repro adapt encrypt",
+        "dvc push",
+        "ppvit pull",
+        "git commit -am",
+        "git checkout FETCH_HEAD -- dvc.lock",
+    ):
         assert text in (ROOT / "docs/handover.md").read_text()
     (owner.root / "data/local/own.tar").symlink_to(archive)
     (owner.root / "models/local/own.safetensors").symlink_to(weights)
@@ -103,7 +110,8 @@ def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path, warm):
 
     trainer = Project(tmp_path / "trainer", keyring=Path("/nonexistent"), python=warm.path)
     owner.git("clone", "-q", str(owner.root), str(trainer.root))
-    ran = trainer.dvc("exp", "run", "--pull", "--allow-missing", "-S", "finetune.rank=1", "evaluate")
+    trainer.run(sys.executable, "-m", "ppvit.cli", "pull", "encrypt", "adapt")
+    ran = trainer.dvc("exp", "run", "--allow-missing", "-S", "finetune.rank=1", "evaluate")
     assert stages_run(ran) == ["settings", "finetune", "evaluate"]
     assert not (trainer.root / "data/raw/imagefolder").exists()
     assert (trainer.root / "data/encrypted/imagefolder/train/manifest.json").exists()
@@ -117,7 +125,7 @@ def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path, warm):
     trainer.git("commit", "-qam", "and something else")
     owner.git("fetch", "-q", str(trainer.root), "main")
     owner.git("checkout", "FETCH_HEAD", "--", "dvc.lock", "params.yaml", "settings.json")
-    owner.dvc("pull", "finetune", "evaluate")
+    owner.run(sys.executable, "-m", "ppvit.cli", "pull", "finetune", "evaluate")
     assert stages_run(owner.dvc("repro", "verify")) == ["verify"]
 
     # what the owner measured then goes the same way

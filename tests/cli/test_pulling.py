@@ -21,9 +21,10 @@ def lock_of(**changes) -> str:
     return json.dumps({"schema": "2.0", "stages": {"make": {"cmd": "x", "outs": [{**ENTRY, **changes}]}}})
 
 
-@pytest.mark.parametrize(
-    "name", ["../../x", "/etc/x", "a/../../x", "..", "a//b", "./a", "a\\..\\b", "a\0", "", ".git/x", 5, None]
-)
+NAMES = ("../../x", "/etc/x", "a/../../x", "..", "a//b", "./a", "a\\..\\b", "a\0", "", ".git/x", 5, None)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_that_lead_elsewhere_are_refused(name):
     require_harmless_list([{"md5": HASH, "relpath": "train/000000.tar"}])
     with pytest.raises(PpvitError, match="do not trust who pushed it"):
@@ -39,21 +40,11 @@ def test_hashes_that_are_names_of_files_are_refused(tmp_path, told):
         require_harmless_lock(tmp_path / "dvc.lock")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "stages: 5",
-        "stages: {a: []}",
-        "{",
-        "a: [" * 3000,
-        "stages: {a: {outs: [x]}}",
-        lock_of(files=[]),
-        lock_of(cloud={}),
-        lock_of(hash="x"),
-    ],
-)
+NO_LOCKS = ("", "[]", "stages: 5", "stages: {a: []}", "{", "a: [" * 3000, "stages: {a: {outs: [x]}}")
+NO_LOCKS += (lock_of(files=[]), lock_of(cloud={}), lock_of(hash="x"))
+
+
+@pytest.mark.parametrize("text", NO_LOCKS)
 def test_what_is_no_lock_is_refused(tmp_path, text):
     (tmp_path / "dvc.lock").write_text(text)
     with pytest.raises(PpvitError, match="lock"):
@@ -79,8 +70,6 @@ def clone(tmp_path):
     run("git", "init", "-q")
     run(sys.executable, "-m", "dvc", "init", "-q")
     run(sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "shared", str(tmp_path / "remote"))
-    content = b"good\n"
-    assert hashlib.md5(content).hexdigest() == HASH or True
     return root, run
 
 
@@ -110,5 +99,3 @@ def test_a_folder_of_the_remote_is_written_whole_or_refused(clone, tmp_path, rel
     assert "Traceback" not in told
     assert not (root / "models/out").exists()
     assert not (root / "escaped").exists()
-    run(sys.executable, "-m", "dvc", "pull", "make")  # that it would be written, but for the check
-    assert (root / "escaped").read_text() == "of the trainer\n"
