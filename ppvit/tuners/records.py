@@ -25,7 +25,7 @@ class FinetunedRecord(ModelRecord):
     Attributes:
         method: ``finetune.method``.
         num_classes: of the head.
-        finetune: the section, which says what the method trained; missing from the models of `he`.
+        finetune: the section, which says what the method trained; `he` writes a linear model without.
         adversarial: the section, where it was trained against an attack.
         resize_filter, crop: of the section ``encrypt``, as the shards say.
         blocks_sha256: which checkpoint it was trained from, see :func:`ppvit.tuners.made.blocks_sha256`.
@@ -47,6 +47,8 @@ def checked_record(folder: Path) -> FinetunedRecord:
         PpvitError: it is missing or damaged, or method and parameters are of two runs.
     """
     record = read_record(folder / RECORD, FinetunedRecord, "finetune")
+    if record.finetune is None and record.method != "linear":
+        raise PpvitError(f"{folder / RECORD}: 'finetune' is missing; make it again: dvc repro --force finetune")
     if record.finetune is not None and record.finetune.method != record.method:
         raise PpvitError(
             f"{folder / RECORD} says method {record.method} and finetune.method {record.finetune.method}; make it "
