@@ -112,6 +112,8 @@ SHARD = {"name": "000000.tar", "samples": 6, "sha256": "0" * 64}
         ({"image_size": 10**6}, "'image_size'"),
         ({"image_size": 16}, "shape [8, 8, 3] is not that of images of 16 pixels"),
         ({"isometry": "all"}, "'isometry'"),
+        ({"resize_filter": "best"}, "'resize_filter'"),
+        ({"crop": "center\n"}, "'crop'"),
         ({"shape": [SIDE, SIDE, 4]}, "is not that of images"),
         ({"shape": [-1, SIDE]}, "'shape.0'"),
         ({"shape": [10**5, 10**5]}, "more than 268,435,456 bytes an image"),
