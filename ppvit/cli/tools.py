@@ -121,14 +121,28 @@ def list_names(
 @app.command()
 def keygen(
     label: Annotated[str, typer.Option(help="A note for you, kept beside the key file.")] = "",
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Lock it; $PPVIT_PASSPHRASE_FILE, or you at the terminal, open it.")
+    ] = False,
+    keychain: Annotated[
+        bool,
+        typer.Option("--keychain", help="Keep it in the system's keychain, not in a file; needs the extra keychain."),
+    ] = False,
     keyring: Annotated[
         Path | None, typer.Option(help="Default: $PPVIT_KEYRING or the user's config folder.", show_default=False)
     ] = None,
 ) -> None:
     """Make a secret key and print its public id, for cipher.key_id in params.yaml."""
     from ppvit.ciphers import keys
+    from ppvit.ciphers.passphrase import ask
 
     key = keys.generate()
-    path = keys.save(key, keyring, label)
+    locked_by = ask(key.id, new=True) if passphrase else None
+    if keychain:
+        keys.save_in_keychain(key, keyring, label, locked_by)
+        saved = "saved in the keychain of this system"
+    else:
+        saved = f"saved in {keys.save(key, keyring, label, locked_by)}"
     print(key.id)
-    typer.echo(f"saved in {path}; keep a backup: without it nothing can be decrypted or predicted", err=True)
+    told = " and of the passphrase" if passphrase else ""
+    typer.echo(f"{saved}; keep a backup{told}: without it nothing can be decrypted or predicted", err=True)

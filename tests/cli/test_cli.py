@@ -59,6 +59,19 @@ def test_keygen_prints_the_id_alone_and_no_secret(tmp_path):
     assert "keep a backup" in done.stderr
 
 
+def test_keygen_with_a_passphrase(tmp_path):
+    (tmp_path / "passphrase").write_text("correct horse\n")
+    (tmp_path / "passphrase").chmod(0o600)
+    environment = {"PPVIT_KEYRING": str(tmp_path / "ring"), "PPVIT_PASSPHRASE_FILE": str(tmp_path / "passphrase")}
+    done = ppvit("keygen", "--passphrase", cwd=tmp_path, **environment)
+    key_id = done.stdout.strip()
+    assert (tmp_path / "ring" / f"{key_id}.key").read_text().startswith("ppvit-key-v1-scrypt:ln=17,r=8,p=1:")
+    assert "of the passphrase" in done.stderr
+    assert "horse" not in done.stdout + done.stderr
+    code = f"from ppvit.ciphers import keys; assert keys.load('{key_id}').id == '{key_id}'"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
