@@ -10,7 +10,8 @@ import numpy as np
 
 from ppvit.config import Dataset, Encrypt
 from ppvit.data import images
-from ppvit.data.shards import SPLITS, ShardReader, read_manifest
+from ppvit.data.sealed import read_dataset
+from ppvit.data.shards import SPLITS, ShardReader
 
 if TYPE_CHECKING:  # the trainer, who reads batches, loads neither ciphers nor keys
     from ppvit.ciphers import Cipher
@@ -38,9 +39,9 @@ class PlainImages:
 
     def __init__(self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt) -> None:
         self.folder = raw
-        self.manifest = read_manifest(raw, "download", "dataset.json")
+        self.manifest, seal = read_dataset(raw)
         self.classes: list[str] = self.manifest["classes"]
-        self._reader = ShardReader(raw, split, self.manifest["shards"][split])
+        self._reader = ShardReader(raw, split, self.manifest["shards"][split], seal)
         labels = self._reader.labels()
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
         self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))

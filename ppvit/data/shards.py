@@ -20,12 +20,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import read_json, sha256_of
+
+if TYPE_CHECKING:  # the trainer, who reads shards, loads no key
+    from ppvit.data.sealed import Seal
 
 # npy: arrays of numbers, for ciphertext that is no 8-bit image
 IMAGE_EXTENSIONS = frozenset({"jpg", "png", "webp", "bmp", "ppm", "pgm", "tif", "gif", "npy"})
@@ -118,6 +121,7 @@ class ShardReader:
         folder: the folder of shards.
         split: its name, for messages.
         shards: what the manifest says of them.
+        seal: opens the samples of raw shards, where they are sealed.
 
     Every shard is checked against its recorded SHA-256 and sample count before the first read.
 
@@ -126,7 +130,8 @@ class ShardReader:
             kind nor a label (nothing is ever unpickled).
     """
 
-    def __init__(self, folder: Path, split: str, shards: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, split: str, shards: list[dict[str, Any]], seal: Seal | None = None) -> None:
+        self._split, self._seal = split, seal
         self._paths: list[Path] = []
         shard_of, places = [], []
         for number, record in enumerate(shards):
@@ -146,7 +151,10 @@ class ShardReader:
     def name(self, index: int) -> str:
         """``shard: sample`` and, in raw shards, the file it came from; for error messages."""
         origin = self._read(index, _ORIGIN).decode("utf-8", "replace")
-        return f"{self._paths[self._shard_of[index]]}: sample {index:08d}" + (f" (from {origin})" if origin else "")
+        return self._place(index) + (f" (from {origin})" if origin else "")
+
+    def _place(self, index: int) -> str:
+        return f"{self._paths[self._shard_of[index]]}: sample {index:08d}"
 
     def image(self, index: int) -> bytes:
         """The encoded image of a sample."""
@@ -172,9 +180,12 @@ class ShardReader:
         offset, size = (int(number) for number in self._places[index, kind])
         descriptor = os.open(self._paths[self._shard_of[index]], os.O_RDONLY)
         try:
-            return os.pread(descriptor, size, offset)
+            content = os.pread(descriptor, size, offset)
         finally:
             os.close(descriptor)
+        if self._seal is None:
+            return content
+        return self._seal.member(content, self._place(index), self._split, index, ("image", "cls", "txt")[kind])
 
 
 def _index(path: Path, record: dict[str, Any]) -> np.ndarray:

@@ -18,7 +18,7 @@ from ppvit.core.files import atomic_output
 from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
 from ppvit.data.pictures import image_grid
-from ppvit.data.shards import read_manifest
+from ppvit.data.sealed import read_dataset
 from ppvit.evasion.verdicts import draw_curve, threat_rows
 from ppvit.places import Places
 from ppvit.report.compare import WAYS, three_ways
@@ -45,7 +45,7 @@ def write_page(config: Config, places: Places) -> str:
     values = {stage: read_json(places.result(stage), stage) for stage in STAGES}
     if places.result("he").exists():  # its library is an extra: without it there is all the rest
         values["he"] = read_json(places.result("he"), "he")
-    classes = read_manifest(places.raw, "download", "dataset.json")["classes"]
+    classes = read_dataset(places.raw)[0]["classes"]
     summary = summary_rows(values)
     columns = examples(config, places.raw, config.report.images)
     told = read_json(places.pictures / "attacks.json", "audit")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
-from ppvit.data.shards import read_manifest
+from ppvit.data.sealed import read_dataset
 from ppvit.evaluation.prediction import probabilities, read_images
 from ppvit.places import Places
 
@@ -33,7 +33,7 @@ def run(config: Config, places: Places, paths: list[Path], top: int = 3) -> list
         PpvitError: an image is missing or cannot be decoded; no key; a model of another key.
     """
     cipher = load_cipher(config)
-    classes = read_manifest(places.raw, "download", "dataset.json")["classes"]
+    classes = read_dataset(places.raw)[0]["classes"]
     plain = read_images(paths, config.dataset.image_size, config.encrypt.resize_filter, config.encrypt.crop)
     best = probabilities(plain, cipher, places.adapted, places.finetuned).topk(min(top, len(classes)), dim=1)
     return [
