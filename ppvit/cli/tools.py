@@ -77,8 +77,31 @@ def export(
         typer.echo(told, err=True)
 
 
+def rekey(
+    old: Annotated[str, typer.Argument(help="Id of the key that they are of.", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="Id of the key that they shall be of.", metavar="NEW")],
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    out: Annotated[Path | None, typer.Option(help="Write them into this folder, and leave the old ones.")] = None,
+    **places: Path | None,
+) -> None:
+    """Bring shards, adapted and fine-tuned model to another key, exactly, without raw data (owner)."""
+    config = load(params, overrides)
+    from ppvit.verbs import rekey
+
+    written = rekey.run(places_of(config, places), old, new, out)
+    print("\n".join(map(str, written)) or f"all is of key {new} already")
+    if out is None:
+        told = (
+            f"set cipher.key_id to {new}, then: dvc repro settings && dvc commit -f encrypt adapt finetune; what is of "
+            "the old key stays in DVC's cache and in remotes until `dvc gc` removes it"
+        )
+        typer.echo(told, err=True)
+
+
 app.command()(with_places(show, "raw"))
 app.command()(with_places(predict, "raw", "adapted", "finetuned"))
+app.command()(with_places(rekey, "encrypted", "adapted", "finetuned"))
 app.command()(with_places(export, "encrypted", "adapted", "finetuned", "results"))
 
 

@@ -44,6 +44,10 @@ class EncryptedImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self._reader)
 
+    def labels(self) -> np.ndarray:
+        """All class numbers, int64, (n,)."""
+        return self._reader.labels()
+
     def ciphertext(self, indices: np.ndarray) -> np.ndarray:
         """Ciphertext as the cipher gave it, (n, *shape).
 

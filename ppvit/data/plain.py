@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,6 +17,20 @@ if TYPE_CHECKING:  # the trainer, who reads batches, loads neither ciphers nor k
     from ppvit.ciphers import Cipher
 
 BATCH = 64  # images encrypted in one call: enough for speed, little memory
+
+
+class Plain(Protocol):
+    """What is encrypted; see :class:`PlainImages`."""
+
+    folder: Path
+    classes: list[str]
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def ids(self, start: int, stop: int) -> np.ndarray: ...
+
+    def read(self, start: int, stop: int) -> np.ndarray: ...
 
 
 class PlainImages:
@@ -97,7 +111,7 @@ def select(labels: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.nda
     return chosen
 
 
-def encrypted_batches(plain: PlainImages, cipher: Cipher, start: int, stop: int) -> Iterator[np.ndarray]:
+def encrypted_batches(plain: Plain, cipher: Cipher, start: int, stop: int) -> Iterator[np.ndarray]:
     """Ciphertext of images start .. stop - 1 in batches of up to 64."""
     for first in range(start, stop, BATCH):
         last = min(first + BATCH, stop)
