@@ -142,6 +142,17 @@ def list_names(
 
 
 @app.command()
+def backup(
+    remote: Annotated[str, typer.Argument(help="Name of a DVC remote that only you read; not the default one.")],
+) -> None:
+    """Send what `dvc push` leaves here, data/raw above all, to a private remote of DVC (owner)."""
+    from ppvit.cli.backup import back_up
+
+    print("\n".join(back_up(remote)))
+    typer.echo(f"to have them back in a clone: dvc pull -r {remote} download audit report", err=True)
+
+
+@app.command()
 def keygen(
     label: Annotated[str, typer.Option(help="A note for you, kept beside the key file.")] = "",
     passphrase: Annotated[
