@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from PIL import Image
 
 from ppvit.ciphers import keys
 from ppvit.ciphers.keys import Key
+from ppvit.config import default_yaml
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import sha256_of, sha256_of_folder
 from ppvit.data.plain import PlainImages
@@ -206,6 +209,21 @@ def test_raw_data_are_the_users_alone(tmp_path, pictures, key_id):
     folders = ("data/raw", "data/raw/imagefolder")
     assert all(modes.pop(folder) == 0o700 for folder in folders)
     assert {mode for name, mode in modes.items() if "raw" in name} == {0o600}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no modes here")
+@pytest.mark.parametrize("shared", [False, True])
+def test_in_the_pipeline_folders_keep_others_out_of_what_dvc_writes(tmp_path, shared):
+    (tmp_path / "params.yaml").write_text(default_yaml())
+    (tmp_path / "data" / "raw").mkdir(parents=True, mode=0o755)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[cache]\n    shared = group\n" if shared else "[core]\n")
+    code = "from ppvit.pipeline import main; main('stages/download.py')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert stat.S_IMODE((tmp_path / "data" / "raw").stat().st_mode) == 0o700
+    assert (tmp_path / "data" / "raw" / "digits" / "dataset.json").exists()
+    cache = tmp_path / ".dvc" / "cache"
+    assert (not cache.exists()) if shared else stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
 def test_a_plain_data_set_has_the_bytes_that_it_always_had(tmp_path, pictures):
