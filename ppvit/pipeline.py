@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -273,7 +274,8 @@ def keep_to_owner(raw: Path) -> None:
     own_cache = dvc.is_dir() and not any("shared" in text for text in settings)
     for folder in (raw.parent, dvc / "cache") if own_cache else (raw.parent,):
         make_private(folder)
-        keep_private([folder])
+        with suppress(PermissionError):  # somebody else's, who has decided
+            keep_private([folder])
 
 
 def main(script: str) -> None:

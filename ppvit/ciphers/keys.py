@@ -57,6 +57,11 @@ class Key:
 DEMO_KEY = Key(_DEMO_SECRET)
 
 
+def is_id(text: str) -> bool:
+    """Whether a text has the form of a key id."""
+    return _ID.fullmatch(text) is not None
+
+
 def keyring() -> Path:
     """The folder of key files: ``$PPVIT_KEYRING``, else ``keys`` in the platform's user config folder."""
     if folder := os.environ.get("PPVIT_KEYRING"):
@@ -142,7 +147,7 @@ def load(key_id: str, folder: Path | None = None) -> Key:
             file=sys.stderr,
         )
         return DEMO_KEY
-    if not _ID.fullmatch(key_id):
+    if not is_id(key_id):
         raise UsageError(f"'{key_id}' is no key id such as pk-0123456789abcdef, as `ppvit keygen` prints it")
     line, where = find(key_id, folder or keyring())
     if not line.startswith(passphrase.PREFIX):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,9 @@ import typer
 
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
 from ppvit.cli.stages import places_of, with_places
+from ppvit.core.errors import printable
 from ppvit.pipeline import SETTINGS, STAGES, write_settings
+from ppvit.places import Places
 
 
 def show(
@@ -139,6 +143,30 @@ def list_names(
         else:
             lines[0] = f"{names:<{width}}  {lines[0].strip()}"
         print("\n".join(lines))
+
+
+@app.command()
+def keys(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    params: Params = PARAMS,
+    keyring: Annotated[
+        Path | None, typer.Option(help="Default: $PPVIT_KEYRING or the user's config folder.", show_default=False)
+    ] = None,
+) -> None:
+    """List keys by their ids: labels, how each is kept, what in this project is of it. No secret is shown."""
+    from ppvit import config
+    from ppvit.verbs import keys
+
+    chosen = config.load(params) if params.exists() else None
+    listed = keys.run(chosen, Places.of(chosen or config.load(None)), keyring)
+    if as_json:
+        print(json.dumps([asdict(each) for each in listed], indent=2))
+        return
+    for each in listed:
+        print("  ".join(filter(None, (each.key_id, printable(each.label), each.kept))))
+        for name, told in (("problem", each.problem), ("used", ", ".join(each.used))):
+            if told:
+                print(f"    {name}: {printable(told)}")
 
 
 @app.command()
