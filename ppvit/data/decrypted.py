@@ -24,6 +24,7 @@ class DecryptedImages:
         folder: of the split.
         classes: their numbers; the names are not in the shards.
         labels: class numbers, int64, (n,).
+        resizing: as when it was encrypted.
         images_per_shard: as when it was encrypted.
 
     Raises:
@@ -44,6 +45,7 @@ class DecryptedImages:
         self.folder = self._encrypted.folder
         self.classes = [str(number) for number in range(self._encrypted.num_classes)]
         self.labels = self._encrypted.labels()
+        self.resizing = {name: self._encrypted.manifest[name] for name in ("resize_filter", "crop")}
         sizes = [shard["samples"] for shard in self._encrypted.manifest["shards"]]
         self.images_per_shard: int = sizes[0]
         if set(sizes[:-1]) - {sizes[0]} or sizes[-1] > sizes[0]:

@@ -57,6 +57,7 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
             "num_classes": len(splits[split].classes),
             "count": len(splits[split]),
             **cipher.record,
+            **splits[split].resizing,
             "shape": list(cipher.shape),
             "dtype": cipher.dtype.name,
             "shards": shard_records(shards),

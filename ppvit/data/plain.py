@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +26,7 @@ class Plain(Protocol):
     folder: Path
     classes: list[str]
     labels: np.ndarray
+    resizing: dict[str, str]
 
     def __len__(self) -> int: ...
 
@@ -46,6 +48,8 @@ class PlainImages:
         folder: ``raw``.
         classes: names, in order of their numbers.
         labels: class numbers, int64, (n,).
+        resizing: how images are brought to their size, as shards record it.
+        made: that and the number of classes, for :func:`ppvit.core.provenance.require_made_alike`.
 
     A fraction is stratified. The order is a seeded permutation, so that neither shards nor batches group classes,
     whatever order the source had.
@@ -55,7 +59,8 @@ class PlainImages:
         self.folder = raw
         self.manifest, seal = read_dataset(raw)
         self.classes: list[str] = self.manifest["classes"]
-        self._reader = ShardReader(raw, split, self.manifest["shards"][split], seal)
+        opened = None if seal is None else partial(seal.member, split)
+        self._reader = ShardReader(raw, split, self.manifest["shards"][split], len(self.classes), opened=opened)
         labels = self._reader.labels()
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
         self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
@@ -63,6 +68,8 @@ class PlainImages:
         self.image_size = dataset.image_size
         self._first_id = image_id(split, 0)
         self._encrypt = encrypt
+        self.resizing: dict[str, str] = {"resize_filter": encrypt.resize_filter, "crop": encrypt.crop}
+        self.made = {**self.resizing, "num_classes": len(self.classes)}
 
     def __len__(self) -> int:
         return len(self._selected)

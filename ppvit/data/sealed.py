@@ -17,6 +17,8 @@ from typing import Any
 
 from ppvit.ciphers import keys
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.reading import read_json, read_record
+from ppvit.data.manifests import RawManifest, SealedManifest
 from ppvit.data.shards import read_manifest
 
 UNSEALED = "none"  # value of download.key_id
@@ -90,7 +92,7 @@ class Seal:
                 for extension, content in sample.items()
             }
 
-    def member(self, content: bytes, where: str, split: str, index: int, extension: str) -> bytes:
+    def member(self, split: str, content: bytes, where: str, index: int, extension: str) -> bytes:
         """Open a member of a sample; of an image any extension will do.
 
         Raises:
@@ -114,19 +116,16 @@ def read_dataset(folder: Path) -> tuple[dict[str, Any], Seal | None]:
         PpvitError: missing or damaged, see :func:`ppvit.data.shards.read_manifest`; or it does not open.
         UsageError: the key is not in the key ring.
     """
-    manifest = read_manifest(folder, "download", "dataset.json")
-    if "sealed" not in manifest:
-        return manifest, None
-    where = f"{folder}/dataset.json"
-    kept = {name: value for name, value in manifest.items() if name != "sealed"}
-    try:
-        key_id, box = manifest["sealed"]["key_id"], base64.b64decode(manifest["sealed"]["box"], validate=True)
-        seal = Seal.of(str(key_id), str(manifest["name"]))
-    except (TypeError, KeyError, ValueError) as error:
-        raise PpvitError(f"{where} is damaged ({error}); restore it, or dvc repro --force download") from None
-    if seal is None:
-        raise PpvitError(f"{where} names no key; restore it, or dvc repro --force download")
-    return {**kept, **json.loads(seal.open(box, where, "manifest", _json(kept).decode()))}, seal
+    path = folder / "dataset.json"
+    said = read_json(path, "download")
+    if not (isinstance(said, dict) and "sealed" in said):
+        return read_manifest(folder, "download", path.name), None
+    kept = read_record(path, SealedManifest, "download").model_dump(by_alias=True)
+    sealed = kept.pop("sealed")
+    seal = Seal(keys.load(sealed["key_id"]), kept["name"])
+    secret = seal.open(base64.b64decode(sealed["box"]), str(path), "manifest", _json(kept).decode())
+    whole = RawManifest.model_validate({**kept, **json.loads(secret)})
+    return whole.model_dump(by_alias=True), seal
 
 
 def _json(values: dict[str, Any]) -> bytes:

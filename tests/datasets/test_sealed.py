@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +179,8 @@ def test_samples_that_were_altered_cut_or_exchanged_do_not_open(tmp_path, pictur
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
         record = {"name": shard.name, "samples": 10, "sha256": sha256_of(folder / shard.name)}
-        return ShardReader(folder, "train", [record], Seal(KEY, "imagefolder"))
+        opened = partial(Seal(KEY, "imagefolder").member, "train")
+        return ShardReader(folder, "train", [record], opened=opened)
 
     assert reader({}).label(9) == 1
     image, label = found["00000003.png"], found["00000003.cls"]
