@@ -49,6 +49,8 @@ class EncryptedManifest(_Versioned):
     demo_key: bool
     image_size: int = Field(ge=1, le=4096)
     isometry: Literal["values", "length", "none"]
+    resize_filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+    crop: Literal["center", "squash", "pad"]
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16"]
