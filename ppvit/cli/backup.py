@@ -8,18 +8,18 @@ from typing import Any
 from ppvit.core.errors import PpvitError, UsageError
 
 
-def back_up(remote: str) -> list[str]:
+def back_up(remote: str) -> tuple[list[str], list[str]]:
     """Send all outputs that are marked ``push: false`` to a remote of DVC's, from DVC's cache.
 
     Args:
         remote: its name; never the default one, from which the trainer reads.
 
     Returns:
-        The outputs, those that were there before included.
+        The outputs that are there now, and those that DVC's cache has not or not whole.
 
     Raises:
         UsageError: there is no such remote, or it is the default one or lies in the same place; no DVC project here.
-        PpvitError: an output is not in the cache; the remote cannot be reached.
+        PpvitError: no output is whole in the cache; the remote cannot be reached.
     """
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
@@ -28,7 +28,9 @@ def back_up(remote: str) -> list[str]:
         with Repo() as repo:
             _require_private(repo, remote)
             outs = [out for out in repo.index.outs if out.use_cache and not out.can_push]
-            objects = _objects(repo, outs)
+            found = {str(out): _objects(repo, out) for out in outs}
+            if not (objects := set().union(*found.values())):
+                raise PpvitError(f"DVC's cache holds none of {', '.join(found)}; run dvc repro")
             failed = len(repo.cloud.push(objects, remote=remote).failed)
     except NotDvcRepoError:
         raise UsageError("this folder is in no DVC project; run in a clone of ppvit") from None
@@ -36,7 +38,7 @@ def back_up(remote: str) -> list[str]:
         raise PpvitError(f"remote '{remote}' cannot be used ({' '.join(str(error).split())}); see dvc remote") from None
     if failed:
         raise PpvitError(f"{failed} of {len(objects)} files did not reach remote '{remote}'; run again")
-    return [str(out) for out in outs]
+    return [out for out, parts in found.items() if parts], [out for out, parts in found.items() if not parts]
 
 
 def _require_private(repo: Any, remote: str) -> None:
@@ -62,14 +64,10 @@ def _place(repo: Any, name: str) -> str:
     return f"{remote.fs.unstrip_protocol(path)}".rstrip("/")
 
 
-def _objects(repo: Any, outs: list[Any]) -> set[Any]:
-    objects: set[Any] = set()
-    for out in outs:
-        kept = repo.cache.local.exists
-        # of a folder the list first: without it DVC would look for it elsewhere, and go on
-        whole = out.hash_info and kept(out.hash_info.value)
-        found = set().union(*out.get_used_objs().values()) if whole else set()
-        if not found or not all(kept(each.value) for each in found):
-            raise PpvitError(f"{out} is not whole in DVC's cache; run dvc repro {out.stage.addressing}")
-        objects |= found
-    return objects
+def _objects(repo: Any, out: Any) -> set[Any]:
+    """What DVC's cache holds of an output; nothing unless it is all there."""
+    kept = repo.cache.local.exists
+    # of a folder the list first: without it DVC would look for it elsewhere, and go on
+    whole = out.hash_info and kept(out.hash_info.value)
+    found: set[Any] = set().union(*out.get_used_objs().values()) if whole else set()
+    return found if all(kept(each.value) for each in found) else set()

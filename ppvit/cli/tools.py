@@ -176,7 +176,10 @@ def backup(
     """Send what `dvc push` leaves here, data/raw above all, to a private remote of DVC (owner)."""
     from ppvit.cli.backup import back_up
 
-    print("\n".join(back_up(remote)))
+    sent, missing = back_up(remote)
+    print("\n".join(sent))
+    if missing:
+        typer.echo(f"left out, since DVC's cache does not hold them: {', '.join(missing)}", err=True)
     typer.echo(f"to have them back in a clone: dvc pull -r {remote} download audit report", err=True)
 
 
