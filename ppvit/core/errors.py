@@ -6,7 +6,9 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from ppvit.core.shortages import shortage
 
 
 class PpvitError(Exception):
@@ -21,6 +23,9 @@ class UsageError(PpvitError):
     exit_code = 2
 
 
+_PIPE_CLOSED = 141  # of the shell, for a tool that SIGPIPE ended
+
+
 def printable(text: str) -> str:
     """``text`` in one line without control characters: what others wrote must not steer the terminal."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
@@ -30,22 +35,46 @@ def printable(text: str) -> str:
 def one_line_errors() -> Iterator[None]:
     """Turn errors that the user can put right into one line on stderr and an exit code.
 
-    ``PPVIT_DEBUG=1`` prints the traceback as well. Anything that is neither a :class:`PpvitError` nor an unusable file
-    is a defect of ours and keeps its traceback.
+    ``PPVIT_DEBUG=1`` prints the traceback as well. Anything that is neither a :class:`PpvitError`, nor an unusable
+    file, nor something that the machine has run out of is a defect of ours and keeps its traceback. Where nobody reads
+    what is printed any more (``ppvit list ciphers | head -1``), the process ends quietly.
     """
     try:
-        yield
-    except (PpvitError, OSError) as error:
-        if isinstance(error, PpvitError):
-            told, exit_code = str(error), error.exit_code
-        elif error.filename is not None:
-            told, exit_code = f"{error.filename}: {error.strerror}; check it and run again", 1
-        else:  # names no file, so that the user cannot put it right
+        try:
+            yield
+        finally:
+            _flush()
+    except Exception as error:
+        if (told := _told(error)) is None:
             raise
         if os.environ.get("PPVIT_DEBUG") == "1":
             traceback.print_exc()
-        print(f"error: {printable(told)}", file=sys.stderr)
-        raise SystemExit(exit_code) from None
-    except KeyboardInterrupt:
-        print("stopped by the user", file=sys.stderr)
-        raise SystemExit(130) from None
+        say(f"error: {told}")
+        raise SystemExit(error.exit_code if isinstance(error, PpvitError) else 1) from None
+
+
+def say(line: str) -> None:
+    """Print one line on stderr, if anybody is there to read it."""
+    with suppress(OSError, ValueError):
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def _told(error: Exception) -> str | None:
+    if isinstance(error, PpvitError):
+        return str(error)
+    reason = shortage(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {reason or f'{error.strerror}; check it and run again'}"
+    return reason
+
+
+def _flush() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # what could not be written would be tried again when the interpreter ends, and complained of
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(_PIPE_CLOSED) from None
+        raise PpvitError(f"standard output cannot be written: {error.strerror}") from None

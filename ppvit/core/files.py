@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.locks import sole_writer
+from ppvit.core.locks import hidden, sole_writer
+from ppvit.core.shortages import shortage
+from ppvit.core.stopping import undisturbed
 
 _RENAME_EXCHANGE = 2  # of renameat2(2)
 _AT_FDCWD = -100
@@ -26,7 +28,8 @@ def atomic_output(target: Path, known_by: str = "", holding: str = "") -> Iterat
 
     The temporary name is of this call alone, one process at a time writes an output (see
     :func:`ppvit.core.locks.sole_writer`), and what killed ones left beside it is removed first. An old output is
-    exchanged with the new one in one step, so that a kill at any moment leaves one of the two, whole.
+    exchanged with the new one in one step, so that a kill at any moment leaves one of the two, whole. A link is
+    replaced, never written through: DVC's lead into its cache.
 
     Args:
         target: the file or folder to write; an old one is replaced only once the new one is complete.
@@ -35,60 +38,83 @@ def atomic_output(target: Path, known_by: str = "", holding: str = "") -> Iterat
 
     Raises:
         UsageError: there is a folder with something in it that is not known to be ours, which would be lost.
-        PpvitError: the disk is full, or cannot be written.
+        PpvitError: the machine has run out of something (see :mod:`ppvit.core.shortages`), or the folder that
+            ``target`` is in cannot be written.
     """
     target = Path(os.path.abspath(target))
     _require_ours(target, known_by, holding)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with sole_writer(target):
-            for left in target.parent.glob(f".{_escaped(target.name)}.*.partial"):
-                _remove(left)  # we hold the lock: whoever wrote it is dead
-            temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+        with sole_writer(target) as alone:
+            if alone:
+                _clear(target)
+            temporary = hidden(target, f"{secrets.token_hex(_RANDOM_BYTES)}{_UNFINISHED}")
+            process = os.getpid()
             try:
                 if known_by:
                     temporary.mkdir()
                 yield temporary
                 _put_in_place(temporary, target)
             finally:
-                _remove(temporary)
-    except OSError as error:
-        if (reason := _REASONS.get(error.errno or 0)) is None:
+                if os.getpid() == process:  # not a copy of it
+                    with undisturbed():
+                        _remove(temporary)
+    except Exception as error:
+        if (told := _told(error, target)) is None:
             raise
-        raise PpvitError(f"{target}: {reason} (nothing was written)") from error
+        raise PpvitError(f"{target}: {told} (nothing was written)") from error
 
 
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space and run again",
-    errno.EDQUOT: "your quota on the disk is used up; free some space and run again",
-    errno.EFBIG: "a file would be larger than `ulimit -f` allows; raise that limit and run again",
-    errno.EROFS: "the disk is read-only; name another place or mount it for writing",
-}
+_RANDOM_BYTES = 4  # in a temporary name
+_UNFINISHED = ".partial"
+_OLD = ".old.partial"  # what is in the way while two names are exchanged in two steps
+
+
+def _told(error: Exception, target: Path) -> str | None:
+    """What kept an output from being written, for one line; None where that was something else, or has been told."""
+    if isinstance(error, PpvitError) or any(part.endswith(_UNFINISHED) for part in target.parts):
+        return None  # the second: whoever writes the folder that this one is in will tell the name that it gets
+    if reason := shortage(error):
+        return reason
+    if not isinstance(error, OSError) or not str(error.filename).startswith(str(hidden(target, ""))):
+        return None
+    if error.errno in (errno.EBUSY, errno.EXDEV):
+        return "another disk is mounted in its place; mount it at the folder above, or name a folder on that disk"
+    return f"{error.strerror}; see to it that {target.parent} can be written"
+
+
+def _clear(target: Path) -> None:
+    """Remove what killed processes left beside an output; but an old output that was in the way comes back."""
+    ours = _escaped(hidden(target, "").name) + "[0-9a-f]" * 2 * _RANDOM_BYTES  # and not those of `<name>.json`
+    for old in target.parent.glob(ours + _OLD):
+        if not os.path.lexists(target):
+            os.replace(old, target)
+    for ending in (_OLD, _UNFINISHED):
+        for left in target.parent.glob(ours + ending):
+            _remove(left)
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
     if not temporary.is_dir() or not os.path.lexists(target):
-        os.replace(temporary, target)
-    elif target.is_symlink() or not target.is_dir():
-        target.unlink()
         os.replace(temporary, target)
     else:
         _exchange(temporary, target)  # the old one is then under the temporary name, and removed as such
 
 
 def _exchange(first: Path, second: Path) -> None:
-    """Exchange the names of two folders in one step; where the system has none, in two that a kill can part."""
+    """Exchange two names in one step; where the system cannot, in some, between which :func:`_clear` can go back."""
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "renameat2"):
         names = (os.fsencode(first), os.fsencode(second))
         if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
             return
-        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):  # what file systems say that cannot
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
-    aside = first.with_name(first.name.replace(".partial", ".old.partial"))
-    os.replace(second, aside)
-    os.replace(first, second)
-    os.replace(aside, first)
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # what those say that cannot
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(first))
+    aside = first.with_name(first.name.replace(_UNFINISHED, _OLD))
+    with undisturbed():
+        os.replace(second, aside)
+        os.replace(first, second)
+        os.replace(aside, first)
 
 
 def _require_ours(target: Path, known_by: str, holding: str) -> None:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ppvit.core.errors import say
+
 with suppress(ImportError):  # Windows has none: there names of one's own alone keep writers apart
     import fcntl
 
 _POLL_SECONDS = 0.1
+_NAME_BYTES = 200  # file systems take 255, of which ours need some
+# what file systems over a network say that have no locks
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def hidden(target: Path, ending: str) -> Path:
+    """The place beside an output for its lock or for what is not whole yet, which no reader of the output looks for."""
+    name = target.name
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return target.with_name(f".{name}.{ending}")
 
 
 @contextmanager
-def sole_writer(target: Path) -> Iterator[None]:
+def sole_writer(target: Path) -> Iterator[bool]:
     """Hold the lock of an output; whoever comes second waits, and says for whom.
 
     The system frees the lock with the process that holds it, however that ends. The file of the lock, beside the
@@ -24,36 +38,52 @@ def sole_writer(target: Path) -> Iterator[None]:
 
     Args:
         target: the output; its folder exists. Not to be nested for one output.
+
+    Yields:
+        whether no other process can be writing: False where the system has no locks.
     """
-    if "fcntl" not in globals():
-        yield
-        return
-    path = target.with_name(f".{target.name}.lock")
-    descriptor = _acquire(path, target)
+    path = hidden(target, "lock")
+    descriptor = _acquire(path, target) if "fcntl" in globals() else None
+    process = os.getpid()
     try:
-        yield
+        yield descriptor is not None
     finally:
-        path.unlink(missing_ok=True)  # while it is still held: whoever waits finds that the name is gone and opens anew
-        os.close(descriptor)
+        if os.getpid() == process:  # not a copy of it, which has its lock but must not end it
+            path.unlink(missing_ok=True)  # while it is held: whoever waits finds that the name is gone and opens anew
+            if descriptor is not None:
+                os.close(descriptor)
 
 
-def _acquire(path: Path, target: Path) -> int:
+def _acquire(path: Path, target: Path) -> int | None:
     told = False
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:  # else the one before has removed it between our two calls
+            if _is_at(descriptor, path):  # else the one before has removed it between our two calls
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
+                with suppress(OSError):  # a full disk takes no more; then others are not told who holds it
+                    os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
                 return descriptor
         except BlockingIOError:
             if not told:
                 holder = os.pread(descriptor, 100, 0).decode("ascii", "replace") or "another process"
-                print(f"waiting: {target} is being written by {holder}", file=sys.stderr)
+                say(f"waiting: {target} is being written by {holder}")
                 told = True
             time.sleep(_POLL_SECONDS)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in _NO_LOCKS:
+                return None
+            raise
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False

@@ -1,13 +1,22 @@
-"""What every process of ppvit needs before it works: threads that wait without burning time, and one-line errors."""
+"""What every process of ppvit needs before it works: threads that wait without burning time, an end in one line."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ppvit.core.errors import one_line_errors
+from ppvit.core.stopping import stops_in_one_line
+
+_POLL_SECONDS = 0.2
+_LAST_SECONDS = 30.0  # for cleaning up, once DVC has ended
+_SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "busybox")
 
 
 def share_processors() -> None:
@@ -26,15 +35,54 @@ def share_processors() -> None:
 
 @contextmanager
 def prepared_process() -> Iterator[None]:
-    """The body of a stage or verb: :func:`share_processors`, then errors that the user can put right in one line."""
-    share_processors()
-    with one_line_errors():
+    """The body of a stage or verb: :func:`share_processors`, then errors, SIGTERM and Ctrl-C in one line.
+
+    A stage of DVC ends with DVC, however that ends; what was started by hand does not end with its shell.
+    """
+    with one_line_errors(), stops_in_one_line(_command()):
+        share_processors()
+        if "DVC_STAGE" in os.environ:
+            _end_with_dvc()
         yield
+
+
+def _command() -> str:
+    if "DVC_STAGE" in os.environ:
+        return "dvc repro"
+    program, *arguments = sys.argv
+    return shlex.join([os.path.basename(program), *arguments])
+
+
+def _end_with_dvc() -> None:
+    """Watch DVC from a thread: the shell that it may have started us with would go on without it."""
+    threading.Thread(target=_watch_dvc, daemon=True).start()
+
+
+def _watch_dvc() -> None:
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):  # it has ended
+        dvc = psutil.Process().parent()
+        while dvc is not None and dvc.name() in _SHELLS and "-c" in dvc.cmdline():
+            dvc = dvc.parent()
+        # an orphan's parent is the first process, which in a container can be DVC
+        if dvc is not None and (dvc.pid != 1 or any("dvc" in word for word in dvc.cmdline())):
+            while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LAST_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """While this lasts SIGTERM ends the process as an error does: folders of secrets are removed, processes ended."""
+    """While this lasts SIGTERM ends the process as an error does: folders of secrets are removed, processes ended.
+
+    Where :func:`prepared_process` sees to that already, nothing is changed.
+    """
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
 
     def leave(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -33,8 +32,7 @@ class Progress:
     def __init__(self, stage: str, determines: dict[str, Any], folder: Path) -> None:
         determines = {**determines, "versions": _versions()}
         digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
-        self._folder = folder / f"{stage}-{digest[:32]}"
-        self._path = self._folder / "state.json"
+        self._path = folder / f"{stage}-{digest[:32]}.json"
         self._found: dict[str, list[bool]] = _read(self._path)
 
     def remember(self, name: str, find: Callable[[], list[bool]]) -> list[bool]:
@@ -50,7 +48,7 @@ class Progress:
 
     def remove(self) -> None:
         """Forget everything once the result is written."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._path.unlink(missing_ok=True)
 
 
 def _versions() -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-import pickle
 import random
-import shutil
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ppvit.core.errors import say
 from ppvit.core.files import atomic_output
+from ppvit.core.reading import open_regular
 from ppvit.tuners import trained_state
 
 SAVE_SECONDS = 60.0  # at most this much work is lost; when a checkpoint is saved never changes the result
@@ -24,6 +26,8 @@ SAVE_SECONDS = 60.0  # at most this much work is lost; when a checkpoint is save
 class Checkpoint:
     """The checkpoint of one run.
 
+    Runs that give the same result share it: whichever saves last, any of them may go on from there.
+
     Args:
         determines: everything that the result depends on; runs that differ in any of it have checkpoints of their own.
         folder: outside all outputs, see :func:`ppvit.core.scratch.scratch_folder`.
@@ -31,8 +35,7 @@ class Checkpoint:
 
     def __init__(self, determines: dict[str, Any], folder: Path) -> None:
         digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
-        self._folder = folder / digest[:32]
-        self._path = self._folder / "state.pt"
+        self._path = folder / f"{digest[:32]}.pt"
         self._saved_at = time.monotonic()
 
     def due(self) -> bool:
@@ -48,33 +51,66 @@ class Checkpoint:
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "progress": progress,
         }
-        with atomic_output(self._path) as temporary:
-            torch.save(state, temporary)
+        # by a file of ours: torch's own does not say why it could not write
+        with atomic_output(self._path) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)
         self._saved_at = time.monotonic()
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Put the saved state in place; returns ``progress``, or None when there is nothing (readable) to resume."""
+        """Put the saved state in place; returns ``progress``, or None when there is nothing to resume.
+
+        A damaged checkpoint, or one that another program has written there, is not used, and training starts anew.
+        Nothing in it is executed.
+        """
         try:
-            state = torch.load(self._path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            with open_regular(self._path) as file:
+                if (damaged := zipfile.ZipFile(file).testzip()) is not None:  # which torch does not look for
+                    raise ValueError(f"{damaged} is damaged")
+                file.seek(0)
+                state = torch.load(file, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
             return None
+        except Exception as error:  # whatever a damaged file makes torch raise
+            self._told_unusable(error)
+            return None
+        before = copy.deepcopy(optimizer.state_dict()), torch.get_rng_state()
         own = trained_state(model)
-        saved = state["model"]
-        if {name: own[name].shape for name in own} != {name: saved[name].shape for name in saved}:
+        try:
+            saved = state["model"]
+            if {name: (own[name].shape, own[name].dtype) for name in own} != {
+                name: (saved[name].shape, saved[name].dtype) for name in saved
+            }:
+                raise ValueError("it belongs to another model")
+            progress: dict[str, Any] = state["progress"]
+            _check(progress)
+            optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["random"])
+            if state["cuda_random"]:
+                torch.cuda.set_rng_state_all(state["cuda_random"])
+        except Exception as error:
+            optimizer.load_state_dict(before[0])
+            torch.set_rng_state(before[1])
+            self._told_unusable(error)
             return None
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(saved[name])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        if state["cuda_random"]:
-            torch.cuda.set_rng_state_all(state["cuda_random"])
-        progress: dict[str, Any] = state["progress"]
         return progress
+
+    def _told_unusable(self, error: Exception) -> None:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        say(f"finetune: the checkpoint {self._path} cannot be used ({reason}); training starts anew")
 
     def remove(self) -> None:
         """Forget the checkpoint once the result is written."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._path.unlink(missing_ok=True)
+
+
+def _check(progress: Any) -> None:
+    """Refuse what :meth:`ppvit.training.loop.Training` could not go on from."""
+    names = {"epoch": int, "step": int, "history": list, "sums": list, "objective": dict}
+    if not isinstance(progress, dict) or not all(isinstance(progress.get(name), kind) for name, kind in names.items()):
+        raise ValueError("its progress is not that of a training run")
 
 
 def seed_everything(seed: int) -> None:

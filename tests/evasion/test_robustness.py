@@ -314,7 +314,7 @@ def test_killed_and_resumed_equals_uninterrupted(world, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         measure(folder, quick, "resumed")
     assert not places_in(folder, "resumed").result("robustness").exists()
-    assert len(list(tmp_path.glob("robustness-*/state.json"))) == 1
+    assert len(list(tmp_path.glob("robustness-*.json"))) == 1
     first = list(calls)
     assert measure(folder, quick, "resumed") == whole
     assert calls[3] == first[2]  # it went on with the very attack that was killed
@@ -330,7 +330,7 @@ def test_findings_of_other_settings_or_damaged_ones_are_not_used(tmp_path):
     assert finds(0, False) == [True]
     assert finds(1, False) == finds(0, False, "threats") == [False]
     for damaged in ("{", "[]", '{"pgd 0": 3}', '{"pgd 0": [0.5]}'):
-        for path in tmp_path.glob("*/state.json"):
+        for path in tmp_path.glob("*.json"):
             path.write_text(damaged)
         assert finds(0, False) == [False]
 

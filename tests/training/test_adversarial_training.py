@@ -237,7 +237,7 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, hea
     assert sha256_of(first) == sha256_of(second)
     names = ("train_loss", "heldout_robust_accuracy_percent", "selected_epoch", "attack_steps")
     assert [whole[name] for name in names] == [resumed[name] for name in names]
-    assert not list(Path(os.environ["PPVIT_SCRATCH"]).rglob("state.pt"))
+    assert not list(Path(os.environ["PPVIT_SCRATCH"]).rglob("*.pt"))
 
 
 def test_a_strengthened_attack_outlives_an_interruption():

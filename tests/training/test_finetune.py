@@ -188,17 +188,77 @@ def test_resume_replays_the_log_and_changed_settings_start_anew(world, monkeypat
     train(folder, config, log=lambda epoch, metrics: seen.append((epoch, metrics["train_loss"])))
     assert seen[0] == before[0]
     assert [epoch for epoch, _ in seen] == [1, 2, 3]
-    assert not list(Path(os.environ["PPVIT_SCRATCH"]).rglob("state.pt"))  # forgotten once the result is there
+    assert not list(Path(os.environ["PPVIT_SCRATCH"]).rglob("*.pt"))  # forgotten once the result is there
 
 
-def test_damaged_checkpoint_is_ignored(tmp_path):
+class Bomb:
+    """What a hostile checkpoint may hold: a call."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "code", "model", "types", "progress"])
+def test_checkpoint_that_cannot_be_used_is_told_and_changes_nothing(tmp_path, monkeypatch, capsys, damage):
+    monkeypatch.setenv("BOMB", str(tmp_path / "executed"))
+    progress = {"epoch": 1, "step": 0, "history": [], "sums": [], "objective": {}, "scaler": None}
+    trained = torch.nn.Linear(2, 2)
+    checkpoint = Checkpoint({"a": 1}, tmp_path)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    checkpoint.save(trained, optimizer, progress)
+    assert checkpoint.load(trained, optimizer) == progress
+    (path,) = tmp_path.glob("*.pt")
+    data, weights = path.read_bytes(), trained.weight.detach().numpy().tobytes()
+    if damage == "cut":
+        path.write_bytes(data[:-100])
+    elif damage == "bit":
+        where = data.index(weights)
+        path.write_bytes(data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :])
+    elif damage == "code":
+        torch.save({"model": Bomb()}, path)
+    elif damage == "model":
+        checkpoint.save(torch.nn.Linear(2, 3), optimizer, progress)
+    elif damage == "types":
+        checkpoint.save(torch.nn.Linear(2, 2).double(), optimizer, progress)
+    else:
+        checkpoint.save(trained, optimizer, {"epoch": "1"})
+    model = torch.nn.Linear(2, 2)
+    mine = torch.optim.SGD(model.parameters(), lr=0.5)
+    before, random = model.weight.clone(), torch.get_rng_state()
+    assert checkpoint.load(model, mine) is None
+    told = capsys.readouterr().err
+    assert told.startswith(f"finetune: the checkpoint {path} cannot be used (")
+    assert told.count("\n") == 1
+    assert torch.equal(model.weight, before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert mine.param_groups[0]["lr"] == 0.5
+    assert not (tmp_path / "executed").exists()
+
+
+def test_checkpoints_are_due_by_a_clock_that_nobody_sets(tmp_path, monkeypatch):
+    checkpoint = Checkpoint({}, tmp_path)
+    now, wall = time.monotonic(), time.time()
+    for jump in (-1e9, 1e9):
+        monkeypatch.setattr("time.time", lambda jump=jump: wall + jump)
+        assert not checkpoint.due()
+    monkeypatch.setattr("time.monotonic", lambda: now + 61)
+    assert checkpoint.due()
+
+
+def test_runs_that_share_a_checkpoint_do_not_disturb_each_other(tmp_path):
+    """Two runs of the same parameters: one ends and forgets it while the other still saves."""
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    checkpoint = Checkpoint({"a": 1}, tmp_path)
-    checkpoint.save(model, optimizer, {"epoch": 1})
-    (path,) = tmp_path.rglob("state.pt")
-    path.write_bytes(path.read_bytes()[:100])
-    assert checkpoint.load(model, optimizer) is None
+    progress = {"epoch": 1, "step": 0, "history": [], "sums": [], "objective": {}, "scaler": None}
+    first, second = Checkpoint({}, tmp_path), Checkpoint({}, tmp_path)
+    first.save(model, optimizer, progress)
+    second.save(model, optimizer, progress | {"epoch": 2})
+    assert first.load(model, optimizer)["epoch"] == 2
+    first.remove()
+    second.save(model, optimizer, progress | {"epoch": 3})
+    second.remove()
+    first.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_loss_that_is_no_number_stops_with_a_clear_error(tmp_path):
