@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,11 @@ def processes_with(text: str) -> list[psutil.Process]:
 
 
 def parties(world: Path, verb: str) -> list[psutil.Process]:
-    return [each for each in processes_with(str(world)) if ["ppvit.he.parties", verb] == each.cmdline()[2:4]]
+    found = []
+    for process in processes_with(str(world)):
+        with suppress(psutil.Error):
+            found += [process] if process.cmdline()[2:4] == ["ppvit.he.parties", verb] else []
+    return found
 
 
 def wait_for(condition, stage: subprocess.Popen, seconds: float = 90) -> None:
