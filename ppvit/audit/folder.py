@@ -17,6 +17,7 @@ from ppvit.audit.view import decrypt
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output, require_apart, write_json
 from ppvit.core.reading import read_bounded
+from ppvit.core.git import keep_out_of_git
 from ppvit.core.results import Stopwatch
 from ppvit.data import images
 from ppvit.data.pictures import image_grid
@@ -64,6 +65,7 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
     }
     rows = [("the pictures as they are", f"{likeness(encrypted, block_size):.2f}", "")]
     with atomic_output(out, known_by="audit.json") as temporary:
+        keep_out_of_git(temporary)
         for name, attack in _ATTACKS.items():
             watch = Stopwatch()
             recovered = attack(encrypted, block_size, seed)

@@ -12,11 +12,15 @@ from typer.core import TyperCommand, TyperGroup
 
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
 from ppvit.core.errors import UsageError
+from ppvit.core.git import keep_out_of_git
 from ppvit.pipeline import STAGES, Stage
 from ppvit.places import Places, help_of
 
 if TYPE_CHECKING:
     from ppvit.config import Config
+
+
+_PLAIN = {"raw", "pictures"}  # folders that show plain images
 
 
 class _ListsParameters:
@@ -48,7 +52,14 @@ def places_of(config: Config, given: dict[str, Path | None]) -> Places:
 def run_stage(stage: Stage, params: Path, overrides: list[str] | None, places: dict[str, Path | None]) -> None:
     """Run a stage with these places."""
     config = load(params, overrides)
-    stage.run(config, results_apart(stage, places_of(config, places), Places.of(config)))
+    usual = places_of(config, {})
+    where = results_apart(stage, places_of(config, places), usual)
+    stage.run(config, where)
+    for place in _PLAIN.intersection(stage.outputs):
+        path = getattr(where, place)
+        elsewhere = path.absolute() != getattr(usual, place).absolute()
+        if elsewhere and path.is_dir():  # in the usual one the files are DVC's, and the project's .gitignore sees to it
+            keep_out_of_git(path)
 
 
 def results_apart(stage: Stage, places: Places, own: Places) -> Places:

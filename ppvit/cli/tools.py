@@ -13,6 +13,7 @@ import typer
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
 from ppvit.cli.stages import places_of, with_places
 from ppvit.core.errors import printable
+from ppvit.core.git import keep_out_of_git
 from ppvit.pipeline import SETTINGS, STAGES, write_settings
 from ppvit.places import Places
 
@@ -77,6 +78,7 @@ def export(
     )
     print(out)
     if revealing:
+        keep_out_of_git(out)
         told = f"warning: {out} reveals the secret key to whoever has the public checkpoint; do not publish it"
         typer.echo(told, err=True)
 
