@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ppvit.ciphers import keys
+from ppvit.ciphers.stream import KeyStream
 
 
 def forms_of_bytes(secret: bytes) -> set[bytes]:
@@ -41,7 +41,7 @@ def derived(make, monkeypatch) -> Iterator[bytes]:
     from cryptography.hazmat.primitives.kdf import hkdf
 
     subkeys, orders = [], []
-    derive, permutation = hkdf.HKDF.derive, keys.KeyStream.permutation
+    derive, permutation = hkdf.HKDF.derive, KeyStream.permutation
 
     class Watched(hkdf.HKDF):
         def derive(self, material):
@@ -54,7 +54,7 @@ def derived(make, monkeypatch) -> Iterator[bytes]:
 
     with monkeypatch.context() as patched:
         patched.setattr(hkdf, "HKDF", Watched)
-        patched.setattr(keys.KeyStream, "permutation", watched)
+        patched.setattr(KeyStream, "permutation", watched)
         make()
     assert subkeys
     assert any(len(order) >= 16 for order in orders)

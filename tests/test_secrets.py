@@ -24,6 +24,7 @@ from secret_forms import derived, forms_of_bytes, forms_of_order
 
 from ppvit.ciphers import CIPHERS, keys, make_cipher
 from ppvit.ciphers.keys import Key
+from ppvit.ciphers.stream import KeyStream
 
 EMBEDDED = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
 QUICK = {
@@ -166,12 +167,13 @@ def test_no_traceback_shows_the_key(project, key, monkeypatch, way):
     kind = "PpvitError" if way == "error" else "RuntimeError"
     (project / "run.py").write_text(f"""
 from ppvit.ciphers import keys
+from ppvit.ciphers.stream import KeyStream
 from ppvit.core.errors import PpvitError
-before = keys.KeyStream.permutation
+before = KeyStream.permutation
 def permutation(stream, size):
     values = before(stream, size)
     raise {kind}("the cipher failed")
-keys.KeyStream.permutation = permutation
+KeyStream.permutation = permutation
 from ppvit.cli import run
 run()
 """)
@@ -188,7 +190,7 @@ def test_no_text_that_objects_with_a_key_give_of_themselves_shows_it(key, monkey
         if not kind.keyed:
             continue
         cipher = make_cipher(name, key, 32, 4) if name != "neuracrypt" else None
-        for thing in filter(None, (key, cipher, keys.KeyStream(key, (name,)))):
+        for thing in filter(None, (key, cipher, KeyStream(key, (name,)))):
             texts = (repr(thing), str(thing), f"{thing}", "%s" % (thing,), str([thing]), str({"key": thing}))  # noqa: UP031
             assert not any(holds(text.encode(), forms_of_bytes(key.secret)) for text in texts), name
 
