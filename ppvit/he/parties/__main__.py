@@ -7,12 +7,14 @@ and places from their standard input. People use ``ppvit he``, whose verbs do th
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppvit.core.children import end_with_parent
-from ppvit.core.process import prepared_process, sigterm_exits
+from ppvit.core.errors import one_line_errors
+from ppvit.core.process import share_processors, sigterm_exits
 
 if TYPE_CHECKING:  # the trainer loads none of these
     from ppvit.config import Config
@@ -61,5 +63,8 @@ def _read_task(text: str) -> tuple[Config, Places, OwnersFiles, Path]:
 
 if __name__ == "__main__":
     end_with_parent()
-    with prepared_process(), sigterm_exits():
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach all: the stage tells of them, and ends the parties
+        signal.signal(number, signal.SIG_IGN)
+    share_processors()
+    with one_line_errors(), sigterm_exits():
         main(*sys.argv[1:])
