@@ -34,7 +34,7 @@ def pull(targets: list[str], lock: Path = Path("dvc.lock")) -> None:
         SystemExit: DVC failed, and has said why.
     """
     require_harmless_lock(lock)
-    from dvc.cli import main  # type: ignore[import-untyped]
+    from dvc.cli import main
     from dvc_data.hashfile.tree import Tree
 
     lists: Any = Tree  # of files in a folder, which all of DVC reads here
