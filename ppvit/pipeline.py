@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -260,6 +261,23 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     write_json(path, read)
 
 
+def keep_to_owner(raw: Path) -> None:
+    """Take the folder above ``raw``, and DVC's cache, from all but the user, whatever modes DVC gives files in them.
+
+    What it restores is 0644 by the usual umask, and its cache is 0444 in folders that everybody may enter. A cache that
+    is shared by DVC's own settings stays as it is.
+    """
+    from ppvit.core.private import keep_private, make_private
+
+    dvc = Path(".dvc")
+    settings = [path.read_text(encoding="utf-8") for path in (dvc / "config", dvc / "config.local") if path.is_file()]
+    own_cache = dvc.is_dir() and not any("shared" in text for text in settings)
+    for folder in (raw.parent, dvc / "cache") if own_cache else (raw.parent,):
+        make_private(folder)
+        with suppress(PermissionError):  # somebody else's, who has decided
+            keep_private([folder])
+
+
 def main(script: str) -> None:
     """Run the stage whose script in `stages/` is called, as DVC does: parameters and places of the folder it is in."""
     from ppvit.core.process import prepared_process
@@ -272,4 +290,7 @@ def main(script: str) -> None:
         if name == "settings":
             write_settings(config)
         else:
-            STAGES[name].run(config, Places.of(config))
+            places = Places.of(config)
+            if name == "download":
+                keep_to_owner(places.raw)
+            STAGES[name].run(config, places)

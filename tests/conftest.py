@@ -67,7 +67,9 @@ def other_key() -> Key:
 
 @pytest.fixture(autouse=True)
 def private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's keyring, cache or checkpoints."""
+    """No test sees the user's keyring, keychain, cache or checkpoints."""
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+    monkeypatch.delenv("PPVIT_PASSPHRASE_FILE", raising=False)
     for name in ("PPVIT_KEYRING", "PPVIT_SCRATCH", "PPVIT_CACHE"):
         monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
 

@@ -24,6 +24,7 @@ from PIL import Image
 from warm_python import WarmPython
 
 from ppvit.ciphers import keys
+from ppvit.ciphers.stream import KeyStream
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 QUICK = {
@@ -352,7 +353,7 @@ def test_no_secret_in_anything_written(owner):
     (key_id,) = {config["key_id"] for config in [yaml.safe_load((owner.root / "params.yaml").read_text())["cipher"]]}
     key = keys.load(key_id, Path(owner._environment["PPVIT_KEYRING"]))
     derived = [
-        keys.KeyStream(key, ("block", step, 4, 32)).permutation(size).tolist()
+        KeyStream(key, ("block", step, 4, 32)).permutation(size).tolist()
         for step, size in (("scramble", 64), ("shuffle", 48))
     ]
     needles = [key.secret, key.secret.hex().encode(), *(str(values)[1:-1].encode() for values in derived)]
