@@ -341,7 +341,7 @@ def test_a_keychain_that_keeps_nothing_is_refused(tmp_path, backend, monkeypatch
     monkeypatch.setattr(type(backend), "get_password", locked)
     with pytest.raises(PpvitError, match="refuses .it is locked.*unlock it and run again"):
         keys.load(key.id, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("pk-*")) == []
 
 
 def test_without_the_package_there_is_no_keychain(tmp_path, monkeypatch):
