@@ -71,7 +71,8 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except Exception as error:  # whatever a damaged file makes torch raise
-            return self._unusable(error)
+            self._tell_unusable(error)
+            return None
         before = copy.deepcopy(optimizer.state_dict()), torch.get_rng_state()
         own = trained_state(model)
         try:
@@ -89,13 +90,14 @@ class Checkpoint:
         except Exception as error:
             optimizer.load_state_dict(before[0])
             torch.set_rng_state(before[1])
-            return self._unusable(error)
+            self._tell_unusable(error)
+            return None
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(saved[name])
         return progress
 
-    def _unusable(self, error: Exception) -> None:
+    def _tell_unusable(self, error: Exception) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         say(f"finetune: the checkpoint {self._path} cannot be used ({reason}); training starts anew")
 
