@@ -9,15 +9,41 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pip check --disable-pip-version-check
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
+# every file that is installed has a hash in constraints.txt; setuptools comes first, which builds what has no wheel
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; run make PYTHON=<path>")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[he,robust,test]'
+	sed -n '/^setuptools==/,/[^\\]$$/p' constraints.txt > .venv/setuptools.txt
+	$(BIN)/python $(INSTALL) --require-hashes --requirement .venv/setuptools.txt
+	$(BIN)/python $(INSTALL) --require-hashes --no-build-isolation --requirement constraints.txt
+	$(BIN)/python $(INSTALL) --no-build-isolation --editable .
 	touch $@
 
-clean:
-	rm -rf .venv
+# Supply chain, see docs/dependencies.md. The tools have an environment of their own.
+TOOLS := build/tools
+LOCK := $(TOOLS)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --quiet --custom-compile-command 'make lock'
 
-.PHONY: repro test clean
+$(TOOLS)/installed: tests/harness/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python $(INSTALL) --require-hashes --requirement tests/harness/tools.txt
+	touch $@
+
+lock: $(TOOLS)/installed  # after a change of pyproject.toml; versions stay, but for UPGRADE=--upgrade
+	echo 'setuptools>=77' | $(LOCK) $(UPGRADE) --extra he --extra robust --extra test --output-file constraints.txt pyproject.toml -
+	printf 'cyclonedx-bom\npip-licenses\nuv\n' | $(LOCK) $(UPGRADE) --output-file tests/harness/tools.txt -
+	echo 'atheris>=3' | $(LOCK) $(UPGRADE) --output-file tests/harness/atheris.txt -
+
+licences: .venv/installed $(TOOLS)/installed
+	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --from=mixed --order=license --format=markdown --no-version --with-system --ignore-packages ppvit pip --output-file docs/licences.md
+
+sbom: .venv/installed $(TOOLS)/installed
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.cdx.json $(BIN)/python
+
+clean:
+	rm -rf .venv build
+
+.PHONY: repro test lock licences sbom clean

@@ -173,8 +173,10 @@ def predict(
     Raises:
         PpvitError: an image cannot be read; a model of another key, cipher or size.
     """
+    asked = None
     if isinstance(images, np.ndarray):
         plain = images
     else:
         plain = read_images([Path(each) for each in images], cipher.image_size, resize_filter, crop)
-    return probabilities(plain, cipher, Path(adapted), Path(finetuned)).numpy()
+        asked = Made("the images to predict", {"resize_filter": resize_filter, "crop": crop})
+    return probabilities(plain, cipher, Path(adapted), Path(finetuned), asked).numpy()

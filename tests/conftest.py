@@ -20,6 +20,7 @@ import pytest
 import timm
 import torch
 from hypothesis import settings
+from no_network import no_network, pytest_sessionfinish  # noqa: F401 - a fixture and hooks of pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -35,6 +36,9 @@ settings.register_profile(
     "ppvit", deadline=None, derandomize=True
 )  # CI machines stall; a flaky failure teaches nothing
 settings.load_profile("ppvit")
+
+# what models say of the cipher that they are for
+MADE = {"key_id": "pk-0123456789abcdef", "cipher": {"name": "block", "block_size": 4}, "image_size": 16}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

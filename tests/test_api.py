@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import ppvit
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError
 
 WEIGHTS = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
 
@@ -92,4 +92,5 @@ def test_prediction_takes_images_as_training_did(photos, tmp_path, monkeypatch):
     squeezed = np.asarray(Image.fromarray(wide).resize((32, 32), Image.Resampling.BICUBIC))[None]
     expected = ppvit.predict(squeezed, cipher, "adapted", "finetuned")
     np.testing.assert_array_equal(ppvit.predict(["wide.png"], cipher, "adapted", "finetuned", crop="squash"), expected)
-    assert (ppvit.predict(["wide.png"], cipher, "adapted", "finetuned") != expected).any()
+    with pytest.raises(PpvitError, match=r"encrypt\.crop squash, the images to predict with center"):
+        ppvit.predict(["wide.png"], cipher, "adapted", "finetuned")

@@ -109,7 +109,7 @@ def project(tmp_path_factory) -> Path:
 
 def python(project: Path, *arguments: str) -> str:
     """What an interpreter in the copy prints."""
-    environment = {**os.environ, "PYTHONPATH": str(project)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(project), os.environ["PYTHONPATH"]])}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True, check=False
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from ppvit.adaptation.embedding import Embedding, fold_normalization, read_embedding
 from ppvit.audit.view import KeySpace, View
-from ppvit.ciphers import AffineMap
+from ppvit.ciphers import AffineMap, Cipher
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Audit, Config
 from ppvit.core.errors import PpvitError, UsageError
@@ -16,10 +16,11 @@ from ppvit.core.provenance import Made, require_made_alike
 from ppvit.data.batches import EncryptedImages
 from ppvit.data.plain import PlainImages, image_id
 from ppvit.data.shards import SPLITS
-from ppvit.models import backbone_of, load_model, read_record
+from ppvit.models import backbone_of, load_model
 from ppvit.models.stems import patch_projection
 from ppvit.places import Places
-from ppvit.tuners import load_finetuned, read_finetuned_record
+from ppvit.tuners import load_finetuned
+from ppvit.tuners.made import made_models
 
 _PUBLIC = 256  # plain images of the attacker's own, of the same kind
 
@@ -48,25 +49,20 @@ def collect(config: Config, places: Places) -> tuple[View, Truth]:
         PpvitError: shards or model were made with another key, cipher or size than the parameters say, or are missing.
     """
     cipher = load_cipher(config)
+    plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in SPLITS}
     space = KeySpace.of(cipher)
     shards = {split: EncryptedImages(places.encrypted, split) for split in SPLITS}
     parameters = Made("params.yaml", cipher.record)
     # compared with another checkpoint than its own, a model would seem to hold no key
-    asked = replace(parameters, record={**parameters.record, "model": config.model.name})
+    asked = replace(parameters, record={**parameters.record, **plain["test"].made, "model": config.model.name})
     require_made_alike(
         asked,
         *(Made(images.folder, images.manifest, "encrypt") for images in shards.values()),
-        Made(places.adapted, read_record(places.adapted, "adapt"), "adapt"),
-        Made(places.finetuned, read_finetuned_record(places.finetuned), "finetune"),
+        *made_models(places.adapted, places.finetuned),
     )
     settings = _fitting(config.audit, {split: len(images) for split, images in shards.items()})
-    plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in SPLITS}
     for split, images in shards.items():
-        if len(plain[split]) != len(images):
-            raise PpvitError(
-                f"{images.folder} holds {len(images)} images and {places.raw} gives {len(plain[split])}; "
-                "encrypt again: dvc repro encrypt"
-            )
+        require_same_images(plain[split], cipher, images)
     known, others = np.split(_order(len(plain["train"]), settings.seed), [max(settings.known_pairs)])
     pooled, public = np.split(others, [max(settings.pooled_images)])
     if not len(public):  # a small data set: the same images serve for all, of which no attack learns more
@@ -94,6 +90,25 @@ def collect(config: Config, places: Places) -> tuple[View, Truth]:
         **models,
     )
     return view, Truth(truth, cipher.affine_map())
+
+
+def require_same_images(plain: PlainImages, cipher: Cipher, encrypted: EncryptedImages) -> None:
+    """Refuse shards that are not of these plain images: other numbers, labels, or another first image.
+
+    Raises:
+        PpvitError: names both folders.
+    """
+    alike = len(plain) == len(encrypted) and np.array_equal(plain.labels, encrypted.labels())
+    if alike:
+        ours = cipher.encrypt(plain.read(0, 1), plain.ids(0, 1)).astype(np.float64)
+        theirs = encrypted.ciphertext(np.arange(1)).astype(np.float64)
+        # a cipher that computes with fractions may round the last digits otherwise on another machine
+        alike = ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * np.abs(theirs).max())
+    if not alike:
+        raise PpvitError(
+            f"{encrypted.folder} does not hold the images of {plain.folder} (of {len(encrypted)} and {len(plain)}) as "
+            "params.yaml says to encrypt them; encrypt again: dvc repro encrypt"
+        )
 
 
 def _order(available: int, seed: int) -> np.ndarray:

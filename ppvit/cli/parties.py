@@ -45,9 +45,10 @@ def keys(
 ) -> None:
     """Plan the run and make the keys: the secret one for the owner, evaluation keys for the trainer (owner)."""
     config = _STAGE.narrowed(load(params, overrides))
+    from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
-    owners.make_keys(config, places_of(config, places), owner, trainer, train_here)
+    owners.make_keys(config, places_of(config, places), folders.OwnersFiles(owner), trainer, train_here)
 
 
 def encrypt(
@@ -59,9 +60,10 @@ def encrypt(
 ) -> None:
     """Extract features, whiten (tiles), pack and encrypt them with the labels (owner)."""
     config = _STAGE.narrowed(load(params, overrides))
+    from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
-    owners.encrypt(config, places_of(config, places), owner, trainer)
+    owners.encrypt(config, places_of(config, places), folders.OwnersFiles(owner), trainer)
 
 
 def train(trainer: Trainer = TRAINER) -> None:
@@ -73,9 +75,10 @@ def train(trainer: Trainer = TRAINER) -> None:
 
 def refresh(owner: Owner = OWNER, trainer: Trainer = TRAINER) -> None:
     """With he.mode=refresh: renew the weights that the trainer asks for, until it is done (owner)."""
+    from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
-    owners.refresh(owner, trainer)
+    owners.refresh(folders.OwnersFiles(owner), trainer)
 
 
 def decrypt(
@@ -87,9 +90,9 @@ def decrypt(
 ) -> None:
     """Decrypt the head, fold the whitening into it where there is one, measure it (owner)."""
     config = _STAGE.narrowed(load(params, overrides))
-    from ppvit.he.parties import head
+    from ppvit.he.parties import folders, head
 
-    head.run(config, places_of(config, places), owner, trainer)
+    head.run(config, places_of(config, places), folders.OwnersFiles(owner), trainer)
 
 
 he.command()(with_places(keys, *_STAGE.inputs))

@@ -26,17 +26,17 @@ class Adversarial(Section):
     """none: at the image; noise: near (auto for kl); uniform: in the ball (auto for ce); n_fgsm: with a single step"""
     inner_loss: Literal["auto", "ce", "kl"] = "auto"
     """what it maximises: kl, divergence from the clean prediction (auto for trades); ce, cross-entropy (auto for at)"""
-    natural_weight: float = Field(1.0, ge=0)
+    natural_weight: float = Field(1.0, ge=0, le=1e6)
     """trades: weight u of the cross-entropy on clean images"""
-    robust_weight: float = Field(6.0, ge=0)
+    robust_weight: float = Field(6.0, ge=0, le=1e6)
     """trades: weight v of the divergence under attack; more is more robust and less accurate"""
     scalars: Literal["fixed", "auto"] = "fixed"
     """trades: auto takes u (1 - A) and v A instead, A the accuracy on clean images, four times an epoch (AutoLoRa)"""
-    warmup_epochs: int = Field(0, ge=0)
+    warmup_epochs: int = Field(0, ge=0, le=10_000)
     """epochs over which epsilon and step_size rise from zero"""
     head_init: Literal["random", "robust"] = "random"
     """robust: the head alone is trained against the attack first (RoLI), for backbones pretrained without one"""
-    head_epochs: int = Field(2, ge=1)
+    head_epochs: int = Field(2, ge=1, le=10_000)
     """epochs in which head_init=robust trains the head alone"""
     monitor_images: int = Field(512, ge=0, le=10000)
     """training images held out, a tenth at most, on which PGD-20 chooses the best epoch; 0 keeps the last epoch"""

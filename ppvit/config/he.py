@@ -19,11 +19,11 @@ class He(Section):
     """tiles: our own, on whitened features; volley_revolver: Chiang 2023, on raw ones, 1 to 3 iterations, slow"""
     features: Literal["backbone", "pixels", "grey"] = "backbone"
     """what is encrypted: the features of model.name on plain images, the pixels themselves, or their grey values"""
-    train_images: int = Field(1024, ge=8)
+    train_images: int = Field(1024, ge=8, le=1_000_000)
     """training images that are encrypted, at most; upload, memory and time grow with it"""
-    batch_images: int = Field(0, ge=0)
+    batch_images: int = Field(0, ge=0, le=1_000_000)
     """images in an iteration, where all at once need too much memory; 0 takes all"""
-    components: int = Field(0, ge=0)
+    components: int = Field(0, ge=0, le=8192)
     """principal components that are kept; 0 takes min(63, train_images / 2, features); volley_revolver: 0 only"""
     mode: Literal["levelled", "refresh"] = "levelled"
     """levelled: no help by the owner, 1 to 5 iterations or a few more; refresh: the owner re-encrypts the weights"""
@@ -31,9 +31,9 @@ class He(Section):
     """steps of accelerated gradient ascent"""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """sigmoid: a cubic for each class; softmax: a parabola, better with many classes and 4 or more iterations"""
-    learning_rate: float = Field(4.0, gt=0)
+    learning_rate: float = Field(4.0, gt=0, le=1e6)
     """tiles: step along the mean gradient; `he encrypt` warns of scores beyond 12 (softmax: 8), refuses divergence"""
-    l2: float = Field(0.0, ge=0)
+    l2: float = Field(0.0, ge=0, le=1e6)
     """weight decay: this multiple of the weights goes into the gradient; keeps scores small"""
 
     @model_validator(mode="after")

@@ -12,9 +12,13 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from ppvit.config.parsing import parse
 from ppvit.config.section import Section
 from ppvit.config.sections import Config
 from ppvit.core.errors import UsageError
+from ppvit.core.reading import read_bounded
+
+PARAMS_BYTES = 2**18  # 16 times what all parameters take with their descriptions
 
 
 def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -28,16 +32,12 @@ def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[s
         overrides: ``section.name=value`` texts that replace values for this run; values are read as YAML.
 
     Raises:
-        UsageError: the file is missing or no YAML, a name is unknown (the nearest valid one is suggested) or missing,
-            or a value has the wrong type or range; one line, naming the parameter.
+        UsageError: the file is missing or no YAML that :func:`ppvit.config.parsing.parse` takes, a name is unknown
+            (the nearest valid one is suggested) or missing, or a value has the wrong type or range; one line, naming
+            the parameter.
+        PpvitError: it is no regular file, or larger than 256 KiB.
     """
-    try:
-        text = "" if path is None else Path(path).read_text(encoding="utf-8")
-        values = {section: {} for section in Config.model_fields} if path is None else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    values = {section: {} for section in Config.model_fields} if path is None else _read(Path(path))
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold sections such as dataset: and cipher:")
     for override in overrides:
@@ -51,6 +51,15 @@ def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[s
         if path is not None and parameter not in values[section]:
             raise UsageError(f"{path} lacks '{name}'; add it (`ppvit params` prints them all)")
     return config
+
+
+def _read(path: Path) -> Any:
+    try:
+        return parse(read_bounded(path, PARAMS_BYTES).decode("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise UsageError(f"{path} cannot be read as YAML: {error}") from None
 
 
 S = TypeVar("S", bound=Section)
@@ -69,41 +78,51 @@ def checked(section: type[S], **values: Any) -> S:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise UsageError(f"unknown parameter '{name}'{_nearest(name, list(section.model_fields))}") from None
-        raise UsageError(f"parameter '{name}': {_reason(first)}, got {first['input']!r}") from None
+        raise UsageError(f"parameter '{name}': {_reason(first)}") from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     section, dot, parameter = name.partition(".")
+    shown = _shortened(override)
     if not (equals and dot):
-        raise UsageError(f"'{override}' is not of the form section.name=value, such as cipher.name=block_np")
+        raise UsageError(f"'{shown}' is not of the form section.name=value, such as cipher.name=block_np")
     if section not in Config.model_fields:
-        raise UsageError(f"unknown section '{section}' in '{override}'{_nearest(section, list(Config.model_fields))}")
+        nearest = _nearest(section, list(Config.model_fields))
+        raise UsageError(f"unknown section '{_shortened(section)}' in '{shown}'{nearest}")
     try:
         held = values.get(section) or {}  # an empty section is read as None
-        values[section] = {**held, parameter: yaml.safe_load(text)} if isinstance(held, dict) else held
-    except yaml.YAMLError:
-        raise UsageError(f"the value in '{override}' is not valid YAML") from None
+        values[section] = {**held, parameter: parse(text)} if isinstance(held, dict) else held
+    except ValueError as error:
+        raise UsageError(f"the value in '{shown}' cannot be read as YAML: {error}") from None
 
 
 def describe(error: ValidationError) -> str:
     """One line that names the first bad parameter and says what it should be."""
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]
-    where = ".".join(location)
+    where = _shortened(".".join(location))
     if first["type"] == "extra_forbidden":
         return f"unknown parameter '{where}'{_nearest(location[-1], _names_beside(location))}"
     if first["type"] == "missing":
         return f"section '{where}' is missing; add it (`ppvit params` prints them all)"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
-    return f"parameter '{where}': {_reason(first)}, got {first['input']!r}"
+    return f"parameter '{where}': {_reason(first)}"
 
 
 def _reason(detail: ErrorDetails) -> str:
     if detail["loc"] and detail["loc"][-1] == "key_id":
-        return "must be a key id such as pk-0123456789abcdef, as `ppvit keygen` prints it"
-    return detail["msg"][0].lower() + detail["msg"][1:]
+        reason = "must be a key id such as pk-0123456789abcdef, as `ppvit keygen` prints it"
+    elif detail["type"] == "string_pattern_mismatch":
+        reason = "must not hold control characters"
+    else:
+        reason = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{reason}, got {_shortened(repr(detail['input']))}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 100 else text[:100] + "..."
 
 
 def _names_beside(location: list[str]) -> list[str]:

@@ -22,9 +22,11 @@ class Robustness(Section):
     """step of PGD in grey levels, a quarter of epsilon as a rule; the curve scales it with epsilon"""
     steps: int = Field(20, ge=4, le=10_000)
     """gradient steps of PGD, in the attack and in the curve"""
-    epsilons: list[Annotated[float, Field(gt=0, le=100_000)]] = Field([2.0, 4.0, 8.0, 16.0, 32.0], min_length=1)
+    epsilons: list[Annotated[float, Field(gt=0, le=100_000)]] = Field(
+        [2.0, 4.0, 8.0, 16.0, 32.0], min_length=1, max_length=100
+    )
     """sizes at which the curve of accuracy against epsilon is measured; the largest should leave nothing"""
-    images: int = Field(32, ge=1)
+    images: int = Field(32, ge=1, le=10_000_000)
     """test images that are attacked, at most those there are; 1000 for figures to publish"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides which images are attacked, and the random starts"""
@@ -52,13 +54,13 @@ class Robustness(Section):
 class Threats(Section):
     """robustness against attackers with and without the key, measured by the owner; uses section robustness too"""
 
-    images: int = Field(16, ge=1)
+    images: int = Field(16, ge=1, le=10_000_000)
     """test images that are attacked, at most those there are: the first of those that robustness attacks"""
     surrogates: int = Field(3, ge=3, le=100)
     """models, at least 3, that the grey-box attacker makes under keys of his own, each with a head of its own"""
-    surrogate_images: int = Field(300, ge=1)
+    surrogate_images: int = Field(300, ge=1, le=10_000_000)
     """plain training images that each surrogate learns from"""
-    queries: int = Field(100, ge=1)
+    queries: int = Field(100, ge=1, le=1_000_000)
     """how often the black-box attacker asks for the classes of each image; 5000 for figures to publish"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides which images the surrogates learn from"""

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\p{Cc}]*$")]
+"""a name or a path: no control characters, and no longer than Linux lets a path be"""
 
 
 class Section(BaseModel):
-    """One section of ``params.yaml``: no unknown names, no silent conversion from text, finite numbers only."""
+    """One section of ``params.yaml``: no unknown names, finite numbers, and no value of another type.
+
+    Nothing is converted but a whole number where any number may stand: true is no 1, 3.0 no 3 and "3" neither. Every
+    number has a lower and an upper bound, so that a slip of the hand starts no work without end.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     def narrowed(self, names: set[str]) -> Self:

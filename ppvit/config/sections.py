@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from ppvit.config.adversarial import Adversarial, AdversarialLoss, require_consistent
 from ppvit.config.he import He
 from ppvit.config.robustness import Robustness, Threats
-from ppvit.config.section import Section
+from ppvit.config.section import Section, Text
 
 NO_DATA = "data/none"  # where dataset.path points when the user names no data of their own; a file in git
 NO_MODEL = "models/none"  # the same for model.checkpoint
@@ -19,9 +19,9 @@ DEMO_KEY_ID = "pk-6a84562a80f3ffa0"  # of ppvit.ciphers.keys.DEMO_KEY, public
 class Dataset(Section):
     """the images"""
 
-    name: str = "digits"
+    name: Text = "digits"
     """which images; `ppvit list datasets` names all; imagefolder or webdataset for your own"""
-    path: str = NO_DATA
+    path: Text = NO_DATA
     """leave as it is to download the data set; or the path of your own folder, archive or npz file"""
     image_size: int = Field(32, ge=8, le=4096)
     """side of the square images in pixels, which is the model's input size"""
@@ -36,7 +36,7 @@ class Dataset(Section):
 class Cipher(Section):
     """how the images are encrypted; `ppvit list ciphers` says which cipher reads what; the secret key is never here"""
 
-    name: str = "block"
+    name: Text = "block"
     """`ppvit list ciphers` names all; none leaves the images plain"""
     key_id: str = Field(DEMO_KEY_ID, pattern=r"^pk-[0-9a-f]{16}$")
     """which secret key encrypts; `ppvit keygen` makes one and prints its id, which is public"""
@@ -54,19 +54,19 @@ class Cipher(Section):
     """share of the values of a block that stay in place; more keeps accuracy and hides less"""
     storage: Literal["float16", "uint8"] = "float16"
     """how ciphertext is stored; uint8 takes half the bytes of float16 and rounds, so that adaptation is not exact"""
-    token_width: int = Field(2048, ge=1)
+    token_width: int = Field(2048, ge=1, le=65_536)
     """numbers in a token; time and the size of the shards grow with it"""
 
 
 class Model(Section):
     """the pretrained Vision Transformer, or ResNet"""
 
-    name: str = Field(
+    name: Text = Field(
         "vit_micro_patch4_32",
         description="vit_micro_patch4_32, which comes with ppvit, or any timm Vision Transformer whose patches do not "
         "overlap; with cipher.name=none or adapt.enabled=false also ResNets: timm's, or resnet18_cifar for 32 px",
     )
-    checkpoint: str = NO_MODEL
+    checkpoint: Text = NO_MODEL
     """leave as it is for the weights that come with ppvit or from timm's hub; or the path of your own weights file"""
     pretrained: bool = True
     """false starts from random weights: for baselines, and for networks that have no others"""
@@ -77,13 +77,13 @@ class Model(Section):
 class Pretrain(Section):
     """training of the model that comes with ppvit; dvc repro leaves it out, since its weights are in git"""
 
-    steps: int = Field(3000, ge=1)
+    steps: int = Field(3000, ge=1, le=10_000_000)
     """optimiser steps; the time of the stage is proportional to them"""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=65_536)
     """rendered glyphs in a step"""
-    learning_rate: float = Field(5e-3, gt=0)
+    learning_rate: float = Field(5e-3, gt=0, le=1000)
     """peak of the cosine schedule, the same for Muon (matrices of the blocks) and AdamW (the rest)"""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.05, ge=0, le=1000)
     """decoupled weight decay on the matrices of the blocks"""
     patch_drop: float = Field(0.25, ge=0, lt=1)
     """share of the patches hidden from the model in each training step; more is faster and regularises more"""
@@ -105,7 +105,7 @@ class Encrypt(Section):
     """how pixels are interpolated when an image is brought to image_size"""
     crop: Literal["center", "squash", "pad"] = "center"
     """center: shorter side to image_size, middle cut out; squash: aspect ratio given up; pad: black bars"""
-    images_per_shard: int = Field(512, ge=1)
+    images_per_shard: int = Field(512, ge=1, le=1_000_000)
     """images in one tar; more tars spread over more processes, fewer suit object storage better"""
 
 
@@ -119,39 +119,39 @@ class Adapt(Section):
 class Finetune(Section):
     """training, at the trainer; `ppvit list methods` says which method reads what"""
 
-    method: str = "lora"
+    method: Text = "lora"
     """how to fine-tune; `ppvit list methods` names all, docs/methods.md compares them"""
-    rank: int = Field(8, ge=1)
+    rank: int = Field(8, ge=1, le=8192)
     """size of the update: rank of a low-rank one, width of an adapter, prompts in a layer, as the method has it"""
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(16.0, gt=0, le=1e6)
     """scale of the low-rank update, which is multiplied by alpha / rank"""
     dropout: float = Field(0.0, ge=0, lt=1)
     """share of its inputs that the update drops in training, where the method has dropout"""
-    target_modules: list[str] = Field([])
+    target_modules: list[Text] = Field([], max_length=1000)
     """layers to attach to, by the ends of their names, such as attn.qkv; empty leaves the choice to the method"""
     batch_norm: Literal["frozen", "stats", "affine"] = "frozen"
     """ResNets only: stats lets running statistics follow the training images, affine trains weight and bias too"""
     scaled: bool = True
     """a learned factor for every column of the update; false subtracts the first product, so as to start at zero"""
-    frequencies: int = Field(1000, ge=1)
+    frequencies: int = Field(1000, ge=1, le=2**24)
     """learned spectral entries in a layer"""
-    vector_learning_rate: float = Field(1.0, gt=0)
+    vector_learning_rate: float = Field(1.0, gt=0, le=1e6)
     """learning rate of the vectors that matrices are built from, as a multiple of learning_rate"""
-    scale_learning_rate: float = Field(1.0, gt=0)
+    scale_learning_rate: float = Field(1.0, gt=0, le=1e6)
     """learning rate of the learned factors, as a multiple of learning_rate"""
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, le=10_000)
     """passes over the training images"""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=65_536)
     """images in a forward pass, over all processes"""
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(1, ge=1, le=65_536)
     """forward passes in an optimiser step; the effective batch is batch_size * accumulation"""
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     """sgd has momentum; adamw decouples weight decay"""
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0, le=1000)
     """peak learning rate, after warm-up"""
     momentum: float = Field(0.9, ge=0, lt=1)
     """momentum of sgd; the other optimisers do not read it"""
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=1000)
     """L2 penalty (sgd, adam) or decoupled decay (adamw), on matrices only"""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """how the learning rate falls to zero after warm-up"""
@@ -159,7 +159,7 @@ class Finetune(Section):
     """share of all steps over which the learning rate rises from zero"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """share of the target probability spread over all classes"""
-    gradient_clip: float = Field(1.0, ge=0)
+    gradient_clip: float = Field(1.0, ge=0, le=1e6)
     """largest norm of the gradient; 0 does not clip"""
     adversarial: AdversarialLoss = "none"
     """against adversarial examples: at minimises the loss under attack, trades the clean loss too (LoFT)"""
@@ -172,7 +172,7 @@ class Finetune(Section):
 class Evaluate(Section):
     """measuring the fine-tuned model, at the trainer"""
 
-    calibration_bins: int = Field(15, ge=1)
+    calibration_bins: int = Field(15, ge=1, le=10_000)
     """equal-width bins of confidence in the expected calibration error"""
 
 
@@ -186,17 +186,17 @@ class Verify(Section):
 class Audit(Section):
     """attacks on privacy: what the encrypted images leak"""
 
-    attacks: list[str] = Field(["all"], min_length=1)
+    attacks: list[Text] = Field(["all"], min_length=1, max_length=100)
     """which attacks the audit runs; `ppvit list attacks` names them"""
-    known_pairs: list[Annotated[int, Field(ge=1)]] = Field([1, 2, 3, 10], min_length=1)
+    known_pairs: list[Annotated[int, Field(ge=1, le=100_000)]] = Field([1, 2, 3, 10], min_length=1, max_length=100)
     """numbers of plain images that the known-plaintext attacker holds; one run for each"""
-    pooled_images: list[Annotated[int, Field(ge=1)]] = Field([1, 20, 100], min_length=1)
+    pooled_images: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field([1, 20, 100], min_length=1, max_length=100)
     """numbers of ciphertexts that the ciphertext-only attacker combines, a run for each; at most the training images"""
-    candidates: int = Field(100, ge=2)
+    candidates: int = Field(100, ge=2, le=100_000)
     """plain images among which the attacker must find the one that a ciphertext shows"""
-    training_steps: int = Field(100, ge=1)
+    training_steps: int = Field(100, ge=1, le=1_000_000)
     """optimiser steps of the network that an attacker trains to invert the cipher"""
-    images: int = Field(20, ge=1)
+    images: int = Field(20, ge=1, le=100_000)
     """images that are attacked, none of which the attacker knows"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides which images are known and which are attacked"""

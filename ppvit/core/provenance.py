@@ -1,12 +1,15 @@
 """What things were made with: the one check that shards, models and parameters belong together.
 
 Shards and models carry a public record (:attr:`ppvit.ciphers.Cipher.record`): key id, cipher and its settings,
-image size. Whatever is used together must agree in all that both sides record.
+image size; shards also how pictures were brought to that size. A fine-tuned model has all that of the shards that it
+was trained on, and the SHA-256 of the weights that it was trained from. Whatever is used together must agree in all
+that both sides record.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,11 @@ _PARAMETERS = {
     "image_size": "dataset.image_size",
     "model": "model.name",
     "num_classes": "number of classes",
+    "resize_filter": "encrypt.resize_filter",
+    "crop": "encrypt.crop",
+    "adapted_sha256": "adapted weights",
 }
+_LETTERS = 80  # of a value in a message
 
 
 @dataclass(frozen=True)
@@ -37,19 +44,20 @@ class Made:
     by: str = ""
 
 
-def require_made_alike(first: Made, *others: Made) -> None:
-    """Refuse things that were not made with the same key, cipher, size, model and classes.
+def require_made_alike(*things: Made) -> None:
+    """Refuse things of which two were not made with the same key, cipher, size, model, classes and pictures.
 
     Raises:
         PpvitError: names the parameter, both sides and the stages to run again.
     """
-    for other in others:
+    for first, other in combinations(things, 2):
         for name, parameter in _PARAMETERS.items():
             if name not in first.record or name not in other.record or first.record[name] == other.record[name]:
                 continue
             stages = " ".join(dict.fromkeys(made.by for made in (first, other) if made.by))
             back = "" if first.by and other.by else f", or set {parameter} back"
+            one, another = (str(made.record[name])[:_LETTERS] for made in (first, other))
             raise PpvitError(
-                f"{first.what} was made with {parameter} {first.record[name]}, {other.what} with "
-                f"{other.record[name]}; make them again: dvc repro {stages}{back}"
+                f"{first.what} was made with {parameter} {one}, {other.what} with {another}; make them again: "
+                f"dvc repro {stages}{back}"
             )

@@ -12,9 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, Field, RootModel
+
 from ppvit.core.files import write_json
 from ppvit.core.locks import sole_writer
-from ppvit.core.reading import read_json, sha256_of
+from ppvit.core.reading import Record, read_record, sha256_of
 
 
 class Stopwatch:
@@ -102,13 +104,33 @@ def write_result(
         write_json(metrics, {stage: {name: stays[name] for name in headline if name in stays}})
 
 
+class _Times(Record):
+    """What :func:`write_result` keeps of one stage beside its result; figures of the stage's own may be added."""
+
+    model_config = ConfigDict(extra="allow")
+
+    wall_seconds: float = Field(ge=0)
+    peak_memory_bytes: int = Field(ge=0)
+    device: str
+    git_revision: str
+    versions: str
+    result_sha256: str
+
+
+class _TimesOfStages(RootModel[dict[str, _Times]]):
+    """The file of times: a stage and its times."""
+
+
 def read_times(path: Path) -> dict[str, Any]:
     """Times, memory and environment of the result at ``path``; empty where it was not measured in this folder.
 
     A result that DVC brought from its cache has none, and those of another result do not count.
+
+    Raises:
+        PpvitError: the file of times is damaged.
     """
     file = path.parent / "times" / path.name
     if not file.exists():
         return {}
-    times = read_json(file, path.stem).get(path.stem, {})
-    return times if times.get("result_sha256") == sha256_of(path) else {}
+    times = read_record(file, _TimesOfStages, path.stem).root.get(path.stem)
+    return times.model_dump() if times and times.result_sha256 == sha256_of(path) else {}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import multiprocessing
 import os
 import threading
+=======
+import math
+>>>>>>> main
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -35,19 +39,33 @@ class EncryptedImages(Dataset[tuple[Tensor, int]]):
         num_classes: C.
 
     Raises:
-        PpvitError: missing, truncated or altered shards; on reading, a sample of the wrong size or a class number out
-            of range.
+        PpvitError: missing, truncated or altered shards, or a class number out of range; on reading, a sample of the
+            wrong size.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
         self.folder = Path(folder) / split
         self.manifest = read_manifest(self.folder)
-        self._reader = ShardReader(self.folder, split, self.manifest["shards"])
+        if self.manifest["split"] != split:
+            raise PpvitError(
+                f"{self.folder} holds the split {self.manifest['split']}; make it again: dvc repro encrypt"
+            )
         self.num_classes: int = self.manifest["num_classes"]
-        self._shape, self._dtype = tuple(self.manifest["shape"]), self.manifest["dtype"]
+        self._shape, self._dtype = tuple(self.manifest["shape"]), np.dtype(self.manifest["dtype"])
+        self._reader = ShardReader(
+            self.folder,
+            split,
+            self.manifest["shards"],
+            self.num_classes,
+            2 * math.prod(self._shape) * self._dtype.itemsize + 2**16,  # twice its bytes, for encoders of others
+        )
 
     def __len__(self) -> int:
         return len(self._reader)
+
+    def labels(self) -> np.ndarray:
+        """All class numbers, int64, (n,)."""
+        return self._reader.labels()
 
     def ciphertext(self, indices: np.ndarray) -> np.ndarray:
         """Ciphertext as the cipher gave it, (n, *shape).
@@ -62,22 +80,11 @@ class EncryptedImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Image, uint8 or float16 (3, H, W), or tokens, float16 (N, T); and class number."""
         image = self._decode(index)
-        label = self._reader.label(index)
-        if not 0 <= label < self.num_classes:
-            raise PpvitError(
-                f"{self._reader.name(index)} has class {label}, the manifest says {self.num_classes} classes; "
-                "run dvc repro encrypt"
-            )
-        return torch.from_numpy((image.transpose(2, 0, 1) if image.ndim == 3 else image).copy()), label
+        image = image.transpose(2, 0, 1) if image.ndim == 3 else image
+        return torch.from_numpy(image.copy()), self._reader.label(index)
 
     def _decode(self, index: int) -> np.ndarray:
-        image = images.decode_array(self._reader.image(index), self._reader.name(index))
-        if image.shape != self._shape or image.dtype != self._dtype:
-            raise PpvitError(
-                f"{self._reader.name(index)} has shape {image.shape} and type {image.dtype}, the manifest says "
-                f"{self._shape} and {self._dtype}; run dvc repro encrypt"
-            )
-        return image
+        return images.decode_array(self._reader.image(index), self._reader.name(index), self._shape, self._dtype)
 
 
 Images = EncryptedImages | Subset[tuple[Tensor, int]]

@@ -53,6 +53,7 @@ def write_encrypted(splits: dict[str, PlainImages], cipher: Cipher, out: Path, i
                 "num_classes": len(splits[split].classes),
                 "count": len(splits[split]),
                 **cipher.record,
+                **splits[split].resizing,
                 "shape": list(cipher.shape),
                 "dtype": cipher.dtype.name,
                 "shards": shard_records(shards),

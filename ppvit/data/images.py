@@ -10,15 +10,33 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ppvit.core.errors import PpvitError
+from ppvit.data import npy
 
-Image.MAX_IMAGE_PIXELS = 2**28  # gigapixel scans pass, decompression bombs do not
+PIXELS = 2**28  # of an image, at most; decoded it takes 768 MiB
+# what Pillow may take bytes for, whatever their name says: plain rasters, no EPS, which starts Ghostscript, and no PSD
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+_PNG = b"\x89PNG\r\n\x1a\n"  # with which every PNG begins
+Image.MAX_IMAGE_PIXELS = None  # opened() has a bound of its own, without a warning below it
+
+
+def opened(data: bytes) -> Image.Image:
+    """An encoded image of which nothing but the header has been read.
+
+    Raises:
+        ValueError: it has more than 2^28 pixels.
+        Exception: whatever Pillow stumbles over in a damaged header.
+    """
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {PIXELS:,}")
+    return image
 
 
 def decode(data: bytes, where: str) -> np.ndarray:
     """Decode an encoded image to RGB as a person sees it: rotated as its EXIF says, transparency on white.
 
     Args:
-        data: the file's bytes (any format Pillow reads; 1-, 8- and 16-bit grey, palette, CMYK, alpha).
+        data: the file's bytes (one of ``FORMATS``; 1-, 8- and 16-bit grey, palette, CMYK, alpha).
         where: the file's name for the error.
 
     Returns:
@@ -28,9 +46,9 @@ def decode(data: bytes, where: str) -> np.ndarray:
         PpvitError: not an image, truncated, or larger than 2^28 pixels.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
+    except Exception as error:  # Pillow's readers name none of those that a damaged file ends in
         raise PpvitError(f"{where}: this image cannot be decoded ({error}); replace or remove it") from None
 
 
@@ -87,9 +105,7 @@ def encode_png(image: np.ndarray) -> bytes:
     rows = np.zeros((height, 1 + image.size // height), np.uint8)  # a leading 0: no filter
     rows[:, 1:] = image.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", _stored(rows.tobytes())) + _chunk(b"IEND", b"")
-    )
+    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", _stored(rows.tobytes())) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -120,18 +136,38 @@ def encode_array(array: np.ndarray) -> tuple[str, bytes]:
     return "npy", buffer.getvalue()
 
 
-def decode_array(data: bytes, where: str) -> np.ndarray:
-    """The inverse of :func:`encode_array`, which also reads other image formats.
+def decode_array(data: bytes, where: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The inverse of :func:`encode_array`; nothing is decoded before its header says what is expected.
+
+    Args:
+        data: the content.
+        where: its place, for the error.
+        shape, dtype: that it must have.
+
+    Returns:
+        The array, not to be written to.
 
     Raises:
-        PpvitError: neither an image nor an array of numbers; nothing is ever unpickled.
+        PpvitError: it is no such image or array, or ends early; nothing is ever unpickled.
     """
-    if not data.startswith(b"\x93NUMPY"):
-        return decode(data, where)
     try:
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise PpvitError(f"{where}: this array cannot be read ({error}); make it again: dvc repro encrypt") from None
+        return _png_pixels(data, shape) if dtype == np.uint8 else npy.array_of(data, shape, dtype)
+    except Exception as error:  # see decode
+        raise PpvitError(
+            f"{where}: this ciphertext cannot be read ({error}); make it again: dvc repro encrypt"
+        ) from None
+
+
+def _png_pixels(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    width, height, depth, colours = struct.unpack(">IIBB", data[16:26].ljust(10, b"\0"))
+    if data[:8] != _PNG or data[12:16] != b"IHDR" or (depth, colours) != (8, 2):
+        raise ValueError("no PNG of 8-bit colours")
+    if (height, width, 3) != shape:
+        raise ValueError(f"its shape is {(height, width, 3)}, the manifest says {shape}")
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        if (image.height, image.width, image.mode) != (height, width, "RGB"):  # a second header
+            raise ValueError("it has two headers")
+        return np.asarray(image)
 
 
 def displayable(ciphertext: np.ndarray) -> np.ndarray:

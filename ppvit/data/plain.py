@@ -31,6 +31,8 @@ class PlainImages:
         folder: ``raw``.
         classes: names, in order of their numbers.
         labels: class numbers, int64, (n,).
+        resizing: how images are brought to their size, as shards record it.
+        made: that and the number of classes, for :func:`ppvit.core.provenance.require_made_alike`.
 
     A fraction is stratified. The order is a seeded permutation, so that neither shards nor batches group classes,
     whatever order the source had.
@@ -40,7 +42,7 @@ class PlainImages:
         self.folder = raw
         self.manifest = read_manifest(raw, "download", "dataset.json")
         self.classes: list[str] = self.manifest["classes"]
-        self._reader = ShardReader(raw, split, self.manifest["shards"][split])
+        self._reader = ShardReader(raw, split, self.manifest["shards"][split], len(self.classes))
         labels = self._reader.labels()
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
         self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
@@ -48,6 +50,8 @@ class PlainImages:
         self.image_size = dataset.image_size
         self._first_id = image_id(split, 0)
         self._encrypt = encrypt
+        self.resizing = {"resize_filter": encrypt.resize_filter, "crop": encrypt.crop}
+        self.made = {**self.resizing, "num_classes": len(self.classes)}
 
     def __len__(self) -> int:
         return len(self._selected)

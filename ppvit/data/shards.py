@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,14 +25,21 @@ from typing import Any
 import numpy as np
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.reading import read_json, sha256_of
+from ppvit.core.reading import Record, read_record, sha256_of
+from ppvit.data.manifests import SCHEMA, SPLITS, EncryptedManifest, RawManifest
+from ppvit.data.tar_index import IMAGE, IMAGE_BYTES, ORIGIN, Index, identity_of, index_shard
 
-# npy: arrays of numbers, for ciphertext that is no 8-bit image
-IMAGE_EXTENSIONS = frozenset({"jpg", "png", "webp", "bmp", "ppm", "pgm", "tif", "gif", "npy"})
-SPLITS = ("train", "test")
-SCHEMA = 2  # version of manifest.json and dataset.json
-_IMAGE, _LABEL, _ORIGIN = range(3)  # what a sample is made of: an image, .cls, and in raw shards .txt
-_MEMBER = re.compile(r"(\d{8})\.([a-z]+)")
+__all__ = [
+    "SCHEMA",
+    "SPLITS",
+    "Shard",
+    "ShardReader",
+    "read_manifest",
+    "shard_name",
+    "shard_records",
+    "write_shard",
+    "write_shards",
+]
 
 
 @dataclass(frozen=True)
@@ -98,17 +105,14 @@ def read_manifest(folder: Path, made_by: str = "encrypt", name: str = "manifest.
         made_by: the stage that writes it, named in errors.
         name: ``manifest.json`` of encrypted shards, ``dataset.json`` of raw ones.
 
+    Returns:
+        What an :class:`EncryptedManifest` or a :class:`RawManifest` holds, by the names in the file.
+
     Raises:
-        PpvitError: it is missing, no JSON, or of another schema version.
+        PpvitError: it is missing, no JSON, of another schema version, or does not agree with itself.
     """
-    manifest = read_json(Path(folder) / name, made_by)
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        found = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise PpvitError(
-            f"{folder}/{name} has schema version {found}, this ppvit reads {SCHEMA}; "
-            f"make it again: dvc repro --force {made_by}"
-        )
-    return manifest
+    kind: type[Record] = RawManifest if name == "dataset.json" else EncryptedManifest
+    return read_record(Path(folder) / name, kind, made_by).model_dump(by_alias=True)
 
 
 class ShardReader:
@@ -118,105 +122,75 @@ class ShardReader:
         folder: the folder of shards.
         split: its name, for messages.
         shards: what the manifest says of them.
+        classes: number of classes.
+        image_bytes: an encoded image may have.
 
-    Every shard is checked against its recorded SHA-256 and sample count before the first read.
+    Every shard is read once before the first sample: its headers, its labels, its SHA-256. What it says of sizes is
+    held against the size of the file before anything is made of it, and a shard that changes later is refused.
 
     Raises:
-        PpvitError: a shard is missing, truncated or altered, or holds a member that is neither an image of a known
-            kind nor a label (nothing is ever unpickled).
+        PpvitError: a shard is missing, truncated or altered, holds a member that is neither an image of a known kind
+            nor a label (nothing is ever unpickled), or a class number out of range.
     """
 
-    def __init__(self, folder: Path, split: str, shards: list[dict[str, Any]]) -> None:
-        self._paths: list[Path] = []
-        shard_of, places = [], []
-        for number, record in enumerate(shards):
-            path = Path(folder) / record["name"]
-            self._paths.append(path)
-            places.append(_index(path, record))
-            shard_of.append(np.full(len(places[-1]), number, np.int32))
-        if not places:
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        shards: list[dict[str, Any]],
+        classes: int = 10**9,
+        image_bytes: int = IMAGE_BYTES,
+    ) -> None:
+        indices: list[Index] = []
+        for record in shards:
+            path, first = Path(folder) / record["name"], sum(len(index.labels) for index in indices)
+            indices.append(index_shard(path, record["samples"], record["sha256"], first, classes, image_bytes))
+        if not indices:
             raise PpvitError(f"{folder}: the manifest lists no {split} shards; make them again: dvc repro --force")
-        # arrays, not lists of objects: 52 bytes an image, and forked workers share them
-        self._shard_of = np.concatenate(shard_of)
-        self._places = np.concatenate(places)
+        # arrays, not lists of objects: 40 bytes an image, and forked workers share them
+        self._shards = [(index.path, index.identity) for index in indices]
+        self._shard_of = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.labels) for index in indices])
+        self._places = np.concatenate([index.places for index in indices])
+        self._labels = np.concatenate([index.labels for index in indices])
 
     def __len__(self) -> int:
         return len(self._shard_of)
 
     def name(self, index: int) -> str:
         """``shard: sample`` and, in raw shards, the file it came from; for error messages."""
-        origin = self._read(index, _ORIGIN).decode("utf-8", "replace")
-        return f"{self._paths[self._shard_of[index]]}: sample {index:08d}" + (f" (from {origin})" if origin else "")
+        origin = self._read(index, ORIGIN).decode("utf-8", "replace")
+        path, _ = self._shards[self._shard_of[index]]
+        return f"{path}: sample {index:08d}" + (f" (from {origin})" if origin else "")
 
     def image(self, index: int) -> bytes:
-        """The encoded image of a sample."""
-        return self._read(index, _IMAGE)
-
-    def label(self, index: int) -> int:
-        """The class number of a sample.
+        """The encoded image of a sample.
 
         Raises:
-            PpvitError: the ``.cls`` member holds no number.
+            PpvitError: the shard is no longer the file that it was.
         """
-        text = self._read(index, _LABEL)
-        try:
-            return int(text)
-        except ValueError:
-            raise PpvitError(f"{self.name(index)}: .cls holds {text[:20]!r}, not a class number") from None
+        return self._read(index, IMAGE)
+
+    def label(self, index: int) -> int:
+        """The class number of a sample."""
+        return int(self._labels[index])
 
     def labels(self) -> np.ndarray:
         """All class numbers, int64, (number of samples,)."""
-        return np.fromiter((self.label(index) for index in range(len(self))), np.int64, len(self))
+        return self._labels.astype(np.int64)
 
     def _read(self, index: int, kind: int) -> bytes:
         offset, size = (int(number) for number in self._places[index, kind])
-        descriptor = os.open(self._paths[self._shard_of[index]], os.O_RDONLY)
-        try:
-            return os.pread(descriptor, size, offset)
-        finally:
-            os.close(descriptor)
-
-
-def _index(path: Path, record: dict[str, Any]) -> np.ndarray:
-    """Offset and size of the image, label and origin of every sample: int64, (samples, 3, 2); origin may be empty."""
-    if not path.is_file():
-        raise PpvitError(f"{path} is missing; fetch it (dvc pull) or make it again (dvc repro)")
-    samples: dict[str, list[tuple[int, int]]] = {}  # key -> offset and size of image, label and origin
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, kind = _parse_member(path, member)
-                found = samples.setdefault(key, [(0, 0)] * 3)
-                if found[kind] != (0, 0):
-                    what = ("images", "labels", "origins")[kind]
-                    raise PpvitError(f"{path}: sample {key} has two {what}; make the shard again")
-                found[kind] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError) as error:
-        raise PpvitError(
-            f"{path} is truncated or no tar ({error}); fetch it (dvc pull) or make it again (dvc repro)"
-        ) from None
-    # the hash comes last, so that a known kind of damage is named before "was altered"
-    if len(samples) != record["samples"] or sha256_of(path) != record["sha256"]:
-        raise PpvitError(
-            f"{path} does not match its manifest ({len(samples)} samples, {record['samples']} expected, SHA-256 "
-            "compared): it is truncated or was altered; fetch it (dvc pull) or make it again (dvc repro)"
-        )
-    places = np.array(list(samples.values()), np.int64).reshape(-1, 3, 2)
-    incomplete = np.flatnonzero((places[:, [_IMAGE, _LABEL], 1] == 0).any(axis=1))
-    if len(incomplete):
-        raise PpvitError(
-            f"{path}: sample {list(samples)[incomplete[0]]} has no image or no label; make the shard again"
-        )
-    return places
-
-
-def _parse_member(path: Path, member: tarfile.TarInfo) -> tuple[str, int]:
-    match = _MEMBER.fullmatch(member.name)
-    extension = match[2] if match and member.isfile() else ""
-    kind = _IMAGE if extension in IMAGE_EXTENSIONS else {"cls": _LABEL, "txt": _ORIGIN}.get(extension)
-    if match is None or kind is None:
-        raise PpvitError(
-            f"{path}: member '{member.name}' is no image, label or origin of a sample and was not read; "
-            "make the shards again or ask whoever sent them"
-        )
-    return match[1], kind
+        if not size:  # an encrypted sample has no origin
+            return b""
+        path, identity = self._shards[self._shard_of[index]]
+        data = b""
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            try:
+                if identity_of(descriptor) == identity:
+                    data = os.pread(descriptor, size, offset)
+            finally:
+                os.close(descriptor)
+        if len(data) != size:
+            raise PpvitError(f"{path} was replaced or changed while it was read; run again once nothing writes it")
+        return data

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.reading import read_bounded
 from ppvit.datasets.fetch import fetch, md5_of
 from ppvit.datasets.imagefolder import open_imagefolder
 from ppvit.datasets.local import find
@@ -22,6 +23,7 @@ _FILES = {  # archive, and the folder inside
     "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
     "cifar100": ("cifar-100-python.tar.gz", "cifar-100-python"),
 }
+_FILE_BYTES = 2**28  # of an official file; the largest has 148 MiB
 _SIZE_BYTES = shard_bytes(60_000, 60_000 * 32 * 32 * 3)
 
 
@@ -84,7 +86,7 @@ def _unpickle(data: bytes, md5: str, name: str) -> dict[str, Any]:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        return (folder / name).read_bytes()
+        return read_bounded(folder / name, _FILE_BYTES)
     except OSError as error:
         raise PpvitError(
             f"{folder / name} cannot be read ({error.strerror}); unpack the official archive again"

@@ -36,6 +36,7 @@ from ppvit.datasets.trees import Entry, entries, is_archive
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")  # the first that exists is the test split
 _MOST_WRAPPERS = 2
+_MOST_FOLDERS = 2**20
 
 
 @dataclass
@@ -152,6 +153,10 @@ def _survey(path: Path) -> _Survey:
         elif entry.parts[-1] != "README.md":
             survey.others += 1
             survey.other_example = survey.other_example or entry.name
+        if len(survey.images) + len(survey.folders) > _MOST_FOLDERS:
+            raise PpvitError(
+                f"{path} holds more than {_MOST_FOLDERS:,} folders; sort the images into one for each class"
+            )
     if not survey.images:
         endings = ", ".join(sorted(IMAGE_EXTENSIONS))
         raise PpvitError(

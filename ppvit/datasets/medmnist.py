@@ -30,6 +30,7 @@ from ppvit.datasets.source import (
 )
 
 _URL = "https://zenodo.org/records/10519652/files/{}.npz?download=1"
+_MOST_IMAGES = 2**24  # of a split
 _NAMES = {f"{flag}_{size}" if size != 28 else flag: (flag, size) for size in SIZES for flag in INFO}
 
 DATASETS.refuse(
@@ -92,6 +93,8 @@ def _labels(path: Path, split: str, classes: int) -> list[int]:
         raise PpvitError(
             f"{path}: {split}_labels has shape {shape}; only one label an image is supported, shape (n,) or (n, 1)"
         )
+    if shape[0] > _MOST_IMAGES:
+        raise PpvitError(f"{path}: {split}_labels has {shape[0]:,} labels, more than {_MOST_IMAGES:,}")
     if dtype.kind not in "ui":
         raise PpvitError(f"{path}: {split}_labels is {dtype}; labels must be whole numbers")
     labels = [int(row.reshape(())) for row in rows(path, f"{split}_labels")]

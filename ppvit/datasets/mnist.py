@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import struct
 import zlib
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.reading import open_regular
 from ppvit.datasets.fetch import fetch
 from ppvit.datasets.imagefolder import open_imagefolder
 from ppvit.datasets.local import find
 from ppvit.datasets.source import DATASETS, Request, Source, array_samples, shard_bytes
 
+_FILE_BYTES = 2**30  # of an idx file, unpacked; those of MNIST have 45 MiB at most, of EMNIST 522 MiB
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -69,12 +72,14 @@ def _read(folder: Path, name: str, dimensions: int) -> np.ndarray:
     if path is None:
         raise PpvitError(f"{folder}/{name}.gz is missing; put all four MNIST files there")
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with open_regular(path) as packed, gzip.open(packed) if path.suffix == ".gz" else packed as file:
+            start = file.read(4 + 4 * dimensions)
+            shape = struct.unpack(f">{dimensions}I", start[4:]) if len(start) == 4 + 4 * dimensions else ()
+            size = math.prod(shape)
+            # one byte more than it should have shows that there is more; nothing is read of a file that says too much
+            data = file.read(size + 1) if size <= _FILE_BYTES else b""
     except (OSError, EOFError, zlib.error) as error:
         raise PpvitError(f"{path} is damaged ({error}); copy or download it again") from None
-    start = 4 + 4 * dimensions
-    is_idx = len(data) >= start and data[:4] == bytes((0, 0, 8, dimensions))
-    shape = tuple(int(side) for side in np.frombuffer(data[4:start], ">u4")) if is_idx else ()
-    if not is_idx or len(data) != start + math.prod(shape):
+    if start[:4] != bytes((0, 0, 8, dimensions)) or len(data) != size:
         raise PpvitError(f"{path} is no whole idx file of {dimensions}-dimensional uint8; copy or download it again")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)

@@ -13,6 +13,11 @@ from typing import IO
 import numpy as np
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.reading import open_regular
+from ppvit.data import npy
+from ppvit.data.images import PIXELS
+
+_ROW_BYTES = 3 * PIXELS  # of one image
 
 
 def rows(path: Path, name: str) -> Iterator[np.ndarray]:
@@ -21,8 +26,13 @@ def rows(path: Path, name: str) -> Iterator[np.ndarray]:
     Raises:
         PpvitError: the file is damaged or no npz, or has no such array.
     """
-    with _whole(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        shape, dtype = _header(file)
+    with _whole(path), open_regular(path) as whole, zipfile.ZipFile(whole) as archive:
+        yield from _rows(archive, name)
+
+
+def _rows(archive: zipfile.ZipFile, name: str) -> Iterator[np.ndarray]:
+    with archive.open(f"{name}.npy") as file:
+        shape, dtype = _header(archive, name, file)
         row_bytes = math.prod(shape[1:]) * dtype.itemsize
         for _ in range(shape[0]):
             data = file.read(row_bytes)
@@ -34,18 +44,20 @@ def rows(path: Path, name: str) -> Iterator[np.ndarray]:
 
 def shape_and_dtype(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of the array ``name``; raises as :func:`rows`."""
-    with _whole(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        return _header(file)
+    with (
+        _whole(path),
+        open_regular(path) as whole,
+        zipfile.ZipFile(whole) as archive,
+        archive.open(f"{name}.npy") as file,
+    ):
+        return _header(archive, name, file)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(file)
-    if fortran_order or dtype.hasobject or not shape:
-        raise ValueError(
-            f"arrays must be numeric and in C order, not {dtype} in {'Fortran' if fortran_order else 'C'} order"
-        )
+def _header(archive: zipfile.ZipFile, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    shape, dtype = npy.read_header(file)
+    said = archive.getinfo(f"{name}.npy").file_size - file.tell()
+    if math.prod(shape) * dtype.itemsize != said or math.prod(shape[1:]) * dtype.itemsize > _ROW_BYTES:
+        raise ValueError(f"{name} has shape {shape} and type {dtype}, and {said:,} bytes")
     return shape, dtype
 
 

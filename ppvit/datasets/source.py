@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import sys
-import warnings
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, printable
 from ppvit.core.registry import Registry
-from ppvit.data.images import encode_png
+from ppvit.data import images
+from ppvit.data.tar_index import IMAGE_BYTES
 
 # file extension -> the extension under which the bytes are kept
 IMAGE_EXTENSIONS = {
@@ -31,8 +31,6 @@ IMAGE_EXTENSIONS = {
     "tiff": "tif",
     "gif": "gif",
 }
-# what Pillow may take the bytes for, whatever the extension says: plain rasters, no EPS or PSD
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ DATASETS: Registry[Callable[[Request], Source]] = Registry("ppvit.datasets", "da
 
 def warn(message: str) -> None:
     """Tell the user something that does not stop the work."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 def shard_bytes(images: int, image_bytes: int) -> int:
@@ -91,27 +89,27 @@ def image_extension(name: str) -> str | None:
 
 
 def check_header(image: bytes, where: str) -> None:
-    """Refuse bytes that do not begin like an image; pixels are not decoded.
+    """Refuse bytes that do not begin like an image, or like one of more than 2^28 pixels; none is decoded.
 
     Raises:
         PpvitError: naming ``where``.
     """
     if not image:
         raise PpvitError(f"{where} is empty; remove it or put the image back")
+    if len(image) > IMAGE_BYTES:
+        raise PpvitError(f"{where} has {len(image):,} bytes, more than {IMAGE_BYTES:,}; remove or convert it")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a large image is no reason to stop; Pillow's hard limit still raises
-            Image.open(io.BytesIO(image), formats=IMAGE_FORMATS).close()
+        images.opened(image).close()
     except UnidentifiedImageError:
         raise PpvitError(f"{where} is not an image, whatever its name says; remove or convert it") from None
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow's readers name none of those that a damaged header ends in
         raise PpvitError(f"{where} cannot be read as an image ({error}); remove or convert it") from None
 
 
-def array_samples(images: Iterable[np.ndarray], labels: Iterable[int], origin: str) -> Iterator[Sample]:
+def array_samples(arrays: Iterable[np.ndarray], labels: Iterable[int], origin: str) -> Iterator[Sample]:
     """Samples of arrays, as PNG: each image uint8, (H, W) or (H, W, 3); ``origin`` gets the image's number appended."""
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        yield Sample(encode_png(image), "png", int(label), f"{origin}[{number}]")
+    for number, (image, label) in enumerate(zip(arrays, labels, strict=True)):
+        yield Sample(images.encode_png(image), "png", int(label), f"{origin}[{number}]")
 
 
 def check_classes(classes: list[str], train: Mapping[int, int], test: Mapping[int, int], where: str) -> None:
@@ -124,12 +122,14 @@ def check_classes(classes: list[str], train: Mapping[int, int], test: Mapping[in
         where: the source, named in the error.
 
     Raises:
-        PpvitError: fewer than two classes, or a class that one of the splits lacks.
+        PpvitError: fewer than two classes, a class that one of the splits lacks, or a name that cannot be printed.
     """
     if len(classes) < 2:
         found = f"only '{classes[0]}'" if classes else "none"
         raise PpvitError(f"{where}: at least two classes are needed, found {found}; give every class its own folder")
     for label, name in enumerate(classes):
+        if len(name) > 1000 or any(unicodedata.category(letter) == "Cc" for letter in name):
+            raise PpvitError(f"{where}: the name of class {label} has control characters or is too long; rename it")
         if not train.get(label) and not test.get(label):
             raise PpvitError(f"{where}: class {label} ('{name}') has no image; number the classes from 0 without gaps")
         if not train.get(label):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -14,12 +15,25 @@ from dataclasses import dataclass
 from functools import partial
 from lzma import LZMAError
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.reading import open_regular, read_bounded
+from ppvit.data.tar_index import IMAGE_BYTES
 
 ARCHIVE_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError, NotImplementedError)
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, struct.error),
+    *(EOFError, OSError, ValueError, OverflowError, RecursionError, NotImplementedError),
+)
+_EXTENSIONS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+_EXTENSION_BYTES = 2**20  # of a long name or a pax header, which tarfile reads into memory
+_MEMBER_BYTES = 2**36  # of a member; one below 0 leads tarfile back for ever, and one of 2^62 on through nothing
+_DEEPEST = 100  # folders in each other
+_COMPRESSED = {b"\x1f\x8b": "r|gz", b"BZh": "r|bz2", b"\xfd7zXZ\0": "r|xz"}  # by what such files begin with
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,8 @@ def is_archive(path: Path) -> bool:
 def entries(path: Path) -> Iterator[Entry]:
     """All files and folders under ``path``: a folder's in sorted order, an archive's as they lie in it.
 
+    What an archive says of sizes is believed up to 512 MiB a file, so that a few bytes do not unpack to all memory.
+
     An archive is read from front to end, because jumping about in a compressed tar costs quadratic time. Hidden files
     and what operating systems leave behind (``__MACOSX``, ``Thumbs.db``) do not appear.
 
@@ -69,7 +85,7 @@ def entries(path: Path) -> Iterator[Entry]:
 
 
 def _starts_like_zip(path: Path) -> bool:
-    with _whole(path), open(path, "rb") as file:
+    with _whole(path), open_regular(path) as file:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")  # zipfile.is_zipfile also takes a tar that ends in a zip
 
 
@@ -79,6 +95,8 @@ def _is_noise(parts: tuple[str, ...]) -> bool:
 
 def _folder(root: Path, folder: Path, parts: tuple[str, ...], above: tuple[Path, ...]) -> Iterator[Entry]:
     above = (*above, folder.resolve())
+    if len(above) > _DEEPEST:
+        raise PpvitError(f"{root} has more than {_DEEPEST} folders in each other, as in {parts[0]}; flatten them")
     try:
         children = sorted(os.listdir(folder))
     except OSError as error:
@@ -104,7 +122,7 @@ def _folder(root: Path, folder: Path, parts: tuple[str, ...], above: tuple[Path,
 
 def _read_file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, IMAGE_BYTES)
     except OSError as error:
         raise PpvitError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
 
@@ -119,6 +137,8 @@ def tar_entries(path: Path) -> Iterator[Entry]:
                 return
             # tarfile would keep every header: memory in proportion to the number of images
             tar.members = []  # type: ignore[attr-defined]  # which typeshed lacks
+            if not 0 <= member.size <= _MEMBER_BYTES:  # by a pax header
+                raise PpvitError(f"{path} is damaged: a member of {member.size} bytes; copy or download it again")
             parts = _safe_parts(member.name, path)
             if member.isdir():
                 yield Entry.folder(parts)
@@ -130,10 +150,11 @@ def tar_entries(path: Path) -> Iterator[Entry]:
 
 def _open_tar(path: Path) -> tarfile.TarFile:
     with _whole(path):
-        try:
-            return tarfile.open(path, "r:", tarinfo=_StrictTarInfo)  # seeks over members that nobody reads
-        except tarfile.ReadError:
-            return tarfile.open(path, "r|*", tarinfo=_StrictTarInfo)  # compressed: strictly forward
+        with open_regular(path) as file:
+            start = file.read(6)
+        # compressed: strictly forward; otherwise it seeks over members that nobody reads
+        mode: Any = next((mode for magic, mode in _COMPRESSED.items() if start.startswith(magic)), "r:")
+        return tarfile.open(path, mode, tarinfo=_StrictTarInfo)
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -150,8 +171,18 @@ class _StrictTarInfo(tarfile.TarInfo):
                 raise  # no tar at all, which tarfile itself reports, or a compressed one
             raise EOFError(f"it ends early, at a member that has {error}") from None
 
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if not 0 <= member.size <= (_EXTENSION_BYTES if member.type in _EXTENSIONS else _MEMBER_BYTES):
+            raise EOFError(f"a member says that it has {member.size:,} bytes")
+        return member
+
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+    _require_bounded(path, member.name, member.size)
+    if member.issparse():
+        raise PpvitError(f"{path}: {member.name} is stored with holes; pack the archive without tar --sparse")
     with _whole(path):
         file = tar.extractfile(member)
         data = file.read() if file else b""
@@ -181,8 +212,14 @@ def _zip(path: Path) -> Iterator[Entry]:
 def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
     if info.flag_bits & 1:
         raise PpvitError(f"{path} is protected by a password; unpack it and set dataset.path to the folder")
+    _require_bounded(path, info.filename, info.file_size)
     with _whole(path):
-        return archive.read(info)  # checks the CRC
+        return archive.read(info)  # checks the CRC, and reads no more than the size
+
+
+def _require_bounded(path: Path, name: str, size: int) -> None:
+    if size > IMAGE_BYTES:
+        raise PpvitError(f"{path}: {name} has {size:,} bytes, more than {IMAGE_BYTES:,}; leave it out of the archive")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.reading import read_bounded
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.source import (
     DATASETS,
@@ -30,6 +31,7 @@ from ppvit.datasets.source import (
 from ppvit.datasets.trees import Entry, tar_entries
 
 _TEXT = ("txt", "json")
+_NAMES_BYTES = 2**24  # of classes.txt
 _SHARD = re.compile(r".*\.(tar|tar\.gz|tgz)")
 _SPLIT = re.compile(r"(?:.*[-_.])?(train|test|val|valid|validation)[-_.].*")
 
@@ -57,7 +59,13 @@ def open_webdataset(request: Request) -> Source:
     else:
         counts = [scans["train"][0], scans["test"][0]]
         train, test = (partial(_samples, shards[split]) for split in ("train", "test"))
-    classes = _class_names(request.path, max(max(split, default=0) for split in counts) + 1)
+    used = max(max(split, default=0) for split in counts) + 1
+    if used > (samples := sum(images.total() for images, _ in scans.values())):
+        raise PpvitError(
+            f"{request.path}: class {used - 1} is the highest of {samples} samples; number the classes from 0 without "
+            "gaps"
+        )
+    classes = _class_names(request.path, used)
     check_classes(classes, counts[0], counts[1], where=str(request.path))
     size_bytes = sum(shard_bytes(images.total(), size) for images, size in scans.values())
     return Source(classes, train, test, request.path.name, size_bytes)
@@ -107,7 +115,10 @@ def _class_names(path: Path, count: int) -> list[str]:
     file = (path if path.is_dir() else path.parent) / "classes.txt"
     if not file.is_file():
         return [str(label) for label in range(count)]
-    classes = file.read_text(encoding="utf-8").split("\n")
+    try:
+        classes = read_bounded(file, _NAMES_BYTES).decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise PpvitError(f"{file} is not in UTF-8 ({error}); save it as such") from None
     classes = [name.strip() for name in classes if name.strip()]
     if len(classes) < count:
         raise PpvitError(f"{file} names {len(classes)} classes, the shards use {count}; add the missing lines")
@@ -129,7 +140,7 @@ def _grouped(shard: Path, with_images: bool = False) -> Iterator[tuple[str, int,
         image, label = None, None
         for _, extension, entry in members:
             if extension == "cls":
-                label = _label(entry.read(), f"{shard}: {entry.name}")
+                label = _label(entry, f"{shard}: {entry.name}")
             elif extension in IMAGE_EXTENSIONS:
                 if image:
                     raise PpvitError(f"{shard}: sample {key} has two images; keep one of {image[0]} and {entry.name}")
@@ -155,7 +166,8 @@ def _members(shard: Path) -> Iterator[tuple[str, str, Entry]]:
         yield "/".join((*entry.parts[:-1], stem)), extension, entry
 
 
-def _label(text: bytes, where: str) -> int:
+def _label(entry: Entry, where: str) -> int:
+    text = entry.read() if entry.size < 100 else b"far more than a number"
     if not re.fullmatch(rb"\s*\d{1,9}\s*", text):
         raise PpvitError(f"{where} holds {text[:20]!r}, expected is a class number counted from 0")
     return int(text)

@@ -14,25 +14,30 @@ from ppvit.core.provenance import Made, require_made_alike
 from ppvit.data import images
 from ppvit.data.plain import image_id
 from ppvit.models import model_input
-from ppvit.tuners import load_finetuned, read_finetuned_record
+from ppvit.tuners import load_finetuned
+from ppvit.tuners.made import made_models
 
 
-def probabilities(plain: np.ndarray, cipher: Cipher, adapted: Path, finetuned: Path) -> Tensor:
+def probabilities(
+    plain: np.ndarray, cipher: Cipher, adapted: Path, finetuned: Path, asked: Made | None = None
+) -> Tensor:
     """Probability of every class, float32, (n, C).
 
     Args:
         plain: uint8, (n, H, W, 3), of the cipher's size.
         cipher: with the key under which the model was trained.
         adapted, finetuned: folders of the model.
+        asked: what the model must have been made with beside the cipher: ``resize_filter``, ``crop``, ``num_classes``.
 
     Raises:
         PpvitError: a model of another key, cipher or size, or a damaged one.
     """
-    record = read_finetuned_record(finetuned)
-    require_made_alike(Made(finetuned, record, "finetune"), Made("the cipher", cipher.record))
+    tuned, base = made_models(adapted, finetuned)
+    asked = asked or Made("the images to predict", {})
+    require_made_alike(tuned, base, Made(asked.what, {**cipher.record, **asked.record}))
     encrypted = torch.from_numpy(cipher.encrypt(plain, image_id("query", 0) + np.arange(len(plain))))
     encrypted = encrypted.permute(0, 3, 1, 2) if encrypted.ndim == 4 else encrypted  # images, but not tokens
-    model = load_finetuned(adapted, finetuned, record["num_classes"])
+    model = load_finetuned(adapted, finetuned, tuned.record["num_classes"])
     with torch.inference_mode():
         answers: Tensor = model(model_input(encrypted)).softmax(1)
     return answers

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.data.batches import EncryptedImages, load_batches
 from ppvit.evaluation.scores import BATCH, Scores, score
-from ppvit.models import read_record
-from ppvit.tuners import load_finetuned, read_finetuned_record
+from ppvit.tuners import load_finetuned
+from ppvit.tuners.made import made_models
 
 
 def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bins: int = 15) -> Scores:
@@ -27,11 +27,7 @@ def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bi
         PpvitError: shards or models missing, damaged or not made for each other.
     """
     dataset = EncryptedImages(encrypted, "test")
-    require_made_alike(
-        Made(dataset.folder, dataset.manifest, "encrypt"),
-        Made(adapted, read_record(adapted, "adapt"), "adapt"),
-        Made(finetuned, read_finetuned_record(finetuned), "finetune"),
-    )
+    require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), *made_models(adapted, finetuned))
     model = load_finetuned(adapted, finetuned, dataset.num_classes)
     order = [np.arange(start, min(start + BATCH, len(dataset))) for start in range(0, len(dataset), BATCH)]
     batches = tqdm(

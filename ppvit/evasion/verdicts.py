@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
 from typing import Any
 
 MASKING = {
@@ -75,10 +73,13 @@ def _recovery(values: dict[str, Any]) -> str:
     return f"{values['k2_key_recovered_percent']:.0f} % of the key from {source}"
 
 
-def draw_curve(axes: Any, curves: Path) -> None:
-    """Accuracy against epsilon, on matplotlib's ``axes``; ``curves`` is the folder that `robustness` wrote."""
-    with open(curves / "curve.csv", encoding="utf-8") as file:
-        rows = [(float(row["epsilon"]), float(row["accuracy_percent"])) for row in csv.DictReader(file)]
-    axes.plot(*zip(*rows, strict=True), marker=".")
+def draw_curve(axes: Any, curve: list[tuple[float, float]]) -> None:
+    """Accuracy against epsilon, on matplotlib's ``axes``.
+
+    Args:
+        axes: to draw on.
+        curve: epsilon in grey levels, and accuracy in percent.
+    """
+    axes.plot(*zip(*curve, strict=True), marker=".")
     axes.set(xlabel="epsilon in grey levels", ylabel="accuracy in percent", title="Accuracy under PGD", ylim=(0, 102))
     axes.grid(alpha=0.3)

@@ -8,13 +8,14 @@ from typing import Any
 
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
+from ppvit.core.figures import read_result
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
 from ppvit.data.shards import SPLITS, read_manifest
-from ppvit.models import read_record
 from ppvit.places import Places
 from ppvit.tuners import finetuned_id, parameters_read, read_finetuned_record
+from ppvit.tuners.made import made_models
 
 _RECORDED = ("method", "finetune", "num_classes", "key_id", "cipher", "image_size")
 
@@ -63,18 +64,19 @@ def read_finished(config: Config, places: Places) -> Finished:
     record = read_finetuned_record(finetuned)
     if not isinstance(record, dict) or not record.keys() >= set(_RECORDED):
         raise PpvitError(f"{finetuned}/ppvit.json is incomplete; make it again: dvc repro --force finetune")
-    base = read_record(adapted, "adapt")
+    tuned_model, adapted_model = made_models(adapted, finetuned)
+    base = adapted_model.record
     manifests = {split: read_manifest(places.encrypted / split) for split in SPLITS}
     require_made_alike(
-        Made(finetuned, record, "finetune"),
-        Made(adapted, base, "adapt"),
+        tuned_model,
+        adapted_model,
         *(Made(places.encrypted / split, manifest, "encrypt") for split, manifest in manifests.items()),
     )
     _require_parameters(config, record, base, f"{finetuned} was trained with")
     paths = {stage: places.result(stage) for stage in ("finetune", "evaluate", "verify", "audit")}
-    trained, evaluated = (_read_result(paths[stage], stage) for stage in ("finetune", "evaluate"))
+    trained, evaluated = (read_result(paths[stage], stage) for stage in ("finetune", "evaluate"))
     verified, audited = (
-        _read_result(paths[stage], stage) if paths[stage].exists() else None for stage in ("verify", "audit")
+        read_result(paths[stage], stage) if paths[stage].exists() else None for stage in ("verify", "audit")
     )
     found = {"finetune": trained, "evaluate": evaluated, "verify": verified, "audit": audited}
     counts = {split: manifest["count"] for split, manifest in manifests.items()}
@@ -124,20 +126,3 @@ def _require_results(
 def _require_same(found: Any, expected: Any, told: str, against: str, stage: str, remedy: str = "") -> None:
     if found != expected:
         raise PpvitError(f"{told} {found}, {against} {expected}; {remedy}run dvc repro {stage}")
-
-
-# what the card quotes; the rest of a result file may be missing
-_QUOTED = {
-    "finetune": {"trainable_parameters": int, "finetuned_id": str},
-    "evaluate": {"accuracy_percent": float, "images": int},
-    "verify": {"accuracy_percent": float, "chance_percent": float, "images": int},
-    "audit": {"verdict": str, "audited_images": int},
-}
-
-
-def _read_result(path: Path, stage: str) -> dict[str, Any]:
-    values: dict[str, Any] = read_json(path, stage)
-    for name, kind in _QUOTED[stage].items():
-        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
-            raise PpvitError(f"{path} has no '{name}' ({kind.__name__}); make it again: dvc repro --force {stage}")
-    return values

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import nn
 
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import UsageError
 from ppvit.core.files import write_json
 from ppvit.core.reading import read_json
 from ppvit.export.finished import Finished
 from ppvit.models import load_model
-from ppvit.tuners import TUNERS, export_lora, load_adapter
+from ppvit.models.folders import read_configuration
+from ppvit.models.tensors import tensor_names
+from ppvit.tuners import TUNERS, export_lora, load_adapter, load_finetuned
 
 _ADAPTER, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _MODEL, _MODEL_CONFIG = "model.safetensors", "config.json"
@@ -56,22 +58,22 @@ def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Pa
         PpvitError: weights are missing, damaged, or do not fit the base.
     """
     method = finished.record["method"]
-    base = set(_names(adapted / _MODEL, "adapt"))
+    base = set(tensor_names(adapted / _MODEL, "adapt"))
     heads = _heads(adapted)
     if (finetuned / _ADAPTER_CONFIG).exists():
         _write_adapter(folder, finished, adapted, finetuned, as_lora)
-        names = _names(folder / _ADAPTER, "finetune")
+        names = tensor_names(folder / _ADAPTER, "finetune")
         revealing = [name for name in names if _in_adapter_reveals(name, base, heads)]
         stock = TUNERS[method].stock
         return Weights("adapter", as_lora and not stock, as_lora or stock, sorted(revealing) if finished.keyed else [])
     if as_lora:
         raise UsageError(f"finetune.method {method} trains no adapter, so no LoRA equals it; leave out --as-lora")
-    load_model(finetuned, "finetune")
-    if _write_head(folder, adapted, finetuned, heads):
+    model = load_finetuned(adapted, finetuned, finished.record["num_classes"])
+    if _write_head(folder, load_model(adapted, "adapt"), model, heads):
         return Weights("head", False, True, [])
     shutil.copyfile(finetuned / _MODEL, folder / _MODEL)
     shutil.copyfile(finetuned / _MODEL_CONFIG, folder / _MODEL_CONFIG)
-    revealing = [name for name in _names(folder / _MODEL, "finetune") if _in_first_layers(name)]
+    revealing = [name for name in model.state_dict() if _in_first_layers(name)]
     return Weights("model", False, True, sorted(revealing) if finished.keyed else [])
 
 
@@ -95,9 +97,9 @@ def base_name(finished: Finished) -> str:
     return f"{name}-from-ppvit-adapt"
 
 
-def _write_head(folder: Path, adapted: Path, finetuned: Path, heads: tuple[str, ...]) -> bool:
+def _write_head(folder: Path, adapted: nn.Module, finetuned: nn.Module, heads: tuple[str, ...]) -> bool:
     """Write the head alone, if all else is as in the base; whether it was."""
-    state, base = _load(finetuned / _MODEL, "finetune"), _load(adapted / _MODEL, "adapt")
+    state, base = finetuned.state_dict(), adapted.state_dict()
     head = {name: tensor for name, tensor in state.items() if name.startswith(heads)}
     rest = state.keys() - head.keys()
     if any(name not in base or not torch.equal(state[name], base[name]) for name in rest):
@@ -123,25 +125,5 @@ def _in_first_layers(name: str) -> bool:
 
 def _heads(adapted: Path) -> tuple[str, ...]:
     """Beginnings of the names of the classification head's tensors; distilled models have two heads."""
-    classifier: Any = read_json(adapted / _MODEL_CONFIG, "adapt")["pretrained_cfg"]["classifier"]
+    classifier: Any = read_configuration(adapted, "adapt").pretrained_cfg["classifier"]
     return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-
-
-def _names(path: Path, made_by: str) -> list[str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, made_by, error) from None
-
-
-def _load(path: Path, made_by: str) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, made_by, error) from None
-
-
-def _unreadable(path: Path, made_by: str, error: Exception) -> PpvitError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return PpvitError(f"{path} cannot be read ({reason}); run dvc repro --force {made_by}")

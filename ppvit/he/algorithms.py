@@ -201,6 +201,10 @@ class Algorithm(ABC):
         """Owner: what to change where :meth:`twin` diverges."""
 
     @abstractmethod
+    def upload_names(self) -> Iterator[str]:
+        """File names of everything that the owner encrypts, all of them; known to both parties."""
+
+    @abstractmethod
     def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Floats]]:
         """Owner: file name and slots, (N/2,), of everything to encrypt; arguments as of :meth:`twin`."""
 

@@ -166,12 +166,17 @@ def _unfilled(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
     try:
         with torch.device("meta"):
             model = _create(architecture, model_args)
-        if set(_tensors(model)) <= model.state_dict().keys():
+        if is_whole_in_file(model):
             return model
     except Exception:  # a value was needed that the meta device has not; what is wrong otherwise comes up again below
         pass
     with torch.random.fork_rng(devices=[]):
         return _create(architecture, model_args)
+
+
+def is_whole_in_file(model: torch.nn.Module) -> bool:
+    """Whether a weights file holds all that a model computes with, so that it can be built without values."""
+    return set(_tensors(model)) <= model.state_dict().keys()
 
 
 def _tensors(model: torch.nn.Module) -> Iterator[str]:

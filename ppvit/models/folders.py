@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import nn
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, write_json
-from ppvit.core.reading import read_json
+from ppvit.core.reading import first_reason
+from ppvit.core.reading import read_record as read_checked
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
-from ppvit.models.backbones import Backbone
+from ppvit.models.backbones import Backbone, is_whole_in_file
+from ppvit.models.records import ModelConfiguration, ModelRecord
 from ppvit.models.stems import install_stem, stem_of
+from ppvit.models.tensors import read_tensors, require_tensors, tensor_names
 from ppvit.models.weights_file import brief
+
+CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
 
 
 def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None:
@@ -31,49 +38,128 @@ def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None
         backbone: the model and its arguments.
         record: what ppvit must know of it later, kept under ``ppvit`` in ``config.json``: key id, cipher settings.
     """
+    with atomic_output(folder, known_by=CONFIGURATION, holding='"ppvit"') as temporary:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.model.state_dict().items()}
+        save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_json(temporary / CONFIGURATION, _configuration(backbone, record))
+
+
+def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]:
+    """What ``config.json`` says of a model."""
     model = backbone.model
     timms = cast(dict[str, Any], model.pretrained_cfg)
-    with atomic_output(folder, known_by="config.json", holding='"ppvit"') as temporary:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
-        size = backbone.model_args.get("img_size") or record["image_size"]
-        stem = stem_of(model)
-        configuration = {
-            "architecture": backbone.architecture,
+    size = backbone.model_args.get("img_size") or record["image_size"]
+    stem = stem_of(model)
+    return {
+        "architecture": backbone.architecture,
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "model_args": {name: value for name, value in backbone.model_args.items() if name != "num_classes"},
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "fixed_input_size": "img_size" in backbone.model_args,
+            "crop_pct": 1.0,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
             "num_classes": model.num_classes,
-            "num_features": model.num_features,
-            "model_args": {name: value for name, value in backbone.model_args.items() if name != "num_classes"},
-            "pretrained_cfg": {
-                "input_size": [3, size, size],
-                "fixed_input_size": "img_size" in backbone.model_args,
-                "crop_pct": 1.0,
-                "mean": [0.5, 0.5, 0.5],
-                "std": [0.5, 0.5, 0.5],
-                "num_classes": model.num_classes,
-                "first_conv": timms.get("first_conv", "patch_embed.proj"),
-                "classifier": timms.get("classifier", "head"),
-            },
-            "ppvit": record,
-            **({"stem": stem} if stem else {}),
-        }
-        write_json(temporary / "config.json", configuration)
+            "first_conv": timms.get("first_conv", "patch_embed.proj"),
+            "classifier": timms.get("classifier", "head"),
+        },
+        "ppvit": record,
+        **({"stem": stem} if stem else {}),
+    }
+
+
+def read_configuration(folder: Path, made_by: str) -> ModelConfiguration:
+    """``config.json`` of a model folder.
+
+    Raises:
+        PpvitError: it is missing, was not written by ppvit, or says what no model of ppvit does.
+    """
+    return read_checked(folder / CONFIGURATION, ModelConfiguration, made_by)
 
 
 def read_record(folder: Path, made_by: str) -> dict[str, Any]:
-    """The ``record`` that :func:`save_model` kept.
+    """The ``record`` that :func:`save_model` kept of a model that was adapted.
 
     Raises:
         PpvitError: the folder holds no model of ppvit.
     """
-    configuration = read_json(folder / "config.json", made_by)
-    if "ppvit" not in configuration:
-        raise PpvitError(f"{folder}/config.json was not written by ppvit; make it again: dvc repro --force {made_by}")
-    record: dict[str, Any] = configuration["ppvit"]
+    record = read_configuration(folder, made_by).ppvit
+    try:
+        ModelRecord.model_validate(record)
+    except ValidationError as error:
+        raise PpvitError(
+            f"{folder / CONFIGURATION}: ppvit: {first_reason(error)}; make it again: dvc repro --force {made_by}"
+        ) from None
     return record
 
 
-def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> torch.nn.Module:
-    """Load what :func:`save_model` wrote, in eval mode.
+class StoredModel:
+    """A model on disk whose configuration and list of tensors fit each other; no weights are read or made for that.
+
+    Args:
+        folder: what :func:`save_model` wrote.
+        made_by: the stage that writes it, named in errors.
+
+    Raises:
+        PpvitError: something is missing, or configuration and tensors are not of one model.
+    """
+
+    def __init__(self, folder: Path, made_by: str) -> None:
+        self.folder, self.made_by = folder, made_by
+        self.configuration = read_configuration(folder, made_by)
+        self.weights = folder / WEIGHTS
+        tensors = tensor_names(self.weights, made_by)
+        if self.configuration.arguments().get("depth", 1) > len(tensors):
+            raise self._refused("'model_args.depth' is more than there are tensors")
+        with torch.device("meta"):  # whatever sizes the file claims take no memory
+            self._skeleton = self._build()
+        require_tensors(self.weights, self._skeleton.state_dict(), "its config.json", made_by)
+
+    def skeleton(self, num_classes: int | None) -> nn.Module:
+        """The model on the meta device: names, shapes and dtypes without values; arguments: see :func:`load_model`."""
+        model = copy.deepcopy(self._skeleton)
+        with torch.device("meta"):
+            return _with_head(model, num_classes)
+
+    def load(self, num_classes: int | None) -> nn.Module:
+        """See :func:`load_model`."""
+        whole = is_whole_in_file(self._skeleton)
+        drawn = torch.get_rng_state()
+        model = copy.deepcopy(self._skeleton) if whole else self._build()
+        state = read_tensors(self.weights, model.state_dict(), "its config.json", self.made_by)
+        model.load_state_dict(state, strict=True, assign=whole)
+        # weights that are loaded were drawn first, by models that keep more than weights: a new head must not depend
+        # on that, so that training on ciphertext stays exactly training on plain images
+        torch.set_rng_state(drawn)
+        return _with_head(model, num_classes).eval()
+
+    def _build(self) -> nn.Module:
+        """The model that the configuration is of, which it would write itself in these words."""
+        said = self.configuration
+        arguments = said.arguments() | {"num_classes": said.num_classes}
+        try:
+            model = timm.create_model(said.architecture, **arguments)
+            if said.stem is not None:
+                install_stem(model, said.stem.model_dump(exclude_unset=True))
+            backbone = Backbone(model, said.architecture, arguments, (0.5,) * 3, (0.5,) * 3)
+            would = _configuration(backbone, said.ppvit)
+        except Exception as error:  # of names and sizes that timm cannot use, each in its own way
+            raise self._refused(f"no model can be built of it ({brief(error)})") from None
+        written = said.model_dump(exclude_unset=True)
+        for name in would.keys() | written.keys():
+            if would.get(name) != written.get(name):
+                raise self._refused(f"'{name}' is not what {said.architecture} has")
+        cast(dict[str, Any], model.pretrained_cfg).update(said.pretrained_cfg)
+        return model
+
+    def _refused(self, why: str) -> PpvitError:
+        return PpvitError(f"{self.folder / CONFIGURATION}: {why}; make it again: dvc repro --force {self.made_by}")
+
+
+def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> nn.Module:
+    """Load what :func:`save_model` wrote, in eval mode; nothing is looked for anywhere else.
 
     Args:
         folder: the model's folder.
@@ -81,33 +167,12 @@ def load_model(folder: Path, made_by: str, num_classes: int | None = None) -> to
         num_classes: a new, randomly initialised head of this many classes; None keeps the one on disk.
 
     Raises:
-        PpvitError: missing or unreadable.
+        PpvitError: missing or unreadable, or weights that are not those of the configuration.
     """
-    read_record(folder, made_by)
-    configuration = read_json(folder / "config.json", made_by)
-    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    drawn = torch.get_rng_state()
-    try:
-        if "stem" in configuration:
-            model = _create_with_stem(folder, configuration)
-        else:
-            model = timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments)
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise PpvitError(
-            f"{folder} cannot be loaded ({brief(error)}); make it again: dvc repro --force {made_by}"
-        ) from None
-    # weights that are loaded were drawn first, differently many for different first layers: a new head must not depend
-    # on that, so that training on ciphertext stays exactly training on plain images
-    torch.set_rng_state(drawn)
+    return StoredModel(folder, made_by).load(num_classes)
+
+
+def _with_head(model: nn.Module, num_classes: int | None) -> nn.Module:
     if num_classes is not None:
         cast(Any, model).reset_classifier(num_classes)  # a new head even where the old one has as many classes
-    return model.eval()
-
-
-def _create_with_stem(folder: Path, configuration: dict[str, Any]) -> torch.nn.Module:
-    arguments = {**configuration["model_args"], "num_classes": configuration["num_classes"]}
-    model = timm.create_model(configuration["architecture"], **arguments)
-    cast(dict[str, Any], model.pretrained_cfg).update(configuration["pretrained_cfg"])
-    install_stem(model, configuration["stem"])
-    model.load_state_dict(load_file(folder / "model.safetensors"))
     return model

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,18 +12,19 @@ import matplotlib.figure
 import numpy as np
 
 from ppvit.config import Config
+from ppvit.core.errors import printable
 from ppvit.core.files import atomic_output
-from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
 from ppvit.data.pictures import image_grid
-from ppvit.data.shards import read_manifest
+from ppvit.data.plain import PlainImages
 from ppvit.evasion.verdicts import draw_curve, threat_rows
 from ppvit.places import Places
+from ppvit.report.claims import Tables, read_results, read_tables, unconfirmed
 from ppvit.report.compare import WAYS, three_ways
-from ppvit.report.pictures import examples, over_ciphers
+from ppvit.report.pictures import examples, over_ciphers, recovered
 
-STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")
 NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which would overlap
+_NAME_LETTERS = 24  # of a class in a drawing
 
 
 def write_page(config: Config, places: Places) -> str:
@@ -40,34 +39,32 @@ def write_page(config: Config, places: Places) -> str:
         The summary as plain text for the terminal.
 
     Raises:
-        PpvitError: a result is missing.
+        PpvitError: see :func:`ppvit.report.claims.read_results` and :func:`ppvit.report.claims.read_tables`.
     """
-    values = {stage: read_json(places.result(stage), stage) for stage in STAGES}
-    if places.result("he").exists():  # its library is an extra: without it there is all the rest
-        values["he"] = read_json(places.result("he"), "he")
-    classes = read_manifest(places.raw, "download", "dataset.json")["classes"]
+    plain = PlainImages(places.raw, "test", config.dataset, config.encrypt)
+    values = read_results(config, places, len(plain))
+    per_class = np.bincount(plain.labels, minlength=len(plain.classes))
+    tables = read_tables(config, places, per_class, values)
     summary = summary_rows(values)
     columns = examples(config, places.raw, config.report.images)
-    told = read_json(places.pictures / "attacks.json", "audit")
+    told = recovered(places.pictures)
     page = _render(
         "page.html.j2",
         config=config,
         values=values,
         summary=summary,
         verdict=values["audit"]["verdict"],
-        attacks=told["rows"],
+        warning=unconfirmed(values),
+        attacks=told.rows,
         threats=threat_rows(values["threats"]),
-        sentences=told["sentences"],
+        sentences=told.sentences,
         examples=_png(image_grid(list(columns.values()), list(columns))),
-        attack_pictures={
-            told["titles"].get(path.stem, path.stem): _data_uri("image/png", path.read_bytes())
-            for path in sorted(places.pictures.glob("*.png"))
-        },
-        learning=_draw(lambda axes: _draw_learning(axes, places.live)),
-        confusion=_draw(lambda axes: _draw_confusion(axes, places.plots, classes)),
-        calibration=_draw(lambda axes: _draw_calibration(axes, places.plots)),
+        attack_pictures={title: _data_uri("image/png", picture) for title, picture in told.pictures.items()},
+        learning=_draw(lambda axes: _draw_learning(axes, tables)),
+        confusion=_draw(lambda axes: _draw_confusion(axes, tables, plain.classes)),
+        calibration=_draw(lambda axes: _draw_calibration(axes, tables)),
         ways=[WAYS, *three_ways(values)],
-        curve=_draw(lambda axes: draw_curve(axes, places.curves)),
+        curve=_draw(lambda axes: draw_curve(axes, tables.curve)),
         over_ciphers=_png(over_ciphers(config, places.raw)),
         parameters=list(config.model_dump(exclude_unset=True).items()),
     )
@@ -79,7 +76,7 @@ def write_page(config: Config, places: Places) -> str:
     seconds = [(f"time of {stage}", f"{each['wall_seconds']:.1f} s") for stage, each in times.items() if each]
     rows = [*summary, *seconds, ("report", str(places.page))]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(printable(f"{name:<{width}}  {value}") for name, value in rows)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -103,6 +100,8 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         )
     ]
     rows.append(("accuracy, encrypted anew by the owner", _percent(verify["accuracy_percent"])))
+    if warning := unconfirmed(values):
+        rows.insert(0, ("WARNING", warning))
     if "plain_accuracy_percent" in verify:
         rows.append(("accuracy, plain images, adaptation undone", _percent(verify["plain_accuracy_percent"])))
     if "wrong_key_accuracy_percent" in verify:
@@ -137,38 +136,28 @@ def _draw(draw: Callable[[Any], None]) -> str:
     return _data_uri("image/svg+xml", buffer.getvalue())
 
 
-def _draw_learning(axes: Any, live: Path) -> None:
+def _draw_learning(axes: Any, tables: Tables) -> None:
     for name, label in (("train_loss", "loss"), ("train_accuracy_percent", "accuracy in percent / 100")):
-        path = live / "plots" / "metrics" / f"{name}.tsv"
-        rows = list(csv.DictReader(path.open(encoding="utf-8"), delimiter="\t")) if path.exists() else []
         scale = 100.0 if name.endswith("percent") else 1.0
-        axes.plot(
-            [int(row["step"]) for row in rows], [float(row[name]) / scale for row in rows], marker=".", label=label
-        )
+        rows = tables.learning[name]
+        axes.plot([step for step, _ in rows], [value / scale for _, value in rows], marker=".", label=label)
     axes.set(xlabel="epoch", title="Training on ciphertext")
     axes.legend()
     axes.grid(alpha=0.3)
 
 
-def _draw_confusion(axes: Any, plots: Path, classes: list[str]) -> None:
-    counts = np.zeros((len(classes), len(classes)))
-    with open(plots / "confusion.csv", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            counts[int(row["actual"]), int(row["predicted"])] += 1
+def _draw_confusion(axes: Any, tables: Tables, classes: list[str]) -> None:
+    counts = tables.confusion
     axes.imshow(counts / np.maximum(1, counts.sum(1, keepdims=True)), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion, by share of the true class")
     if len(classes) <= NAMED_CLASSES:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        names = [printable(name)[:_NAME_LETTERS] for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=90, parse_math=False)  # a $ is no formula
+        axes.set_yticks(range(len(classes)), names, parse_math=False)
 
 
-def _draw_calibration(axes: Any, plots: Path) -> None:
-    with open(plots / "calibration.csv", encoding="utf-8") as file:
-        rows = [
-            (float(row["confidence_percent"]), float(row["accuracy_percent"]), int(row["images"]))
-            for row in csv.DictReader(file)
-        ]
-    confidence, accuracy, images = zip(*rows, strict=True)
+def _draw_calibration(axes: Any, tables: Tables) -> None:
+    confidence, accuracy, images = zip(*tables.calibration, strict=True)
     axes.plot([0, 100], [0, 100], color="gray", linewidth=1)
     axes.scatter(confidence, accuracy, s=[10 + 200 * count / sum(images) for count in images], alpha=0.7)
     axes.set(xlabel="confidence in percent", ylabel="accuracy in percent", title="Calibration (area: images)")

@@ -1,22 +1,65 @@
-"""What encryption does to images, as a picture: plain, encrypted and decrypted side by side."""
+"""What encryption does to images, as a picture, and the pictures of what attacks recovered."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from ppvit.ciphers import CIPHERS
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.ciphers.keys import load as load_key
 from ppvit.config import Config
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.reading import Record, read_bounded, read_record
 from ppvit.data.images import displayable
 from ppvit.data.pictures import image_grid
 from ppvit.data.plain import PlainImages
 
 _TILES = 6  # pictures in a line of the overview
+_PICTURE_BYTES = 64 * 2**20  # of a picture that audit drew: some rows of images beside each other
+
+_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+_Text = Annotated[str, Field(max_length=2000)]
+_Row = Annotated[list[_Text], Field(min_length=3, max_length=3)]
+
+
+class Told(Record):
+    """``attacks.json``: rows of the table of attacks, the title of each attack, and a sentence on it."""
+
+    rows: list[_Row]
+    titles: dict[_Name, _Text]
+    sentences: dict[_Name, _Text]
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What `audit` tells: rows of the table, a sentence an attack, and PNG files by their titles."""
+
+    rows: list[list[str]]
+    sentences: dict[str, str]
+    pictures: dict[str, bytes]
+
+
+def recovered(folder: Path) -> Recovered:
+    """What `audit` tells in texts and pictures; only the pictures of attacks that it names are read.
+
+    Raises:
+        PpvitError: a file is missing, too large, or not what audit writes.
+    """
+    told = read_record(folder / "attacks.json", Told, "audit")
+    pictures = {}
+    for name, title in sorted(told.titles.items()):
+        path = folder / f"{name}.png"
+        if path.exists():  # not every attack makes pictures
+            pictures[title] = read_bounded(path, _PICTURE_BYTES)
+            if not pictures[title].startswith(b"\x89PNG\r\n\x1a\n"):
+                raise PpvitError(f"{path} is no PNG; make it again: dvc repro --force audit")
+    return Recovered(told.rows, told.sentences, pictures)
 
 
 def examples(config: Config, raw: Path, count: int) -> dict[str, np.ndarray]:

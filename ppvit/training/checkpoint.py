@@ -71,7 +71,7 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except Exception as error:  # whatever a damaged file makes torch raise
-            self._tell_unusable(error)
+            self._told_unusable(error)
             return None
         before = copy.deepcopy(optimizer.state_dict()), torch.get_rng_state()
         own = trained_state(model)
@@ -90,14 +90,14 @@ class Checkpoint:
         except Exception as error:
             optimizer.load_state_dict(before[0])
             torch.set_rng_state(before[1])
-            self._tell_unusable(error)
+            self._told_unusable(error)
             return None
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(saved[name])
         return progress
 
-    def _tell_unusable(self, error: Exception) -> None:
+    def _told_unusable(self, error: Exception) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         say(f"finetune: the checkpoint {self._path} cannot be used ({reason}); training starts anew")
 

@@ -106,6 +106,8 @@ def finetune(
     training.run()
     kept = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
+    kept |= {name: dataset.manifest[name] for name in ("resize_filter", "crop") if name in dataset.manifest}
+    kept["adapted_sha256"] = determines["model"]
     if defence:
         kept["adversarial"] = defence.adversarial.model_dump()
     values = {

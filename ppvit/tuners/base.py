@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -56,6 +56,18 @@ class Tuner(ABC):
             The model to train: the same one, or a ``peft.PeftModel`` around it.
         """
 
+    def attach_saved(self, model: nn.Module, saved: Mapping[str, Any]) -> nn.Module:
+        """Extend a model to the form that :meth:`save` writes, for saved values; mostly that of :meth:`attach`.
+
+        Args:
+            model: a timm model with a head of the right size; it may be on the meta device.
+            saved: ``adapter_config.json``, which may be anybody's; empty where there is none.
+
+        Raises:
+            UsageError: ``saved`` names layers or sizes that the method cannot have chosen.
+        """
+        return self.attach(model)
+
     def initialise(self, model: nn.Module, batches: Iterable[Tensor]) -> None:  # noqa: B027 - most methods need none
         """Choose start values from training inputs, where the method does so.
 
@@ -70,7 +82,7 @@ class Tuner(ABC):
 
     def save(self, model: PeftModel, folder: Path) -> None:
         """Write the trained adapter as peft does; for methods that return a ``peft.PeftModel``."""
-        model.save_pretrained(str(folder))
+        save_adapter(model, folder)
 
     def target_names(self, model: nn.Module) -> str:
         """The layers to attach to, as a regular expression over module names.
@@ -87,6 +99,11 @@ class Tuner(ABC):
         """Layers that train or change as a whole, peft's ``modules_to_save``: the head, and batch normalisations whose
         running statistics, or weights, ``finetune.batch_norm`` lets change."""
         return [*head_names(model), *([] if self.settings.batch_norm == "frozen" else batch_norm_names(model))]
+
+
+def save_adapter(model: PeftModel, folder: Path, **arguments: Any) -> None:
+    """``PeftModel.save_pretrained``, which otherwise looks on the Hub for embeddings of words in the base."""
+    model.save_pretrained(str(folder), save_embedding_layers=False, **arguments)
 
 
 def trainable_parameters(model: nn.Module) -> int:

@@ -26,7 +26,11 @@ class Lora(Tuner):
     """arguments of ``peft.LoraConfig`` that make it another method"""
 
     def attach(self, model: nn.Module) -> nn.Module:
-        config = LoraConfig(
+        return get_peft_model(model, self.configuration(model))
+
+    def configuration(self, model: nn.Module) -> LoraConfig:
+        """peft's settings for this model."""
+        return LoraConfig(
             r=self.settings.rank,
             lora_alpha=self.settings.alpha,  # type: ignore[arg-type]  # peft takes any number
             lora_dropout=self.settings.dropout,
@@ -34,4 +38,3 @@ class Lora(Tuner):
             modules_to_save=self.saved_modules(model),
             **self.variant,
         )
-        return get_peft_model(model, config)

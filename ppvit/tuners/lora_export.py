@@ -37,7 +37,8 @@ def export_lora(model: PeftModel, folder: Path) -> None:
     if len(model.active_adapters) != 1 or any(getattr(module, "merged", False) for module in model.modules()):
         raise UsageError("export_lora needs one active adapter that is not merged; call set_adapter or unmerge_adapter")
     adapter = model.active_adapters[0]
-    config, state = model.peft_config[adapter], get_peft_model_state_dict(model, adapter_name=adapter)
+    config = model.peft_config[adapter]
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     if isinstance(config, LoraConfig):
         _require_plain(model, config)
     else:

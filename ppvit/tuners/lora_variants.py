@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from peft import EvaConfig, LoraConfig, PeftModel, initialize_lora_eva_weights
+from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model, initialize_lora_eva_weights
 from peft.tuners.lora import LoraLayer
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.tuners.base import TUNERS, target_layers
+from ppvit.tuners.base import TUNERS, save_adapter, target_layers
 from ppvit.tuners.lora import Lora
 
 
@@ -57,6 +57,10 @@ class MovedBaseLora(Lora):
         self._start = {name: tensor.clone() for name, tensor in tuned.state_dict().items() if _is_factor(name)}
         return tuned
 
+    def attach_saved(self, model: nn.Module, saved: Mapping[str, Any]) -> nn.Module:
+        twice = {"rank": 2 * self.settings.rank, "alpha": 2 * self.settings.alpha}
+        return Lora(self.settings.model_copy(update=twice)).attach(model)
+
     def save(self, model: PeftModel, folder: Path) -> None:
         state = dict(model.state_dict())
         for name, start in self._start.items():
@@ -67,7 +71,7 @@ class MovedBaseLora(Lora):
         stock.r, stock.lora_alpha, stock.init_lora_weights = 2 * trained.r, 2 * trained.lora_alpha, True
         model.peft_config["default"] = stock
         try:
-            model.save_pretrained(str(folder), state_dict=state)
+            save_adapter(model, folder, state_dict=state)
         finally:
             model.peft_config["default"] = trained
 
@@ -140,6 +144,24 @@ class Eva(Lora):
         config.init_lora_weights, config.eva_config = True, None
         layers = model.get_base_model().named_modules()
         config.target_modules = sorted(name for name, module in layers if isinstance(module, LoraLayer))
+
+    def attach_saved(self, model: nn.Module, saved: Mapping[str, Any]) -> nn.Module:
+        names, ranks = saved.get("target_modules"), saved.get("rank_pattern")
+        if not isinstance(names, list):  # of a model whose start was not chosen
+            return self.attach(model)
+        layers = target_layers(model, self.target_names(model))
+        if not all(isinstance(name, str) and name in layers for name in names):
+            raise UsageError("target_modules in adapter_config.json names layers that eva is not for")
+        most = round(self.rho * self.settings.rank)
+        if not isinstance(ranks, dict) or not all(
+            name in names and type(rank) is int and 1 <= rank <= most for name, rank in ranks.items()
+        ):
+            raise UsageError(f"rank_pattern in adapter_config.json does not give layers a rank from 1 to {most}")
+        shares = {name: rank / self.settings.rank for name, rank in ranks.items()}
+        config = self.configuration(model)
+        config.target_modules, config.rank_pattern = names, ranks
+        config.alpha_pattern = {name: self.settings.alpha * share for name, share in shares.items() if share != 1}
+        return get_peft_model(model, config)
 
     def _require_rows(self, model: PeftModel, batch: Tensor) -> None:
         with torch.no_grad():

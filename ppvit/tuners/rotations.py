@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft import BOFTConfig, HRAConfig, OFTConfig, get_peft_model
 from peft.tuners.boft import layer as boft_layer
 from torch import nn
@@ -69,6 +70,10 @@ class Boft(Tuner):
         )
         with without_butterfly_extension():
             return get_peft_model(model, config)
+
+    def attach_saved(self, model: nn.Module, saved: Mapping[str, Any]) -> nn.Module:
+        with torch.device("cpu"):  # peft looks into its permutations; no block is larger than the layers
+            return self.attach(model)
 
 
 @TUNERS.register()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
+from ppvit.core.provenance import Made
 from ppvit.data.shards import read_manifest
 from ppvit.evaluation.prediction import probabilities, read_images
 from ppvit.places import Places
@@ -34,8 +35,10 @@ def run(config: Config, places: Places, paths: list[Path], top: int = 3) -> list
     """
     cipher = load_cipher(config)
     classes = read_manifest(places.raw, "download", "dataset.json")["classes"]
-    plain = read_images(paths, config.dataset.image_size, config.encrypt.resize_filter, config.encrypt.crop)
-    best = probabilities(plain, cipher, places.adapted, places.finetuned).topk(min(top, len(classes)), dim=1)
+    resizing = {"resize_filter": config.encrypt.resize_filter, "crop": config.encrypt.crop}
+    plain = read_images(paths, config.dataset.image_size, **resizing)
+    asked = Made(f"{places.raw}, by params.yaml,", {**resizing, "num_classes": len(classes)})
+    best = probabilities(plain, cipher, places.adapted, places.finetuned, asked).topk(min(top, len(classes)), dim=1)
     return [
         [Prediction(classes[index], 100 * value) for value, index in zip(values, indices, strict=True)]
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -20,7 +20,8 @@ from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import draw
 from ppvit.models import read_record
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, load_finetuned, read_finetuned_record
+from ppvit.tuners import finetuned_id, load_finetuned
+from ppvit.tuners.made import made_models
 
 HEADLINE = ("clean_accuracy_percent", "headline_accuracy_percent")
 
@@ -41,11 +42,8 @@ def run(config: Config, places: Places) -> None:
     settings = config.robustness
     dataset = EncryptedImages(places.encrypted, "test")
     record = read_record(places.adapted, "adapt")
-    require_made_alike(
-        Made(dataset.folder, dataset.manifest, "encrypt"),
-        Made(places.adapted, record, "adapt"),
-        Made(places.finetuned, read_finetuned_record(places.finetuned), "finetune"),
-    )
+    models = made_models(places.adapted, places.finetuned)
+    require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), *models)
     model = load_finetuned(places.adapted, places.finetuned, dataset.num_classes)
     model = model.to(device()).eval().requires_grad_(False)
     identity = finetuned_id(places.finetuned)

@@ -42,7 +42,8 @@ from ppvit.evasion.recovery import recover
 from ppvit.evasion.sample import Sample, chosen, percent
 from ppvit.evasion.verdicts import verdict
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, load_finetuned, read_finetuned_record
+from ppvit.tuners import finetuned_id, load_finetuned
+from ppvit.tuners.made import made_models
 
 HEADLINE = ("headline_accuracy_percent",)
 
@@ -64,13 +65,13 @@ def run(config: Config, places: Places) -> None:
     watch = Stopwatch()
     result, finetuned = places.result("threats"), places.finetuned
     cipher = load_cipher(config)
-    record = read_finetuned_record(finetuned)
-    require_made_alike(Made(finetuned, record, "finetune"), Made("params.yaml", cipher.record))
-    classes = record["num_classes"]
+    plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in ("train", "test")}
+    parameters = {**cipher.record, **plain["test"].made, "model": config.model.name}
+    require_made_alike(*made_models(places.adapted, finetuned), Made(f"{places.raw}, by params.yaml,", parameters))
+    classes = len(plain["test"].classes)
     attacks = attack_names(config.robustness.attack, classes)
     require_package("the threats (K4 asks as Square does)", otherwise="")
     model = load_finetuned(places.adapted, finetuned, classes).to(device()).eval().requires_grad_(False)
-    plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in ("train", "test")}
     order = chosen(len(plain["test"]), config.threats.images, config.robustness.seed)
     sample = Sample(*read_pixels(plain["test"], order))
     public = {

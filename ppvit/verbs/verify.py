@@ -17,7 +17,8 @@ from ppvit.evaluation.owner_checks import plain_batches, undo_adaptation, wrong_
 from ppvit.evaluation.scores import Scores, score
 from ppvit.models.stems import patch_projection
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, load_finetuned, read_finetuned_record
+from ppvit.tuners import finetuned_id, load_finetuned
+from ppvit.tuners.made import made_models
 
 HEADLINE = ("accuracy_percent", "plain_accuracy_percent", "wrong_key_accuracy_percent")
 
@@ -38,13 +39,13 @@ def run(config: Config, places: Places) -> None:
     """
     watch = Stopwatch()
     cipher = load_cipher(config)
-    record = read_finetuned_record(places.finetuned)
-    require_made_alike(Made(places.finetuned, record, "finetune"), Made("params.yaml", cipher.record))
     plain = PlainImages(places.raw, "test", config.dataset, config.encrypt)
-    model = load_finetuned(places.adapted, places.finetuned, record["num_classes"])
+    parameters = Made(f"{places.raw}, by params.yaml,", {**cipher.record, **plain.made})
+    require_made_alike(*made_models(places.adapted, places.finetuned), parameters)
+    model = load_finetuned(places.adapted, places.finetuned, len(plain.classes))
 
     def accuracy(network: nn.Module, used: Cipher | None) -> float:
-        return score(network, plain_batches(plain, used), Scores(record["num_classes"])).accuracy_percent()
+        return score(network, plain_batches(plain, used), Scores(len(plain.classes))).accuracy_percent()
 
     values: dict[str, Any] = {"accuracy_percent": accuracy(model, cipher)}
     if cipher.keyed:

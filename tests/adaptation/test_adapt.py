@@ -29,6 +29,7 @@ from ppvit.config import NO_MODEL
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import sha256_of_folder
 from ppvit.models import Backbone, load_backbone, load_model, model_input, read_record, save_model
+from ppvit.models.batch_norm import set_batch_norm
 from ppvit.models.stems import add_adaptive_matrix
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import load_finetuned, make_tuner, save_finetuned
@@ -537,8 +538,11 @@ def test_convmixers_train_are_saved_and_reload(method, tmp_path, key):
     add_adaptive_matrix(backbone.model, 16)
     adapt_model(backbone, cipher)
     save_model(tmp_path / "adapted", backbone, {"image_size": 16})
-    chosen = make_config(finetune={"method": method, "optimizer": "sgd", "learning_rate": 0.1}).finetune
-    tuned = make_tuner(chosen).attach(load_model(tmp_path / "adapted", "adapt", 5)).train()
+    chosen = make_config(
+        finetune={"method": method, "optimizer": "sgd", "learning_rate": 0.1, "batch_norm": "stats"}
+    ).finetune
+    tuned = make_tuner(chosen).attach(load_model(tmp_path / "adapted", "adapt", 5))
+    set_batch_norm(tuned, chosen.batch_norm).train()
     images = model_input(channels_first(cipher.encrypt(images_of(16, 5)))).float()
     torch.nn.functional.cross_entropy(tuned(images), torch.arange(5)).backward()
     make_optimizer(chosen, tuned).step()

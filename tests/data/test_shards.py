@@ -97,13 +97,13 @@ def test_arrays_are_read_without_unpickling(tmp_path, monkeypatch):
     numbers = np.arange(6, dtype=np.float16).reshape(2, 3)
     extension, content = encode_array(numbers)
     assert extension == "npy"
-    np.testing.assert_array_equal(decode_array(content, "here"), numbers)
+    np.testing.assert_array_equal(decode_array(content, "here", (2, 3), numbers.dtype), numbers)
     np.testing.assert_array_equal(np.load(io.BytesIO(content), allow_pickle=False), numbers)  # anybody can read it
     objects = io.BytesIO()
     np.save(objects, np.array([Explosive()], dtype=object), allow_pickle=True)
     for bad in (objects.getvalue(), content[:-3], content[:20], b"\x93NUMPY"):
-        with pytest.raises(PpvitError, match="train-000000.tar: sample 3: this array cannot be read"):
-            decode_array(bad, "train-000000.tar: sample 3")
+        with pytest.raises(PpvitError, match="train-000000.tar: sample 3: this ciphertext cannot be read"):
+            decode_array(bad, "train-000000.tar: sample 3", (2, 3), numbers.dtype)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -165,5 +165,5 @@ def test_manifest_errors(tmp_path):
     with pytest.raises(PpvitError, match="is not valid JSON"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text('{"schema": 99}')
-    with pytest.raises(PpvitError, match="has schema version 99, this ppvit reads 2"):
+    with pytest.raises(PpvitError, match="version 99 is not 2, which this ppvit reads"):
         read_manifest(tmp_path)

@@ -250,7 +250,9 @@ def test_model_of_another_key_is_refused(world):
     folder, config = world
     other = Config.model_validate({**config.model_dump(), "cipher": {"name": "block"}})
     places_in(folder).result("threats").unlink(missing_ok=True)
-    with pytest.raises(PpvitError, match=r"finetuned was made with cipher .*block_np.*, params.yaml with .*'block'"):
+    with pytest.raises(
+        PpvitError, match=r"finetuned was made with cipher .*block_np.*, by params\.yaml, with .*'block'"
+    ):
         measure(folder, other)
     assert not places_in(folder).result("threats").exists()
 

@@ -82,7 +82,7 @@ class World:
             each.mkdir(parents=True)
         # parties of he are processes of their own, which start Python as it always starts
         (folder / "site" / "sitecustomize.py").write_text(
-            f"import sys; sys.path.append({str(HERE)!r}); import mutations; mutations.install(); sys.path.pop()\n"
+            f"import sys; sys.path.append({str(HERE)!r}); import killing; killing.install(); sys.path.pop()\n"
         )
         embedded = Path("models/pretrained/vit_micro_patch4_32.safetensors")
         (self.project / embedded).parent.mkdir(parents=True)
@@ -116,7 +116,7 @@ class World:
         self.whole = self.snapshot()
 
     def run(self, stage: str, **more: str) -> Ended:
-        """Run a stage to its end; ``more`` is environment, see :mod:`mutations`."""
+        """Run a stage to its end; ``more`` is environment, see :mod:`killing`."""
         watch = time.monotonic()
         within = {"KILL_WITHIN": os.pathsep.join(map(str, (self.project, self.scratch, self.temporary)))}
         done = subprocess.run(

@@ -1,13 +1,13 @@
-"""One stage, in the project that is the working folder: ``python stage.py NAME``; ended as ``mutations`` is told to."""
+"""One stage, in the project that is the working folder: ``python stage.py NAME``; ended as ``killing`` is told to."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import mutations
+import killing
 
-mutations.install()
+killing.install()
 
 from ppvit.pipeline import main  # noqa: E402
 

@@ -77,11 +77,11 @@ def test_training_takes_what_was_estimated(tmp_path, processes):
     data.mkdir()
     session.save(session.seeded_relinearisation(), keys / "relinearisation.key")
     session.save(session.seeded_rotation(plan.rotations()), keys / "rotation.key")
-    write_manifest(keys, "he-0")
-    write_plan(tmp_path, Tiles(plan), "he-0")
+    write_manifest(keys, "he-0000000000000000")
+    write_plan(tmp_path, Tiles(plan), "he-0000000000000000")
     features = np.random.default_rng(0).uniform(-3, 3, (200, 24))
     owner.encrypt_data(session, Tiles(plan), features, np.arange(200) % 10, data)
-    write_manifest(data, "he-0")
+    write_manifest(data, "he-0000000000000000")
     command = [sys.executable, "-m", "ppvit.cli", "he", "train", "--trainer", str(tmp_path)]
     trainer = subprocess.Popen(command, env={**os.environ, "PPVIT_WORKERS": str(processes)}, stderr=subprocess.DEVNULL)
     largest = 0

@@ -25,7 +25,7 @@ from ppvit.evaluation.owner_checks import plain_batches
 from ppvit.he.ckks.session import Session
 from ppvit.he.parties import owner
 from ppvit.he.parties.features import backbone_of, extract
-from ppvit.he.parties.folders import read_manifest, read_plan, weights_name
+from ppvit.he.parties.folders import OwnersFiles, read_manifest, read_plan, weights_name
 from ppvit.he.parties.model import save_model_with_head
 from ppvit.he.parties.trainer import run as run_trainer
 from ppvit.he.volley_revolver import quadratic_gradient
@@ -120,7 +120,7 @@ def test_two_encryptions_of_the_same_differ(finished, tmp_path):
     """Seeds of ciphertexts come from the operating system, never from parameters."""
     algorithm, fingerprint = read_plan(finished / "owner")
     plan = algorithm.plan
-    session = owner.open_session(finished / "owner", plan, fingerprint)
+    session = owner.open_session(OwnersFiles(finished / "owner"), plan, fingerprint)
     x, labels = np.ones((plan.images, plan.columns)), np.zeros(plan.images, np.int64)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -130,16 +130,16 @@ def test_two_encryptions_of_the_same_differ(finished, tmp_path):
 
 def test_wrong_key_is_told_and_gives_chance_when_forced(finished, tmp_path):
     places = places_with(tmp_path, finished / "raw")
-    owner.make_keys(configured(), places, tmp_path / "owner", tmp_path / "trainer")
+    owner.make_keys(configured(), places, OwnersFiles(tmp_path / "owner"), tmp_path / "trainer")
     with pytest.raises(PpvitError, match="keys were mixed up"):
-        owner.decrypt(tmp_path / "owner", finished / "trainer")
+        owner.decrypt(OwnersFiles(tmp_path / "owner"), finished / "trainer")
     algorithm, fingerprint = read_plan(tmp_path / "owner")
-    wrong = owner.open_session(tmp_path / "owner", algorithm.plan, fingerprint)
+    wrong = owner.open_session(OwnersFiles(tmp_path / "owner"), algorithm.plan, fingerprint)
     weights = owner.decrypt_weights(wrong, algorithm, finished / "trainer" / "weights")
-    right = owner.decrypt(finished / "owner", finished / "trainer")
+    right = owner.decrypt(OwnersFiles(finished / "owner"), finished / "trainer")
     assert np.abs(weights).max() > 4 * np.abs(right).max()  # noise as large as the modulus
-    with np.load(finished / "owner" / "head.npz") as kept:
-        features, labels = kept["features"], kept["labels"]
+    kept = load_file(finished / "owner" / "kept.safetensors")
+    features, labels = kept["features"], kept["labels"]
     wrongly = [
         owner.accuracy_percent(features @ random.permutation(weights.ravel()).reshape(weights.shape).T, labels)
         for random in map(np.random.default_rng, range(50))
@@ -152,7 +152,7 @@ def test_wrong_key_is_told_and_gives_chance_when_forced(finished, tmp_path):
         run_trainer(tmp_path / "trainer")
     shutil.copy(finished / "owner" / "secret.key", tmp_path / "owner" / "secret.key")
     with pytest.raises(PpvitError, match=r"secret.key is not the key he-"):
-        owner.open_session(tmp_path / "owner", algorithm.plan, fingerprint)
+        owner.open_session(OwnersFiles(tmp_path / "owner"), algorithm.plan, fingerprint)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
@@ -175,9 +175,9 @@ def test_damaged_ciphertext_is_told_in_one_line(finished, tmp_path, damage):
 def test_other_mistakes_are_told(finished, tmp_path):
     places = places_with(tmp_path, finished / "raw")
     with pytest.raises(PpvitError, match="other settings or another data set; run ppvit he keys again"):
-        owner.encrypt(configured(iterations=3), places, finished / "owner", finished / "trainer")
+        owner.encrypt(configured(iterations=3), places, OwnersFiles(finished / "owner"), finished / "trainer")
     with pytest.raises(UsageError, match="128 bits of security allow"):
-        owner.make_keys(configured(iterations=9), places, tmp_path / "owner", tmp_path / "trainer")
+        owner.make_keys(configured(iterations=9), places, OwnersFiles(tmp_path / "owner"), tmp_path / "trainer")
     assert not (tmp_path / "owner").exists()
     with pytest.raises(PpvitError, match="plan.json is missing"):
         run_trainer(tmp_path)
@@ -187,9 +187,10 @@ def test_other_mistakes_are_told(finished, tmp_path):
     record = json.loads(manifest.read_text())
     escaping = tmp_path / "weights"
     shutil.copytree(manifest.parent, escaping)
-    (escaping / "manifest.json").write_text(json.dumps({**record, "files": {"../plan.json": "0"}}))
-    with pytest.raises(PpvitError, match="is missing"):
-        read_manifest(escaping, "train")
+    files = {**record["files"], "../plan.json": "0" * 64}
+    (escaping / "manifest.json").write_text(json.dumps({**record, "files": files}))
+    with pytest.raises(PpvitError, match=r"names '../plan.json', which does not belong there"):
+        read_manifest(escaping, "train", record["fingerprint"], dict.fromkeys(record["files"], 2**20))
 
 
 def test_the_same_seed_gives_the_same_twin_under_another_key(finished, tmp_path):
@@ -198,17 +199,17 @@ def test_the_same_seed_gives_the_same_twin_under_another_key(finished, tmp_path)
     for name, seed in (("again", 0), ("other", 1)):
         config = configured()
         config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"seed": seed})})
-        parties = (places_with(tmp_path, finished / "raw"), tmp_path / name / "owner", tmp_path / name / "trainer")
+        owners = OwnersFiles(tmp_path / name / "owner")
+        parties = (places_with(tmp_path, finished / "raw"), owners, tmp_path / name / "trainer")
         owner.make_keys(config, *parties)
         owner.encrypt(config, *parties)
-        with np.load(tmp_path / name / "owner" / "head.npz") as arrays:
-            kept[name] = dict(arrays)
-    with np.load(finished / "owner" / "head.npz") as arrays:
-        assert set(arrays) == set(kept["again"])
-        for name, values in arrays.items():
-            np.testing.assert_array_equal(kept["again"][name], values)
-        assert (kept["other"]["labels"] != arrays["labels"]).any()
-        assert (kept["other"]["twin_weights"] != arrays["twin_weights"]).any()
+        kept[name] = load_file(tmp_path / name / "owner" / "kept.safetensors")
+    arrays = load_file(finished / "owner" / "kept.safetensors")
+    assert set(arrays) == set(kept["again"])
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(kept["again"][name], values)
+    assert (kept["other"]["labels"] != arrays["labels"]).any()
+    assert (kept["other"]["twin_weights"] != arrays["twin_weights"]).any()
     keys = {(place / "owner" / "secret.key").read_bytes() for place in (finished, tmp_path / "again")}
     assert len(keys) == 2
 
@@ -313,7 +314,7 @@ def test_head_on_its_backbone_is_what_finetune_linear_would_write(tmp_path):
 
 def test_owner_warns_before_upload_when_scores_leave_the_cubic(finished, tmp_path, capsys):
     config = configured(learning_rate=20.0, iterations=3, mode="refresh")
-    parties = (places_with(tmp_path, finished / "raw"), tmp_path / "owner", tmp_path / "trainer")
+    parties = (places_with(tmp_path, finished / "raw"), OwnersFiles(tmp_path / "owner"), tmp_path / "trainer")
     owner.make_keys(config, *parties)
     owner.encrypt(config, *parties)
     told = capsys.readouterr().err
@@ -323,12 +324,12 @@ def test_owner_warns_before_upload_when_scores_leave_the_cubic(finished, tmp_pat
 
 def test_owner_refuses_before_upload_when_training_diverges(finished, tmp_path):
     config = configured(learning_rate=60.0, iterations=8, mode="refresh")
-    parties = (places_with(tmp_path, finished / "raw"), tmp_path / "owner", tmp_path / "trainer")
+    parties = (places_with(tmp_path, finished / "raw"), OwnersFiles(tmp_path / "owner"), tmp_path / "trainer")
     owner.make_keys(config, *parties)
     with pytest.raises(UsageError, match=r"training diverges: scores reach .*; set he.learning_rate=\d"):
         owner.encrypt(config, *parties)
     assert not (tmp_path / "trainer" / "data").exists()
-    assert not (tmp_path / "owner" / "head.npz").exists()
+    assert not (tmp_path / "owner" / "kept.safetensors").exists()
 
 
 def test_without_tenseal_the_stage_says_what_to_install(tmp_path, monkeypatch):

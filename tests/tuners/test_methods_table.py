@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import make_config, tiny_backbone
+from conftest import MADE, make_config, tiny_backbone
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ppvit.config import Finetune
@@ -142,7 +142,7 @@ def test_a_method_reads_what_it_says_and_nothing_else_that_is_special(method, tm
 def world(tmp_path_factory):
     """Every method on a small model: logits at the start, logits with random trained values, and the saved result."""
     folder = tmp_path_factory.mktemp("methods")
-    save_model(folder / "adapted", tiny_backbone(), {"key_id": "pk-0"})
+    save_model(folder / "adapted", tiny_backbone(), MADE)
     torch.manual_seed(0)
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     torch.save(images, folder / "images.pt")
@@ -159,7 +159,7 @@ def world(tmp_path_factory):
                 if parameter.requires_grad:
                     parameter += 0.1 * torch.randn_like(parameter) * getattr(parameter, "structural_mask", 1)
             logits[method] = expected, start, tuned(images)
-        record = {"method": method, "num_classes": 5, "key_id": "pk-0", "cipher": {"name": "block"}}
+        record = {"num_classes": 5, **MADE}
         save_finetuned(tuner, tuned, folder / method, folder / "adapted", record)
     return folder, images, logits
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import make_config, read_result, tiny_backbone
+from conftest import MADE, make_config, read_result, tiny_backbone
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from PIL import Image
 from test_finetune import make_world, places_of, train
@@ -24,7 +24,7 @@ from ppvit.models import load_model, model_input, save_model
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import TUNERS, load_finetuned, make_tuner, save_finetuned, trainable_parameters
 from ppvit.tuners.extension import ExtensionLayer
-from ppvit.tuners.saved import is_mergeable
+from ppvit.tuners.loading import is_mergeable
 from ppvit.verbs import predict, verify
 
 METHODS = [
@@ -234,11 +234,11 @@ def test_what_is_no_change_of_weights_is_not_merged(method, image):
 
 @pytest.mark.parametrize("method", ["adapter", "vpt_deep", "aoft_vpt"])
 def test_finetuned_model_keeps_adapters_that_cannot_merge(method, image, tmp_path):
-    save_model(tmp_path / "adapted", tiny_backbone(), {"key_id": "pk-0"})
+    save_model(tmp_path / "adapted", tiny_backbone(), MADE)
     tuner = make_tuner(make_config(finetune={"method": method, "rank": 3}).finetune)
     model = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
     shake(model)
-    record = {"method": method, "num_classes": 5, "key_id": "pk-0", "cipher": {"name": "block"}, "image_size": 16}
+    record = {"num_classes": 5, **MADE}
     save_finetuned(tuner, model, tmp_path / "finetuned", tmp_path / "adapted", record)
     loaded = load_finetuned(tmp_path / "adapted", tmp_path / "finetuned", 5)
     torch.testing.assert_close(logits(loaded, image), logits(model, image), rtol=0, atol=0)
@@ -308,7 +308,7 @@ def test_prompts_work_with_stochastic_depth_and_register_tokens(image):
 @pytest.mark.parametrize("first", ["ppvit.tuners", "peft"])
 def test_adapters_load_in_peft_as_their_readme_says(first, tmp_path, image):
     """In a fresh process with the two packages imported in either order."""
-    save_model(tmp_path / "adapted", tiny_backbone(), {"key_id": "pk-0"})
+    save_model(tmp_path / "adapted", tiny_backbone(), MADE)
     torch.save(image, tmp_path / "image.pt")
     code = [
         f"import {first}, peft, timm, json, torch",
@@ -320,7 +320,7 @@ def test_adapters_load_in_peft_as_their_readme_says(first, tmp_path, image):
         tuner = make_tuner(make_config(finetune={"method": method, "rank": 3, **values}).finetune)
         model = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
         shake(model)
-        record = {"method": method, "num_classes": 5, "key_id": "pk-0", "cipher": {"name": "block"}}
+        record = {"num_classes": 5, **MADE}
         save_finetuned(tuner, model, tmp_path / name, tmp_path / "adapted", record)
         expected[name] = logits(model, image)
         [example] = re.findall(r"(?:^    .*\n)+", (tmp_path / name / "README.md").read_text(), re.M)
@@ -337,7 +337,7 @@ def test_adapters_load_in_peft_as_their_readme_says(first, tmp_path, image):
 
 
 def test_readme_of_what_peft_knows_asks_for_no_ppvit(tmp_path):
-    save_model(tmp_path / "adapted", tiny_backbone(), {"key_id": "pk-0"})
+    save_model(tmp_path / "adapted", tiny_backbone(), MADE)
     tuner = make_tuner(make_config().finetune)
     model = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
     record = {"method": "lora", "num_classes": 5, "key_id": None, "cipher": {"name": "none"}}

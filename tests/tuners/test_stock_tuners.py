@@ -10,7 +10,7 @@ import peft
 import pytest
 import scipy.linalg
 import torch
-from conftest import make_config, tiny_backbone
+from conftest import MADE, make_config, tiny_backbone
 from peft.tuners.tuners_utils import BaseTunerLayer
 from sklearn.decomposition import PCA
 from test_finetune import changed, make_world, train, with_tests_on_the_path
@@ -157,7 +157,7 @@ def test_every_target_is_tuned_and_nothing_else(method):
 @pytest.mark.parametrize("method", STOCK)
 def test_one_step_changes_every_tuned_layer_without_warnings(method, tmp_path, monkeypatch):
     """Attached, trained in bf16 arithmetic, saved, loaded and merged, with warnings as errors."""
-    save_model(tmp_path / "adapted", tiny_backbone(), {"key_id": "pk-0"})
+    save_model(tmp_path / "adapted", tiny_backbone(), MADE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tuner = make_tuner(settings(method=method, dropout=0.1))
@@ -174,7 +174,7 @@ def test_one_step_changes_every_tuned_layer_without_warnings(method, tmp_path, m
         changed = {name for name, p in tuned.named_parameters() if p.requires_grad and (p != before[name]).any()}
         assert changed == set(before)
         assert {p.dtype for p in tuned.parameters()} == {torch.float32}
-        record = {"method": method, "num_classes": 5, "key_id": "pk-0", "cipher": {"name": "block"}}
+        record = {"num_classes": 5, **MADE}
         save_finetuned(tuner, tuned, tmp_path / "finetuned", tmp_path / "adapted", record)
         with torch.no_grad():
             loaded = load_finetuned(tmp_path / "adapted", tmp_path / "finetuned", 5)(pictures())
@@ -183,7 +183,7 @@ def test_one_step_changes_every_tuned_layer_without_warnings(method, tmp_path, m
 
 @pytest.mark.parametrize("method", ["pissa", "olora"])
 def test_methods_that_change_the_base_save_a_stock_lora_for_the_unchanged_one(method, tmp_path):
-    save_model(tmp_path / "adapted", tiny_backbone(), {"key_id": "pk-0"})
+    save_model(tmp_path / "adapted", tiny_backbone(), MADE)
     tuner = make_tuner(settings(method=method))
     tuned = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
     base = load_model(tmp_path / "adapted", "adapt", 5)

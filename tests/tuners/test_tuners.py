@@ -6,7 +6,7 @@ import peft
 import pytest
 import timm
 import torch
-from conftest import make_config, tiny_backbone
+from conftest import MADE, make_config, tiny_backbone
 from torch import nn
 
 from ppvit.config import Finetune
@@ -15,7 +15,7 @@ from ppvit.models import load_model, save_model
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import TUNERS, load_finetuned, make_tuner, save_finetuned, trainable_parameters
 
-RECORD = {"method": "x", "num_classes": 5, "key_id": "pk-0", "cipher": {"name": "block"}, "image_size": 16}
+RECORD = {"num_classes": 5, **MADE}
 
 
 def settings(**values) -> Finetune:
@@ -125,11 +125,11 @@ def test_scales_that_start_at_one_do_not_decay(method):
 def test_saved_model_reloads_to_identical_logits(method, tmp_path, monkeypatch):
     monkeypatch.setattr("peft.tuners.boft.layer._FBD_CUDA", False)  # else peft compiles CUDA code, where it can
     backbone = tiny_backbone()
-    save_model(tmp_path / "adapted", backbone, {"key_id": "pk-0"})
+    save_model(tmp_path / "adapted", backbone, MADE)
     tuner = make_tuner(settings(method=method, rank=2, frequencies=100))
     tuned = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
     _shake(tuned)
-    save_finetuned(tuner, tuned, tmp_path / "finetuned", tmp_path / "adapted", {**RECORD, "method": method})
+    save_finetuned(tuner, tuned, tmp_path / "finetuned", tmp_path / "adapted", RECORD)
     image = torch.rand(2, 3, 16, 16) * 255
     tuned.eval()
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_errors(tmp_path):
         make_tuner(settings(method="lora", target_modules=["attn.q"])).attach(tiny_backbone().model)
     with pytest.raises(PpvitError, match=r"ppvit\.json is missing; run the stage that writes it: dvc repro finetune"):
         load_finetuned(tmp_path, tmp_path, 5)
-    save_model(tmp_path / "adapted", tiny_backbone(), {})
+    save_model(tmp_path / "adapted", tiny_backbone(), MADE)
     tuner = make_tuner(settings(method="lora"))
     tuned = tuner.attach(load_model(tmp_path / "adapted", "adapt", 5))
     save_finetuned(tuner, tuned, tmp_path / "finetuned", tmp_path / "adapted", RECORD)

@@ -10,12 +10,12 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from ppvit.core.children import end_with_parent
 from ppvit.core.errors import PpvitError
 from ppvit.core.workers import available_cpus, requested_workers
 
@@ -53,7 +53,7 @@ class Forks:
         self._reports, numbers = context.SimpleQueue(), context.SimpleQueue()
         for number in range(self._processes):
             numbers.put(number)
-        start = (self._make, numbers, self._reports, context.Barrier(self._processes))
+        start = (os.getpid(), self._make, numbers, self._reports, context.Barrier(self._processes))
         self._pool = ProcessPoolExecutor(self._processes, context, _start, start)
         others = multiprocessing.active_children()
         self._pool.submit(int)  # the first task, whatever it is, starts all processes
@@ -124,22 +124,14 @@ def _told(work: Callable[[], Any]) -> Any:
         raise PpvitError(f"{type(error).__name__} while working on ciphertexts: {text}{remedy}") from error
 
 
-def _start(make: Callable[[int], object], numbers: Any, reports: Any, meeting: Any) -> None:
+def _start(first: int, make: Callable[[int], object], numbers: Any, reports: Any, meeting: Any) -> None:
     """In a copy, first."""
+    end_with_parent(first)  # it would wait for work for ever
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # end at once, whatever the copied process would have done
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the first process alone ends the others
-    threading.Thread(target=_end_with_the_first, daemon=True).start()
     global _here
     number = numbers.get()
     _here = make(number), number, reports, meeting
-
-
-def _end_with_the_first() -> None:
-    """A copy would wait for work for ever where the first process was killed."""
-    first = multiprocessing.parent_process()
-    assert first is not None
-    first.join()
-    os._exit(1)
 
 
 def _answer(method: str, message: Any) -> Any:

@@ -24,17 +24,6 @@ def sealapi() -> Any:
     return tenseal.sealapi
 
 
-def require_whole(**sizes: Any) -> None:
-    """Refuse sizes that are no whole numbers from 1 on.
-
-    Raises:
-        UsageError: names the first.
-    """
-    for name, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise UsageError(f"{name} {size!r} is no whole number from 1 on")
-
-
 @dataclass(frozen=True)
 class Parameters:
     """A CKKS parameter set at 128 bits of security.
@@ -99,3 +88,18 @@ class Parameters:
         """Size in memory of the relinearisation key and the keys of that many rotations."""
         primes = len(self.prime_bits)
         return (rotations + 1) * (primes - 1) * 2 * 8 * self.ring * primes
+
+    def file_bytes(self, kind: str, rotations: int = 0) -> int:
+        """The most that a file of SEAL's may have: uncompressed, and a little for headers and what does not compress.
+
+        Args:
+            kind: Ciphertext, SecretKey, RelinKeys or GaloisKeys.
+            rotations: number of keys in GaloisKeys.
+        """
+        bodies = {
+            "Ciphertext": self.ciphertext_bytes(),
+            "SecretKey": 8 * self.ring * len(self.prime_bits),
+            "RelinKeys": self.key_bytes(0),
+            "GaloisKeys": self.key_bytes(rotations - 1) + 8 * self.ring,  # and a number for every key that is not there
+        }
+        return bodies[kind] * 65 // 64 + 2**14

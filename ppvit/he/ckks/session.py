@@ -7,8 +7,10 @@ are tracked exactly and the few that must agree are made to.
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.reading import open_regular
+from ppvit.core.temporary import memory_file
 from ppvit.he.ckks.scheme import Parameters, sealapi
+from ppvit.he.ckks.trial import require_readable
 
 Numbers = Sequence[float] | np.ndarray | float
 
@@ -197,40 +202,90 @@ class Session:
         """Write a ciphertext or key to a file, in SEAL's own format."""
         item.save(str(path))
 
-    def load(self, kind: str, path: Path) -> Any:
+    def load(self, kind: str, path: Path, most_bytes: int | None = None) -> Any:
         """Read what :meth:`save` wrote.
 
         Args:
             kind: Ciphertext, SecretKey, RelinKeys or GaloisKeys.
             path: the file.
+            most_bytes: that it may have; needed for GaloisKeys.
 
         Raises:
-            PpvitError: missing, truncated, altered, or made with other parameters.
+            PpvitError: missing, too large, truncated, altered, or made with other parameters.
         """
-        item = getattr(self._seal, kind)()
-        if not Path(path).is_file():
+        if not path.exists():
             raise PpvitError(f"{path} is missing; fetch it again or make it again")
+        most_bytes = most_bytes or self.parameters.file_bytes(kind)
+        with open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > most_bytes:
+                raise PpvitError(f"{path} has {size:,} bytes, of at most {most_bytes:,}; fetch it again")
+        item = self._read(kind, path)
+        if kind == "Ciphertext" and not self._usable(item):
+            raise PpvitError(f"{path} is no ciphertext of two polynomials with a possible scale; fetch it again")
+        if kind == "RelinKeys" and not (item.size() == 1 and item.has_key(2)):  # else SEAL reads beyond its memory
+            raise PpvitError(f"{path} holds another key than that of products; fetch it again")
+        return item
+
+    def try_ciphertexts(self, paths: Iterable[Path], fresh: bool = False) -> None:
+        """Refuse ciphertexts that somebody else wrote and :meth:`load` would refuse or not survive.
+
+        Args:
+            paths: the files.
+            fresh: they are at the top level and the fresh scale, as after encryption.
+
+        Raises:
+            PpvitError: names the first; see :func:`ppvit.he.ckks.trial.require_readable`.
+        """
+
+        def read(path: Path) -> None:
+            ciphertext = self.load("Ciphertext", path)
+            wanted = (self.parameters.top_level, self.parameters.scale)
+            if fresh and (self.level(ciphertext), ciphertext.scale) != wanted:
+                raise PpvitError(f"{path} is not as encryption writes it; fetch it again or encrypt again")
+
+        require_readable(paths, read, self.parameters.ciphertext_bytes())
+
+    def _read(self, kind: str, path: Path) -> Any:
+        item = getattr(self._seal, kind)()
         try:
             item.load(self.context, str(path))
-        except (RuntimeError, ValueError) as error:  # also SEAL's logic_error
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # also SEAL's logic_error
             raise PpvitError(
                 f"{path} is no {kind} of these parameters, is truncated or was altered ({error}); fetch it again"
             ) from None
         return item
 
+    def _usable(self, ciphertext: Any) -> bool:
+        """Whether work on a ciphertext can begin; SEAL itself has seen that it is one of these parameters."""
+        level = ciphertext.coeff_modulus_size() - 1
+        of_data = 0 <= level <= self.parameters.top_level  # one higher are keys
+        bits = sum(self.parameters.prime_bits[: level + 1])
+        # the comparison is false for NaN too
+        possible = of_data and 1 <= ciphertext.scale < 2.0**bits
+        return bool(
+            possible and ciphertext.size() == 2 and ciphertext.is_ntt_form() and not ciphertext.is_transparent()
+        )
+
     def to_bytes(self, item: Any) -> bytes:
         """:meth:`save` to memory (the binding knows only files)."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "item"
+        with self._passing_file() as path:
             self.save(item, path)
             return path.read_bytes()
 
     def from_bytes(self, kind: str, data: bytes) -> Any:
-        """:meth:`load` from memory."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "item"
+        """What :meth:`to_bytes` of this session gave; nothing about its size or scale is checked."""
+        with self._passing_file() as path:
             path.write_bytes(data)
-            return self.load(kind, path)
+            return self._read(kind, path)
+
+    @contextmanager
+    def _passing_file(self) -> Iterator[Path]:
+        with memory_file("item") as path:
+            if path is not None:
+                yield path
+                return
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "item"
 
 
 class SecretSession(Session):

@@ -1,57 +1,65 @@
-"""One party in a process of its own, as the stage ``he`` starts it: ``python -m ppvit.he.parties <verb> <paths>``.
+"""One party in a process of its own, as the stage ``he`` starts it: ``python -m ppvit.he.parties <verb> [<folder>]``.
 
-The trainer is given its folder and nothing else, and loads nothing of the owner's. People use ``ppvit he``, whose verbs
-do the same.
+The trainer is given its folder and nothing else, and loads nothing of the owner's. The owner's parties read settings
+and places from their standard input. People use ``ppvit he``, whose verbs do the same.
 """
 
 from __future__ import annotations
 
-import pickle
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppvit.core.children import end_with_parent
 from ppvit.core.process import prepared_process, sigterm_exits
 
-if TYPE_CHECKING:  # the trainer loads neither
+if TYPE_CHECKING:  # the trainer loads none of these
     from ppvit.config import Config
+    from ppvit.he.parties.folders import OwnersFiles
     from ppvit.places import Places
 
 
-def main(verb: str, *paths: str) -> None:
+def main(verb: str, folder: str = "") -> None:
     """Be a party; what the verb does not need is not loaded.
 
     Args:
         verb: keys, encrypt, train, refresh or decrypt.
-        paths: ``train``: the trainer's folder; ``refresh``: the owner's and the trainer's; others: a file that the
-            stage wrote, see :func:`_task`.
+        folder: the trainer's, for ``train``; the others read a task, see :func:`_read_task`.
     """
-    given = [Path(path) for path in paths]
     if verb == "train":
         from ppvit.he.parties import trainer
 
-        trainer.run(*given)
-    elif verb == "decrypt":
+        trainer.run(Path(folder))
+        return
+    config, places, owners, trainers = _read_task(sys.stdin.read())
+    if verb == "decrypt":
         from ppvit.he.parties import head
 
-        head.run(*_task(given[0]))
+        head.run(config, places, owners, trainers)
+        return
+    from ppvit.he.parties import owner
+
+    if verb == "refresh":
+        owner.refresh(owners, trainers)
+    elif verb == "keys":
+        owner.make_keys(config, places, owners, trainers, train_here=True)
     else:
-        from ppvit.he.parties import owner
-
-        if verb == "refresh":
-            owner.refresh(*given)
-        elif verb == "keys":
-            owner.make_keys(*_task(given[0]), train_here=True)
-        else:
-            owner.encrypt(*_task(given[0]))
+        owner.encrypt(config, places, owners, trainers)
 
 
-def _task(path: Path) -> tuple[Config, Places, Path, Path]:
-    """What the stage pickled, in a folder of its own: settings, places, the owner's and the trainer's folder."""
-    task: tuple[Config, Places, Path, Path] = pickle.loads(path.read_bytes())
-    return task
+def _read_task(text: str) -> tuple[Config, Places, OwnersFiles, Path]:
+    """Settings, places, and the owner's and the trainer's files, as the stage wrote them."""
+    from ppvit.config import Config
+    from ppvit.he.parties.folders import OwnersFiles
+    from ppvit.places import Places
+
+    task = json.loads(text)
+    places, owner = ({name: Path(path) for name, path in task[kind].items()} for kind in ("places", "owner"))
+    return Config.model_validate(task["config"]), Places(**places), OwnersFiles(**owner), Path(task["trainer"])
 
 
 if __name__ == "__main__":
+    end_with_parent()
     with prepared_process(), sigterm_exits():
         main(*sys.argv[1:])

@@ -116,7 +116,7 @@ def settings_of(config: Config) -> dict[str, Any]:
     return settings
 
 
-def require_same_settings(config: Config, kept: Any) -> None:
+def require_same_settings(config: Config, kept: dict[str, Any]) -> None:
     """Refuse settings with which features would be others than those of `encrypt`.
 
     Args:
@@ -127,7 +127,7 @@ def require_same_settings(config: Config, kept: Any) -> None:
         UsageError: names the first that differs.
     """
     for name, now in settings_of(config).items():
-        before = kept.get(name) if isinstance(kept, dict) else None
+        before = kept.get(name)
         if before != now:
             raise UsageError(
                 f"{name} is {now!r}, at ppvit he encrypt it was {before!r}: the head is for the features of then; "

@@ -1,18 +1,85 @@
-"""What the parties exchange: plans, and folders of ciphertexts or keys with the hashes of their files."""
+"""What the parties exchange: plans, and folders of ciphertexts or keys with the hashes of their files.
+
+A party reads what the other wrote, which it does not trust: every file has a name that is expected and a bounded size.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
+
+from pydantic import Field
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import write_json
-from ppvit.core.reading import read_json, sha256_of
+from ppvit.core.files import atomic_output, write_json
+from ppvit.core.git import keep_out_of_git
+from ppvit.core.reading import Record, open_regular, read_record, sha256_of
 from ppvit.he.algorithms import ALGORITHMS, Algorithm
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+
+Fingerprint = Annotated[str, Field(pattern=r"\Ahe-[0-9a-f]{16}\z")]
+Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+
+
+class PlanFile(Record):
+    """``plan.json``, public: which algorithm takes which sizes and settings, for which key."""
+
+    schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
+    fingerprint: Fingerprint
+    algorithm: str = Field(max_length=100)
+    plan: dict[str, Any]
+
+
+class Manifest(Record):
+    """``manifest.json``: SHA-256 of every file beside it.
+
+    Attributes:
+        fingerprint: of the secret key.
+        files: hashes by name.
+        run: of new weights, which start of the trainer wrote them.
+    """
+
+    schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
+    fingerprint: Fingerprint
+    files: dict[str, Sha256]
+    run: str | None = Field(None, pattern=r"\A[0-9a-f]{16}\z")
+
+
+@dataclass(frozen=True)
+class OwnersFiles:
+    """What the owner keeps.
+
+    Attributes:
+        folder: has ``plan.json``, ``keys.json`` and ``encrypt.json``, of which nothing is secret.
+        secret_key: the CKKS key; a path in the folder, or anywhere.
+        kept: see :mod:`ppvit.he.parties.kept`; likewise.
+    """
+
+    folder: Path
+    secret_key: Path = Path("secret.key")
+    kept: Path = Path("kept.safetensors")
+
+    def place(self, path: Path) -> Path:
+        """Where a file is."""
+        return self.folder / path
+
+    @contextmanager
+    def writing(self, path: Path, folder: Path | None = None) -> Iterator[BinaryIO]:
+        """A file to write that its owner alone may read, whole or absent; in ``folder`` while that is being made."""
+        if path.is_absolute():  # in memory: it has no name that others could look for
+            with path.open("wb") as file:
+                yield file
+        else:
+            with atomic_output((folder or self.folder) / path) as temporary:
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    yield file
 
 
 def require_replaceable(folder: Path) -> None:
@@ -29,14 +96,17 @@ def require_replaceable(folder: Path) -> None:
         )
 
 
-def open_private(path: Path) -> BinaryIO:
-    """A new file to write that its owner alone may read."""
-    path.unlink(missing_ok=True)
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+@contextmanager
+def owners_folder(folder: Path) -> Iterator[Path]:
+    """The owner's folder, made anew: for the user alone, and never in git, wherever it is."""
+    with atomic_output(folder, known_by="plan.json") as out:
+        out.chmod(0o700)
+        keep_out_of_git(out)
+        yield out
 
 
 def write_plan(folder: Path, algorithm: Algorithm, fingerprint: str) -> None:
-    """Write ``plan.json``, public: which algorithm takes which sizes and settings, for which key."""
+    """Write ``plan.json``."""
     record = {
         "schema": SCHEMA,
         "fingerprint": fingerprint,
@@ -50,16 +120,13 @@ def read_plan(folder: Path) -> tuple[Algorithm, str]:
     """The algorithm with its plan, and the key's fingerprint, from a party's folder.
 
     Raises:
-        PpvitError: missing or unreadable.
+        PpvitError: missing, unreadable, or no plan of this version.
     """
     path = folder / "plan.json"
-    record = read_json(path, "he (or ppvit he keys)")
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("algorithm") not in ALGORITHMS:
+    record = read_record(path, PlanFile, "he (or ppvit he keys)")
+    if record.algorithm not in ALGORITHMS:
         raise PpvitError(f"{path} is of another version; make it again: ppvit he keys")
-    algorithm = ALGORITHMS[record["algorithm"]].read(record.get("plan"), str(path))
-    if not isinstance(record.get("fingerprint"), str):
-        raise PpvitError(f"{path} does not say of which key it is; make it again: ppvit he keys")
-    return algorithm, record["fingerprint"]
+    return ALGORITHMS[record.algorithm].read(record.plan, str(path)), record.fingerprint
 
 
 def write_manifest(folder: Path, fingerprint: str, **record: Any) -> None:
@@ -68,7 +135,7 @@ def write_manifest(folder: Path, fingerprint: str, **record: Any) -> None:
     write_json(folder / MANIFEST, {"schema": SCHEMA, "fingerprint": fingerprint, **record, "files": files})
 
 
-def read_manifest(folder: Path, made_by: str, fingerprint: str | None = None) -> dict[str, Any]:
+def read_manifest(folder: Path, made_by: str, fingerprint: str, expected: Mapping[str, int]) -> Manifest:
     """Check every file of a folder against its manifest.
 
     The hashes find damage and mix-ups. They do not bind whoever can rewrite the manifest too: CKKS has no integrity.
@@ -76,29 +143,43 @@ def read_manifest(folder: Path, made_by: str, fingerprint: str | None = None) ->
     Args:
         folder: what :func:`write_manifest` described.
         made_by: the verb that writes it, named in errors.
-        fingerprint: of the key that it must belong to; None takes any.
+        fingerprint: of the key that it must belong to.
+        expected: the files that there must be, no more and no fewer, and how many bytes each may have.
 
     Raises:
-        PpvitError: something is missing, truncated, altered, or belongs to another key.
+        PpvitError: something is missing, too much, truncated, altered, or belongs to another key.
     """
-    manifest = read_json(folder / MANIFEST, f"he (or ppvit he {made_by})")
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise PpvitError(f"{folder / MANIFEST} is of another version; make it again: ppvit he {made_by}")
-    if fingerprint is not None and manifest["fingerprint"] != fingerprint:
+    again = f"make it again: ppvit he {made_by}"
+    manifest = read_record(folder / MANIFEST, Manifest, f"he (or ppvit he {made_by})")
+    if manifest.fingerprint != fingerprint:
         raise PpvitError(
-            f"{folder} belongs to the key {manifest['fingerprint']}, here the key is {fingerprint}: keys were mixed "
-            f"up; use the right folders or make it again: ppvit he {made_by}"
+            f"{folder} belongs to the key {manifest.fingerprint}, here the key is {fingerprint}: keys were mixed "
+            f"up; use the right folders or {again}"
         )
-    for name, expected in manifest["files"].items():
+    if more := manifest.files.keys() - expected.keys():
+        raise PpvitError(f"{folder / MANIFEST} names '{min(more)[:100]}', which does not belong there; {again}")
+    for name, most in expected.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise PpvitError(f"{path} is missing; fetch it again or make it again: ppvit he {made_by}")
-        if sha256_of(path) != expected:
+        if name not in manifest.files or not path.exists():
+            raise PpvitError(f"{path} is missing; fetch it again or {again}")
+        require_bytes(path, most, again)
+        if sha256_of(path) != manifest.files[name]:
             raise PpvitError(
-                f"{path} does not match its SHA-256: it is truncated or was altered; fetch it again or make it "
-                f"again: ppvit he {made_by}"
+                f"{path} does not match its SHA-256: it is truncated or was altered; fetch it again or {again}"
             )
     return manifest
+
+
+def require_bytes(path: Path, most: int, remedy: str) -> None:
+    """Refuse what is no regular file of at most so many bytes, before it is read.
+
+    Raises:
+        PpvitError: names the file, its size and the remedy.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size > most:
+        raise PpvitError(f"{path} has {size:,} bytes, of at most {most:,}; fetch it again or {remedy}")
 
 
 def weights_name(block: int, kind: str = "w") -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -14,12 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output
-from ppvit.core.reading import read_json
 from ppvit.core.results import Stopwatch, peak_memory_bytes, write_result
 from ppvit.he.algorithms import Floats
 from ppvit.he.parties import owner as owners
 from ppvit.he.parties.features import backbone_of, extract, require_same_settings
-from ppvit.he.parties.folders import read_plan
+from ppvit.he.parties.folders import OwnersFiles, read_plan
+from ppvit.he.parties.kept import read_kept
+from ppvit.he.parties.measured import TRAINING, read_owners_measured, read_training
 from ppvit.places import Places
 
 STEPS = ("keys", "encrypt", "train", "decrypt")
@@ -28,7 +27,7 @@ _RANDOM = ("max_weight_error", "upload_bytes", "key_bytes", "download_bytes")  #
 EXPECTED_ERROR = 5e-3  # of a weight: the noise of the scheme stays below
 
 
-def run(config: Config, places: Places, owner: Path, trainer: Path) -> None:
+def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> None:
     """Decrypt the head, fold the whitening into it, measure it on test images, and write it.
 
     ``accuracy_percent`` clips test features as training did; ``folded_accuracy_percent`` is that of the plain linear
@@ -40,20 +39,23 @@ def run(config: Config, places: Places, owner: Path, trainer: Path) -> None:
         places: ``raw`` and ``embedded`` are read; ``he`` (``head.safetensors``: ``weight`` (C, D), ``bias`` (C,); with
             features of a ViT also the whole model, as `finetune.method: linear` would write it for plain images) and
             the result are written.
-        owner, trainer: folders of the parties.
+        owner: where the owner keeps things.
+        trainer: the trainer's folder.
 
     Raises:
         PpvitError: see :func:`ppvit.he.parties.owner.decrypt`; settings with which features are others than at
             `encrypt`.
     """
     watch = Stopwatch()
-    algorithm, _ = read_plan(owner)
+    algorithm, _ = read_plan(owner.folder)
     plan = algorithm.plan
-    whitening, kept = owners.load_whitening(owner)
-    require_same_settings(config, kept.get("settings"))
+    kept = read_kept(owner, plan)
+    whitening = kept.whitening
+    measured, settings = read_owners_measured(owner.folder)
+    require_same_settings(config, settings)
     weights = owners.decrypt(owner, trainer)
-    training = _training(trainer / "weights" / "training.json")
-    error = _weight_error(weights, kept["twin_weights"])
+    training = read_training(trainer / "weights" / TRAINING, plan.key_switches())
+    error = _weight_error(weights, kept.twin_weights)
     backbone = backbone_of(config, places.embedded)
     features, labels = extract(config, places.raw, "test", np.iinfo(np.int64).max, backbone)
     if features.shape[1] != whitening.matrix.shape[1] or labels.max() >= plan.classes:
@@ -64,26 +66,26 @@ def run(config: Config, places: Places, owner: Path, trainer: Path) -> None:
     white = whitening(features)
     weight, bias = whitening.fold(weights)
     in_the_clear = Stopwatch()
-    reference = LogisticRegression(max_iter=1000).fit(kept["features"][:, :-1], kept["labels"])
+    reference = LogisticRegression(max_iter=1000).fit(kept.features[:, :-1], kept.labels)
     fit_seconds = in_the_clear.seconds()
     scores = white @ weights.T
     values = {
         "accuracy_percent": owners.accuracy_percent(scores, labels),
         "folded_accuracy_percent": owners.accuracy_percent(features @ weight.T + bias, labels),
-        "twin_accuracy_percent": owners.accuracy_percent(white @ kept["twin_weights"].T, labels),
+        "twin_accuracy_percent": owners.accuracy_percent(white @ kept.twin_weights.T, labels),
         "logistic_regression_accuracy_percent": 100.0 * reference.score(white[:, :-1], labels),
         "logistic_regression_seconds": round(fit_seconds, 3),
         "chance_percent": 100.0 * float(np.bincount(labels).max()) / len(labels),
         "max_weight_error": error,
         **{
-            name: kept[name]
+            name: measured[name]
             for name in ("validation_accuracy_percent", "max_scores", "keys_seconds", "encrypt_seconds")
         },
-        "train_seconds": training["train_seconds"],
-        **{name: kept[name] for name in ("upload_bytes", "key_bytes")},
+        "train_seconds": training.train_seconds,
+        **{name: measured[name] for name in ("upload_bytes", "key_bytes")},
         "download_bytes": owners.folder_bytes(trainer / "weights"),
-        "key_switches": training["key_switches"],
-        "trainer_memory_bytes": training["memory_bytes"],
+        "key_switches": training.key_switches,
+        "trainer_memory_bytes": training.memory_bytes,
         "train_images": plan.images,
         "columns": plan.columns,
         "iterations": plan.iterations,
@@ -102,21 +104,15 @@ def run(config: Config, places: Places, owner: Path, trainer: Path) -> None:
             save_model_with_head(folder, backbone, weight, bias, config.dataset.image_size)
         save_file({"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}, folder / "head.safetensors")
     decrypt_seconds = round(watch.seconds(), 3)
-    memory = (kept["keys_memory_bytes"], kept["encrypt_memory_bytes"], training["memory_bytes"], peak_memory_bytes())
+    memory = (
+        measured["keys_memory_bytes"],
+        measured["encrypt_memory_bytes"],
+        training.memory_bytes,
+        peak_memory_bytes(),
+    )
     values |= {"decrypt_seconds": decrypt_seconds, "peak_memory_bytes": max(memory)}
     values["wall_seconds"] = round(sum(values[f"{step}_seconds"] for step in STEPS), 3)
     write_result(places.result("he"), values, watch, HEADLINE, _RANDOM)
-
-
-def _training(path: Path) -> dict[Any, Any]:
-    """What the trainer measured; it is not trusted, so every figure is checked to be one."""
-    training = read_json(path, "he (or ppvit he train)")
-    training = training if isinstance(training, dict) else {}
-    for name in ("train_seconds", "key_switches", "memory_bytes"):
-        value = training.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise PpvitError(f"{path}: {name} is {value!r}, no number; train again: ppvit he train")
-    return training
 
 
 def _weight_error(weights: Floats, expected: Floats) -> float:

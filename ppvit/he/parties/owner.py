@@ -1,6 +1,7 @@
 """Owner: keys, encryption of features and labels, decryption of the head; the secret key never leaves this half.
 
-Folders: ``owner`` holds ``secret.key``, the whitening and the twin's weights; ``trainer`` is all that the trainer gets.
+Folders: ``owner`` holds ``secret.key``, and what :mod:`ppvit.he.parties.kept` keeps of the images; ``trainer`` is all
+that the trainer gets.
 """
 
 from __future__ import annotations
@@ -8,20 +9,17 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ppvit.config import Config, He
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, require_free_space, write_json
-from ppvit.core.reading import read_json
 from ppvit.core.results import Stopwatch, peak_memory_bytes
 from ppvit.data.plain import PlainImages
 from ppvit.he.algorithms import ALGORITHMS, Algorithm, Floats, Labels, Plan
@@ -30,7 +28,6 @@ from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.session import SecretSession, Session
 from ppvit.he.parties.divergence import check as check_divergence
 from ppvit.he.parties.features import (
-    Whitening,
     backbone_of,
     components_of,
     extract,
@@ -39,7 +36,8 @@ from ppvit.he.parties.features import (
 )
 from ppvit.he.parties.folders import (
     MANIFEST,
-    open_private,
+    OwnersFiles,
+    owners_folder,
     read_manifest,
     read_plan,
     require_replaceable,
@@ -47,6 +45,8 @@ from ppvit.he.parties.folders import (
     write_manifest,
     write_plan,
 )
+from ppvit.he.parties.kept import Kept, write_kept
+from ppvit.he.parties.measured import TRAINING, TRAINING_BYTES
 from ppvit.he.parties.refresh import answer_trainer
 from ppvit.places import Places
 
@@ -71,12 +71,13 @@ def planned(config: Config, places: Places) -> Algorithm:
     return kind.planned(settings, images, width + 1, classes)
 
 
-def make_keys(config: Config, places: Places, owner: Path, trainer: Path, train_here: bool = False) -> None:
+def make_keys(config: Config, places: Places, owner: OwnersFiles, trainer: Path, train_here: bool = False) -> None:
     """Draw a secret key for ``owner`` and make the evaluation keys for ``trainer``; each folder replaced whole.
 
     Args:
         config, places: see :func:`planned`.
-        owner, trainer: folders of the parties.
+        owner: where the owner keeps things.
+        trainer: the trainer's folder.
         train_here: the trainer is this machine, so its memory is checked.
 
     Raises:
@@ -84,7 +85,7 @@ def make_keys(config: Config, places: Places, owner: Path, trainer: Path, train_
         PpvitError: the disk has no room for the keys, or this machine's memory none for a trainer that is here.
     """
     watch = Stopwatch()
-    for folder in (owner, trainer):
+    for folder in (owner.folder, trainer):
         require_replaceable(folder)
     algorithm = planned(config, places)
     plan, processes = algorithm.plan, algorithm.processes()
@@ -98,12 +99,11 @@ def make_keys(config: Config, places: Places, owner: Path, trainer: Path, train_
     )
     session = SecretSession(plan.parameters)
     replaced = _fingerprint_in(owner)
-    with atomic_output(owner, known_by="plan.json") as out:
-        out.chmod(0o700)
-        secret = out / "secret.key"
-        open_private(secret).close()
-        session.save(session.secret, secret)
-        fingerprint = fingerprint_of(secret.read_bytes())
+    with owners_folder(owner.folder) as out:
+        secret = session.to_bytes(session.secret)
+        with owner.writing(owner.secret_key, out) as file:
+            file.write(secret)
+        fingerprint = fingerprint_of(secret)
         write_plan(out, algorithm, fingerprint)
     with atomic_output(trainer, known_by="plan.json") as out:
         keys = out / "keys"
@@ -113,15 +113,18 @@ def make_keys(config: Config, places: Places, owner: Path, trainer: Path, train_
         write_manifest(keys, fingerprint)
         write_plan(out, algorithm, fingerprint)
     if replaced:
-        print(f"{owner}: {fingerprint} took the place of {replaced}; what that key encrypted is lost", file=sys.stderr)
-    write_json(owner / "keys.json", {"keys_seconds": round(watch.seconds(), 3), **_memory("keys")})
+        print(
+            f"{owner.folder}: {fingerprint} took the place of {replaced}; what that key encrypted is lost",
+            file=sys.stderr,
+        )
+    write_json(owner.folder / "keys.json", {"keys_seconds": round(watch.seconds(), 3), **_memory("keys")})
 
 
-def _fingerprint_in(owner: Path) -> str | None:
-    if not (owner / "secret.key").exists():
+def _fingerprint_in(owner: OwnersFiles) -> str | None:
+    if not (owner.folder / "plan.json").exists():
         return None
     with suppress(PpvitError):
-        return read_plan(owner)[1]
+        return read_plan(owner.folder)[1]
     return "a key"
 
 
@@ -134,20 +137,20 @@ def fingerprint_of(secret: bytes) -> str:
     return "he-" + hashlib.sha256(b"ppvit he secret key v1" + secret).hexdigest()[:16]
 
 
-def open_session(owner: Path, plan: Plan, fingerprint: str) -> SecretSession:
+def open_session(owner: OwnersFiles, plan: Plan, fingerprint: str) -> SecretSession:
     """The arithmetic with the secret key.
 
     Raises:
         PpvitError: it is missing, damaged, or not the one that the plan was made with.
     """
-    path = owner / "secret.key"
+    path = owner.place(owner.secret_key)
     key = Session(plan.parameters).load("SecretKey", path)
     if fingerprint_of(path.read_bytes()) != fingerprint:
-        raise PpvitError(f"{path} is not the key {fingerprint} of {owner / 'plan.json'}: keys were mixed up")
+        raise PpvitError(f"{path} is not the key {fingerprint} of {owner.folder / 'plan.json'}: keys were mixed up")
     return SecretSession(plan.parameters, key)
 
 
-def encrypt(config: Config, places: Places, owner: Path, trainer: Path) -> None:
+def encrypt(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> None:
     """Extract and whiten features, train the twin in the clear, and encrypt features and labels for the trainer.
 
     Raises:
@@ -155,15 +158,17 @@ def encrypt(config: Config, places: Places, owner: Path, trainer: Path) -> None:
         PpvitError: keys missing, mixed up or made with other settings, the disk full.
     """
     watch = Stopwatch()
-    algorithm, fingerprint = read_plan(owner)
+    algorithm, fingerprint = read_plan(owner.folder)
     plan = algorithm.plan
     if algorithm != planned(config, places):
         raise PpvitError(
-            f"{owner / 'plan.json'} was made with other settings or another data set; run ppvit he keys again"
+            f"{owner.folder / 'plan.json'} was made with other settings or another data set; run ppvit he keys again"
         )
     session = open_session(owner, plan, fingerprint)
     if read_plan(trainer)[1] != fingerprint:
-        raise PpvitError(f"{trainer} belongs to another key than {owner}: keys were mixed up; run ppvit he keys again")
+        raise PpvitError(
+            f"{trainer} belongs to another key than {owner.folder}: keys were mixed up; run ppvit he keys again"
+        )
     raw_features, labels = extract(config, places.raw, "train", plan.images, backbone_of(config, places.embedded))
     whitening = whitening_for(algorithm, config.he, raw_features)
     features = whitening(raw_features)
@@ -175,17 +180,7 @@ def encrypt(config: Config, places: Places, owner: Path, trainer: Path) -> None:
     with atomic_output(trainer / "data", known_by=MANIFEST) as out:
         encrypt_data(session, algorithm, features, labels, out)
         write_manifest(out, fingerprint)
-    owner.chmod(0o700)
-    with open_private(owner / "head.npz") as file:
-        np.savez(
-            file,
-            matrix=whitening.matrix,
-            offset=whitening.offset,
-            bound=whitening.bound,
-            twin_weights=clear.weights,
-            features=features,
-            labels=labels,
-        )
+    write_kept(owner, Kept(whitening, clear.weights, features, labels))
     measured = {
         "settings": settings_of(config),
         "validation_accuracy_percent": _validate(algorithm, config.he, raw_features, labels),
@@ -195,7 +190,7 @@ def encrypt(config: Config, places: Places, owner: Path, trainer: Path) -> None:
         "key_bytes": folder_bytes(trainer / "keys"),
         **_memory("encrypt"),
     }
-    write_json(owner / "encrypt.json", measured)
+    write_json(owner.folder / "encrypt.json", measured)
 
 
 def _validate(algorithm: Algorithm, settings: He, features: np.ndarray, labels: Labels) -> float | None:
@@ -235,25 +230,29 @@ def encrypt_data(session: SecretSession, algorithm: Algorithm, features: Floats,
         forks.each("write", None)
 
 
-def refresh(owner: Path, trainer: Path) -> int:
+def refresh(owner: OwnersFiles, trainer: Path) -> int:
     """Answer the trainer in refresh mode until it is done; returns the number of answers."""
-    algorithm, fingerprint = read_plan(owner)
+    algorithm, fingerprint = read_plan(owner.folder)
     plan = algorithm.plan
     if plan.mode != "refresh" or plan.iterations == 1:
         return 0  # the trainer never asks
-    return answer_trainer(trainer, open_session(owner, plan, fingerprint), fingerprint)
+    return answer_trainer(trainer, open_session(owner, plan, fingerprint), fingerprint, plan.blocks)
 
 
-def decrypt(owner: Path, trainer: Path) -> Floats:
+def decrypt(owner: OwnersFiles, trainer: Path) -> Floats:
     """Decrypt the weights that came back: float64, (C, d), on whitened features.
 
     Raises:
         PpvitError: missing, altered, of another key, or of impossible size.
     """
-    algorithm, fingerprint = read_plan(owner)
-    session = open_session(owner, algorithm.plan, fingerprint)
-    read_manifest(trainer / "weights", "train", fingerprint)
-    return decrypt_weights(session, algorithm, trainer / "weights")
+    algorithm, fingerprint = read_plan(owner.folder)
+    plan, weights = algorithm.plan, trainer / "weights"
+    session = open_session(owner, plan, fingerprint)
+    names = [weights_name(block) for block in range(plan.blocks)]
+    expected = dict.fromkeys(names, plan.parameters.file_bytes("Ciphertext"))
+    read_manifest(weights, "train", fingerprint, {**expected, TRAINING: TRAINING_BYTES})
+    session.try_ciphertexts(weights / name for name in names)
+    return decrypt_weights(session, algorithm, weights)
 
 
 def decrypt_weights(session: SecretSession, algorithm: Algorithm, folder: Path) -> Floats:
@@ -264,25 +263,6 @@ def decrypt_weights(session: SecretSession, algorithm: Algorithm, folder: Path) 
     except (ValueError, RuntimeError) as error:  # SEAL's, of a ciphertext with an impossible scale
         raise PpvitError(f"{folder} cannot be decrypted ({error}); train again: ppvit he train") from None
     return algorithm.weights_of(slots)
-
-
-def load_whitening(owner: Path) -> tuple[Whitening, dict[str, Any]]:
-    """The whitening, and everything that `encrypt` kept for comparison.
-
-    Raises:
-        PpvitError: it is missing.
-    """
-    path = owner / "head.npz"
-    if not path.exists():
-        raise PpvitError(f"{path} is missing; run ppvit he encrypt")
-    try:
-        with np.load(path) as kept:
-            arrays = dict(kept)
-        whitening = Whitening(arrays["matrix"], arrays["offset"], float(arrays["bound"]))
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-        raise PpvitError(f"{path} is damaged ({error}); run ppvit he encrypt again") from None
-    measured = {**read_json(owner / "keys.json", "he"), **read_json(owner / "encrypt.json", "he")}
-    return whitening, {**arrays, **measured}
 
 
 def accuracy_percent(scores: np.ndarray, labels: np.ndarray) -> float:

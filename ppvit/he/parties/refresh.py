@@ -20,9 +20,9 @@ from typing import Any
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output
-from ppvit.core.reading import read_json
+from ppvit.core.reading import read_record
 from ppvit.he.ckks.session import SecretSession, Session
-from ppvit.he.parties.folders import MANIFEST, read_manifest, weights_name, write_manifest
+from ppvit.he.parties.folders import MANIFEST, Manifest, read_manifest, weights_name, write_manifest
 
 _POLL_SECONDS = 0.05
 State = list[list[Any]]  # weights and the point ahead, a ciphertext a block
@@ -55,20 +55,33 @@ def asker(folder: Path, run: str, session: Session, fingerprint: str) -> Callabl
             for kind, ciphertexts in zip("wv", state, strict=True):
                 for block, ciphertext in enumerate(ciphertexts):
                     session.save(session.drop(ciphertext, 0), out / weights_name(block, kind))
-            write_manifest(out, fingerprint, blocks=len(state[0]))
+            write_manifest(out, fingerprint)
         answer = place / "answer"
         _wait_for(answer.exists, f"no answer in {answer}; start the owner's half: ppvit he refresh")
-        read_manifest(answer, "refresh", fingerprint)
-        return [
-            [session.load("Ciphertext", answer / weights_name(block, kind)) for block in range(len(state[0]))]
-            for kind in "wv"
-        ]
+        return _read_state(answer, session, fingerprint, "refresh", len(state[0]), fresh=True)
 
     return ask
 
 
-def answer_trainer(folder: Path, session: SecretSession, fingerprint: str) -> int:
+def _read_state(
+    folder: Path, session: Session, fingerprint: str, made_by: str, blocks: int, fresh: bool = False
+) -> State:
+    """What the other party wrote into a request or an answer, checked."""
+    names = [[weights_name(block, kind) for block in range(blocks)] for kind in "wv"]
+    each = [name for kind in names for name in kind]
+    read_manifest(folder, made_by, fingerprint, dict.fromkeys(each, session.parameters.file_bytes("Ciphertext")))
+    session.try_ciphertexts((folder / name for name in each), fresh)
+    return [[session.load("Ciphertext", folder / name) for name in kind] for kind in names]
+
+
+def answer_trainer(folder: Path, session: SecretSession, fingerprint: str, blocks: int) -> int:
     """Owner: answer requests until the trainer's new ``weights`` are there; those that lie there already are old.
+
+    Args:
+        folder: the trainer's.
+        session: the arithmetic with the secret key.
+        fingerprint: of that key.
+        blocks: ciphertexts that hold the weights.
 
     Returns:
         The number of answers.
@@ -84,7 +97,7 @@ def answer_trainer(folder: Path, session: SecretSession, fingerprint: str) -> in
         if request is None:
             return answered
         try:
-            _answer(request, session, fingerprint)
+            _answer(request, session, fingerprint, blocks)
             answered += 1
         except (PpvitError, OSError):
             if request.exists():  # else it was an old one, which a new run of the trainer has removed
@@ -99,19 +112,20 @@ def _open_request(folder: Path) -> Path | None:
 def _run_of(weights: Path) -> str | None:
     """The run that wrote a folder of weights; None where there is none."""
     with suppress(PpvitError):
-        manifest = read_json(weights / MANIFEST, "he")
-        return str(manifest.get("run", "")) if isinstance(manifest, dict) else ""
+        return read_record(weights / MANIFEST, Manifest, "he").run or ""
     return None
 
 
-def _answer(request: Path, session: SecretSession, fingerprint: str) -> None:
-    blocks = read_manifest(request, "train", fingerprint)["blocks"]
+def _answer(request: Path, session: SecretSession, fingerprint: str, blocks: int) -> None:
+    state = _read_state(request, session, fingerprint, "train", blocks)
     with atomic_output(request.with_name("answer"), known_by=MANIFEST) as out:
-        for kind in "wv":
-            for block in range(blocks):
-                name = weights_name(block, kind)
-                slots = session.decrypt(session.load("Ciphertext", request / name))
-                session.save(session.encrypt_seeded(slots), out / name)
+        for kind, ciphertexts in zip("wv", state, strict=True):
+            for block, ciphertext in enumerate(ciphertexts):
+                try:
+                    renewed = session.encrypt_seeded(session.decrypt(ciphertext))
+                except (ValueError, RuntimeError) as error:  # SEAL's, of numbers that are too large
+                    raise PpvitError(f"{request} cannot be renewed ({error}); train again: ppvit he train") from None
+                session.save(renewed, out / weights_name(block, kind))
         write_manifest(out, fingerprint)
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, write_json
 from ppvit.core.results import Stopwatch, environment, peak_memory_bytes
 from ppvit.he.algorithms import Plan
 from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.session import Session
+from ppvit.he.ckks.trial import require_readable
 from ppvit.he.parties.folders import MANIFEST, read_manifest, read_plan, weights_name, write_manifest
+from ppvit.he.parties.measured import TRAINING
 from ppvit.he.parties.refresh import asker, start_run
 
 
@@ -32,13 +35,19 @@ def run(folder: Path, data: Path | None = None) -> None:
     plan = algorithm.plan
     algorithm.require_memory(available_bytes())
     data = data or folder / "data"
-    for place, made_by in ((folder / "keys", "keys"), (data, "encrypt")):
-        read_manifest(place, made_by, fingerprint)
+    names = list(algorithm.upload_names())
+    read_manifest(folder / "keys", "keys", fingerprint, {name: most for name, _, most in _keys(plan)})
+    read_manifest(data, "encrypt", fingerprint, dict.fromkeys(names, plan.parameters.file_bytes("Ciphertext")))
     started = start_run(folder)
-    session = load_session(folder, plan)
+    session = Session(plan.parameters)
+    session.try_ciphertexts((data / name for name in names), fresh=True)
+    load_keys(session, folder, plan)
     renew = asker(folder, started, session, fingerprint) if plan.mode == "refresh" else None
     with tqdm(total=plan.key_switches(), desc="train", unit="key switch", disable=None, file=sys.stderr) as bar:
-        weights, switches = algorithm.train(session, data, bar, renew)
+        try:
+            weights, switches = algorithm.train(session, data, bar, renew)
+        except (ValueError, RuntimeError) as error:  # SEAL's
+            raise PpvitError(f"{data} cannot be trained on ({error}); encrypt again: ppvit he encrypt") from None
     with atomic_output(folder / "weights", known_by=MANIFEST) as out:
         for block, ciphertext in enumerate(weights):
             session.save(ciphertext, out / weights_name(block))
@@ -48,7 +57,7 @@ def run(folder: Path, data: Path | None = None) -> None:
             "memory_bytes": _memory_bytes(algorithm.processes()),
             **environment(),
         }
-        write_json(out / "training.json", measured)
+        write_json(out / TRAINING, measured)
         write_manifest(out, fingerprint, run=started)
 
 
@@ -58,9 +67,30 @@ def _memory_bytes(processes: int) -> int:
     return peak_memory_bytes() + (processes * largest if processes > 1 else 0)
 
 
-def load_session(folder: Path, plan: Plan) -> Session:
-    """The arithmetic with the owner's evaluation keys."""
-    session = Session(plan.parameters)
-    session.relinearisation = session.load("RelinKeys", folder / "keys" / "relinearisation.key")
-    session.rotation = session.load("GaloisKeys", folder / "keys" / "rotation.key")
-    return session
+def load_keys(session: Session, folder: Path, plan: Plan) -> None:
+    """Give a session the owner's evaluation keys.
+
+    Raises:
+        PpvitError: one cannot be read, or there is none for a rotation that training takes.
+    """
+    for name, kind, most in _keys(plan):
+        path, attribute = folder / "keys" / name, name.removesuffix(".key")
+
+        def read(path: Path, kind: str = kind, most: int = most) -> object:
+            return session.load(kind, path, most)
+
+        require_readable([path], read, most)
+        setattr(session, attribute, read(path))
+    for step in plan.rotations():
+        if not session.rotation.has_key(session.galois_element(step)):
+            path = folder / "keys" / "rotation.key"
+            raise PpvitError(f"{path} has no key for rotations by {step}; fetch it again or make it: ppvit he keys")
+
+
+def _keys(plan: Plan) -> list[tuple[str, str, int]]:
+    """File name, kind and most bytes of the evaluation keys."""
+    parameters = plan.parameters
+    return [
+        ("relinearisation.key", "RelinKeys", parameters.file_bytes("RelinKeys")),
+        ("rotation.key", "GaloisKeys", parameters.file_bytes("GaloisKeys", len(plan.rotations()))),
+    ]

@@ -83,6 +83,11 @@ class Tiles(Algorithm):
             return f"no he.learning_rate down to {lowest:.3g} helps; lower he.iterations"
         return f"set he.learning_rate={rate:g}, from `keys` on: with it the same training in the clear does not"
 
+    def upload_names(self) -> Iterator[str]:
+        for group, _ in self.plan.groups():
+            yield from (features_name(group, block) for block in range(self.plan.blocks))
+            yield labels_name(group)
+
     def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Floats]]:
         for group, images in self.plan.groups():
             part = slice(images.start, images.stop)

@@ -10,13 +10,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.reading import Record, first_reason
 from ppvit.he.ckks.memory import every_level_bytes, session_bytes
-from ppvit.he.ckks.scheme import CAPS, Parameters, require_whole
+from ppvit.he.ckks.scheme import CAPS, Parameters
 
 MAX_CLASSES, MAX_COLUMNS, MAX_IMAGES = 1024, 4096, 65_536
+MAX_ITERATIONS = 1000  # as he.iterations in ppvit.config
+MAX_FILES = 100_000  # ciphertexts of a run
 _SCALES = range(36, 25, -1)  # bits; below 26 rounding shows in the accuracy, above 36 nothing is gained
 _HEADROOM = 3  # bits between the largest weight's scale and the last prime: weights up to 4 in size
 _SPECIAL = 4  # bits by which the special prime should exceed the others: less noise from every key switch
@@ -120,9 +125,16 @@ class TilesPlan:
             total += _key_switches(self.blocks, len(self.batch_groups(iteration)) if iteration else 0, self)
         return total
 
+    @property
+    def files(self) -> int:
+        """Ciphertexts of features and labels."""
+        last = self.images - (self.batches - 1) * self.batch
+        groups = (self.batches - 1) * math.ceil(self.batch / self.rows) + math.ceil(last / self.rows)
+        return groups * (self.blocks + 1)
+
     def upload_bytes(self) -> int:
         """Size of features and labels as uploaded, before compression."""
-        return sum(1 for _ in self.groups()) * (self.blocks + 1) * self.parameters.ciphertext_bytes() // 2
+        return self.files * self.parameters.ciphertext_bytes() // 2
 
     def memory_bytes(self, processes: int = 1) -> int:
         """Estimate of the trainer's memory: evaluation keys, ciphertexts, and working space; rather too high.
@@ -144,6 +156,25 @@ class TilesPlan:
         return asdict(self)
 
 
+class _Recorded(Record):
+    """A plan in JSON; what does not follow from the rest is bounded, before anything is made of that size."""
+
+    images: int = Field(ge=1, le=2**40)
+    columns: int = Field(ge=1, le=MAX_COLUMNS)
+    classes: int = Field(ge=1, le=MAX_CLASSES)
+    batch: int = Field(ge=1, le=MAX_IMAGES)
+    iterations: int = Field(ge=1, le=MAX_ITERATIONS)
+    mode: Mode
+    learning_rate: float = Field(gt=0)
+    l2: float = Field(ge=0)
+    lanes: int
+    tile: int
+    ring: int
+    prime_bits: list[int] = Field(max_length=100)
+    scale_bits: int
+    loss: Loss
+
+
 def read_plan(record: Any, where: str) -> TilesPlan:
     """The inverse of :meth:`TilesPlan.as_record`, checked.
 
@@ -151,16 +182,15 @@ def read_plan(record: Any, where: str) -> TilesPlan:
         PpvitError: fields are missing or unknown, or are not what :func:`make_plan` chooses for these sizes.
     """
     try:
-        plan = TilesPlan(**{**record, "prime_bits": tuple(record["prime_bits"])})
-        require_whole(iterations=plan.iterations, images=plan.images, columns=plan.columns, classes=plan.classes)
-        if plan.mode not in get_args(Mode) or plan.loss not in get_args(Loss) or not 0 <= plan.l2 < math.inf:
-            raise UsageError(f"mode {plan.mode!r}, loss {plan.loss!r}, l2 {plan.l2!r}")
+        checked = _Recorded.model_validate(record)
+        plan = TilesPlan(**{**checked.model_dump(), "prime_bits": tuple(checked.prime_bits)})
         again = make_plan(
             plan.images, plan.columns, plan.classes, plan.iterations, plan.mode,
             plan.learning_rate, plan.l2, plan.batch, plan.loss,
         )  # fmt: skip
-    except (PpvitError, TypeError, KeyError, ValueError, ArithmeticError) as error:
-        raise PpvitError(f"{where} is no plan of this ppvit ({error}); make it again: ppvit he keys") from None
+    except (PpvitError, ValueError, ArithmeticError) as error:
+        reason = first_reason(error) if isinstance(error, ValidationError) else error
+        raise PpvitError(f"{where} is no plan of this ppvit ({reason}); make it again: ppvit he keys") from None
     different = [name for name, value in again.as_record().items() if value != getattr(plan, name)]
     if different:
         raise PpvitError(
@@ -235,6 +265,7 @@ def make_plan(
         ("classes", classes, MAX_CLASSES),
         ("columns (he.components + 1)", columns, MAX_COLUMNS),
         ("images in a pass (he.batch_images)", batch, MAX_IMAGES),
+        ("iterations (he.iterations)", iterations, MAX_ITERATIONS),
     ):
         if not 1 <= value <= bound:
             raise UsageError(f"{value} {name}: homomorphic training takes 1 to {bound}")
@@ -246,4 +277,10 @@ def make_plan(
     )  # fmt: skip
     tiles = (1 << power for power in range(int(math.log2(chosen.slots // lanes)) + 1))
     candidates = [replace(plan, tile=tile) for tile in tiles]
-    return min(candidates, key=lambda each: (_key_switches(each.blocks, len(each.batch_groups(0)), each), each.tile))
+    best = min(candidates, key=lambda each: (_key_switches(each.blocks, len(each.batch_groups(0)), each), each.tile))
+    if best.files > MAX_FILES:
+        raise UsageError(
+            f"{images} images of {columns} columns take {best.files:,} ciphertexts, of at most {MAX_FILES:,}; lower "
+            "he.train_images, or raise he.batch_images"
+        )
+    return best

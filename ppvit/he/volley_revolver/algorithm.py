@@ -70,6 +70,13 @@ class VolleyRevolver(Algorithm):
     def remedy(self, features: Floats, labels: Labels) -> str:
         return "set he.algorithm=tiles, which whitens the features"
 
+    def upload_names(self) -> Iterator[str]:
+        for group in range(self.plan.layout.groups):
+            yield features_name(group, 0)
+            yield labels_name(group)
+        yield _WEIGHTS
+        yield _STEPS
+
     def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Floats]]:
         upload = layout.prepare(self.plan.layout, features, labels)
         for group, (x, y) in enumerate(zip(upload.samples, upload.labels, strict=True)):

@@ -6,11 +6,15 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ppvit.core.errors import PpvitError
+from pydantic import Field, ValidationError
+
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.reading import Record, first_reason
 from ppvit.he.ckks.memory import every_level_bytes, session_bytes
-from ppvit.he.ckks.scheme import Parameters, require_whole
+from ppvit.he.ckks.scheme import Parameters
 from ppvit.he.volley_revolver.layout import Layout, Upload, choose_chain, make_layout, train
 
+MAX_SIZE = 65_536  # images, columns and classes, long before which memory ends
 _KEY_SWITCHING = 4  # ciphertexts of each level that are there at once, besides one a group
 _WAITING = 16  # ciphertexts besides features and labels: products that wait to be added up
 
@@ -75,6 +79,15 @@ class VolleyRevolverPlan:
         return asdict(self)
 
 
+class _Recorded(Record):
+    """A plan in JSON."""
+
+    images: int = Field(ge=1)
+    columns: int = Field(ge=1)
+    classes: int = Field(ge=1)
+    iterations: int = Field(ge=1, le=3)
+
+
 def read_plan(record: Any, where: str) -> VolleyRevolverPlan:
     """The inverse of :meth:`VolleyRevolverPlan.as_record`, checked.
 
@@ -82,11 +95,11 @@ def read_plan(record: Any, where: str) -> VolleyRevolverPlan:
         PpvitError: fields are missing or unknown.
     """
     try:
-        plan = VolleyRevolverPlan(**record)
-        require_whole(**plan.as_record())
-        return make_plan(plan.images, plan.columns, plan.classes, plan.iterations)
-    except (PpvitError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise PpvitError(f"{where} is no plan of this ppvit ({error}); make it again: ppvit he keys") from None
+        checked = _Recorded.model_validate(record)
+        return make_plan(checked.images, checked.columns, checked.classes, checked.iterations)
+    except (PpvitError, ValidationError) as error:
+        reason = first_reason(error) if isinstance(error, ValidationError) else error
+        raise PpvitError(f"{where} is no plan of this ppvit ({reason}); make it again: ppvit he keys") from None
 
 
 def make_plan(images: int, columns: int, classes: int, iterations: int) -> VolleyRevolverPlan:
@@ -95,6 +108,9 @@ def make_plan(images: int, columns: int, classes: int, iterations: int) -> Volle
     Raises:
         UsageError: too many classes, columns or iterations.
     """
+    for name, value in (("images", images), ("columns", columns), ("classes", classes)):
+        if value > MAX_SIZE:
+            raise UsageError(f"{value} {name}: volley_revolver takes {MAX_SIZE:,} at most; take fewer, or the tiles")
     plan = VolleyRevolverPlan(images, columns, classes, iterations)
     plan.layout  # noqa: B018  the check
     return plan

@@ -1,0 +1,106 @@
+"""What the JSON beside shards may say: ``manifest.json`` of encrypted ones, ``dataset.json`` of raw ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ppvit.core.reading import Record
+
+SCHEMA = 2  # version of manifest.json and dataset.json
+SPLITS = ("train", "test")
+_SAMPLES = 2**31  # of a split, at most
+_CIPHERTEXT_BYTES = 2**28  # of an image, at most; 4096 x 4096 pixels in float16 take 96 MiB
+_CLASSES = 2**20
+
+Line = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{Cc}]*$")]
+Setting = bool | int | float | Annotated[str, Field(max_length=100)]
+
+
+class ShardRecord(Record):
+    """One tar of a split."""
+
+    name: str = Field(max_length=40)
+    samples: int = Field(ge=1, le=_SAMPLES)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class _Versioned(Record):
+    version: int = Field(alias="schema")
+
+    @field_validator("version")
+    @classmethod
+    def _known(cls, version: int) -> int:
+        if version != SCHEMA:
+            raise ValueError(f"version {version} is not {SCHEMA}, which this ppvit reads")
+        return version
+
+
+class EncryptedManifest(_Versioned):
+    """``manifest.json`` of one split of encrypted shards; :attr:`ppvit.ciphers.Cipher.record` is a part of it."""
+
+    split: Literal["train", "test"]
+    num_classes: int = Field(ge=1, le=_CLASSES)
+    count: int = Field(ge=1, le=_SAMPLES)
+    cipher: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
+    key_id: Annotated[str, Field(pattern=r"^pk-[0-9a-f]{16}$")] | None
+    demo_key: bool
+    image_size: int = Field(ge=1, le=4096)
+    isometry: Literal["values", "length", "none"]
+    isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
+    shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
+    dtype: Literal["uint8", "float16"]
+    shards: list[ShardRecord] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if len(self.shape) == 3 and self.shape != [self.image_size, self.image_size, 3]:
+            raise ValueError(f"shape {self.shape} is not that of images of {self.image_size} pixels")
+        if math.prod(self.shape) * (1 if self.dtype == "uint8" else 2) > _CIPHERTEXT_BYTES:
+            raise ValueError(f"shape {self.shape}: more than {_CIPHERTEXT_BYTES:,} bytes an image")
+        if self.num_classes > self.count:
+            raise ValueError(f"num_classes {self.num_classes}: there are {self.count} images, at least one of each")
+        _require_in_order(self.shards, "", self.count)
+        return self
+
+
+class Counts(Record):
+    """Images of each split."""
+
+    train: int = Field(ge=1, le=_SAMPLES)
+    test: int = Field(ge=1, le=_SAMPLES)
+
+
+class RawShards(Record):
+    """Tars of each split."""
+
+    train: list[ShardRecord] = Field(min_length=1)
+    test: list[ShardRecord] = Field(min_length=1)
+
+
+class RawManifest(_Versioned):
+    """``dataset.json``: a plain data set, which stays with the owner."""
+
+    name: Line
+    classes: list[Line] = Field(min_length=1, max_length=_CLASSES)
+    source: str = Field(max_length=10_000)
+    counts: Counts
+    shards: RawShards
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have the same name")
+        for split in SPLITS:
+            _require_in_order(getattr(self.shards, split), f"{split}-", getattr(self.counts, split))
+        return self
+
+
+def _require_in_order(shards: list[ShardRecord], prefix: str, count: int) -> None:
+    for number, shard in enumerate(shards):
+        if shard.name != f"{prefix}{number:06d}.tar":
+            raise ValueError(f"shard {number} is not named {prefix}{number:06d}.tar")
+    if (samples := sum(shard.samples for shard in shards)) != count:
+        raise ValueError(f"the shards hold {samples} images, not the {count} that it says")

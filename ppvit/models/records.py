@@ -1,0 +1,82 @@
+"""What model folders may say of themselves: the strict form of ``config.json`` and of the records in it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from ppvit.core.reading import Record
+
+_Option = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=100)] | None
+_Options = Annotated[dict[Annotated[str, Field(max_length=50)], _Option], Field(max_length=20)]
+_Size = Annotated[int, Field(ge=1, le=65536)]
+
+
+class ModelRecord(Record):
+    """What models say of the cipher that they are for; names as in :attr:`ppvit.ciphers.Cipher.record`.
+
+    Attributes:
+        model: ``model.name``.
+        adapted: whether the weights are adapted to the key.
+    """
+
+    key_id: Annotated[str, Field(pattern=r"^pk-[0-9a-f]{16}$")] | None
+    cipher: _Options
+    image_size: _Size
+    demo_key: bool = False
+    isometry: Literal["values", "length", "none"] = "none"
+    isometry_options: _Options = Field(default_factory=dict)
+    model: Annotated[str, Field(max_length=200)] = ""
+    adapted: bool = True
+
+
+class ModelArguments(Record):
+    """Arguments of ``timm.create_model`` that shape a model; never one that names a file or repository."""
+
+    img_size: _Size = 1
+    patch_size: _Size = 1
+    embed_dim: _Size = 1
+    depth: _Size = 1
+    num_heads: _Size = 1
+    stem_padding: Annotated[int, Field(ge=0, le=64)] = 1
+    class_token: bool = True
+    no_embed_class: bool = False
+    pre_norm: bool = False
+    qk_norm: bool = False
+    reg_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
+    global_pool: Literal["token", "avg", "max", "map", ""] = "token"
+    init_values: Annotated[float, Field(gt=0, le=1)] | None = None
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Stem(Record):
+    """Arguments of :func:`ppvit.models.stems.install_stem`."""
+
+    blocks: Annotated[int, Field(ge=0, le=2**20)] = 0
+    nibbles: bool = False
+    tokens: Annotated[int, Field(ge=1, le=2**20)] = 1
+    token_width: _Size = 1
+    adaptive_matrix: Annotated[int, Field(ge=1, le=2**16)] = 1
+    normalization: Literal[True] = True
+
+
+class ModelConfiguration(Record):
+    """``config.json`` of a model folder; what is not narrowed here is compared with what the model would write.
+
+    Attributes:
+        architecture: a name of timm, never an address.
+        ppvit: a record of ``adapt`` or of ``finetune``.
+    """
+
+    architecture: Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]
+    num_classes: Annotated[int, Field(ge=0, le=2**20)]
+    num_features: int
+    model_args: ModelArguments
+    pretrained_cfg: dict[str, Any]
+    ppvit: dict[str, Any]
+    stem: Stem | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """``model_args`` as they were written."""
+        return self.model_args.model_dump(exclude_unset=True)

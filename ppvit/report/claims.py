@@ -1,0 +1,202 @@
+"""What the trainer says of its model, held against what the owner has: counts, sums, the model that was verified.
+
+The trainer's figures cannot be proved from its files. They can contradict each other, the owner's images and what
+`verify` measured, and then they are refused, or shown as what they are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ppvit.config import Config
+from ppvit.core.errors import PpvitError
+from ppvit.core.figures import Amount, Count, Percent, read_result, read_rows
+from ppvit.places import Places
+
+STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")
+_OF_THE_MODEL = (
+    "finetune",
+    "evaluate",
+    "robustness",
+    "audit",
+    "threats",
+)  # beside `verify`, which they must agree with
+_ROUNDED = 1e-6  # of an image, or of a percent: figures are written with all their digits
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables of numbers that the trainer wrote.
+
+    Attributes:
+        learning: training loss and accuracy in percent by epoch; empty where they were not kept.
+        confusion: number of images by true class (rows) and predicted class, (C, C).
+        calibration: mean confidence in percent, accuracy in percent and images of every bin.
+        curve: epsilon in grey levels and accuracy in percent.
+    """
+
+    learning: dict[str, list[tuple[int, float]]]
+    confusion: npt.NDArray[np.int64]
+    calibration: list[tuple[float, float, int]]
+    curve: list[tuple[float, float]]
+
+
+def read_results(config: Config, places: Places, images: int) -> dict[str, dict[str, Any]]:
+    """All result files by stage; that of ``he`` where there is one, since its library is an extra.
+
+    Args:
+        config: ``finetune.method`` and ``finetune.epochs`` are used.
+        places: ``results`` is read.
+        images: number of the owner's test images.
+
+    Raises:
+        PpvitError: a result is missing, cannot be right, is of another model than `verify` measured, or contradicts
+            the parameters, the owner's images or itself.
+    """
+    values = {stage: read_result(places.result(stage), stage) for stage in STAGES}
+    verified = values["verify"]["finetuned_id"]
+    for stage in _OF_THE_MODEL:
+        _require(places, values, stage, "finetuned_id", verified, f"{places.result('verify')} is about")
+    for name in ("method", "epochs"):
+        _require(places, values, "finetune", name, getattr(config.finetune, name), "by params.yaml it is")
+    for stage in ("evaluate", "verify"):
+        _require(places, values, stage, "images", images, f"{places.raw} gives")
+    attacked = {name: getattr(config.robustness, name) for name in ("norm", "epsilon", "seed")}
+    for name, asked in {**attacked, "images": min(images, config.robustness.images)}.items():
+        _require(places, values, "robustness", name, asked, "by params.yaml it is")
+    for stage in ("evaluate", "robustness"):
+        for name, percent in values[stage].items():
+            if name.endswith("accuracy_percent") and not _is_share(percent, values[stage]["images"]):
+                why = f"'{name}' {percent} is no share of {values[stage]['images']} images"
+                raise _distrusted(places.result(stage), stage, why)
+    _require_own_words(places.result("robustness"), values["robustness"])
+    if places.result("he").exists():
+        values["he"] = read_result(places.result("he"), "he")
+    return values
+
+
+def read_tables(
+    config: Config, places: Places, per_class: npt.NDArray[np.int64], values: dict[str, dict[str, Any]]
+) -> Tables:
+    """The trainer's tables.
+
+    Args:
+        config: ``finetune.epochs``, ``evaluate.calibration_bins`` and ``robustness.epsilons`` bound their lengths.
+        places: ``live``, ``plots`` and ``curves`` are read.
+        per_class: number of the owner's test images of every class, (C,).
+        values: results by stage, which the tables must add up to.
+
+    Raises:
+        PpvitError: a table is missing, damaged, too long, or contradicts the result or the owner's images.
+    """
+    learning: dict[str, list[tuple[int, float]]] = {}
+    for name, kind in (("train_loss", Amount), ("train_accuracy_percent", Percent)):
+        path = places.live / "plots" / "metrics" / f"{name}.tsv"
+        columns, epochs = {"step": Count, name: kind}, config.finetune.epochs
+        learning[name] = list(read_rows(path, "finetune", columns, epochs, "\t")) if path.exists() else []
+    columns = {"epsilon": Amount, "accuracy_percent": Percent}
+    curve = list(read_rows(places.curves / "curve.csv", "robustness", columns, len(config.robustness.epsilons) + 1))
+    clean = values["robustness"]["clean_accuracy_percent"]
+    if curve[:1] != [(0.0, clean)]:
+        raise _distrusted(places.curves / "curve.csv", "robustness", f"it does not begin with 0,{clean}, as the result")
+    confusion = _read_confusion(places.plots / "confusion.csv", per_class, places.raw)
+    calibration = _read_calibration(places.plots / "calibration.csv", config.evaluate.calibration_bins, per_class)
+    _require_sums(places.plots, confusion, calibration, values["evaluate"])
+    return Tables(learning, confusion, calibration, curve)
+
+
+def _read_confusion(path: Path, per_class: npt.NDArray[np.int64], raw: Path) -> npt.NDArray[np.int64]:
+    classes = len(per_class)
+    confusion = np.zeros((classes, classes), np.int64)
+    for actual, predicted in read_rows(path, "evaluate", {"actual": Count, "predicted": Count}, int(per_class.sum())):
+        if max(actual, predicted) >= classes:
+            why = f"it has class {max(actual, predicted)}, {raw} has classes 0 to {classes - 1}"
+            raise _distrusted(path, "evaluate", why)
+        confusion[actual, predicted] += 1
+    for label, (told, there) in enumerate(zip(confusion.sum(axis=1), per_class, strict=True)):
+        if told != there:
+            raise _distrusted(path, "evaluate", f"it has {told} images of class {label}, {raw} has {there}")
+    return confusion
+
+
+def _read_calibration(path: Path, bins: int, per_class: npt.NDArray[np.int64]) -> list[tuple[float, float, int]]:
+    columns = {"confidence_percent": Amount, "accuracy_percent": Percent, "images": Count}
+    rows = list(read_rows(path, "evaluate", columns, bins))
+    if sum(images for _, _, images in rows) != per_class.sum():
+        raise _distrusted(path, "evaluate", f"its images do not add up to {per_class.sum()}")
+    if any(confidence > 100 + _ROUNDED for confidence, _, _ in rows):  # a mean, whose rounding may pass 100
+        raise _distrusted(path, "evaluate", "a confidence is more than 100 percent")
+    return rows
+
+
+def _require_sums(
+    plots: Path,
+    confusion: npt.NDArray[np.int64],
+    calibration: list[tuple[float, float, int]],
+    evaluate: dict[str, Any],
+) -> None:
+    """The result file must say what its tables add up to."""
+    images = confusion.sum()
+    there = confusion.sum(axis=1) > 0
+    recalls = confusion.diagonal()[there] / confusion.sum(axis=1)[there]
+    sums = {
+        "accuracy_percent": ("confusion.csv", 100 * confusion.trace() / images),
+        "class_accuracy_min_percent": ("confusion.csv", 100 * recalls.min()),
+        "calibration_error_percent": (
+            "calibration.csv",
+            sum(abs(accuracy - confidence) * count for confidence, accuracy, count in calibration) / images,
+        ),
+    }
+    for name, (table, percent) in sums.items():
+        if not math.isclose(evaluate[name], percent, abs_tol=_ROUNDED):
+            why = f"it gives '{name}' {percent:.6g}, evaluate.json says {evaluate[name]:.6g}"
+            raise _distrusted(plots / table, "evaluate", why)
+
+
+def unconfirmed(values: dict[str, dict[str, Any]]) -> str:
+    """A sentence where the trainer's accuracy is not what the owner measured of the same model; else empty.
+
+    Ciphertext made anew is the same to the bit, so that only rounding on another machine can turn single images.
+    """
+    told, measured = values["evaluate"]["accuracy_percent"], values["verify"]["accuracy_percent"]
+    images = values["verify"]["images"]
+    turned = abs(told - measured) * images / 100
+    if turned <= max(1, images // 200) + _ROUNDED:
+        return ""
+    return (
+        f"Do not trust the trainer's figures: it says {told:.2f} % of {images} test images are classified correctly, "
+        f"the owner measured {measured:.2f} % with the same model on the same images."
+    )
+
+
+def _require(
+    places: Places, values: dict[str, dict[str, Any]], stage: str, name: str, expected: Any, source: str
+) -> None:
+    if values[stage][name] != expected:
+        told = f"'{name}' is {values[stage][name]}, {source} {expected}"
+        raise _distrusted(places.result(stage), stage, told)
+
+
+def _require_own_words(path: Path, robustness: dict[str, Any]) -> None:
+    """The trainer's sentence must quote its own figures."""
+    headline = robustness.get("headline_accuracy_percent")
+    words = "Not measured by the trainer: "
+    if headline is not None:
+        words = f"{headline:.1f} % of {robustness['images']} images withstand "
+    if not robustness["verdict"].removeprefix("Not to be believed: ").startswith(words):
+        raise _distrusted(path, "robustness", f"'verdict' does not begin with '{words}', as its figures say")
+
+
+def _is_share(percent: float, images: int) -> bool:
+    hits = percent * images / 100
+    return abs(hits - round(hits)) < _ROUNDED * max(1, images)
+
+
+def _distrusted(path: Path, stage: str, why: str) -> PpvitError:
+    return PpvitError(f"{path}: {why}; measure again: dvc repro --force {stage}")

@@ -1,0 +1,311 @@
+"""Hostile and damaged files, thousands of them: each is read by the command as the other party would, and judged.
+
+    python tests/harness/hostile.py --cases 10000 [--only manifest] [--seed 1]
+
+A case is a part of a small finished run (:mod:`world`) in which one or two files were damaged (:mod:`mutations`). It holds
+if the command ends in one line and exit code 1 or 2, or in the result of untouched files, or in one that carries another
+identity; within 10 s of processor time and 2 GiB, with nothing executed, nothing from the network and nothing written
+elsewhere (:mod:`arena`). Exit code 1 where a case does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import stat
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+os.environ.update(OMP_NUM_THREADS="1", PPVIT_WORKERS="0", HF_HUB_OFFLINE="0", DVC_NO_ANALYTICS="1")
+
+import arena
+import mutations
+import world
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+IMPORTED = (
+    "encrypt",
+    "adapt",
+    "finetune",
+    "evaluate",
+    "robustness",
+    "verify",
+    "threats",
+    "audit",
+    "predict",
+    "report",
+    "he",
+)
+
+
+class Base:
+    """The untouched world, and what every verb makes of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "world"
+        self._cases = root / "cases"
+        self.root.mkdir()
+        self._cases.mkdir()
+        world.build(self.root)
+        self.files = {
+            name: sorted({path for glob in each.files for path in self.root.glob(glob) if path.is_file()})
+            for name, each in world.ARTEFACTS.items()
+        }
+        self._usual: dict[tuple[str, str], tuple[arena.Ending, Any]] = {}
+
+    def usual(self, artefact: str, verb: str) -> tuple[arena.Ending, Any]:
+        """Ending and outcome of a verb on untouched files."""
+        if (artefact, verb) not in self._usual:
+            self._usual[artefact, verb] = self.run(artefact, verb, {}, {})
+            ending = self._usual[artefact, verb][0]
+            if ending.code or ending.traceback:
+                raise RuntimeError(f"{verb} fails on untouched files: {ending}")
+        return self._usual[artefact, verb]
+
+    def run(
+        self,
+        artefact: str,
+        verb: str,
+        damaged: dict[Path, mutations.Damage],
+        extra: dict[str, bytes],
+        resign: bool = False,
+    ) -> tuple[arena.Ending, Any]:
+        """Run a verb on a copy of what it needs in which some files are damaged."""
+        with tempfile.TemporaryDirectory(dir=self._cases) as name:
+            folder = Path(name)
+            world.copy(self.root, folder, world.ARTEFACTS[artefact].needs)
+            before = world.VERBS[verb].outcome(folder)
+            for path, damage in damaged.items():
+                _put(folder / path.relative_to(self.root), damage)
+            for other, data in extra.items():
+                (folder / other).write_bytes(data)
+            if resign:
+                _resign(folder, {path: each for path, each in damaged.items() if each.data is not None})
+            ending = arena.run(list(world.VERBS[verb].arguments), folder)
+            outcome = world.VERBS[verb].outcome(folder) if not ending.traceback else None
+            if world.VERBS[verb].printed and not ending.code:
+                outcome = ending.out
+            if (
+                ending.code in (1, 2)
+                and not world.VERBS[verb].printed
+                and outcome != before
+                and not _among(damaged, verb)
+            ):
+                outcome = "changed by a command that failed"
+            return ending, outcome
+
+
+def _among(damaged: dict[Path, mutations.Damage], verb: str) -> bool:
+    """Whether the verb writes what was damaged."""
+    place = {"encrypt": "data/encrypted", "adapt": "models/adapted", "finetune": "models/finetuned"}.get(
+        verb, "results"
+    )
+    return any(place in path.as_posix() for path in damaged)
+
+
+def _put(path: Path, damage: mutations.Damage) -> None:
+    path.unlink()
+    if damage.data is not None:
+        path.write_bytes(damage.data)
+        path.chmod(0o600)
+    elif damage.kind == "folder":
+        path.mkdir()
+    elif damage.kind == "pipe":
+        os.mkfifo(path)
+    elif damage.kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    elif damage.kind == "sparse":
+        with path.open("wb") as file:
+            file.truncate(3 * 2**30)
+    elif damage.kind == "loop":
+        path.symlink_to(path.name)
+    elif damage.kind != "missing":
+        path.symlink_to(damage.kind)
+
+
+def _resign(folder: Path, damaged: dict[Path, mutations.Damage]) -> None:
+    """Put the hashes of the damaged files wherever those of the sound ones stand, as whoever wrote both can."""
+    for path, damage in damaged.items():
+        old, new = (hashlib.sha256(data).hexdigest() for data in (path.read_bytes(), damage.data or b""))
+        for other in folder.rglob("*.json"):
+            if (
+                other.is_file()
+                and other.stat().st_size < 2**20
+                and old in (text := other.read_text("utf-8", "surrogateescape"))
+            ):
+                other.unlink()
+                other.write_text(text.replace(old, new), "utf-8", "surrogateescape")
+
+
+def judged(base: Base, artefact: str, verb: str, ending: arena.Ending, outcome: Any, resign: bool) -> list[str]:
+    """What breaks the promise in a case."""
+    usual, expected = base.usual(artefact, verb)
+    found = ending.faults(tuple(usual.err.splitlines()))
+    if outcome == "changed by a command that failed":
+        return [*found, outcome]
+    if verb == "report" and not ending.code:
+        for number in re.findall(r"(-?[\d.]+|nan|inf) %", ending.out):
+            if not 0 <= float(number) <= 100:  # NaN is not either
+                found.append(f"a headline of {number} %")
+    another = outcome != expected and not world.ARTEFACTS[artefact].own and not _named_otherwise(outcome, expected)
+    trained_on_others = verb == "finetune" and (resign or artefact != "shards")  # gives another model, rightly
+    if ending.code == 0 and another and not trained_on_others:
+        found.append(f"another result under the same name: {_difference(outcome, expected)}")
+    return found
+
+
+def _named_otherwise(outcome: Any, expected: Any) -> bool:
+    """Whether a result carries another identity, so that nobody takes it for the usual one."""
+    if not isinstance(outcome, dict) or not isinstance(expected, dict):
+        return False
+    names = {name for name in outcome.keys() | expected.keys() if name.endswith(("_id", "_sha256"))}
+    return any(outcome.get(name) != expected.get(name) for name in names)
+
+
+def _difference(outcome: Any, expected: Any) -> str:
+    if not isinstance(outcome, dict) or not isinstance(expected, dict):
+        return f"{str(outcome)[:80]!r} for {str(expected)[:80]!r}"
+    names = [name for name in expected.keys() | outcome.keys() if outcome.get(name) != expected.get(name)]
+    return ", ".join(
+        f"{name} {str(outcome.get(name))[:20]} for {str(expected.get(name))[:20]}" for name in sorted(names)[:4]
+    )
+
+
+@st.composite
+def cases(
+    draw: Any, base: Base, only: list[str]
+) -> tuple[str, str, dict[Path, mutations.Damage], dict[str, bytes], bool]:
+    """An artefact, who reads it, its damaged files, files put beside it, and whether hashes are made to fit."""
+    names = [name for name in only for _ in range(world.ARTEFACTS[name].share)]
+    artefact = draw(st.sampled_from(names))
+    kind, files = world.ARTEFACTS[artefact], base.files[artefact]
+    damaged: dict[Path, mutations.Damage] = {}
+    for _ in range(draw(st.sampled_from((1, 1, 1, 1, 1, 1, 2)))):
+        path = draw(st.sampled_from(files))
+        data = path.read_bytes()
+        if draw(st.integers(0, 11)) == 0:
+            other = draw(st.sampled_from(files))
+            damaged[path] = mutations.Damage(f"the content of {other.name}", other.read_bytes())
+        else:
+            damaged[path] = mutations.of_kind(path.name)(draw, data)
+    extra: dict[str, bytes] = {}
+    if kind.extra and draw(st.integers(0, 7)) == 0:
+        name = draw(st.sampled_from(sorted(kind.extra)))
+        extra[name] = kind.extra[name] if kind.extra[name] != b"@" else mutations.pickle.dumps(mutations.Payload())
+    verb = draw(st.sampled_from(_readers(kind, damaged)))
+    return artefact, verb, damaged, extra, draw(st.booleans())
+
+
+def _readers(kind: world.Artefact, damaged: dict[Path, mutations.Damage]) -> list[str]:
+    """The verbs that read a damaged file, where each reads files of its own."""
+    own = {"own.npz": "download npz", "wds": "download tar", "own.zip": "download zip", "own": "download folder"}
+    verbs = [verb for path in damaged for part in path.parts[-3:] if (verb := own.get(part)) in kind.verbs]
+    return verbs or list(kind.verbs)
+
+
+def told(
+    root: Path, artefact: str, verb: str, damaged: dict[Path, mutations.Damage], extra: dict[str, bytes], resign: bool
+) -> str:
+    """A case in a line."""
+    what = "; ".join(f"{path.relative_to(root)}: {damage.told}" for path, damage in damaged.items())
+    more = "".join(f"; {name} added" for name in extra) + ("; hashes made to fit" if resign else "")
+    return f"[{artefact}] {what}{more} -> ppvit {' '.join(world.VERBS[verb].arguments)}".encode(
+        "ascii", "backslashreplace"
+    ).decode()
+
+
+def hunt(count: int, only: list[str], number: int, say: Any = print) -> dict[str, tuple[int, str]]:
+    """Run this many cases.
+
+    Returns:
+        What went wrong, each kind once: how often, and the shortest case.
+    """
+    findings: dict[str, tuple[int, str]] = {}
+    codes: dict[str, Counter[int]] = defaultdict(Counter)
+    most: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory(prefix="ppvit-hostile-") as folder:
+        base = Base(Path(folder))
+        started = time.monotonic()
+
+        @seed(number)
+        @settings(
+            max_examples=count,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(cases(base, only))
+        def every(case: Any) -> None:
+            artefact, verb, damaged, extra, resign = case
+            base.usual(artefact, verb)
+            ending, outcome = base.run(artefact, verb, damaged, extra, resign)
+            codes[artefact][ending.code] += 1
+            most[artefact] = max(most[artefact], ending.seconds)
+            for fault in judged(base, artefact, verb, ending, outcome, resign):
+                kind = re.sub(r"\d+|'.*?'", "*", f"{artefact}: {fault}")[:160]
+                line = f"{fault}\n    {told(base.root, artefact, verb, damaged, extra, resign)}"
+                before = findings.get(kind, (0, line))
+                findings[kind] = (before[0] + 1, min(before[1], line, key=len))
+                if not before[0]:
+                    say(f"new: {line}")
+
+        every()
+        seconds = time.monotonic() - started
+    total = sum(sum(each.values()) for each in codes.values())
+    say(f"\n{total} cases in {seconds:.0f} s, {total / max(seconds, 1e-9):.1f} a second")
+    for artefact, counted in sorted(codes.items()):
+        ends = ", ".join(f"{number} times exit {code}" for code, number in sorted(counted.items()))
+        say(f"  {artefact:<24} {ends}; at most {most[artefact]:.1f} s")
+    return findings
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument(
+        "--only", nargs="+", choices=sorted(world.ARTEFACTS), default=sorted(world.ARTEFACTS), metavar="ARTEFACT"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    _import_all()
+    findings = hunt(chosen.cases, chosen.only, chosen.seed, lambda text: print(text, flush=True))
+    for number, line in sorted(findings.values(), reverse=True):
+        print(f"\n{number} times {line}")
+    print(f"\n{len(findings)} kinds of findings")
+    return int(bool(findings))
+
+
+def _import_all() -> None:
+    """Import what forks would import again and again."""
+    import gc
+    import importlib
+
+    for verb in IMPORTED:
+        importlib.import_module(f"ppvit.verbs.{verb}")
+    for name in (
+        "ppvit.cli",
+        "dvclive.live",
+        "ppvit.export",
+        "ppvit.tuners",
+        "peft",
+        "tenseal",
+        "matplotlib.backends.backend_svg",
+    ):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # triton would tell of objects that it leaks
