@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
+import math
 import multiprocessing
 import os
 import threading
-=======
-import math
->>>>>>> main
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppvit.core.children import end_with_parent
-from ppvit.core.process import prepared_process, sigterm_exits
+from ppvit.core.process import prepared_process
 
 if TYPE_CHECKING:  # the trainer loads none of these
     from ppvit.config import Config
@@ -61,5 +61,5 @@ def _read_task(text: str) -> tuple[Config, Places, OwnersFiles, Path]:
 
 if __name__ == "__main__":
     end_with_parent()
-    with prepared_process(), sigterm_exits():
+    with prepared_process(of_another=True):
         main(*sys.argv[1:])
