@@ -16,8 +16,8 @@ from ppvit.audit.attacks import feature_reconstruction, jigsaw, min_difference, 
 from ppvit.audit.view import decrypt
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output, require_apart, write_json
-from ppvit.core.reading import read_bounded
 from ppvit.core.git import keep_out_of_git
+from ppvit.core.reading import read_bounded
 from ppvit.core.results import Stopwatch
 from ppvit.data import images
 from ppvit.data.pictures import image_grid

@@ -33,9 +33,6 @@ class FinetunedRecord(ModelRecord):
 
     method: Annotated[str, Field(max_length=100)]
     num_classes: Annotated[int, Field(ge=1, le=2**20)]
-    resize_filter: Annotated[str, Field(max_length=20)] = ""
-    crop: Annotated[str, Field(max_length=20)] = ""
-    adapted_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     finetune: Finetune | None = None
     adversarial: Adversarial | None = None
     resize_filter: Annotated[str, Field(max_length=20)] = ""
