@@ -131,14 +131,30 @@ def run(arguments: list[str], folder: Path, prepare: Callable[[], None] = lambda
 
 def _end_group(child: int) -> list[str]:
     """End what the command left; what ends with it by itself gets a moment to do so."""
-    try:
-        for _ in range(200):
+    for _ in range(50):
+        try:
             os.killpg(child, 0)
-            time.sleep(0.01)
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        return []
-    return ["leave a process"]
+        except ProcessLookupError:
+            return []
+        if not (living := _living(child)):
+            return []  # dead, and not yet reaped by the system
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    return [f"leave a process: {', '.join(living)}"]
+
+
+def _living(group: int) -> list[str]:
+    """Command names of the processes of a group that are no zombies, as in proc(5)."""
+    names = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            before, _, after = status.read_text().rpartition(")")
+        except OSError:  # it has ended
+            continue
+        state, _, of_group = after.split()[:3]
+        if int(of_group) == group and state != "Z":
+            names.append(before.partition("(")[2])
+    return names
 
 
 def _become_command(arguments: list[str], folder: Path, streams: list[Path], prepare: Callable[[], None]) -> None:

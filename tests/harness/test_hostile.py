@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 
-CASES = 250
+CASES = 150
 
 
 def test_hostile_files_end_in_one_line_or_change_nothing():

@@ -36,9 +36,9 @@ QUICK = {
 LINKED = 500_000  # files from this size on are linked into the copies of the world, not copied
 
 
-def result_of(stage: str) -> Outcome:
+def result_of(stage: str, results: str = "results") -> Outcome:
     """What a stage measured."""
-    return lambda folder: _json(folder / "results" / f"{stage}.json")
+    return lambda folder: _json(folder / results / f"{stage}.json")
 
 
 def tree_of(name: str, *but: str) -> Outcome:
@@ -124,7 +124,8 @@ for _kind in ("vpt", "whole"):
         )
     )
     for _verb in ("evaluate", "verify"):
-        VERBS[f"{_verb} {_kind}"] = Verb((_verb, "--finetuned", f"models/{_kind}"), result_of(_verb))
+        _arguments = (_verb, "--finetuned", f"models/{_kind}", "--results", f"out-{_kind}")
+        VERBS[f"{_verb} {_kind}"] = Verb(_arguments, result_of(_verb, f"out-{_kind}"))
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ ARTEFACTS = {
     "params": Artefact(
         ("params.yaml",), ("settings", "settings", "settings", "encrypt", "adapt", "report"), _OWNER, own=True, share=5
     ),
-    "keys": Artefact(("keyring/*",), ("encrypt", "adapt", "verify"), _OWNER, share=2),
+    "keys": Artefact(("keyring/*",), ("encrypt", "adapt", "verify", "keys"), _OWNER, share=2),
     "raw": Artefact(
         ("data/raw/digits/*",),
         ("encrypt", "verify", "predict", "report", "show"),
