@@ -100,6 +100,22 @@ class RawManifest(_Versioned):
         return self
 
 
+class Box(Record):
+    """Names of classes and source, behind a key; see :mod:`ppvit.data.sealed`."""
+
+    key_id: str = Field(pattern=r"^pk-[0-9a-f]{16}$")
+    box: str = Field(pattern=r"^([A-Za-z0-9+/]{4})+[A-Za-z0-9+/=]{0,4}$")
+
+
+class SealedManifest(_Versioned):
+    """``dataset.json`` of a sealed data set: a :class:`RawManifest` once it is open."""
+
+    name: Line
+    sealed: Box
+    counts: Counts
+    shards: RawShards
+
+
 def _require_in_order(shards: list[ShardRecord], prefix: str, count: int) -> None:
     for number, shard in enumerate(shards):
         if shard.name != f"{prefix}{number:06d}.tar":

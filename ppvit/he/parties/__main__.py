@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppvit.core.children import end_with_parent
-from ppvit.core.process import prepared_process, sigterm_exits
+from ppvit.core.process import prepared_process
 
 if TYPE_CHECKING:  # the trainer loads none of these
     from ppvit.config import Config
@@ -56,10 +56,13 @@ def _read_task(text: str) -> tuple[Config, Places, OwnersFiles, Path]:
 
     task = json.loads(text)
     places, owner = ({name: Path(path) for name, path in task[kind].items()} for kind in ("places", "owner"))
-    return Config.model_validate(task["config"]), Places(**places), OwnersFiles(**owner), Path(task["trainer"])
+    kinds: dict[str, Any] = {name: field.annotation for name, field in Config.model_fields.items()}
+    sections = {name: kinds[name].model_validate(values) for name, values in task["config"].items()}
+    config = Config.model_construct(set(sections), **sections)  # the stage reads a few sections alone
+    return config, Places(**places), OwnersFiles(**owner), Path(task["trainer"])
 
 
 if __name__ == "__main__":
     end_with_parent()
-    with prepared_process(), sigterm_exits():
+    with prepared_process(of_another=True):
         main(*sys.argv[1:])
