@@ -66,6 +66,9 @@ VERBS: dict[str, list[str] | str] = {
     "settings": ["settings"],
     "params": NO_FILES,
     "list": NO_FILES,
+    "keys": NO_FILES,
+    "backup": "writes to a remote alone, see tests/cli/test_backup.py",
+    "rekey": "writes what encrypt, adapt and finetune write, in their places",
     "keygen": ["keygen --keyring keys", "keygen --keyring mine/keys"],
 }
 # what git would add: nothing but these, in folders of one's own, and every one of them is searched

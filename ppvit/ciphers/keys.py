@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ppvit.ciphers import keychain, passphrase
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.git import keep_out_of_git
 from ppvit.core.private import make_private, read_private, require_private_folder, write_private
 
 VERSION = "v1"
@@ -124,6 +125,7 @@ def _writable(path: Path) -> Iterator[None]:
     try:
         make_private(path.parent)
         require_private_folder(path.parent)
+        keep_out_of_git(path.parent)
         yield
     except OSError as error:
         raise PpvitError(
