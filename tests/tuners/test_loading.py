@@ -205,8 +205,14 @@ def test_records_are_those_of_the_method(changes, told, lora):
     ("changes", "told"),
     [
         ({"num_classes": 6}, "'pretrained_cfg' is not what"),
-        ({"num_classes": 6, "pretrained_cfg__num_classes": 6}, "holds 'head.weight' of shape 5 x 24, not 6 x 24 as in its config"),
-        ({"num_classes": 10**6, "pretrained_cfg__num_classes": 10**6}, "holds 'head.weight' of shape 5 x 24, not 1000000 x 24"),
+        (
+            {"num_classes": 6, "pretrained_cfg__num_classes": 6},
+            "holds 'head.weight' of shape 5 x 24, not 6 x 24 as in its config",
+        ),
+        (
+            {"num_classes": 10**6, "pretrained_cfg__num_classes": 10**6},
+            "holds 'head.weight' of shape 5 x 24, not 1000000 x 24",
+        ),
         ({"num_classes": 10**9}, "'num_classes': input should be less than"),
         ({"architecture": "hf-hub:evil/model"}, "'architecture': string should match"),
         ({"architecture": "local-dir:elsewhere"}, "'architecture': string should match"),
