@@ -6,6 +6,7 @@ working folder, environment, arguments and streams, and imports `ppvit` itself.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -13,6 +14,8 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
+import traceback
 from pathlib import Path
 
 IMPORTED = ("torch", "timm", "peft", "accelerate", "sklearn.model_selection", "webdataset", "skimage.metrics")
@@ -79,7 +82,31 @@ def serve(address: str) -> None:
         str(Path(script[0]).resolve().parent),
         *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
     ]
-    runpy.run_path(script[0], run_name="__main__")
+    _end(_run(script[0]))
+
+
+def _run(script: str) -> int:
+    """The exit code of a script."""
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as exit_:
+        if exit_.code is None or isinstance(exit_.code, int):
+            return exit_.code or 0
+        print(exit_.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end(code: int) -> None:
+    """As the interpreter ends, but without giving back what was imported: that takes a fork several seconds."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _receive(client: socket.socket) -> list[str]:

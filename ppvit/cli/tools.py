@@ -112,6 +112,16 @@ app.command()(with_places(export, "encrypted", "adapted", "finetuned", "results"
 
 
 @app.command()
+def pull(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages or outputs.", metavar="[TARGET]...")] = None,
+) -> None:
+    """Fetch what the other party pushed, as `dvc pull` does, but write nothing elsewhere (owner or trainer)."""
+    from ppvit.cli.pulling import pull
+
+    pull(targets or [])
+
+
+@app.command()
 def settings(overrides: Overrides = None, params: Params = PARAMS, out: Path = SETTINGS) -> None:
     """Write the parameters that every stage reads under the chosen cipher, method and attacks, for DVC to track."""
     write_settings(load(params, overrides), out)

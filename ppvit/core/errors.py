@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Iterator
@@ -43,8 +44,13 @@ def one_line_errors() -> Iterator[None]:
         try:
             yield
         finally:
-            _flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except Exception as error:
+        unread = isinstance(error, BrokenPipeError) and _nobody_reads()
+        _discard_unwritable()
+        if unread:
+            raise SystemExit(_PIPE_CLOSED) from None
         if (told := _told(error)) is None:
             raise
         if os.environ.get("PPVIT_DEBUG") == "1":
@@ -68,13 +74,17 @@ def _told(error: Exception) -> str | None:
     return reason
 
 
-def _flush() -> None:
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose other end is closed, and not some other pipe was meant."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
+
+
+def _discard_unwritable() -> None:
+    """Give up what standard output does not take: at its end the interpreter would try again, and complain."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except OSError as error:
-        # what could not be written would be tried again when the interpreter ends, and complained of
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise SystemExit(_PIPE_CLOSED) from None
-        raise PpvitError(f"standard output cannot be written: {error.strerror}") from None

@@ -48,10 +48,10 @@ def sole_writer(target: Path) -> Iterator[bool]:
     try:
         yield descriptor is not None
     finally:
-        if os.getpid() == process:  # not a copy of it, which has its lock but must not end it
-            path.unlink(missing_ok=True)  # while it is held: whoever waits finds that the name is gone and opens anew
-            if descriptor is not None:
-                os.close(descriptor)
+        if descriptor is not None and os.getpid() == process:  # not a copy of it, which must not end its lock
+            if _is_at(descriptor, path):
+                path.unlink()  # while it is held: whoever waits finds that the name is gone and opens anew
+            os.close(descriptor)
 
 
 def _acquire(path: Path, target: Path) -> int | None:
@@ -74,6 +74,7 @@ def _acquire(path: Path, target: Path) -> int | None:
         except OSError as error:
             os.close(descriptor)
             if error.errno in _NO_LOCKS:
+                path.unlink(missing_ok=True)
                 return None
             raise
         except BaseException:

@@ -34,15 +34,20 @@ def share_processors() -> None:
 
 
 @contextmanager
-def prepared_process() -> Iterator[None]:
+def prepared_process(of_another: bool = False) -> Iterator[None]:
     """The body of a stage or verb: :func:`share_processors`, then errors, SIGTERM and Ctrl-C in one line.
 
     A stage of DVC ends with DVC, however that ends; what was started by hand does not end with its shell.
+
+    Args:
+        of_another: whether this process is a part of another one of ppvit, which will say what stopped it.
     """
-    with one_line_errors(), stops_in_one_line(_command()):
+    with one_line_errors(), stops_in_one_line("" if of_another else _command()):
         share_processors()
-        if "DVC_STAGE" in os.environ:
-            _end_with_dvc()
+        _quieten_trackers()
+        if "DVC_STAGE" in os.environ and not of_another:
+            # from a thread: the shell that DVC may have started us with would go on without it
+            threading.Thread(target=_end_with_dvc, daemon=True).start()
         yield
 
 
@@ -50,15 +55,18 @@ def _command() -> str:
     if "DVC_STAGE" in os.environ:
         return "dvc repro"
     program, *arguments = sys.argv
-    return shlex.join([os.path.basename(program), *arguments])
+    name = os.path.basename(program)
+    return shlex.join(["ppvit" if name == "__main__.py" else name, *arguments])
+
+
+def _quieten_trackers() -> None:
+    """Python's processes that clean up after killed ones are to do so without a list of what they clean up."""
+    quiet, before = "ignore:resource_tracker:UserWarning", os.environ.get("PYTHONWARNINGS")
+    if before is None or quiet not in before:
+        os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
 
 
 def _end_with_dvc() -> None:
-    """Watch DVC from a thread: the shell that it may have started us with would go on without it."""
-    threading.Thread(target=_watch_dvc, daemon=True).start()
-
-
-def _watch_dvc() -> None:
     import psutil
 
     with suppress(psutil.NoSuchProcess):  # it has ended

@@ -68,10 +68,8 @@ def _reason(error: BaseException) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     if found := re.search(r"\(os error (\d+)\)", text):  # what is written in Rust, as safetensors is
         number = int(found[1])
-    if number is not None:
-        if number == errno.ENOSPC and _shares_memory(error):
-            return _SHARED
-        return _BY_NUMBER.get(number)
+    if number in _BY_NUMBER:
+        return _SHARED if number == errno.ENOSPC and _shares_memory(error) else _BY_NUMBER[number]
     if not isinstance(error, (OSError, RuntimeError, ImportError)):
         return None
     return next((reason for words, reason in _BY_WORDS.items() if words in text), None)

@@ -1,6 +1,6 @@
 """SIGTERM, SIGHUP and Ctrl-C at any moment, imports included: cleaned up, one line, the exit code that shells expect.
 
-Before the interpreter has come to :func:`stops_in_one_line`, some 20 ms after its start, a signal ends it as any Python.
+Before the interpreter has come to :func:`stops_in_one_line`, 20 ms after its start, a signal ends it as any Python.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def stops_in_one_line(again: str) -> Iterator[None]:
     is swallowed or turned into another. So it is raised again until it is on its way up.
 
     Args:
-        again: the command that goes on, for the line.
+        again: the command that goes on, for the line; if it is empty nothing is told.
     """
     if threading.current_thread() is not threading.main_thread() or _installed():
         yield
@@ -70,6 +70,28 @@ def stops_in_one_line(again: str) -> Iterator[None]:
 
 
 @contextmanager
+def unheard_by_children() -> Iterator[None]:
+    """Processes that are started while this lasts do not hear Ctrl-C, which a terminal sends to all: we end them.
+
+    One that comes meanwhile reaches us afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing.resource_tracker import ensure_running as start_tracker
+
+    from joblib.externals.loky.backend.resource_tracker import ensure_running as start_tracker_of_joblib
+
+    for start in (start_tracker, start_tracker_of_joblib):  # later their start would lift the block
+        start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def undisturbed() -> Iterator[None]:
     """While this lasts, which must be short, signals wait: for what must not be left half done."""
     _undisturbed.append(True)
@@ -97,8 +119,20 @@ def _silent(*_: Any) -> None:
 
 
 def _end(number: int, again: str) -> None:
-    """Say what stopped us and end at once: libraries that were interrupted while they loaded are not to be run again."""
+    """Say what stopped us and end at once: nothing runs again of a library that was interrupted while it loaded."""
+    _end_children()
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-    say(f"stopped by {_SIGNALS[signal.Signals(number)]}; to go on, run again: {again}")
+    if again:
+        say(f"stopped by {_SIGNALS[signal.Signals(number)]}; to go on, run again: {again}")
     os._exit(128 + number)
+
+
+def _end_children() -> None:
+    """End what libraries have started, but for processes that clean up after us, which end by themselves."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if not any("resource_tracker" in word for word in child.cmdline()):
+                child.kill()

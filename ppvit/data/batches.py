@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
 from ppvit.data.shards import ShardReader, read_manifest
@@ -120,8 +125,11 @@ def load_batches(dataset: Dataset[tuple[Tensor, int]], batches: list[np.ndarray]
         # its own generator: otherwise the loader draws from the one that dropout uses
         generator=torch.Generator(),
         multiprocessing_context="forkserver" if workers else None,
+        worker_init_fn=_end_with_main if workers else None,
     )
-    for batch in loader:
+    with unheard_by_children():
+        loaded = iter(loader)
+    for batch in loaded:
         if isinstance(batch, PpvitError):
             raise batch
         yield batch
@@ -138,6 +146,17 @@ class _ErrorsAsValues(Dataset[Any]):
             return self._dataset[index]
         except PpvitError as error:
             return error
+
+
+def _end_with_main(_: int) -> None:
+    """End a reading process with the main one, which has not started it: a process between them forks all."""
+
+    def wait(main: BaseProcess) -> None:
+        main.join()
+        os._exit(1)
+
+    if (main := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=wait, args=(main,), daemon=True).start()
 
 
 def _collate(samples: list[Any]) -> Any:

@@ -5,6 +5,7 @@ A split is a folder: ``000000.tar`` and so on, ``manifest.json``, and ``_info.js
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +16,10 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ppvit.ciphers import Cipher
+from ppvit.core.children import end_with_parent
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
 from ppvit.data.plain import Plain, encrypted_batches
@@ -89,9 +92,13 @@ def _write_shards(splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per
     )
     pixels = sum(map(len, splits.values())) * cipher.image_size**2
     processes = min(requested_workers() or available_cpus(), len(order)) if pixels > PARALLEL_PIXELS else 1
+    # processes of joblib would wait for five minutes for one that was killed
+    ends = {"initializer": end_with_parent, "initargs": (os.getpid(),)} if processes > 1 else {}
     shards: dict[str, list[Shard]] = {split: [] for split in splits}
     with tqdm(total=len(order), desc="encrypt", unit="shard", disable=None, file=sys.stderr) as bar:
-        for (split, _), shard in zip(order, Parallel(n_jobs=processes, return_as="generator")(tasks), strict=True):
+        with unheard_by_children():
+            written = Parallel(n_jobs=processes, return_as="generator", **ends)(tasks)
+        for (split, _), shard in zip(order, written, strict=True):
             shards[split].append(shard)
             bar.update()
     return shards

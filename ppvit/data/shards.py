@@ -16,7 +16,6 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -191,13 +190,17 @@ class ShardReader:
             return b""
         path, identity = self._shards[self._shard_of[index]]
         data = b""
-        with suppress(FileNotFoundError):
+        try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
             try:
                 if identity_of(descriptor) == identity:
                     data = os.pread(descriptor, size, offset)
             finally:
                 os.close(descriptor)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # named here, since one raised in a reading process loses its path
+            raise PpvitError(f"{path} cannot be read ({error.strerror}); check it and run again") from None
         if len(data) != size:
             raise PpvitError(f"{path} was replaced or changed while it was read; run again once nothing writes it")
         if self._opened is None:

@@ -20,6 +20,7 @@ from ppvit.core import files
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import read_json, sha256_of, sha256_of_folder
 from ppvit.data.plain import PlainImages
+from ppvit.evaluation.shards import score_shards
 from ppvit.models import load_model, model_input, save_model
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
@@ -117,12 +118,15 @@ def trained(root: Path, raw: Path, cipher: str, method: str, enabled: bool = Tru
 def test_a_fine_tuned_model_goes_on_working(tmp_path, raw, cipher, method):
     places = trained(tmp_path, raw, cipher, method)
     expected, wrong = logits(places, OLD, cipher), logits(places, NEW, cipher)
+    accuracy = score_shards(places.encrypted, places.adapted, places.finetuned).accuracy_percent()
     adapter = places.finetuned / "adapter_model.safetensors"
     before = sha256_of(adapter) if adapter.exists() else ""
     rekey.run(places, OLD.id, NEW.id)
     found = logits(places, NEW, cipher)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (wrong - expected).abs().max() > 1e-2  # the key matters
+    # as `evaluate` does it: all files agree that they belong together
+    assert score_shards(places.encrypted, places.adapted, places.finetuned).accuracy_percent() == accuracy
     record = read_json(places.finetuned / "ppvit.json", "finetune")
     assert record["key_id"] == NEW.id
     assert OLD.id.encode() not in b"".join(path.read_bytes() for path in places.finetuned.iterdir())

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import make_config, write_raw
+from typer.testing import CliRunner
 
 from ppvit import __version__
 from ppvit.ciphers import keys
 from ppvit.ciphers.keys import Key
+from ppvit.cli import app
 from ppvit.config import default_yaml, parameters
+from ppvit.core.errors import UsageError
 from ppvit.pipeline import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -214,6 +217,39 @@ def test_override_and_paths(project):
     assert '"name": "np"' in (project / "keyed" / "train" / "manifest.json").read_text()
     assert "public demo key" in done.stderr
     assert (project / "params.yaml").read_text() == default_yaml()  # overridden for one run only
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("adapt", ("--out", "elsewhere")),
+        ("adapt", ("--embedded", "elsewhere.safetensors")),
+        ("finetune", ("--out", "elsewhere")),
+        ("finetune", ("--live", "elsewhere")),
+        ("evaluate", ("--finetuned", "models/he")),
+        ("evaluate", ("--plots", "elsewhere")),
+        ("robustness", ("--encrypted", "elsewhere")),
+        ("verify", ("--raw", "elsewhere")),
+        ("audit", ("--adapted", "elsewhere")),
+        ("threats", ("--finetuned", "elsewhere")),
+        ("he", ("--out", "elsewhere")),
+    ],
+)
+def test_figures_of_files_elsewhere_do_not_replace_those_of_the_run(project, monkeypatch, verb, options):
+    monkeypatch.chdir(project)
+    path = Path("results") / f"{verb}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    done = CliRunner().invoke(app, [verb, *options])
+    assert isinstance(done.exception, UsageError)
+    told = f"measures would replace {path}; say where to write it with --results"
+    assert str(done.exception).startswith(options[0].replace("--out", "--"))
+    assert str(done.exception).endswith(told)
+    assert path.read_text() == "{}"
+    assert sorted(each.name for each in Path("results").iterdir()) == [path.name]
+    apart = CliRunner().invoke(app, [verb, *options, "--results", "apart"])  # goes on, to what is missing
+    assert "say where to write it" not in str(apart.exception)
+    assert path.read_text() == "{}"
 
 
 def test_parameters_complete_in_the_shell():

@@ -1,5 +1,6 @@
 """Shards and manifests that a hostile or damaged disk holds: one line each, before memory or time is spent on them."""
 
+import errno
 import io
 import json
 import os
@@ -355,6 +356,16 @@ def test_a_shard_that_changes_while_it_is_read_is_named(tmp_path, change):
         shard.unlink()
     assert "000001.tar was replaced or changed while it was read" in refused(images.__getitem__, 5)
     images[0]  # of the other shard
+
+
+def test_a_shard_that_can_no_longer_be_read_is_named(tmp_path, monkeypatch):
+    images = EncryptedImages(encrypted(tmp_path / "data"), "train")
+
+    def broken(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken)
+    assert "000001.tar cannot be read (Input/output error)" in refused(images.__getitem__, 5)
 
 
 # --- images and arrays

@@ -7,14 +7,12 @@ and places from their standard input. People use ``ppvit he``, whose verbs do th
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppvit.core.children import end_with_parent
-from ppvit.core.errors import one_line_errors
-from ppvit.core.process import share_processors, sigterm_exits
+from ppvit.core.process import prepared_process
 
 if TYPE_CHECKING:  # the trainer loads none of these
     from ppvit.config import Config
@@ -66,8 +64,5 @@ def _read_task(text: str) -> tuple[Config, Places, OwnersFiles, Path]:
 
 if __name__ == "__main__":
     end_with_parent()
-    for number in (signal.SIGINT, signal.SIGHUP):  # they reach all: the stage tells of them, and ends the parties
-        signal.signal(number, signal.SIG_IGN)
-    share_processors()
-    with one_line_errors(), sigterm_exits():
+    with prepared_process(of_another=True):
         main(*sys.argv[1:])
