@@ -43,7 +43,13 @@ licences: .venv/installed $(TOOLS)/installed
 sbom: .venv/installed $(TOOLS)/installed
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.cdx.json $(BIN)/python
 
+READER ?= manifest
+RUNS ?= 10000
+fuzz: .venv/installed  # READER is one of tests/harness/fuzz_atheris.py
+	$(BIN)/python $(INSTALL) --require-hashes --requirement tests/harness/atheris.txt
+	$(BIN)/python tests/harness/fuzz_atheris.py $(READER) -runs=$(RUNS)
+
 clean:
 	rm -rf .venv build
 
-.PHONY: repro test lock licences sbom clean
+.PHONY: repro test lock licences sbom fuzz clean

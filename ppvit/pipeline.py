@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the help of the command needs neither pydantic nor anything else
@@ -247,17 +248,62 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
         path: a JSON file: stage, section, parameter.
 
     Raises:
-        UsageError: a name of a cipher, method, attack or data set that there is not.
+        UsageError: a name of a cipher, method, attack or data set that there is not; a path that git would carry to the
+            trainer.
     """
     from ppvit.core.files import write_json
     from ppvit.datasets import DATASETS
 
+    _require_untold("dataset.path", config.dataset.path, "data")
+    _require_untold("model.checkpoint", config.model.checkpoint, "models")
     DATASETS[config.dataset.name]  # or there is none of this name
 
     read = {name: stage.narrowed(config).model_dump(mode="json", exclude_unset=True) for name, stage in STAGES.items()}
     # the report prints what all stages read: it depends on the whole file, where that need not stand twice
     read["report"] = {"report": read["report"]["report"]}
     write_json(path, read)
+
+
+def _require_untold(parameter: str, path: str, folder: str) -> None:
+    """Refuse a path that tells where and what things of one's own are: it would stand in files that git carries.
+
+    Args:
+        parameter: its name.
+        path: its value.
+        folder: where git has ``none``, which stands for nothing of one's own, and ignores all in ``local``.
+
+    Raises:
+        UsageError: names a link that does instead.
+    """
+    from ppvit.core.errors import UsageError
+
+    local = PurePosixPath(folder, "local")
+    below = PurePosixPath(path)
+    if path == f"{folder}/none" or (local in below.parents and ".." not in below.parts):
+        return
+    ending = "".join(each for each in below.suffixes[-2:] if each == ".tar" or each == below.suffix)  # tells the kind
+    link = local / f"own{ending}"
+    raise UsageError(
+        f"{parameter} {path} would stand in params.yaml, settings.json and dvc.lock, which the trainer gets; link it "
+        f"under a name that tells nothing (ln -s {Path(path).absolute()} {link}) and set {parameter}={link}"
+    )
+
+
+def keep_to_owner(raw: Path) -> None:
+    """Take the folder above ``raw``, and DVC's cache, from all but the user, whatever modes DVC gives files in them.
+
+    What it restores is 0644 by the usual umask, and its cache is 0444 in folders that everybody may enter. A cache that
+    is shared by DVC's own settings stays as it is.
+    """
+    from ppvit.core.private import keep_private, make_private
+
+    dvc = Path(".dvc")
+    settings = [path.read_text(encoding="utf-8") for path in (dvc / "config", dvc / "config.local") if path.is_file()]
+    own_cache = dvc.is_dir() and not any("shared" in text for text in settings)
+    for folder in (raw.parent, dvc / "cache") if own_cache else (raw.parent,):
+        make_private(folder)
+        with suppress(PermissionError):  # somebody else's, who has decided
+            keep_private([folder])
 
 
 def main(script: str) -> None:
@@ -272,4 +318,7 @@ def main(script: str) -> None:
         if name == "settings":
             write_settings(config)
         else:
-            STAGES[name].run(config, Places.of(config))
+            places = Places.of(config)
+            if name == "download":
+                keep_to_owner(places.raw)
+            STAGES[name].run(config, places)

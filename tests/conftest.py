@@ -10,7 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -67,7 +69,9 @@ def other_key() -> Key:
 
 @pytest.fixture(autouse=True)
 def private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's keyring, cache or checkpoints."""
+    """No test sees the user's keyring, keychain, cache or checkpoints."""
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+    monkeypatch.delenv("PPVIT_PASSPHRASE_FILE", raising=False)
     for name in ("PPVIT_KEYRING", "PPVIT_SCRATCH", "PPVIT_CACHE"):
         monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
 
@@ -136,6 +140,15 @@ def cifar(count: int, every: int = 1) -> np.ndarray:
         files = (member for member in archive if member.name.endswith(".jpg"))
         found = [archive.extractfile(member).read() for member in islice(files, 0, count * every, every)]
     return np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in found])
+
+
+def claims_size(path: Path, width: int, height: int) -> None:
+    """Write a PNG that claims to be so large, and holds no pixels."""
+    header = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 0, 0, 0, 0)
+    chunks = (
+        struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) for body in (header, b"IDAT")
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 def enlarged(image: np.ndarray, size: int) -> np.ndarray:

@@ -160,7 +160,7 @@ def test_stages_named_to_dvc_exist(name):
         verb = words[1:3] if words[1] == "exp" else words[1:2]
         if words[0] == "dvc" and verb in (["repro"], ["push"], ["pull"], ["exp", "run"]):
             after = list(pairwise(words[len(verb) :]))
-            targets = {word for before, word in after if before not in ("-S", "-C") and word[0] not in "-$<"}
+            targets = {word for before, word in after if before not in ("-S", "-C", "-r") and word[0] not in "-$<"}
             assert targets <= stages, f"{shlex.join(words)} in {name}"
 
 

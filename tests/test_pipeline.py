@@ -24,6 +24,7 @@ from PIL import Image
 from warm_python import WarmPython
 
 from ppvit.ciphers import keys
+from ppvit.ciphers.stream import KeyStream
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 QUICK = {
@@ -104,7 +105,19 @@ def owner(tmp_path_factory, warm) -> Project:
     folder = tmp_path_factory.mktemp("pipeline")
     key = keys.generate()
     keys.save(key, folder / "keyring")
-    root = folder / "owner"
+    project = repository(folder / "owner", folder / "keyring", warm)
+    config = make_config(**QUICK, cipher={"key_id": key.id})
+    (project.root / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
+    project.commit()
+    project.dvc("remote", "add", "--default", "shared", str(folder / "remote"))
+    warm.wait()
+    project.first_output = project.dvc("repro")
+    project.commit()
+    return project
+
+
+def repository(root: Path, keyring: Path, warm: WarmPython) -> Project:
+    """A copy of what git has of this repository, or would add, under a git of its own without a commit."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -112,15 +125,8 @@ def owner(tmp_path_factory, warm) -> Project:
         if (ROOT / name).exists():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)
-    config = make_config(**QUICK, cipher={"key_id": key.id})
-    (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
-    project = Project(root, folder / "keyring", warm.path)
+    project = Project(root, keyring, warm.path)
     project.git("init", "-q", "-b", "main")
-    project.commit()
-    project.dvc("remote", "add", "--default", "shared", str(folder / "remote"))
-    warm.wait()
-    project.first_output = project.dvc("repro")
-    project.commit()
     return project
 
 
@@ -266,11 +272,14 @@ def test_own_folder_and_its_changes(owner, tmp_path):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shape = (20, 31, 3) if number % 2 else (40, 25)
                 Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(place)
+    refused = owner.dvc("exp", "run", "-S", f"dataset.path={tmp_path / 'own'}", "encrypt", code=255)
+    assert f"(ln -s {tmp_path / 'own'} data/local/own)" in refused
+    (owner.root / "data/local/own").symlink_to(tmp_path / "own")
     settings = (
         "-S",
         "dataset.name=imagefolder",
         "-S",
-        f"dataset.path={tmp_path / 'own'}",
+        "dataset.path=data/local/own",
         "-S",
         "dataset.train_fraction=1.0",
     )
@@ -352,7 +361,7 @@ def test_no_secret_in_anything_written(owner):
     (key_id,) = {config["key_id"] for config in [yaml.safe_load((owner.root / "params.yaml").read_text())["cipher"]]}
     key = keys.load(key_id, Path(owner._environment["PPVIT_KEYRING"]))
     derived = [
-        keys.KeyStream(key, ("block", step, 4, 32)).permutation(size).tolist()
+        KeyStream(key, ("block", step, 4, 32)).permutation(size).tolist()
         for step, size in (("scramble", 64), ("shuffle", 48))
     ]
     needles = [key.secret, key.secret.hex().encode(), *(str(values)[1:-1].encode() for values in derived)]

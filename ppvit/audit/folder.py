@@ -14,14 +14,19 @@ import numpy as np
 
 from ppvit.audit.attacks import feature_reconstruction, jigsaw, min_difference, pooled
 from ppvit.audit.view import decrypt
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output, require_apart, write_json
+from ppvit.core.git import keep_out_of_git
+from ppvit.core.reading import read_bounded
 from ppvit.core.results import Stopwatch
 from ppvit.data import images
 from ppvit.data.pictures import image_grid
+from ppvit.data.tar_index import IMAGE_BYTES
 
 _ENDINGS = (".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")  # lossless; JPEG would have damaged most ciphertext
 _MOST = 100  # images that are pooled
+_SIDE = 4096  # pixels; dataset.image_size is no more
+_PIXELS = 2**26  # of all pictures together; fewer large ones are taken
 _SHOWN = 4
 _PICTURE = 0.5  # likeness above which people recognise something
 _NEARLY = 0.6
@@ -60,6 +65,7 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
     }
     rows = [("the pictures as they are", f"{likeness(encrypted, block_size):.2f}", "")]
     with atomic_output(out, known_by="audit.json") as temporary:
+        keep_out_of_git(temporary)
         for name, attack in _ATTACKS.items():
             watch = Stopwatch()
             recovered = attack(encrypted, block_size, seed)
@@ -120,26 +126,38 @@ def read_folder(folder: Path) -> np.ndarray:
 
     Raises:
         UsageError: there are none, their sizes differ, or they are not square.
-        PpvitError: one cannot be read.
+        PpvitError: one cannot be read, is too large, or no regular file.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; name one that holds encrypted pictures")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
     if not paths:
         raise UsageError(f"{folder} holds no pictures ({', '.join(_ENDINGS)}); name a folder that does")
-    pictures: list[np.ndarray] = []
-    for path in paths[: 2 * _MOST]:
-        picture = images.decode(path.read_bytes(), str(path))
-        if pictures and picture.shape != pictures[0].shape:
-            raise UsageError(
-                f"{path} has {picture.shape[1]} x {picture.shape[0]} pixels and {paths[0].name} has "
-                f"{pictures[0].shape[1]} x {pictures[0].shape[0]}; audit pictures of one size at a time"
-            )
-        pictures.append(picture)
-    height, width = pictures[0].shape[:2]
+    width, height = _size(paths[0])
     if height != width:
         raise UsageError(f"{paths[0]} has {width} x {height} pixels; the attacks need square pictures")
+    if width > _SIDE:
+        raise UsageError(f"{paths[0]} has {width} x {height} pixels; the attacks take pictures of up to {_SIDE} pixels")
+    pictures: list[np.ndarray] = []
+    for path in paths[: min(2 * _MOST, max(_SHOWN, _PIXELS // width**2))]:
+        if (found := _size(path)) != (width, height):  # before anything is decoded
+            raise UsageError(
+                f"{path} has {found[0]} x {found[1]} pixels and {paths[0].name} has {width} x {height}; "
+                "audit pictures of one size at a time"
+            )
+        pictures.append(images.decode(read_bounded(path, IMAGE_BYTES), str(path)))
     return np.stack(pictures)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height as the file says; pixels are not decoded."""
+    try:
+        with images.opened(read_bounded(path, IMAGE_BYTES)) as picture:
+            return picture.size
+    except PpvitError:
+        raise
+    except Exception as error:  # Pillow's readers name none of those that a damaged file ends in
+        raise PpvitError(f"{path}: this image cannot be decoded ({error}); replace or remove it") from None
 
 
 def likeness(pictures: np.ndarray, block_size: int) -> float:

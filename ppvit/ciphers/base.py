@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ppvit.ciphers.keys import DEMO_KEY, Key, KeyStream
+from ppvit.ciphers.keys import DEMO_KEY, Key
+from ppvit.ciphers.stream import KeyStream
 from ppvit.core.errors import UsageError
 from ppvit.core.registry import Registry
 
@@ -117,6 +118,12 @@ class Cipher(ABC):
             setattr(self, name, options.pop(name, default))
         if options:
             raise UsageError(f"cipher '{self.name}' has no option {', '.join(options)}; it has {list(self.options)}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # to other processes the key goes alone and through a pipe: joblib puts large arrays on disk, and those here
+        # are derived from the key
+        options = {name: getattr(self, name) for name in self.options}
+        return _made_again, (type(self), self._key, self.image_size, self.block_size, options)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -233,3 +240,9 @@ class Cipher(ABC):
         if ids is None or len(ids) != len(images):
             raise UsageError(f"cipher '{self.name}' has a key for every image, so it needs one id for each")
         return np.asarray(ids, np.int64)
+
+
+def _made_again(
+    kind: type[Cipher], key: Key | None, image_size: int, block_size: int, options: dict[str, Any]
+) -> Cipher:
+    return kind(key, image_size, block_size, **options)

@@ -15,7 +15,8 @@ import numpy as np
 
 from ppvit.ciphers.base import CIPHERS, AffineMap
 from ppvit.ciphers.gather import GatherCipher, log2_factorial
-from ppvit.ciphers.keys import Key, KeyStream
+from ppvit.ciphers.keys import Key
+from ppvit.ciphers.stream import KeyStream
 from ppvit.core.errors import UsageError
 
 COLOUR_ORDERS = np.array(list(permutations(range(3))))  # (6, 3): which plain colour each ciphertext colour shows

@@ -13,7 +13,8 @@ import numpy as np
 from ppvit.ciphers.base import CIPHERS, AffineMap
 from ppvit.ciphers.etc import require_sub_blocks, values_of_sub_blocks
 from ppvit.ciphers.gather import GatherCipher, log2_factorial
-from ppvit.ciphers.keys import Key, KeyStream
+from ppvit.ciphers.keys import Key
+from ppvit.ciphers.stream import KeyStream
 
 
 @CIPHERS.register()

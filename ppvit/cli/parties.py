@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
-from ppvit.cli.stages import StageGroup, places_of, run_stage, with_places
+from ppvit.cli.stages import StageGroup, places_of, results_apart, run_stage, with_places
 from ppvit.core.errors import UsageError
 from ppvit.core.process import sigterm_exits
 from ppvit.pipeline import STAGES
+from ppvit.places import Places
 
 _STAGE = STAGES["he"]
 he = typer.Typer(cls=StageGroup, invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -92,7 +93,8 @@ def decrypt(
     config = _STAGE.narrowed(load(params, overrides))
     from ppvit.he.parties import folders, head
 
-    head.run(config, places_of(config, places), folders.OwnersFiles(owner), trainer)
+    apart = results_apart(_STAGE, places_of(config, places), Places.of(config))
+    head.run(config, apart, folders.OwnersFiles(owner), trainer)
 
 
 he.command()(with_places(keys, *_STAGE.inputs))

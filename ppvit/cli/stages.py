@@ -11,11 +11,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
+from ppvit.core.errors import UsageError
+from ppvit.core.git import keep_out_of_git
 from ppvit.pipeline import STAGES, Stage
 from ppvit.places import Places, help_of
 
 if TYPE_CHECKING:
     from ppvit.config import Config
+
+
+_PLAIN = {"raw", "pictures"}  # folders that show plain images
 
 
 class _ListsParameters:
@@ -47,7 +52,29 @@ def places_of(config: Config, given: dict[str, Path | None]) -> Places:
 def run_stage(stage: Stage, params: Path, overrides: list[str] | None, places: dict[str, Path | None]) -> None:
     """Run a stage with these places."""
     config = load(params, overrides)
-    stage.run(config, places_of(config, places))
+    usual = places_of(config, {})
+    where = results_apart(stage, places_of(config, places), usual)
+    stage.run(config, where)
+    for place in _PLAIN.intersection(stage.outputs):
+        path = getattr(where, place)
+        elsewhere = path.absolute() != getattr(usual, place).absolute()
+        if elsewhere and path.is_dir():  # in the usual one the files are DVC's, and the project's .gitignore sees to it
+            keep_out_of_git(path)
+
+
+def results_apart(stage: Stage, places: Places, own: Places) -> Places:
+    """The places, unless figures of files elsewhere would replace those of the pipeline's own run.
+
+    Raises:
+        UsageError: they would; names the option that says where else to write them.
+    """
+    elsewhere = [name for name in (*stage.inputs, *stage.outputs) if getattr(places, name) != getattr(own, name)]
+    if elsewhere and "results" in stage.outputs and places.results == own.results:
+        raise UsageError(
+            f"--{elsewhere[0]} {getattr(places, elsewhere[0])} is not the pipeline's own, and what `{stage.name}` "
+            f"measures would replace {own.result(stage.name)}; say where to write it with --results"
+        )
+    return places
 
 
 def with_places(function: Callable[..., None], *places: str, out: str = "") -> Callable[..., None]:

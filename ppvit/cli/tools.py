@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,10 @@ import typer
 
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
 from ppvit.cli.stages import places_of, with_places
+from ppvit.core.errors import printable
+from ppvit.core.git import keep_out_of_git
 from ppvit.pipeline import SETTINGS, STAGES, write_settings
+from ppvit.places import Places
 
 
 def show(
@@ -73,13 +78,47 @@ def export(
     )
     print(out)
     if revealing:
+        keep_out_of_git(out)
         told = f"warning: {out} reveals the secret key to whoever has the public checkpoint; do not publish it"
+        typer.echo(told, err=True)
+
+
+def rekey(
+    old: Annotated[str, typer.Argument(help="Id of the key that they are of.", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="Id of the key that they shall be of.", metavar="NEW")],
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    out: Annotated[Path | None, typer.Option(help="Write them into this folder, and leave the old ones.")] = None,
+    **places: Path | None,
+) -> None:
+    """Bring shards, adapted and fine-tuned model to another key, exactly, without raw data (owner)."""
+    config = load(params, overrides)
+    from ppvit.verbs import rekey
+
+    written = rekey.run(places_of(config, places), old, new, out)
+    print("\n".join(map(str, written)) or f"all is of key {new} already")
+    if out is None:
+        told = (
+            f"set cipher.key_id to {new}, then: dvc repro settings && dvc commit -f encrypt adapt finetune; what is of "
+            "the old key stays in DVC's cache and in remotes until `dvc gc` removes it"
+        )
         typer.echo(told, err=True)
 
 
 app.command()(with_places(show, "raw"))
 app.command()(with_places(predict, "raw", "adapted", "finetuned"))
+app.command()(with_places(rekey, "encrypted", "adapted", "finetuned"))
 app.command()(with_places(export, "encrypted", "adapted", "finetuned", "results"))
+
+
+@app.command()
+def pull(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages or outputs.", metavar="[TARGET]...")] = None,
+) -> None:
+    """Fetch what the other party pushed, as `dvc pull` does, but write nothing elsewhere (owner or trainer)."""
+    from ppvit.cli.pulling import pull
+
+    pull(targets or [])
 
 
 @app.command()
@@ -119,16 +158,68 @@ def list_names(
 
 
 @app.command()
+def keys(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    params: Params = PARAMS,
+    keyring: Annotated[
+        Path | None, typer.Option(help="Default: $PPVIT_KEYRING or the user's config folder.", show_default=False)
+    ] = None,
+) -> None:
+    """List keys by their ids: labels, how each is kept, what in this project is of it. No secret is shown."""
+    from ppvit import config
+    from ppvit.verbs import keys
+
+    chosen = config.load(params) if params.exists() else None
+    listed = keys.run(chosen, Places.of(chosen or config.load(None)), keyring)
+    if as_json:
+        print(json.dumps([asdict(each) for each in listed], indent=2))
+        return
+    for each in listed:
+        print("  ".join(filter(None, (each.key_id, printable(each.label), each.kept))))
+        for name, told in (("problem", each.problem), ("used", ", ".join(each.used))):
+            if told:
+                print(f"    {name}: {printable(told)}")
+
+
+@app.command()
+def backup(
+    remote: Annotated[str, typer.Argument(help="Name of a DVC remote that only you read; not the default one.")],
+) -> None:
+    """Send what `dvc push` leaves here, data/raw above all, to a private remote of DVC (owner)."""
+    from ppvit.cli.backup import back_up
+
+    sent, missing = back_up(remote)
+    print("\n".join(sent))
+    if missing:
+        typer.echo(f"left out, since DVC's cache does not hold them: {', '.join(missing)}", err=True)
+    typer.echo(f"to have them back in a clone: dvc pull -r {remote} download audit report", err=True)
+
+
+@app.command()
 def keygen(
     label: Annotated[str, typer.Option(help="A note for you, kept beside the key file.")] = "",
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Lock it; $PPVIT_PASSPHRASE_FILE, or you at the terminal, open it.")
+    ] = False,
+    keychain: Annotated[
+        bool,
+        typer.Option("--keychain", help="Keep it in the system's keychain, not in a file; needs the extra keychain."),
+    ] = False,
     keyring: Annotated[
         Path | None, typer.Option(help="Default: $PPVIT_KEYRING or the user's config folder.", show_default=False)
     ] = None,
 ) -> None:
     """Make a secret key and print its public id, for cipher.key_id in params.yaml."""
     from ppvit.ciphers import keys
+    from ppvit.ciphers.passphrase import ask
 
     key = keys.generate()
-    path = keys.save(key, keyring, label)
+    locked_by = ask(key.id, new=True) if passphrase else None
+    if keychain:
+        keys.save_in_keychain(key, keyring, label, locked_by)
+        saved = "saved in the keychain of this system"
+    else:
+        saved = f"saved in {keys.save(key, keyring, label, locked_by)}"
     print(key.id)
-    typer.echo(f"saved in {path}; keep a backup: without it nothing can be decrypted or predicted", err=True)
+    told = " and of the passphrase" if passphrase else ""
+    typer.echo(f"{saved}; keep a backup{told}: without it nothing can be decrypted or predicted", err=True)

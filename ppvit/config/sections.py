@@ -96,6 +96,8 @@ class Download(Section):
 
     holdout_fraction: float = Field(0.2, gt=0, lt=1)
     """share of the images held out as test, stratified, where the data set brings no test split of its own"""
+    key_id: str = Field("none", pattern=r"^(none|pk-[0-9a-f]{16})$")
+    """which secret key seals data/raw, so that no plain image is on disk or in DVC's cache; none leaves it plain"""
 
 
 class Encrypt(Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -11,6 +13,7 @@ def keep_out_of_git(folder: Path) -> None:
     Args:
         folder: exists, and is ppvit's own: it holds secrets or plain data.
     """
-    path = folder / ".gitignore"
-    if not path.exists():
-        path.write_text("*\n", encoding="ascii")
+    with suppress(FileExistsError):
+        descriptor = os.open(folder / ".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write("*\n")

@@ -2,8 +2,8 @@
 
 Shards and models carry a public record (:attr:`ppvit.ciphers.Cipher.record`): key id, cipher and its settings,
 image size; shards also how pictures were brought to that size. A fine-tuned model has all that of the shards that it
-was trained on, and the SHA-256 of the weights that it was trained from. Whatever is used together must agree in all
-that both sides record.
+was trained on, and the SHA-256 of the blocks that it was trained from, which no key changes. Whatever is used together
+must agree in all that both sides record.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARAMETERS = {
     "num_classes": "number of classes",
     "resize_filter": "encrypt.resize_filter",
     "crop": "encrypt.crop",
-    "adapted_sha256": "adapted weights",
+    "blocks_sha256": "weights of the checkpoint",
 }
 _LETTERS = 80  # of a value in a message
 

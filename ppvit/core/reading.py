@@ -52,9 +52,12 @@ def read_bounded(path: Path, limit: int) -> bytes:
         OSError: it is missing or cannot be read.
     """
     with open_regular(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise PpvitError(f"{path} is larger than the {limit:,} bytes that it may have; fetch or make it again")
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise PpvitError(f"{path} is larger than the {limit:,} bytes that it may have; fetch or make it again")
+        data = file.read(size + 1)  # read(limit + 1) would take that much memory for the smallest file
+    if len(data) > size:
+        raise PpvitError(f"{path} grew while it was read; run again once nothing writes it")
     return data
 
 

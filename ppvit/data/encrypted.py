@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from ppvit.core.files import atomic_output, require_free_space, write_json
 from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
-from ppvit.data.plain import PlainImages, encrypted_batches
+from ppvit.data.plain import Plain, encrypted_batches
 from ppvit.data.shards import SCHEMA, Shard, shard_records, write_shard
 
+KNOWN_BY = "*/manifest.json"
 PARALLEL_PIXELS = 2**24  # below so many a second process would not earn back the time that it takes to start
 
 
-def write_encrypted(splits: dict[str, PlainImages], cipher: Cipher, out: Path, images_per_shard: int) -> None:
+def write_encrypted(splits: Mapping[str, Plain], cipher: Cipher, out: Path, images_per_shard: int) -> None:
     """Encrypt the splits of a data set into a folder each, below ``out``; all whole or not at all.
 
     Args:
@@ -43,26 +45,31 @@ def write_encrypted(splits: dict[str, PlainImages], cipher: Cipher, out: Path, i
         _require_every_class(split, plain)
     ciphertext_bytes = int(np.prod(cipher.shape)) * cipher.dtype.itemsize
     require_free_space(out, sum(len(plain) for plain in splits.values()) * (ciphertext_bytes + 2048))
-    with atomic_output(out, known_by="*/manifest.json") as folder:
-        for split in splits:
-            (folder / split).mkdir()
-        for split, shards in _write_shards(splits, cipher, folder, images_per_shard).items():
-            manifest = {
-                "schema": SCHEMA,
-                "split": split,
-                "num_classes": len(splits[split].classes),
-                "count": len(splits[split]),
-                **cipher.record,
-                **splits[split].resizing,
-                "shape": list(cipher.shape),
-                "dtype": cipher.dtype.name,
-                "shards": shard_records(shards),
-            }
-            write_json(folder / split / "manifest.json", manifest)
-            write_json(folder / split / "_info.json", _timm_info(split, shards))
+    with atomic_output(out, known_by=KNOWN_BY) as folder:
+        fill(folder, splits, cipher, images_per_shard)
 
 
-def _require_every_class(split: str, plain: PlainImages) -> None:
+def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_shard: int) -> None:
+    """Write all files of :func:`write_encrypted` into an empty folder."""
+    for split in splits:
+        (folder / split).mkdir()
+    for split, shards in _write_shards(splits, cipher, folder, images_per_shard).items():
+        manifest = {
+            "schema": SCHEMA,
+            "split": split,
+            "num_classes": len(splits[split].classes),
+            "count": len(splits[split]),
+            **cipher.record,
+            **splits[split].resizing,
+            "shape": list(cipher.shape),
+            "dtype": cipher.dtype.name,
+            "shards": shard_records(shards),
+        }
+        write_json(folder / split / "manifest.json", manifest)
+        write_json(folder / split / "_info.json", _timm_info(split, shards))
+
+
+def _require_every_class(split: str, plain: Plain) -> None:
     missing = np.flatnonzero(np.bincount(plain.labels, minlength=len(plain.classes)) == 0)
     if len(missing):
         raise PpvitError(
@@ -70,9 +77,7 @@ def _require_every_class(split: str, plain: PlainImages) -> None:
         )
 
 
-def _write_shards(
-    splits: dict[str, PlainImages], cipher: Cipher, folder: Path, per_shard: int
-) -> dict[str, list[Shard]]:
+def _write_shards(splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per_shard: int) -> dict[str, list[Shard]]:
     # all splits in one queue, so that no process waits at the end of each
     order = [(split, start) for split, plain in splits.items() for start in range(0, len(plain), per_shard)]
     tasks = (
@@ -99,7 +104,7 @@ def _write_shards(
     return shards
 
 
-def _write_encrypted_shard(plain: PlainImages, cipher: Cipher, path: Path, start: int, stop: int) -> Shard:
+def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int, stop: int) -> Shard:
     batches = encrypted_batches(plain, cipher, start, stop)
     encoded = (images.encode_array(image) for batch in batches for image in batch)
     samples = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -16,6 +17,7 @@ PIXELS = 2**28  # of an image, at most; decoded it takes 768 MiB
 # what Pillow may take bytes for, whatever their name says: plain rasters, no EPS, which starts Ghostscript, and no PSD
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 _PNG = b"\x89PNG\r\n\x1a\n"  # with which every PNG begins
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags; what cannot be decoded is an error anyway
 Image.MAX_IMAGE_PIXELS = None  # opened() has a bound of its own, without a warning below it
 
 

@@ -49,6 +49,8 @@ class EncryptedManifest(_Versioned):
     demo_key: bool
     image_size: int = Field(ge=1, le=4096)
     isometry: Literal["values", "length", "none"]
+    resize_filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+    crop: Literal["center", "squash", "pad"]
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16"]
@@ -96,6 +98,22 @@ class RawManifest(_Versioned):
         for split in SPLITS:
             _require_in_order(getattr(self.shards, split), f"{split}-", getattr(self.counts, split))
         return self
+
+
+class Box(Record):
+    """Names of classes and source, behind a key; see :mod:`ppvit.data.sealed`."""
+
+    key_id: str = Field(pattern=r"^pk-[0-9a-f]{16}$")
+    box: str = Field(pattern=r"^([A-Za-z0-9+/]{4})+[A-Za-z0-9+/=]{0,4}$")
+
+
+class SealedManifest(_Versioned):
+    """``dataset.json`` of a sealed data set: a :class:`RawManifest` once it is open."""
+
+    name: Line
+    sealed: Box
+    counts: Counts
+    shards: RawShards
 
 
 def _require_in_order(shards: list[ShardRecord], prefix: str, count: int) -> None:

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ppvit.config import Dataset, Encrypt
 from ppvit.data import images
-from ppvit.data.shards import SPLITS, ShardReader, read_manifest
+from ppvit.data.sealed import read_dataset
+from ppvit.data.shards import SPLITS, ShardReader
 
 if TYPE_CHECKING:  # the trainer, who reads batches, loads neither ciphers nor keys
     from ppvit.ciphers import Cipher
 
 BATCH = 64  # images encrypted in one call: enough for speed, little memory
+
+
+class Plain(Protocol):
+    """What is encrypted; see :class:`PlainImages`."""
+
+    folder: Path
+    classes: list[str]
+    labels: np.ndarray
+    resizing: dict[str, str]
+
+    def __len__(self) -> int: ...
+
+    def ids(self, start: int, stop: int) -> np.ndarray: ...
+
+    def read(self, start: int, stop: int) -> np.ndarray: ...
 
 
 class PlainImages:
@@ -40,9 +57,10 @@ class PlainImages:
 
     def __init__(self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt) -> None:
         self.folder = raw
-        self.manifest = read_manifest(raw, "download", "dataset.json")
+        self.manifest, seal = read_dataset(raw)
         self.classes: list[str] = self.manifest["classes"]
-        self._reader = ShardReader(raw, split, self.manifest["shards"][split], len(self.classes))
+        opened = None if seal is None else partial(seal.member, split)
+        self._reader = ShardReader(raw, split, self.manifest["shards"][split], len(self.classes), opened=opened)
         labels = self._reader.labels()
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
         self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
@@ -50,7 +68,7 @@ class PlainImages:
         self.image_size = dataset.image_size
         self._first_id = image_id(split, 0)
         self._encrypt = encrypt
-        self.resizing = {"resize_filter": encrypt.resize_filter, "crop": encrypt.crop}
+        self.resizing: dict[str, str] = {"resize_filter": encrypt.resize_filter, "crop": encrypt.crop}
         self.made = {**self.resizing, "num_classes": len(self.classes)}
 
     def __len__(self) -> int:
@@ -100,7 +118,7 @@ def select(labels: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.nda
     return chosen
 
 
-def encrypted_batches(plain: PlainImages, cipher: Cipher, start: int, stop: int) -> Iterator[np.ndarray]:
+def encrypted_batches(plain: Plain, cipher: Cipher, start: int, stop: int) -> Iterator[np.ndarray]:
     """Ciphertext of images start .. stop - 1 in batches of up to 64."""
     for first in range(start, stop, BATCH):
         last = min(first + BATCH, stop)

@@ -16,7 +16,6 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import Record, read_record, sha256_of
 from ppvit.data.manifests import SCHEMA, SPLITS, EncryptedManifest, RawManifest
-from ppvit.data.tar_index import IMAGE, IMAGE_BYTES, ORIGIN, Index, identity_of, index_shard
+from ppvit.data.tar_index import IMAGE, IMAGE_BYTES, ORIGIN, Index, Opener, identity_of, index_shard
 
 __all__ = [
     "SCHEMA",
@@ -124,6 +123,7 @@ class ShardReader:
         shards: what the manifest says of them.
         classes: number of classes.
         image_bytes: an encoded image may have.
+        opened: opens the members of raw shards, where they are sealed; see :class:`ppvit.data.tar_index.Opener`.
 
     Every shard is read once before the first sample: its headers, its labels, its SHA-256. What it says of sizes is
     held against the size of the file before anything is made of it, and a shard that changes later is refused.
@@ -140,11 +140,14 @@ class ShardReader:
         shards: list[dict[str, Any]],
         classes: int = 10**9,
         image_bytes: int = IMAGE_BYTES,
+        opened: Opener | None = None,
     ) -> None:
+        self._opened = opened
         indices: list[Index] = []
         for record in shards:
             path, first = Path(folder) / record["name"], sum(len(index.labels) for index in indices)
-            indices.append(index_shard(path, record["samples"], record["sha256"], first, classes, image_bytes))
+            told = record["samples"], record["sha256"]
+            indices.append(index_shard(path, *told, first, classes, image_bytes, opened))
         if not indices:
             raise PpvitError(f"{folder}: the manifest lists no {split} shards; make them again: dvc repro --force")
         # arrays, not lists of objects: 40 bytes an image, and forked workers share them
@@ -159,8 +162,11 @@ class ShardReader:
     def name(self, index: int) -> str:
         """``shard: sample`` and, in raw shards, the file it came from; for error messages."""
         origin = self._read(index, ORIGIN).decode("utf-8", "replace")
+        return self._place(index) + (f" (from {origin})" if origin else "")
+
+    def _place(self, index: int) -> str:
         path, _ = self._shards[self._shard_of[index]]
-        return f"{path}: sample {index:08d}" + (f" (from {origin})" if origin else "")
+        return f"{path}: sample {index:08d}"
 
     def image(self, index: int) -> bytes:
         """The encoded image of a sample.
@@ -184,13 +190,19 @@ class ShardReader:
             return b""
         path, identity = self._shards[self._shard_of[index]]
         data = b""
-        with suppress(FileNotFoundError):
+        try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
             try:
                 if identity_of(descriptor) == identity:
                     data = os.pread(descriptor, size, offset)
             finally:
                 os.close(descriptor)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # named here, since one raised in a reading process loses its path
+            raise PpvitError(f"{path} cannot be read ({error.strerror}); check it and run again") from None
         if len(data) != size:
             raise PpvitError(f"{path} was replaced or changed while it was read; run again once nothing writes it")
-        return data
+        if self._opened is None:
+            return data
+        return self._opened(data, self._place(index), index, "txt" if kind == ORIGIN else "image")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -24,8 +25,15 @@ _LABEL = 2
 _MEMBER = re.compile(r"(\d{8})\.([a-z]+)", re.ASCII)
 _BLOCK = 512  # of a tar
 _LEAST_BYTES = 4 * _BLOCK  # that a sample takes: two headers, an image, a label
+_LABEL_BYTES = 64  # at most, sealed or not
 _ORIGIN_BYTES = 2**17  # at most; a zip can hold paths of 64 KiB
 _REMEDY = "fetch it (dvc pull) or make it again (dvc repro)"
+
+
+class Opener(Protocol):
+    """Opens a sealed member of a sample; see :meth:`ppvit.data.sealed.Seal.member`."""
+
+    def __call__(self, content: bytes, where: str, index: int, extension: str, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,13 @@ def identity_of(descriptor: int) -> tuple[int, ...]:
 
 
 def index_shard(
-    path: Path, samples: int, sha256: str, first: int = 0, classes: int = 10**9, image_bytes: int = IMAGE_BYTES
+    path: Path,
+    samples: int,
+    sha256: str,
+    first: int = 0,
+    classes: int = 10**9,
+    image_bytes: int = IMAGE_BYTES,
+    opened: Opener | None = None,
 ) -> Index:
     """Read the headers and labels of a shard and compare all of it with what its manifest says.
 
@@ -63,6 +77,7 @@ def index_shard(
         first: number of its first sample within the split.
         classes: class numbers are below.
         image_bytes: an encoded image may have.
+        opened: opens members, where they are sealed.
 
     Raises:
         PpvitError: it is missing, truncated or altered, or holds something else than samples of an image, a class
@@ -75,7 +90,7 @@ def index_shard(
                 raise _mismatch(path, f"{samples:,} samples do not fit into its {identity[2]:,} bytes")
             index = Index(path, identity, np.zeros((samples, 2, 2), np.int64), np.full(samples, -1, np.int32))
             for member, offset in _members(file, path, identity[2]):
-                _enter(index, member, offset, file, first, classes, image_bytes)
+                _enter(index, member, offset, file, first, classes, image_bytes, opened)
             file.seek(0)
             # the hash comes last, so that a known kind of damage is named before "was altered"
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
@@ -118,6 +133,7 @@ def _enter(
     first: int,
     classes: int,
     image_bytes: int,
+    opened: Opener | None,
 ) -> None:
     number, kind = _parse_member(index.path, member)
     row, where = number - first, f"{index.path}: sample {number:08d}"
@@ -127,7 +143,9 @@ def _enter(
         raise PpvitError(f"{where} has two {('images', 'origins', 'labels')[kind]}; make the shard again")
     if kind == _LABEL:
         file.seek(offset)
-        index.labels[row] = _class_number(file.read(min(member.size, 20)), where, classes)
+        content = file.read(min(member.size, _LABEL_BYTES))
+        text = content if opened is None else opened(content, where, number, "cls")
+        index.labels[row] = _class_number(text[:20], where, classes)
     elif member.size > (image_bytes if kind == IMAGE else _ORIGIN_BYTES):
         raise PpvitError(f"{where}: {member.name} has {member.size:,} bytes, too many; make the shard again")
     else:

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from ppvit import __version__
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import require_free_space
+from ppvit.core.private import make_private
 
 _TIMEOUT_SECONDS = 30
 _ATTEMPTS = 4  # of one address, each going on where the one before stopped
@@ -47,7 +49,7 @@ def fetch(urls: tuple[str, ...], target: Path, md5: str) -> Path:
         PpvitError: no address can be reached or gives the right file, or the disk is too small.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(target.parent)
     except OSError as error:
         raise PpvitError(
             f"{target.parent} cannot be made ({error.strerror}); set PPVIT_CACHE to a folder for downloads"
@@ -123,7 +125,7 @@ def _fetch_rest(url: str, part: Path) -> None:
         total = have + int(length) if length else None
         require_free_space(part.parent, (total or 0) - have)
         with (
-            open(part, "ab" if have else "wb") as file,
+            open(part, "ab" if have else "wb", opener=partial(os.open, mode=0o600)) as file,
             tqdm(
                 initial=have, total=total, desc=part.stem, unit="B", unit_scale=True, disable=None, file=sys.stderr
             ) as bar,

@@ -55,7 +55,10 @@ def shape_and_dtype(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
 
 def _header(archive: zipfile.ZipFile, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     shape, dtype = npy.read_header(file)
-    said = archive.getinfo(f"{name}.npy").file_size - file.tell()
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # as numpy writes them
+        raise ValueError(f"{name} is compressed in another way than numpy does it")
+    said = info.file_size - file.tell()
     if math.prod(shape) * dtype.itemsize != said or math.prod(shape[1:]) * dtype.itemsize > _ROW_BYTES:
         raise ValueError(f"{name} has shape {shape} and type {dtype}, and {said:,} bytes")
     return shape, dtype

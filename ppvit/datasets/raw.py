@@ -2,7 +2,8 @@
 
 A sample is the image's bytes as they were (``.jpg``, ``.png``, …; arrays become PNG), its class number (``.cls``) and
 where it came from (``.txt``, for error messages). ``dataset.json`` holds class names, counts and the
-SHA-256 of every shard.
+SHA-256 of every shard. All of it is the user's alone (modes 0600 and 0700), and sealed where there is a key for it, see
+:mod:`ppvit.data.sealed`.
 """
 
 from __future__ import annotations
@@ -10,28 +11,36 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.private import keep_private, make_private
+from ppvit.data.sealed import Seal
 from ppvit.data.shards import SCHEMA, SPLITS, shard_records, write_shards
 from ppvit.datasets.source import Sample, Source
 
 IMAGES_PER_SHARD = 512
 
 
-def write_raw(source: Source, name: str, out: Path) -> None:
+def write_raw(source: Source, name: str, out: Path, seal: Seal | None = None) -> None:
     """Write the images of a data set as they are, whole or not at all.
 
     Args:
         source: train and test images with their classes.
         name: of the data set.
         out: the folder; an old one is replaced.
+        seal: what seals it; by default it stays plain.
 
     Raises:
         PpvitError: the data are damaged or do not fit on the disk.
     """
     require_free_space(out, source.size_bytes)
-    samples = {"train": source.train, "test": source.test}
+    samples = {split: map(_members, read()) for split, read in (("train", source.train), ("test", source.test))}
+    make_private(out.absolute().parent)
     with atomic_output(out, known_by="dataset.json") as folder:
+        keep_private([folder])
         shards = {
-            split: write_shards(folder, split, map(_members, samples[split]()), IMAGES_PER_SHARD) for split in SPLITS
+            split: write_shards(
+                folder, split, samples[split] if seal is None else seal.samples(split, samples[split]), IMAGES_PER_SHARD
+            )
+            for split in SPLITS
         }
         manifest = {
             "schema": SCHEMA,
@@ -41,7 +50,8 @@ def write_raw(source: Source, name: str, out: Path) -> None:
             "counts": {split: sum(shard.samples for shard in shards[split]) for split in SPLITS},
             "shards": {split: shard_records(shards[split]) for split in SPLITS},
         }
-        write_json(folder / "dataset.json", manifest)
+        write_json(folder / "dataset.json", manifest if seal is None else seal.manifest(manifest))
+        keep_private(folder.iterdir())
 
 
 def _members(sample: Sample) -> dict[str, bytes]:

@@ -32,6 +32,7 @@ _EXTENSIONS = (
 )
 _EXTENSION_BYTES = 2**20  # of a long name or a pax header, which tarfile reads into memory
 _MEMBER_BYTES = 2**36  # of a member; one below 0 leads tarfile back for ever, and one of 2^62 on through nothing
+_PIECE_BYTES = 2**12
 _DEEPEST = 100  # folders in each other
 _COMPRESSED = {b"\x1f\x8b": "r|gz", b"BZh": "r|bz2", b"\xfd7zXZ\0": "r|xz"}  # by what such files begin with
 
@@ -213,8 +214,9 @@ def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     if info.flag_bits & 1:
         raise PpvitError(f"{path} is protected by a password; unpack it and set dataset.path to the folder")
     _require_bounded(path, info.filename, info.file_size)
-    with _whole(path):
-        return archive.read(info)  # checks the CRC, and reads no more than the size
+    with _whole(path), archive.open(info) as file:
+        # in pieces, since zipfile unpacks what it is asked for before it compares sizes; at the end it checks the CRC
+        return b"".join(iter(partial(file.read, _PIECE_BYTES), b""))
 
 
 def _require_bounded(path: Path, name: str, size: int) -> None:

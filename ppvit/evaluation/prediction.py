@@ -11,8 +11,10 @@ from torch import Tensor
 from ppvit.ciphers import Cipher
 from ppvit.core.errors import PpvitError
 from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.reading import read_bounded
 from ppvit.data import images
 from ppvit.data.plain import image_id
+from ppvit.data.tar_index import IMAGE_BYTES
 from ppvit.models import model_input
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
@@ -47,12 +49,12 @@ def read_images(paths: list[Path], size: int, resize_filter: str = "bicubic", cr
     """Image files at the model's size, uint8, (n, size, size, 3); arguments: see :func:`ppvit.data.images.to_square`.
 
     Raises:
-        PpvitError: a file is missing or no image.
+        PpvitError: a file is missing, no regular one, too large or no image.
     """
     plain = []
     for path in paths:
         try:
-            data = path.read_bytes()
+            data = read_bounded(path, IMAGE_BYTES)
         except OSError as error:
             raise PpvitError(f"{path}: {error.strerror}; name an image file") from None
         plain.append(images.to_square(images.decode(data, str(path)), size, resize_filter, crop))

@@ -149,7 +149,7 @@ def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> 
         # copies, which the model alone holds: a file may be of another precision, or hold one tensor under two names
         state = {name: tensor.to(types.get(name, tensor.dtype), copy=True) for name, tensor in state.items()}
         model.load_state_dict(state, strict=True, assign=True)
-    except (RuntimeError, KeyError) as error:
+    except Exception as error:  # timm's filters and torch meet shapes of any kind
         why = misfit(state, model) or f"{brief(error)}; set model.name and model.checkpoint"
         raise PpvitError(f"{weights} does not fit model.name {architecture}: {why}") from None
     return model

@@ -148,7 +148,7 @@ class StoredModel:
         except Exception as error:  # of names and sizes that timm cannot use, each in its own way
             raise self._refused(f"no model can be built of it ({brief(error)})") from None
         written = said.model_dump(exclude_unset=True)
-        for name in would.keys() | written.keys():
+        for name in sorted(would.keys() | written.keys()):
             if would.get(name) != written.get(name):
                 raise self._refused(f"'{name}' is not what {said.architecture} has")
         cast(dict[str, Any], model.pretrained_cfg).update(said.pretrained_cfg)

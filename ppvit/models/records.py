@@ -37,7 +37,7 @@ class ModelArguments(Record):
     img_size: _Size = 1
     patch_size: _Size = 1
     embed_dim: _Size = 1
-    depth: _Size = 1
+    depth: Annotated[int, Field(ge=1, le=256)] = 1  # building takes time for each block
     num_heads: _Size = 1
     stem_padding: Annotated[int, Field(ge=0, le=64)] = 1
     class_token: bool = True

@@ -37,13 +37,13 @@ def tensor_names(path: Path, made_by: str) -> list[str]:
 def require_tensors(path: Path, expected: Mapping[str, Tensor], of_what: str, made_by: str) -> None:
     """Check names, dtypes and shapes in a file's header; arguments and errors: see :func:`read_tensors`."""
     with _opened(path, made_by) as file:
-        found = file.keys()
-        missing = next((name for name in expected if name not in set(found)), None)
+        found = set(file.keys())
+        missing = next((name for name in expected if name not in found), None)
         if missing is not None:
             raise _refused(path, f"lacks '{_short(missing)}' of {of_what}", made_by)
-        for name in found:
-            if name not in expected:
-                raise _refused(path, f"holds '{_short(name)}', which is no tensor of {of_what}", made_by)
+        if more := sorted(found - expected.keys()):
+            raise _refused(path, f"holds '{_short(more[0])}', which is no tensor of {of_what}", made_by)
+        for name in expected:
             entry, tensor = file.get_slice(name), expected[name]
             told, shape = entry.get_dtype(), tuple(entry.get_shape())
             if shape != tuple(tensor.shape):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
+import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -43,6 +45,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise PpvitError(f"{path} is missing; get it back with git, or name a weights file in model.checkpoint")
+    _require_stored(path)
     try:
         state = load_state_dict(str(path), use_ema=True, weights_only=True)
     except Exception as error:  # safetensors, torch, pickle and zipfile raise kinds of their own
@@ -55,10 +58,29 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if others or not state:
         held = f"'{others[0]}', which is no tensor" if others else "no tensors"
         raise PpvitError(f"{path} holds {held}; save the model's state_dict alone, or under 'state_dict'")
+    size = path.stat().st_size
+    for name, value in state.items():  # a few bytes may be repeated to a tensor of any size, or stand for none
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise PpvitError(f"{path} holds '{name}', which is no plain tensor; save the model's state_dict again")
+        if value.numel() * value.element_size() > size:
+            raise PpvitError(f"{path} has {size:,} bytes, fewer than its tensor '{name}'; fetch it again")
     broken = next((name for name, value in state.items() if not value.isfinite().all()), None)
     if broken is not None:
         raise PpvitError(f"{path} holds values that are no numbers in '{broken}'; fetch it again")
     return state
+
+
+def _require_stored(path: Path) -> None:
+    """Refuse an archive with compressed members, which torch never writes: they may be of any size."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise PpvitError(f"{path} cannot be read as weights ({brief(error)}); fetch it again") from None
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise PpvitError(f"{path} is compressed, as torch writes no weights; save it again with torch.save")
 
 
 def solo_learn_backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
@@ -75,7 +97,7 @@ def solo_learn_backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
 
 def classes_of(state: dict[str, Tensor]) -> int:
     """Number of classes of the head in a state; 0 where it has none."""
-    return next((len(state[name]) for name in _HEADS if name in state), 0)
+    return next((len(state[name]) for name in _HEADS if name in state and state[name].ndim), 0)
 
 
 def misfit(state: dict[str, Tensor], model: nn.Module) -> str | None:

@@ -25,6 +25,7 @@ from ppvit.training.defence import Defence, robust_head, robust_values
 from ppvit.training.loop import Log, Training, make_accelerator
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import Tuner, make_tuner, trainable_parameters
+from ppvit.tuners.made import blocks_sha256
 
 
 @dataclass
@@ -107,7 +108,7 @@ def finetune(
     kept = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
     kept |= {name: dataset.manifest[name] for name in ("resize_filter", "crop") if name in dataset.manifest}
-    kept["adapted_sha256"] = determines["model"]
+    kept["blocks_sha256"] = blocks_sha256(adapted)
     if defence:
         kept["adversarial"] = defence.adversarial.model_dump()
     values = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import torch
+
 from ppvit.core.provenance import Made
-from ppvit.core.reading import sha256_of
 from ppvit.models import read_record
+from ppvit.models.tensors import read_some, tensor_names
 from ppvit.tuners.records import read_finetuned_record
 
 
@@ -18,6 +21,25 @@ def made_models(adapted: Path, finetuned: Path) -> tuple[Made, Made]:
     """
     tuned = read_finetuned_record(finetuned)
     base = read_record(adapted, "adapt")
-    if "adapted_sha256" in tuned:  # the weights of `he` were trained on no adapted model
-        base = {**base, "adapted_sha256": sha256_of(adapted / "model.safetensors")}
+    if "blocks_sha256" in tuned:  # the model of `he` was trained on no adapted one
+        base = {**base, "blocks_sha256": blocks_sha256(adapted)}
     return Made(finetuned, tuned, "finetune"), Made(adapted, base, "adapt")
+
+
+def blocks_sha256(adapted: Path) -> str:
+    """SHA-256 of the weights in an adapted model's blocks, in hex: which checkpoint it is, whatever the key.
+
+    A key changes the first layer and the order of position embeddings, and nothing in the blocks. A model without
+    tensors named ``blocks.`` counts as a whole.
+
+    Raises:
+        PpvitError: the weights are missing or damaged.
+    """
+    path = adapted / "model.safetensors"
+    names = sorted(tensor_names(path, "adapt"))
+    digest = hashlib.sha256()
+    for name in [each for each in names if each.startswith("blocks.")] or names:
+        tensor = read_some(path, [name], "adapt")[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

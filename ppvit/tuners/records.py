@@ -25,14 +25,19 @@ class FinetunedRecord(ModelRecord):
     Attributes:
         method: ``finetune.method``.
         num_classes: of the head.
-        finetune: the section, which says what the method trained; missing from the models of `he`.
+        finetune: the section, which says what the method trained; `he` writes a linear model without.
         adversarial: the section, where it was trained against an attack.
+        resize_filter, crop: of the section ``encrypt``, as the shards say.
+        blocks_sha256: which checkpoint it was trained from, see :func:`ppvit.tuners.made.blocks_sha256`.
     """
 
     method: Annotated[str, Field(max_length=100)]
     num_classes: Annotated[int, Field(ge=1, le=2**20)]
     finetune: Finetune | None = None
     adversarial: Adversarial | None = None
+    resize_filter: Annotated[str, Field(max_length=20)] = ""
+    crop: Annotated[str, Field(max_length=20)] = ""
+    blocks_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = ""
 
 
 def checked_record(folder: Path) -> FinetunedRecord:
@@ -42,6 +47,8 @@ def checked_record(folder: Path) -> FinetunedRecord:
         PpvitError: it is missing or damaged, or method and parameters are of two runs.
     """
     record = read_record(folder / RECORD, FinetunedRecord, "finetune")
+    if record.finetune is None and record.method != "linear":
+        raise PpvitError(f"{folder / RECORD}: 'finetune' is missing; make it again: dvc repro --force finetune")
     if record.finetune is not None and record.finetune.method != record.method:
         raise PpvitError(
             f"{folder / RECORD} says method {record.method} and finetune.method {record.finetune.method}; make it "

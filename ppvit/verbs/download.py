@@ -7,6 +7,7 @@ from pathlib import Path
 from ppvit.config import Config
 from ppvit.core.files import require_apart
 from ppvit.core.scratch import cache_folder
+from ppvit.data.sealed import Seal
 from ppvit.datasets import open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.places import Places
@@ -16,17 +17,18 @@ def run(config: Config, places: Places, cache: Path | None = None) -> None:
     """Write the raw form of the data set, whole or not at all.
 
     Args:
-        config: ``dataset`` and ``download.holdout_fraction`` are used.
+        config: ``dataset`` and ``download`` are used.
         places: ``raw`` is written.
         cache: where downloads are kept between runs; by default ``$PPVIT_CACHE`` or the user's cache folder.
 
     Raises:
-        UsageError: an unknown data set, or a path that does not exist or overlaps with ``out``.
+        UsageError: an unknown data set, a path that does not exist or overlaps with ``out``, or no key to seal with.
         PpvitError: the data are missing, damaged or do not fit on the disk, or cannot be fetched.
     """
     path, out = Path(config.dataset.path), places.raw
+    seal = Seal.of(config.download.key_id, config.dataset.name)
     require_apart(path, out)
     source = open_source(
         config.dataset.name, path, cache or cache_folder(), config.download.holdout_fraction, config.dataset.seed
     )
-    write_raw(source, config.dataset.name, out)
+    write_raw(source, config.dataset.name, out, seal)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.provenance import Made
-from ppvit.data.shards import read_manifest
+from ppvit.data.sealed import read_dataset
 from ppvit.evaluation.prediction import probabilities, read_images
 from ppvit.places import Places
 
@@ -34,7 +34,7 @@ def run(config: Config, places: Places, paths: list[Path], top: int = 3) -> list
         PpvitError: an image is missing or cannot be decoded; no key; a model of another key.
     """
     cipher = load_cipher(config)
-    classes = read_manifest(places.raw, "download", "dataset.json")["classes"]
+    classes = read_dataset(places.raw)[0]["classes"]
     resizing = {"resize_filter": config.encrypt.resize_filter, "crop": config.encrypt.crop}
     plain = read_images(paths, config.dataset.image_size, **resizing)
     asked = Made(f"{places.raw}, by params.yaml,", {**resizing, "num_classes": len(classes)})

@@ -1,10 +1,11 @@
 """`ppvit audit DIR`: somebody else's encrypted pictures, with no manifest."""
 
 import json
+import os
 
 import numpy as np
 import pytest
-from conftest import photographs
+from conftest import claims_size, photographs
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -13,6 +14,7 @@ from ppvit.ciphers import make_cipher
 from ppvit.ciphers.keys import Key
 from ppvit.cli import app
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data import images
 
 
 def write_pictures(path, pictures):
@@ -51,6 +53,31 @@ def test_one_key_for_all_is_broken_from_the_command_line(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "audit.json", "pooled.png", "jigsaw.png", "feature_reconstruction.png", "min_difference.png",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_what_is_no_picture_of_this_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch, number):
+    pictures = write_pictures(tmp_path / "theirs", np.zeros((9, 32, 32, 3), np.uint8))
+    path = pictures / f"{number}.png"
+    for make, told in (
+        (lambda: path.symlink_to("/dev/zero"), "is no regular file"),
+        (lambda: os.mkfifo(path), "is no regular file"),
+        (path.mkdir, "is no regular file"),
+        (lambda: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 2**33), "is larger than"),
+        (lambda: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0"), "cannot be decoded"),
+        (lambda: claims_size(path, 16_000, 16_000), "16000 x 16000 pixels"),
+        (lambda: claims_size(path, 100_000, 100_000), "100000 x 100000 pixels are more than"),
+        (lambda: claims_size(path, 8, 65_536), "8 x 65536 pixels"),
+    ):
+        path.unlink(missing_ok=True)
+        make()
+        with monkeypatch.context() as patch, pytest.raises(PpvitError, match=told) as caught:
+            if number == 0:
+                patch.setattr(images, "decode", lambda *_: pytest.fail("pixels were decoded"))
+            folder.attack_folder(pictures, tmp_path / "out")
+        assert str(path) in str(caught.value)
+        assert not (tmp_path / "out").exists()
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def test_noise_is_not_called_broken(tmp_path):

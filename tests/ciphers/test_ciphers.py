@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from ppvit.ciphers import CIPHERS, make_cipher
 from ppvit.ciphers.gather import FlatMap
-from ppvit.ciphers.keys import Key, KeyStream
+from ppvit.ciphers.keys import Key
+from ppvit.ciphers.stream import KeyStream
 from ppvit.core.errors import UsageError
 
 OPTIONS = {  # id: name and options; sides of sub-blocks divide all block sides below

@@ -1,8 +1,5 @@
 """Keys: identity, keyring, derivation with frozen vectors, uniformity."""
 
-import base64
-import os
-import stat
 from math import factorial
 
 import numpy as np
@@ -12,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
 from ppvit.ciphers import keys
-from ppvit.ciphers.keys import Key, KeyStream
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.ciphers.keys import Key
+from ppvit.ciphers.stream import KeyStream
+from ppvit.core.errors import PpvitError
 
 
 def test_key_id_is_a_domain_separated_hash():
@@ -153,45 +151,6 @@ def test_other_keys_and_purposes_give_other_streams(first: bytes, second: bytes)
     words = KeyStream(Key(first), ("a",)).uint32(8).tolist()
     assert (words == KeyStream(Key(second), ("a",)).uint32(8).tolist()) == (first == second)
     assert words != KeyStream(Key(first), ("b",)).uint32(8).tolist()
-
-
-def test_save_and_load(tmp_path):
-    key = keys.generate()
-    path = keys.save(key, tmp_path / "ring", "alice")
-    assert path.name == f"{key.id}.key"
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-    assert path.read_text() == "ppvit-key-v1:" + base64.b64encode(key.secret).decode() + "\n"
-    assert keys.load(key.id, tmp_path / "ring") == key
-    assert keys.save(key, tmp_path / "ring") == path  # again: nothing is overwritten, nothing fails
-    assert (tmp_path / "ring" / f"{key.id}.label").read_text() == "alice\n"
-
-
-def test_keyring_of_the_environment_is_used(tmp_path, monkeypatch):
-    monkeypatch.setenv("PPVIT_KEYRING", str(tmp_path))
-    key = keys.generate()
-    keys.save(key)
-    assert keys.load(key.id) == key
-
-
-def test_missing_foreign_and_damaged_keys(tmp_path):
-    key, other = keys.generate(), keys.generate()
-    with pytest.raises(UsageError, match=f"key {key.id} is not in the keyring"):
-        keys.load(key.id, tmp_path)
-    foreign = keys.save(other, tmp_path).read_text()
-    (tmp_path / f"{key.id}.key").write_text(foreign)
-    with pytest.raises(PpvitError, match="does not hold the key that its name says"):
-        keys.load(key.id, tmp_path)
-    (tmp_path / f"{key.id}.key").write_text("ppvit-key-v1:not base64!")
-    with pytest.raises(PpvitError, match="is not a key file"):
-        keys.load(key.id, tmp_path)
-    (tmp_path / f"{key.id}.key").write_text("ppvit-key-v1:" + base64.b64encode(b"short").decode())
-    with pytest.raises(PpvitError, match="has 32 bytes"):
-        keys.load(key.id, tmp_path)
-
-
-def test_demo_key_warns(capsys, tmp_path):
-    assert keys.load(keys.DEMO_KEY.id, tmp_path) == keys.DEMO_KEY
-    assert "public demo key" in capsys.readouterr().err
 
 
 def test_secret_is_not_shown():

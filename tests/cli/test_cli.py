@@ -1,16 +1,24 @@
 """The command line as a person meets it."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_raw
+import yaml
+from conftest import make_config, write_raw
+from typer.testing import CliRunner
 
 from ppvit import __version__
+from ppvit.ciphers import keys
+from ppvit.ciphers.keys import Key
+from ppvit.cli import app
 from ppvit.config import default_yaml, parameters
+from ppvit.core.errors import UsageError
 from ppvit.pipeline import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +65,85 @@ def test_keygen_prints_the_id_alone_and_no_secret(tmp_path):
     secret = (tmp_path / "ring" / f"{key_id}.key").read_text().strip().removeprefix("ppvit-key-v1:")
     assert secret not in done.stdout + done.stderr
     assert "keep a backup" in done.stderr
+
+
+def test_keys_lists_what_there_is_and_where_it_is_used(project):
+    ring = project / "ring"
+    mine, locked, open_to_all, lost = (Key(bytes([number]) * 32) for number in range(4))
+    keys.save(mine, ring, "mine \x1b[2J")
+    keys.save(locked, ring, locked_by="p")
+    keys.save(open_to_all, ring).chmod(0o644)
+    (ring / "notes.key").write_text("no key id")
+    config = make_config(cipher={"key_id": mine.id}, download={"key_id": mine.id})
+    (project / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
+    for path, values in (
+        ("data/encrypted/digits/train/manifest.json", {"key_id": mine.id}),
+        ("data/encrypted/digits/test/manifest.json", {"key_id": mine.id}),
+        ("data/encrypted/cifar10/train/manifest.json", {"key_id": locked.id}),
+        ("data/encrypted/bad/train/manifest.json", [1]),
+        ("data/raw/digits/dataset.json", {"sealed": {"key_id": mine.id}}),
+        ("models/adapted/config.json", {"ppvit": {"key_id": keys.DEMO_KEY.id}}),
+        ("models/finetuned/ppvit.json", {"key_id": lost.id}),
+    ):
+        (project / path).parent.mkdir(parents=True)
+        (project / path).write_text(json.dumps(values))
+    done = ppvit("keys", "--json", cwd=project, PPVIT_KEYRING=str(ring))
+    assert done.returncode == 0, done.stderr
+    found = {each.pop("key_id"): each for each in json.loads(done.stdout)}
+    used = ["cipher.key_id", "download.key_id", "data/raw/digits", "data/encrypted/digits"]
+    assert found.pop(mine.id) == {"label": "mine \x1b[2J", "kept": "file", "problem": "", "used": used}
+    of_locked = {"label": "", "kept": "file, passphrase", "problem": "", "used": ["data/encrypted/cifar10"]}
+    assert found.pop(locked.id) == of_locked
+    exposed = found.pop(open_to_all.id)
+    assert (exposed["kept"], exposed["used"]) == ("file", [])
+    assert exposed["problem"].endswith(f"chmod 600 {ring / f'{open_to_all.id}.key'}")
+    assert found.pop(lost.id)["kept"] == "missing"
+    assert found.pop(keys.DEMO_KEY.id)["kept"] == "public"
+    assert not found
+    text = ppvit("keys", cwd=project, PPVIT_KEYRING=str(ring)).stdout
+    assert "\x1b" not in text
+    assert "used: cipher.key_id, download.key_id, data/raw/digits, data/encrypted/digits\n" in text
+    secrets = [path.read_text().strip().rpartition(":")[2] for path in ring.glob("pk-*.key")]
+    assert not any(secret in text + done.stdout for secret in secrets)
+
+
+def test_keys_without_a_project(tmp_path):
+    keys.save(Key(bytes(32)), tmp_path / "ring", "alice")
+    done = ppvit("keys", "--keyring", "ring", cwd=tmp_path)
+    assert done.stdout == "pk-8a9509fb3ae114c9  alice  file\n"
+    assert ppvit("keys", "--keyring", "none", cwd=tmp_path).stdout == ""
+
+
+def test_rekey(tmp_path):
+    """As a person calls it, on shards alone."""
+    old, new = (Key(bytes([number]) * 32) for number in (1, 2))
+    for key in (old, new):
+        keys.save(key, tmp_path / "ring")
+    raw = write_raw(tmp_path / "data" / "raw" / "digits", {"train": 30, "test": 6})
+    config = make_config(cipher={"key_id": old.id}, dataset={"image_size": 16})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
+    environment = {"PPVIT_KEYRING": str(tmp_path / "ring")}
+    assert ppvit("encrypt", cwd=tmp_path, **environment).returncode == 0
+    shutil.rmtree(raw)
+    done = ppvit("rekey", old.id, new.id, cwd=tmp_path, **environment)
+    assert done.stdout == "data/encrypted/digits\n"
+    assert f"set cipher.key_id to {new.id}" in done.stderr
+    manifest = json.loads((tmp_path / "data/encrypted/digits/test/manifest.json").read_text())
+    assert manifest["key_id"] == new.id
+    assert ppvit("rekey", old.id, new.id, cwd=tmp_path, **environment).stdout == f"all is of key {new.id} already\n"
+
+
+def test_keygen_with_a_passphrase(tmp_path):
+    (tmp_path / "passphrase").write_text("correct horse\n")
+    (tmp_path / "passphrase").chmod(0o600)
+    environment = {"PPVIT_KEYRING": str(tmp_path / "ring"), "PPVIT_PASSPHRASE_FILE": str(tmp_path / "passphrase")}
+    done = ppvit("keygen", "--passphrase", cwd=tmp_path, **environment)
+    key_id = done.stdout.strip()
+    assert (tmp_path / "ring" / f"{key_id}.key").read_text().startswith("ppvit-key-v1-scrypt:ln=17,r=8,p=1:")
+    assert "of the passphrase" in done.stderr
+    assert "horse" not in done.stdout + done.stderr
+    code = f"from ppvit.ciphers import keys; assert keys.load('{key_id}').id == '{key_id}'"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +217,39 @@ def test_override_and_paths(project):
     assert '"name": "np"' in (project / "keyed" / "train" / "manifest.json").read_text()
     assert "public demo key" in done.stderr
     assert (project / "params.yaml").read_text() == default_yaml()  # overridden for one run only
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("adapt", ("--out", "elsewhere")),
+        ("adapt", ("--embedded", "elsewhere.safetensors")),
+        ("finetune", ("--out", "elsewhere")),
+        ("finetune", ("--live", "elsewhere")),
+        ("evaluate", ("--finetuned", "models/he")),
+        ("evaluate", ("--plots", "elsewhere")),
+        ("robustness", ("--encrypted", "elsewhere")),
+        ("verify", ("--raw", "elsewhere")),
+        ("audit", ("--adapted", "elsewhere")),
+        ("threats", ("--finetuned", "elsewhere")),
+        ("he", ("--out", "elsewhere")),
+    ],
+)
+def test_figures_of_files_elsewhere_do_not_replace_those_of_the_run(project, monkeypatch, verb, options):
+    monkeypatch.chdir(project)
+    path = Path("results") / f"{verb}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    done = CliRunner().invoke(app, [verb, *options])
+    assert isinstance(done.exception, UsageError)
+    told = f"measures would replace {path}; say where to write it with --results"
+    assert str(done.exception).startswith(options[0].replace("--out", "--"))
+    assert str(done.exception).endswith(told)
+    assert path.read_text() == "{}"
+    assert sorted(each.name for each in Path("results").iterdir()) == [path.name]
+    apart = CliRunner().invoke(app, [verb, *options, "--results", "apart"])  # goes on, to what is missing
+    assert "say where to write it" not in str(apart.exception)
+    assert path.read_text() == "{}"
 
 
 def test_parameters_complete_in_the_shell():

@@ -1,5 +1,6 @@
 """Shards and manifests that a hostile or damaged disk holds: one line each, before memory or time is spent on them."""
 
+import errno
 import io
 import json
 import os
@@ -48,6 +49,8 @@ def encrypted(folder: Path, images: int = 6, **changes) -> Path:
         "image_size": SIDE,
         "isometry": "values",
         "isometry_options": {},
+        "resize_filter": "bicubic",
+        "crop": "center",
         "shape": [SIDE, SIDE, 3],
         "dtype": "uint8",
         "shards": shard_records(shards),
@@ -110,6 +113,8 @@ SHARD = {"name": "000000.tar", "samples": 6, "sha256": "0" * 64}
         ({"image_size": 10**6}, "'image_size'"),
         ({"image_size": 16}, "shape [8, 8, 3] is not that of images of 16 pixels"),
         ({"isometry": "all"}, "'isometry'"),
+        ({"resize_filter": "best"}, "'resize_filter'"),
+        ({"crop": "center\n"}, "'crop'"),
         ({"shape": [SIDE, SIDE, 4]}, "is not that of images"),
         ({"shape": [-1, SIDE]}, "'shape.0'"),
         ({"shape": [10**5, 10**5]}, "more than 268,435,456 bytes an image"),
@@ -351,6 +356,16 @@ def test_a_shard_that_changes_while_it_is_read_is_named(tmp_path, change):
         shard.unlink()
     assert "000001.tar was replaced or changed while it was read" in refused(images.__getitem__, 5)
     images[0]  # of the other shard
+
+
+def test_a_shard_that_can_no_longer_be_read_is_named(tmp_path, monkeypatch):
+    images = EncryptedImages(encrypted(tmp_path / "data"), "train")
+
+    def broken(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken)
+    assert "000001.tar cannot be read (Input/output error)" in refused(images.__getitem__, 5)
 
 
 # --- images and arrays

@@ -1,11 +1,12 @@
 """What the owner checks, and predictions: the trainer's accuracy again, plain images, wrong keys."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, read_result
+from conftest import claims_size, make_config, read_result
 from PIL import Image
 from test_finetune import make_world, places_of, train
 
@@ -13,6 +14,7 @@ from ppvit.ciphers.keyed import load_cipher
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.owner_checks import undo_adaptation
+from ppvit.evaluation.prediction import read_images
 from ppvit.models import model_input
 from ppvit.report.pictures import examples
 from ppvit.tuners import load_finetuned
@@ -107,3 +109,20 @@ def test_show_draws_plain_encrypted_decrypted(world, tmp_path):
     np.testing.assert_array_equal(picture[top : top + 160 : 10, left : left + 160 : 10], columns["plain"][0])
     with pytest.raises(UsageError, match="--count must be 1 or more"):
         show.run(config, places_of(folder), tmp_path / "show.png", count=0)
+
+
+def test_pictures_to_predict_are_regular_files_of_bounded_size(tmp_path):
+    path = tmp_path / "query.png"
+    for make, told in (
+        (lambda: path.symlink_to("/dev/zero"), "is no regular file"),
+        (lambda: os.mkfifo(path), "is no regular file"),
+        (lambda: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 2**33), "is larger than"),
+        (lambda: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0"), "cannot be decoded"),
+        (lambda: claims_size(path, 100_000, 100_000), "100000 x 100000 pixels are more than"),
+        (lambda: None, "name an image file"),
+    ):
+        make()
+        with pytest.raises(PpvitError, match=told) as caught:
+            read_images([path], 32)
+        assert str(path) in str(caught.value)
+        path.unlink(missing_ok=True)

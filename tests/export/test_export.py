@@ -24,6 +24,7 @@ from ppvit import cli
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers import keys
 from ppvit.ciphers.keyed import load_cipher
+from ppvit.ciphers.stream import KeyStream
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
@@ -451,7 +452,7 @@ def test_no_secret_no_class_name_no_path(world, keyring):
     """In any file; the secret as bytes, hex and base64, and what is derived from it."""
     world.audited()
     key = keys.load(world.config.cipher.key_id, keyring)
-    derived = keys.KeyStream(key, ("block", "scramble", 4, 16)).permutation(16).tolist()
+    derived = KeyStream(key, ("block", "scramble", 4, 16)).permutation(16).tolist()
     needles = [key.secret, key.secret.hex().encode(), base64.b64encode(key.secret), str(derived)[1:-1].encode()]
     needles += [name.encode() for name in CLASSES]
     needles += [str(world.root).encode(), str(Path.cwd()).encode(), str(Path.home()).encode() + b"/"]

@@ -1,4 +1,4 @@
-"""One hostile case: a fork reads the files through the real command, watched and bounded, and is judged by the result."""
+"""One hostile case: a fork reads the files through the real command, watched and bounded, and is judged."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ _WRITES = {
     "shutil.rmtree": (0,),
     "shutil.move": (0, 1),
 }
+_SHARED = tuple(f"/dev/shm/{name}" for name in ("pym-", "sem.", "mp-", "torch_", "joblib", "loky"))
 _UNTOUCHED = ("/etc/passwd", "/etc/shadow", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/stdin", "/dev/tty")
 _PICKLE_SAFE = re.compile(
     r"(torch|numpy|collections|_codecs|concurrent\.futures|multiprocessing|builtins\.(set|dict|list|complex|bytearray))\b"
@@ -145,6 +146,8 @@ def _become_command(arguments: list[str], folder: Path, streams: list[Path], pre
         out, err = (os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in streams[:2])
         for number, descriptor in enumerate((null, out, err)):
             os.dup2(descriptor, number)
+        # pytest has put streams of its own in their place
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
         os.chdir(folder)
         (folder / "tmp").mkdir(exist_ok=True)
         os.environ.update(
@@ -161,11 +164,11 @@ def _become_command(arguments: list[str], folder: Path, streams: list[Path], pre
         events: list[str] = []
         sys.addaudithook(_watch(folder, events))
         sys.argv = ["ppvit", *arguments]
-        prepare()
         from ppvit.cli import run as command
 
         trace = ""
         try:
+            prepare()
             command()
             code = 0
         except SystemExit as leaving:
@@ -201,7 +204,9 @@ def _watch(folder: Path, events: list[str]) -> Any:
             return None
         text = os.path.abspath(os.fsdecode(path))
         return (
-            None if (text + os.sep).startswith(inside) or text == os.devnull or text.startswith("/dev/shm/") else text
+            None
+            if (text + os.sep).startswith(inside) or text == os.devnull or text.startswith((*_SHARED, "/proc/self/fd/"))
+            else text
         )
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

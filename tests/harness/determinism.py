@@ -3,8 +3,8 @@
     python tests/harness/determinism.py
 
 Runs the pipeline's stages on a small data set in folders of their own, each time with one thing changed, and compares
-what they wrote with what the first run wrote. Prints the table of docs/determinism.md, as measured here: "same" means the
-same bytes. What differs on one machine may agree on another; what is the same must be so everywhere.
+what they wrote with what the first run wrote. Prints the table of docs/determinism.md, as measured here: "same" means
+the same bytes. What differs on one machine may agree on another; what is the same must be so everywhere.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def run_as_process(stage: str, folder: Path, change: Change) -> None:
         command, cwd=folder, env=environment, umask=change.umask, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{stage} with other {change.told} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"{stage} with other {change.told} ended with {done.returncode}:\n{done.stderr[:3000]}")
 
 
 def as_table(found: dict[str, dict[str, list[str]]], changes: tuple[Change, ...]) -> str:

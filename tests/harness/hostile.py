@@ -1,11 +1,11 @@
 """Hostile and damaged files, thousands of them: each is read by the command as the other party would, and judged.
 
-    python tests/harness/hostile.py --cases 10000 [--only manifest] [--seed 1]
+    python tests/harness/hostile.py --cases 10000 [--only manifest] [--seed 1] [--jobs 2]
 
-A case is a part of a small finished run (:mod:`world`) in which one or two files were damaged (:mod:`mutations`). It holds
-if the command ends in one line and exit code 1 or 2, or in the result of untouched files, or in one that carries another
-identity; within 10 s of processor time and 2 GiB, with nothing executed, nothing from the network and nothing written
-elsewhere (:mod:`arena`). Exit code 1 where a case does not hold.
+A case is a part of a small finished run (:mod:`world`) in which one or two files were damaged (:mod:`mutations`). It
+holds if the command ends in one line and exit code 1 or 2, or in the result of untouched files, or in one that carries
+another identity; within 10 s of processor time and 2 GiB, with nothing executed, nothing from the network and nothing
+written elsewhere (:mod:`arena`). Exit code 1 where a case does not hold.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import pickle
 import re
 import stat
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +62,16 @@ class Base:
             name: sorted({path for glob in each.files for path in self.root.glob(glob) if path.is_file()})
             for name, each in world.ARTEFACTS.items()
         }
-        self._usual: dict[tuple[str, str], tuple[arena.Ending, Any]] = {}
+        self._usual: dict[str, tuple[arena.Ending, Any]] = {}
 
     def usual(self, artefact: str, verb: str) -> tuple[arena.Ending, Any]:
         """Ending and outcome of a verb on untouched files."""
-        if (artefact, verb) not in self._usual:
-            self._usual[artefact, verb] = self.run(artefact, verb, {}, {})
-            ending = self._usual[artefact, verb][0]
+        if verb not in self._usual:
+            self._usual[verb] = self.run(artefact, verb, {}, {})
+            ending = self._usual[verb][0]
             if ending.code or ending.traceback:
                 raise RuntimeError(f"{verb} fails on untouched files: {ending}")
-        return self._usual[artefact, verb]
+        return self._usual[verb]
 
     def run(
         self,
@@ -192,14 +195,14 @@ def cases(
         path = draw(st.sampled_from(files))
         data = path.read_bytes()
         if draw(st.integers(0, 11)) == 0:
-            other = draw(st.sampled_from(files))
+            other = draw(st.sampled_from([each for each in files if each != path] or [base.root / "params.yaml"]))
             damaged[path] = mutations.Damage(f"the content of {other.name}", other.read_bytes())
         else:
             damaged[path] = mutations.of_kind(path.name)(draw, data)
     extra: dict[str, bytes] = {}
     if kind.extra and draw(st.integers(0, 7)) == 0:
         name = draw(st.sampled_from(sorted(kind.extra)))
-        extra[name] = kind.extra[name] if kind.extra[name] != b"@" else mutations.pickle.dumps(mutations.Payload())
+        extra[name] = kind.extra[name] if kind.extra[name] != b"@" else pickle.dumps(mutations.Payload())
     verb = draw(st.sampled_from(_readers(kind, damaged)))
     return artefact, verb, damaged, extra, draw(st.booleans())
 
@@ -222,50 +225,87 @@ def told(
     ).decode()
 
 
-def hunt(count: int, only: list[str], number: int, say: Any = print) -> dict[str, tuple[int, str]]:
-    """Run this many cases.
+@dataclass
+class Tally:
+    """What came of some cases.
 
-    Returns:
-        What went wrong, each kind once: how often, and the shortest case.
+    Attributes:
+        findings: what went wrong, each kind once: how often, and the shortest case.
+        codes: how often each exit code, by artefact.
+        seconds: of processor time, the most that one took, by artefact.
+        slowest: the same over all, and which case it was.
     """
-    findings: dict[str, tuple[int, str]] = {}
-    codes: dict[str, Counter[int]] = defaultdict(Counter)
-    most: dict[str, float] = defaultdict(float)
-    with tempfile.TemporaryDirectory(prefix="ppvit-hostile-") as folder:
-        base = Base(Path(folder))
-        started = time.monotonic()
 
-        @seed(number)
-        @settings(
-            max_examples=count,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
+    findings: dict[str, tuple[int, str]] = field(default_factory=dict)
+    codes: Counter[tuple[str, int]] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    slowest: tuple[float, str] = (0.0, "")
+
+    def add(self, other: Tally) -> None:
+        for kind, (times, line) in other.findings.items():
+            before = self.findings.get(kind, (0, line))
+            self.findings[kind] = (before[0] + times, min(before[1], line, key=len))
+        self.codes += other.codes
+        self.seconds |= other.seconds
+        self.slowest = max(self.slowest, other.slowest)
+
+
+def hunt(base: Base, count: int, only: list[str], number: int) -> Tally:
+    """Run this many cases, which the seed ``number`` decides, and tell each new kind of finding as it is made."""
+    tally = Tally()
+
+    @seed(number)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases(base, only))
+    def every(case: Any) -> None:
+        artefact, verb, damaged, extra, resign = case
+        base.usual(artefact, verb)
+        ending, outcome = base.run(artefact, verb, damaged, extra, resign)
+        line = told(base.root, artefact, verb, damaged, extra, resign)
+        one = Tally(
+            slowest=(ending.seconds, line),
+            codes=Counter({(artefact, ending.code): 1}),
+            seconds=Counter({artefact: ending.seconds}),
         )
-        @given(cases(base, only))
-        def every(case: Any) -> None:
-            artefact, verb, damaged, extra, resign = case
-            base.usual(artefact, verb)
-            ending, outcome = base.run(artefact, verb, damaged, extra, resign)
-            codes[artefact][ending.code] += 1
-            most[artefact] = max(most[artefact], ending.seconds)
-            for fault in judged(base, artefact, verb, ending, outcome, resign):
-                kind = re.sub(r"\d+|'.*?'", "*", f"{artefact}: {fault}")[:160]
-                line = f"{fault}\n    {told(base.root, artefact, verb, damaged, extra, resign)}"
-                before = findings.get(kind, (0, line))
-                findings[kind] = (before[0] + 1, min(before[1], line, key=len))
-                if not before[0]:
-                    say(f"new: {line}")
+        for fault in judged(base, artefact, verb, ending, outcome, resign):
+            kind = re.sub(r"\d+|'.*?'", "*", f"{artefact}: {fault}")[:160]
+            one.findings[kind] = (1, f"{fault}\n    {line}")
+            if kind not in tally.findings:
+                print(f"new: {fault}\n    {line}", flush=True)
+        tally.add(one)
 
-        every()
-        seconds = time.monotonic() - started
-    total = sum(sum(each.values()) for each in codes.values())
-    say(f"\n{total} cases in {seconds:.0f} s, {total / max(seconds, 1e-9):.1f} a second")
-    for artefact, counted in sorted(codes.items()):
-        ends = ", ".join(f"{number} times exit {code}" for code, number in sorted(counted.items()))
-        say(f"  {artefact:<24} {ends}; at most {most[artefact]:.1f} s")
-    return findings
+    every()
+    return tally
+
+
+def hunt_together(base: Base, count: int, only: list[str], number: int, jobs: int) -> Tally:
+    """:func:`hunt` in several forks, each with a share of the cases and a seed of its own."""
+    readers = []
+    for job in range(jobs):
+        reader, writer = os.pipe()
+        if not os.fork():
+            code = 1
+            try:
+                with os.fdopen(writer, "wb") as file:
+                    pickle.dump(hunt(base, -(-count // jobs), only, number * jobs + job), file)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(writer)
+        readers.append(reader)
+    tally = Tally()
+    for reader in readers:
+        with os.fdopen(reader, "rb") as file:
+            tally.add(pickle.load(file))
+    return tally
 
 
 def main() -> int:
@@ -275,13 +315,26 @@ def main() -> int:
         "--only", nargs="+", choices=sorted(world.ARTEFACTS), default=sorted(world.ARTEFACTS), metavar="ARTEFACT"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     chosen = parser.parse_args()
     _import_all()
-    findings = hunt(chosen.cases, chosen.only, chosen.seed, lambda text: print(text, flush=True))
-    for number, line in sorted(findings.values(), reverse=True):
-        print(f"\n{number} times {line}")
-    print(f"\n{len(findings)} kinds of findings")
-    return int(bool(findings))
+    with tempfile.TemporaryDirectory(prefix="ppvit-hostile-") as folder:
+        base = Base(Path(folder))
+        started = time.monotonic()
+        tally = hunt_together(base, chosen.cases, chosen.only, chosen.seed, chosen.jobs)
+        seconds = time.monotonic() - started
+    total = tally.codes.total()
+    print(f"\n{total} cases in {seconds:.0f} s, {total / seconds:.1f} a second")
+    for artefact in sorted(tally.seconds):
+        ends = ", ".join(
+            f"{times} times exit {code}" for (name, code), times in sorted(tally.codes.items()) if name == artefact
+        )
+        print(f"  {artefact:<24} {ends}; at most {tally.seconds[artefact]:.1f} s of processor time")
+    print(f"the slowest took {tally.slowest[0]:.1f} s: {tally.slowest[1]}")
+    for times, line in sorted(tally.findings.values(), reverse=True):
+        print(f"\n{times} times {line}")
+    print(f"\n{len(tally.findings)} kinds of findings")
+    return int(bool(tally.findings))
 
 
 def _import_all() -> None:

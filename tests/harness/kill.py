@@ -31,11 +31,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE.parent)]
 
-from warm_python import WarmPython  # noqa: E402
+from warm_python import WarmPython
 
-from ppvit.config import Config  # noqa: E402
-from ppvit.pipeline import STAGES  # noqa: E402
-from ppvit.places import Places  # noqa: E402
+from ppvit.config import Config
+from ppvit.pipeline import STAGES
+from ppvit.places import Places
 
 SETTINGS = {
     "dataset": {"train_fraction": 0.1, "test_fraction": 0.1},

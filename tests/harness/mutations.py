@@ -37,6 +37,9 @@ class Damage:
     data: bytes | None
     kind: str = "file"
 
+    def __repr__(self) -> str:
+        return self.told
+
 
 class Raw(str):
     """Text that stands in a file as it is."""

@@ -9,6 +9,6 @@ import killing
 
 killing.install()
 
-from ppvit.pipeline import main  # noqa: E402
+from ppvit.pipeline import main
 
 main(sys.argv[1])

@@ -90,7 +90,8 @@ VERBS = {
     "export": Verb(("export", "hub", "--force")),
     "keys": Verb(("keys",)),
     "download npz": Verb(
-        ("download", "-S", "dataset.name=npz", "-S", "dataset.path=data/local/own.npz"), tree_of("data/raw/npz")
+        ("download", "-S", "dataset.name=breastmnist", "-S", "dataset.path=data/local/own.npz"),
+        tree_of("data/raw/breastmnist"),
     ),
     "download tar": Verb(
         ("download", "-S", "dataset.name=webdataset", "-S", "dataset.path=data/local/wds"),
@@ -274,9 +275,8 @@ def _own_data(root: Path) -> None:
     ):
         folder.mkdir(parents=True)
     labels = (np.arange(12) % 2).astype(np.int64)
-    np.savez(
-        local / "own.npz", train_images=images, train_labels=labels, test_images=images[:4], test_labels=labels[:4]
-    )
+    arrays = {f"{split}_images": images[:, :28, :28, 0] for split in ("train", "val", "test")}
+    np.savez(local / "own.npz", **arrays, **{f"{split}_labels": labels[:, None] for split in ("train", "val", "test")})
     with (
         tarfile.open(local / "wds" / "train-000000.tar", "w") as archive,
         zipfile.ZipFile(local / "own.zip", "w") as packed,

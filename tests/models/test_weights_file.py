@@ -1,6 +1,7 @@
 """Pretrained weights as other programs write them, loaded into the embedded architectures; all of them random ones."""
 
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,36 @@ def test_a_whole_model_is_refused(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
     with pytest.raises(PpvitError, match="loading it could run code; have it saved as .safetensors"):
         read_weights(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(("tensor", "reason"), [
+    (torch.zeros(1).expand(10**6, 10**6), r"w\.pth has [\d,]+ bytes, fewer than its tensor 'a'; fetch it again"),
+    (torch.empty(2, device="meta"), "holds 'a', which is no plain tensor"),
+    (torch.eye(3).to_sparse(), "holds 'a', which is no plain tensor"),
+])  # fmt: skip
+def test_tensors_that_are_larger_than_their_file(tensor, reason, tmp_path):
+    torch.save({"a": tensor}, tmp_path / "w.pth")
+    with pytest.raises(PpvitError, match=reason):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(10**5)}, tmp_path / "stored.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pth") as stored,
+        zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for member in stored.namelist():
+            small.writestr(member, stored.read(member))
+    with pytest.raises(PpvitError, match=r"w\.pth is compressed, as torch writes no weights"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_a_pickle_nested_without_end_is_refused_in_one_line(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".")
+    with pytest.raises(PpvitError, match=r"w\.pth (cannot be read as weights|is not a plain weights file)") as error:
+        read_weights(tmp_path / "w.pth")
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_may_hold_a_checkpoint(tmp_path):

@@ -1,7 +1,7 @@
 """Files that others wrote are first read in a copy of this process.
 
-SEAL is a C++ library that inflates what it reads before it looks at it. A few bytes can become many gigabytes, and a
-defect in it would end the process without a word. Here the copy ends, and one line is told.
+SEAL, a library in C++, inflates and checks what it reads. Where it fails to, it takes all memory or ends the process
+without a word: here those of the copy, and one line is told.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppvit.core.children import end_with_parent
 from ppvit.core.process import prepared_process
@@ -56,7 +56,10 @@ def _read_task(text: str) -> tuple[Config, Places, OwnersFiles, Path]:
 
     task = json.loads(text)
     places, owner = ({name: Path(path) for name, path in task[kind].items()} for kind in ("places", "owner"))
-    return Config.model_validate(task["config"]), Places(**places), OwnersFiles(**owner), Path(task["trainer"])
+    kinds: dict[str, Any] = {name: field.annotation for name, field in Config.model_fields.items()}
+    sections = {name: kinds[name].model_validate(values) for name, values in task["config"].items()}
+    config = Config.model_construct(set(sections), **sections)  # the stage reads a few sections alone
+    return config, Places(**places), OwnersFiles(**owner), Path(task["trainer"])
 
 
 if __name__ == "__main__":

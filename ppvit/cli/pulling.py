@@ -1,0 +1,107 @@
+"""Fetching what the other party pushed, as `dvc pull` does, without trusting who wrote the remote and ``dvc.lock``.
+
+DVC (3.67) keeps a folder as a list of names and hashes, and follows ``..`` in both: whoever may write the remote or
+the lock could write any file of ours, or have one of ours sent off by the next push. Lists and lock are checked here
+before DVC follows them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppvit.core.errors import PpvitError
+from ppvit.core.reading import read_bounded
+
+_LOCK_BYTES = 2**24
+_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
+_OF_A_FILE = {"path", "hash", "md5", "size", "nfiles", "isexec"}
+_NO_NAME = {"", ".", "..", ".dvc", ".git"}
+
+
+def pull(targets: list[str], lock: Path = Path("dvc.lock")) -> None:
+    """Do what `dvc pull` does, in the project of the working folder.
+
+    Args:
+        targets: stages or outputs; all of them by default.
+        lock: the project's lock file.
+
+    Raises:
+        PpvitError: the lock or the list of a folder's files names what can only be meant to lead elsewhere.
+        SystemExit: DVC failed, and has said why.
+    """
+    require_harmless_lock(lock)
+    from dvc.cli import main
+    from dvc_data.hashfile.tree import Tree
+
+    lists: Any = Tree  # of files in a folder, which all of DVC reads here
+    refused: list[PpvitError] = []
+    original = lists.from_list.__func__
+
+    def checked(cls: Any, entries: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            require_harmless_list(entries)
+        except PpvitError as error:
+            refused.append(error)
+            raise
+        return original(cls, entries, *args, **kwargs)
+
+    lists.from_list = classmethod(checked)
+    try:
+        code = main(["pull", *targets])
+    finally:
+        lists.from_list = classmethod(original)
+    if refused:
+        raise refused[0]
+    if code:
+        raise SystemExit(1)
+
+
+def require_harmless_lock(lock: Path) -> None:
+    """Refuse a lock file with hashes that are none, since DVC makes names of files of them.
+
+    Raises:
+        PpvitError: names what is wrong.
+    """
+    try:
+        held = yaml.safe_load(read_bounded(lock, _LOCK_BYTES))
+        entries = [
+            entry for stage in held["stages"].values() for kind in ("deps", "outs") for entry in stage.get(kind, [])
+        ]
+        wrong = next((entry for entry in entries if not _is_file_of_ours(entry)), None)
+    except FileNotFoundError:
+        raise PpvitError(f"{lock} is missing; run in a clone of the project") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise PpvitError(f"{lock} is no lock file of DVC ({type(error).__name__}); take it again from git") from None
+    if wrong is not None:
+        told = str(wrong.get("path", wrong) if isinstance(wrong, dict) else wrong)[:100]
+        raise PpvitError(f"{lock}: what it says of {told} is no hash that DVC writes; do not trust who made this lock")
+
+
+def _is_file_of_ours(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not entry.keys() <= _OF_A_FILE or entry.get("hash") != "md5":
+        return False
+    return isinstance(entry.get("md5"), str) and _HASH.fullmatch(entry["md5"]) is not None
+
+
+def require_harmless_list(entries: Any) -> None:
+    """Refuse a list of a folder's files that leads out of the folder.
+
+    Raises:
+        PpvitError: names the file.
+    """
+    for entry in entries:
+        name, told = entry.get("relpath"), entry.get("md5")
+        if not isinstance(name, str) or "\\" in name or "\0" in name or _NO_NAME & {*name.split("/")}:
+            raise PpvitError(
+                f"the remote has a folder with a file named {str(name)[:100]!r}, which would be written elsewhere; "
+                "nothing of it was written: do not trust who pushed it"
+            )
+        if not isinstance(told, str) or _HASH.fullmatch(told) is None:
+            raise PpvitError(
+                f"the remote has a folder whose file {name[:100]!r} has no hash that DVC writes; nothing of it was "
+                "written: do not trust who pushed it"
+            )
