@@ -53,7 +53,10 @@ VERBS: dict[str, list[str] | str] = {
     "he encrypt": ["he encrypt", "he encrypt --owner mine/owner --trainer mine/trainer"],
     "he train": ["he train", "he train --trainer mine/trainer"],
     "he refresh": ["he refresh"],
-    "he decrypt": ["he decrypt", "he decrypt --owner mine/owner --trainer mine/trainer --out mine/head --results mine/results"],
+    "he decrypt": [
+        "he decrypt",
+        "he decrypt --owner mine/owner --trainer mine/trainer --out mine/head --results mine/results",
+    ],
     "show": ["show", "show --out other.png"],
     "predict": ["predict data/local/photo.png"],
     "export": [
