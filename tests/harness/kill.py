@@ -83,7 +83,7 @@ class World:
         # parties of he are processes of their own, which start Python as it always starts
         (folder / "site" / "sitecustomize.py").write_text(
             f"import os, sys; sys.path.append({str(HERE)!r})\n"
-            "if os.environ.get('KILL_BY', '9') == '9': import killing; killing.install()\n"  # others end the stage itself
+            "if os.environ.get('KILL_BY', '9') == '9': import killing; killing.install()\n"
             "sys.path.pop()\n"
         )
         embedded = Path("models/pretrained/vit_micro_patch4_32.safetensors")

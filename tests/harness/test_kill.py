@@ -151,12 +151,13 @@ def test_a_stage_ends_with_dvc_and_a_rerun_is_whole(repository, by):
     place = repository / "data" / "encrypted"
     slow = {"PYTHONPATH": f"{ROOT}{os.pathsep}{repository / 'site'}", kill._MARK: str(repository)}
     first = dvc(repository, "repro", **slow)
-    assert wait_for(lambda: list(place.glob(".digits.*.partial/*/manifest.json")))
+    assert wait_for(lambda: list(place.glob(".digits.*.partial/train/000001.tar")))
     second = dvc(repository, "repro", **slow)
     told = second.communicate()[0]
     assert second.returncode != 0
     assert str(first.pid) in told  # DVC says who is at it
     first.send_signal(by)
+    first.wait()
     assert wait_for(lambda: not marked(repository))
     assert not list(place.glob(".digits.*"))  # told by SIGTERM, the stage has cleaned up
     again = dvc(repository, "repro")
