@@ -1,20 +1,25 @@
 """Which bytes are the same on another clone, with other workers, threads and processes, stage by stage.
 
-    python tests/harness/determinism.py
+    python tests/harness/determinism.py [--short]
 
 Runs the pipeline's stages on a small data set in folders of their own, each time with one thing changed, and compares
 what they wrote with what the first run wrote. Prints the table of docs/determinism.md, as measured here: "same" means
-the same bytes. What differs on one machine may agree on another; what is the same must be so everywhere.
+the same bytes. What differs on one machine may agree on another; what is the same must be so everywhere. The short
+form, a part of the tests, forks instead of starting processes and leaves out the slow stages, and workers that read.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +40,8 @@ OUTPUTS = {
     "he": ("results/he.json", "models/he"),
     "report": ("results/report.html",),
 }
+SHORT = ("encrypt", "adapt", "finetune", "evaluate")
+PRIVATE = {"PPVIT_KEYRING": "keyring", "PPVIT_SCRATCH": "scratch", "PPVIT_CACHE": "cache"}
 TAKES_LAUNCH = "finetune"  # the stage that trains on several processes
 
 
@@ -66,6 +73,7 @@ CHANGES = (
     Change("processes", processes=2, folder="processes"),
 )
 Run = Callable[[str, Path, Change], None]
+Concerns = Callable[[str, Change], bool]
 
 
 def prepare(folder: Path) -> None:
@@ -108,8 +116,18 @@ def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     }
 
 
+def every(stage: str, change: Change) -> bool:
+    """Whether a change can matter to a stage: only one trains on several processes."""
+    return change.processes == 1 or stage == TAKES_LAUNCH
+
+
+def quick(stage: str, change: Change) -> bool:
+    """Those of :func:`every` that take no process which imports torch."""
+    return change.processes == 1 and ("PPVIT_WORKERS" not in change.environment or stage == "encrypt")
+
+
 def measure(
-    stages: tuple[str, ...], changes: tuple[Change, ...], run: Run, root: Path
+    stages: tuple[str, ...], changes: tuple[Change, ...], run: Run, root: Path, concerns: Concerns = every
 ) -> dict[str, dict[str, list[str]]]:
     """Run the stages as usual and with each change.
 
@@ -133,7 +151,7 @@ def measure(
             raise RuntimeError(f"{stage} wrote none of {OUTPUTS[stage]}")
         found[stage] = {}
         for change in changes:
-            if change.processes > 1 and stage != TAKES_LAUNCH:
+            if not concerns(stage, change):
                 continue
             run(stage, folders[change.told], change)
             second = hashes(folders[change.told], OUTPUTS[stage])
@@ -153,10 +171,8 @@ def run_as_process(stage: str, folder: Path, change: Change) -> None:
         **os.environ,
         **USUAL,
         **change.environment,
+        **PRIVATE,
         "PYTHONPATH": str(ROOT),
-        "PPVIT_KEYRING": "keyring",
-        "PPVIT_SCRATCH": "scratch",
-        "PPVIT_CACHE": "cache",
     }
     done = subprocess.run(
         command, cwd=folder, env=environment, umask=change.umask, capture_output=True, text=True, check=False
@@ -170,16 +186,51 @@ def as_table(found: dict[str, dict[str, list[str]]], changes: tuple[Change, ...]
     rows = [["stage", *(change.told for change in changes)], ["---"] * (len(changes) + 1)]
     for stage, by_change in found.items():
         cells = [
-            ("differs" if by_change[change.told] else "same") if change.told in by_change else "one only"
-            for change in changes
+            ("differs" if by_change[change.told] else "same") if change.told in by_change else "-" for change in changes
         ]
         rows.append([f"`{stage}`", *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def run_as_fork(stage: str, folder: Path, change: Change) -> None:
+    """Run a stage in a fork of this process, which has imported what it needs."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        if code := os.waitstatus_to_exitcode(status):
+            raise RuntimeError(f"{stage} with other {change.told} ended with {code}")
+        return
+    code = 70
+    try:
+        os.environ.update({**USUAL, **change.environment, **PRIVATE})
+        time.tzset()
+        os.umask(change.umask)
+        os.chdir(folder)
+        import torch
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        from ppvit.pipeline import main as run_stage
+
+        run_stage(f"{stage}.py")
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true")
+    stages, run, concerns = tuple(OUTPUTS), run_as_process, every
+    if parser.parse_args().short:
+        stages, run, concerns = SHORT, run_as_fork, quick
+        for stage in stages:
+            importlib.import_module(f"ppvit.verbs.{stage}")
     with tempfile.TemporaryDirectory(prefix="ppvit-determinism-") as folder:
-        found = measure(tuple(OUTPUTS), CHANGES, run_as_process, Path(folder))
+        found = measure(stages, CHANGES, run, Path(folder), concerns)
     print(as_table(found, CHANGES))
     for stage, by_change in found.items():
         for change, names in by_change.items():

@@ -3,8 +3,7 @@
     make fuzz READER=manifest RUNS=100000
 
 A reader may refuse what it gets by a :class:`PpvitError`; whatever else it raises is a finding, which atheris prints
-with the bytes and keeps as ``crash-<hash>``. Hostile folders and
-whole verbs are the business of hostile.py.
+with the bytes and keeps as ``crash-<hash>``. For folders, whole verbs and their bounds there is hostile.py.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ are tracked exactly and the few that must agree are made to.
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -298,6 +299,7 @@ class SecretSession(Session):
 
     def __init__(self, parameters: Parameters, secret: Any = None) -> None:
         super().__init__(parameters)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # a dump has the key
         seal = self._seal
         self._generator = seal.KeyGenerator(self.context, secret) if secret else seal.KeyGenerator(self.context)
         self.secret = secret or self._generator.secret_key()
