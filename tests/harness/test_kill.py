@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import kill
@@ -103,3 +104,75 @@ def test_limits_of_a_stage(project, stage, limit):
     assert "ulimit" in line
     assert sorted(path.name for path in project.iterdir()) == ["data", "params.yaml"]
     assert not [path for path in project.rglob("*") if path.name.endswith((".partial", ".lock"))]
+
+
+DVC_YAML = """
+stages:
+  encrypt:
+    cmd: {python} {root}/stages/encrypt.py
+    deps: [data/raw/digits]
+    outs: [data/encrypted/digits/train, data/encrypted/digits/test]
+"""
+SLOW = "import time, ppvit.core.files as files\nold = files._put_in_place\n"
+SLOW += "files._put_in_place = lambda *both: (time.sleep({seconds}), old(*both))\n"
+
+
+def dvc(project: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=project, env={**clean, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1", **environment}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def repository(project) -> Path:
+    """A project of DVC with one stage, which takes a minute where ``site`` is on the path."""
+    assert dvc(project, "init", "--no-scm", "--quiet").wait() == 0
+    (project / "dvc.yaml").write_text(DVC_YAML.format(python=sys.executable, root=ROOT))
+    (project / "site").mkdir()
+    (project / "site" / "sitecustomize.py").write_text(
+        "import sys\nif any(word.endswith('stages/encrypt.py') for word in sys.orig_argv):\n"
+        + "".join(f"    {line}\n" for line in SLOW.format(seconds=60).splitlines())
+    )
+    return project
+
+
+def wait_for(found: Callable[[], object]) -> bool:
+    until = time.monotonic() + 60
+    while not (result := found()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return bool(result)
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stage_ends_with_dvc_and_a_rerun_is_whole(repository, by):
+    place = repository / "data" / "encrypted"
+    slow = {"PYTHONPATH": f"{ROOT}{os.pathsep}{repository / 'site'}", kill._MARK: str(repository)}
+    first = dvc(repository, "repro", **slow)
+    assert wait_for(lambda: list(place.glob(".digits.*.partial/train/000001.tar")))
+    second = dvc(repository, "repro", **slow)
+    told = second.communicate()[0]
+    assert second.returncode != 0
+    assert str(first.pid) in told  # DVC says who is at it
+    first.send_signal(by)
+    first.wait()
+    assert wait_for(lambda: not marked(repository))
+    assert not list(place.glob(".digits.*"))  # told by SIGTERM, the stage has cleaned up
+    again = dvc(repository, "repro")
+    assert again.communicate()[0].count("Running stage") == 1
+    assert again.returncode == 0
+    assert sorted(os.listdir(place / "digits")) == ["test", "train"]
+    assert sorted(os.listdir(place)) == ["digits"]
+
+
+def marked(folder: Path) -> list[str]:
+    """Processes that were started for this test."""
+    mark = f"{kill._MARK}={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(entry.name)
+    return found
