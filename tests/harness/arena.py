@@ -10,6 +10,7 @@ import resource
 import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,7 +130,11 @@ def run(arguments: list[str], folder: Path, prepare: Callable[[], None] = lambda
 
 
 def _end_group(child: int) -> list[str]:
+    """End what the command left; what ends with it by itself gets a moment to do so."""
     try:
+        for _ in range(200):
+            os.killpg(child, 0)
+            time.sleep(0.01)
         os.killpg(child, signal.SIGKILL)
     except ProcessLookupError:
         return []
