@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.ckks.scheme import Parameters
-from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.ckks.secret import SecretSession
+from ppvit.he.ckks.session import Session
 from ppvit.he.ckks.trial import require_readable
 from ppvit.he.parties.features import unchanged
 from ppvit.he.parties.folders import MANIFEST, OwnersFiles, read_manifest, write_manifest, write_plan

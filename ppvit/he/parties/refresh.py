@@ -21,7 +21,8 @@ from typing import Any
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output
 from ppvit.core.reading import read_record
-from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.ckks.secret import SecretSession
+from ppvit.he.ckks.session import Session
 from ppvit.he.parties.folders import MANIFEST, Manifest, read_manifest, weights_name, write_manifest
 
 _POLL_SECONDS = 0.05
