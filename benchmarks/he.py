@@ -34,7 +34,8 @@ from timing import alternate, benchmark, one_core
 from tqdm import tqdm
 
 from ppvit.he.ckks.arithmetic import CiphertextArithmetic
-from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.ckks.secret import SecretSession
+from ppvit.he.ckks.session import Session
 from ppvit.he.parties.owner import encrypt_data
 from ppvit.he.tiles import Tiles, twin
 from ppvit.he.tiles import plan as tiles_plan

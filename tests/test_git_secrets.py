@@ -53,8 +53,11 @@ VERBS: dict[str, list[str] | str] = {
     "he encrypt": ["he encrypt", "he encrypt --owner mine/owner --trainer mine/trainer"],
     "he train": ["he train", "he train --trainer mine/trainer"],
     "he refresh": ["he refresh"],
-    "he decrypt": ["he decrypt", "he decrypt --owner mine/owner --trainer mine/trainer --out mine/head"],
-    "show": ["show"],
+    "he decrypt": [
+        "he decrypt",
+        "he decrypt --owner mine/owner --trainer mine/trainer --out mine/head --results mine/results",
+    ],
+    "show": ["show", "show --out other.png"],
     "predict": ["predict data/local/photo.png"],
     "export": [
         "export hub",
@@ -67,6 +70,7 @@ VERBS: dict[str, list[str] | str] = {
     "params": NO_FILES,
     "list": NO_FILES,
     "keys": NO_FILES,
+    "pull": "writes what the trainer's stages write, in their places",
     "backup": "writes to a remote alone, see tests/cli/test_backup.py",
     "rekey": "writes what encrypt, adapt and finetune write, in their places",
     "keygen": ["keygen --keyring keys", "keygen --keyring mine/keys"],

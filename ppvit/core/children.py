@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
-_PARENT = "PPVIT_PARENT"
+_PARENT = "_PARENT_OF_PPVIT"  # nobody sets it but this module
 _POLL_SECONDS = 0.2
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ppvit.core.errors import say
+from ppvit.core.stopping import undisturbed
 
 with suppress(ImportError):  # Windows has none: there names of one's own alone keep writers apart
     import fcntl
@@ -49,9 +50,10 @@ def sole_writer(target: Path) -> Iterator[bool]:
         yield descriptor is not None
     finally:
         if descriptor is not None and os.getpid() == process:  # not a copy of it, which must not end its lock
-            if _is_at(descriptor, path):
-                path.unlink()  # while it is held: whoever waits finds that the name is gone and opens anew
-            os.close(descriptor)
+            with undisturbed():
+                if _is_at(descriptor, path):
+                    path.unlink()  # while it is held: whoever waits finds that the name is gone and opens anew
+                os.close(descriptor)
 
 
 def _acquire(path: Path, target: Path) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -13,11 +14,13 @@ from PIL import Image, ImageOps
 from ppvit.core.errors import PpvitError
 from ppvit.data import npy
 
-PIXELS = 2**28  # of an image, at most; decoded it takes 768 MiB
+PIXELS = 2**27  # of an image, at most; decoding one takes up to 1 GiB, with transparency 2
 # what Pillow may take bytes for, whatever their name says: plain rasters, no EPS, which starts Ghostscript, and no PSD
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 _PNG = b"\x89PNG\r\n\x1a\n"  # with which every PNG begins
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags; what cannot be decoded is an error anyway
+# what Pillow remarks of damaged tags: what cannot be decoded is an error anyway
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 Image.MAX_IMAGE_PIXELS = None  # opened() has a bound of its own, without a warning below it
 
 
@@ -25,7 +28,7 @@ def opened(data: bytes) -> Image.Image:
     """An encoded image of which nothing but the header has been read.
 
     Raises:
-        ValueError: it has more than 2^28 pixels.
+        ValueError: it has more than 2^27 pixels.
         Exception: whatever Pillow stumbles over in a damaged header.
     """
     image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -45,7 +48,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
         uint8, (H, W, 3).
 
     Raises:
-        PpvitError: not an image, truncated, or larger than 2^28 pixels.
+        PpvitError: not an image, truncated, or larger than 2^27 pixels.
     """
     try:
         with opened(data) as image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,5 +71,7 @@ def _whole(path: Path) -> Iterator[None]:
         raise PpvitError(
             f"{path}: {error.args[0]}; expected are train_images, train_labels, test_images, test_labels"
         ) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (PpvitError, MemoryError):
+        raise
+    except Exception as error:  # zipfile also raises IndexError and others over damaged headers
         raise PpvitError(f"{path} is damaged or no npz file ({error}); copy or download it again") from None

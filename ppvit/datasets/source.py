@@ -89,7 +89,7 @@ def image_extension(name: str) -> str | None:
 
 
 def check_header(image: bytes, where: str) -> None:
-    """Refuse bytes that do not begin like an image, or like one of more than 2^28 pixels; none is decoded.
+    """Refuse bytes that do not begin like an image, or like one of more than 2^27 pixels; none is decoded.
 
     Raises:
         PpvitError: naming ``where``.

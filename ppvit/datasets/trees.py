@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from lzma import LZMAError
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,10 +19,6 @@ from ppvit.core.reading import open_regular, read_bounded
 from ppvit.data.tar_index import IMAGE_BYTES
 
 ARCHIVE_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
-_DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, struct.error),
-    *(EOFError, OSError, ValueError, OverflowError, RecursionError, NotImplementedError),
-)
 _EXTENSIONS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -202,6 +195,8 @@ def _zip(path: Path) -> Iterator[Entry]:
     with archive:
         for info in archive.infolist():
             parts = _safe_parts(info.filename.replace("\\", "/"), path)  # some Windows tools write backslashes
+            if not parts:
+                continue
             if info.is_dir():
                 yield Entry.folder(parts)
             elif stat.S_ISLNK(info.external_attr >> 16):
@@ -228,9 +223,11 @@ def _require_bounded(path: Path, name: str, size: int) -> None:
 def _whole(path: Path) -> Iterator[None]:
     try:
         yield
+    except (PpvitError, MemoryError):
+        raise
     except PermissionError:
         raise PpvitError(f"{path} cannot be read; check its permissions") from None
-    except _DAMAGED as error:
+    except Exception as error:  # tarfile and zipfile also raise IndexError, TypeError and others over damaged headers
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PpvitError(
             f"{path} is damaged or not an archive of a known kind (tar, tar.gz, tar.xz, tar.bz2, zip): {reason}; "

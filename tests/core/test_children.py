@@ -50,15 +50,15 @@ def test_a_child_ends_when_its_parent_is_killed(then):
 
 
 def test_a_child_whose_parent_has_ended_before_ends_at_once():
-    environment = {**os.environ, "PPVIT_PARENT": "1" if os.getpid() != 1 else "2"}
+    environment = {**os.environ, "_PARENT_OF_PPVIT": "1" if os.getpid() != 1 else "2"}
     done = subprocess.run([sys.executable, "-c", CHILD.format(then="")], env=environment, check=False, stdout=-1)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")
 
 
 def test_without_a_parent_that_told_nothing_happens_and_grandchildren_do_not_inherit_it(monkeypatch):
-    monkeypatch.delenv("PPVIT_PARENT", raising=False)
+    monkeypatch.delenv("_PARENT_OF_PPVIT", raising=False)
     children.end_with_parent()
-    then = "import os; print('PPVIT_PARENT' in os.environ)"
+    then = "import os; print('_PARENT_OF_PPVIT' in os.environ)"
     command = [sys.executable, "-c", CHILD.format(then=then)]
     done = subprocess.run(command, env=children.environment_of_child(), check=True, stdout=-1)
     assert done.stdout.split() == [b"up", b"False"]

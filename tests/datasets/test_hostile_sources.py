@@ -193,6 +193,12 @@ def test_a_zip_that_says_too_small_a_size_gives_no_more(tmp_path):
     assert "damaged" in refused(read_all, path)
 
 
+def test_a_zip_entry_without_a_name_is_passed_over(tmp_path):
+    path = zipped(tmp_path, (".", b"x"), ("./", b""), ("nameless", b"x"))
+    path.write_bytes(path.read_bytes().replace(b"nameless", b"\0ameless"))  # zipfile reads names up to the zero
+    assert open_at(path).classes == ["a", "b"]
+
+
 def test_names_in_a_zip_do_not_steer_the_terminal(tmp_path, capsys):
     open_at(zipped(tmp_path, ("a/\x1b[31mred.txt", b"x")))
     assert "\x1b" not in capsys.readouterr().err

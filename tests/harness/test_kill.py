@@ -9,6 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import kill
@@ -17,23 +20,42 @@ from imports import ROOT
 from warm_python import WarmPython
 
 
-@pytest.mark.timeout(600)
-def test_every_stage_killed_once_and_run_again(tmp_path):
-    """At a change of a file in the later half, where outputs take their places, by each signal in turn."""
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Iterator[kill.World]:
     with tempfile.TemporaryDirectory() as folder:
         warm = WarmPython(Path(folder))
-        warm.wait()
         try:
-            world = kill.World(tmp_path / "world", kill.ORDER, warm)
-            draw, wrong = random.Random(0), {}
-            for number, stage in enumerate(kill.ORDER):
-                by, changes = kill.SIGNALS[number % 3], world.changes[stage]
-                at = draw.randint(changes // 2, changes)
-                found = kill.case(world, stage, by, removed=number % 2 == 0, KILL_AT=str(at))
-                wrong |= {f"{stage} at change {at} of {changes} by {by.name}": found} if found else {}
+            warm.wait()
+            yield kill.World(tmp_path_factory.mktemp("kill") / "world", kill.ORDER, warm)
         finally:
             warm.close()
+
+
+@pytest.mark.timeout(600)
+def test_every_stage_killed_once_and_run_again(world):
+    """At a change of a file in the later half, where outputs take their places, by each signal in turn."""
+    draw, wrong = random.Random(0), {}
+    for number, stage in enumerate(kill.ORDER):
+        by, changes = kill.SIGNALS[number % 3], world.changes[stage]
+        at = draw.randint(changes // 2, changes)
+        found = kill.case(world, stage, by, removed=number % 2 == 0, KILL_AT=str(at))
+        wrong |= {f"{stage} at change {at} of {changes} by {by.name}": found} if found else {}
     assert wrong == {}
+
+
+def test_two_that_encrypt_at_eight_offsets(world):
+    """The second waits; both succeed, and what is there is whole."""
+    for number in range(8):
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(world.run, "encrypt")
+            time.sleep(number / 8 * world.seconds["encrypt"])
+            second = pool.submit(world.run, "encrypt")
+            ended = [first.result(), second.result()]
+        assert [each.code for each in ended] == [0, 0], ended
+        told = [line for each in ended for line in each.errors.splitlines()]
+        assert all(line.startswith(("warning: the public demo key", "waiting: ")) for line in told), told
+        assert world.snapshot() == world.whole
+        assert world.left(world.project) == []
 
 
 def stage_process(folder: Path, stage: str, **environment: str) -> subprocess.Popen:
@@ -54,26 +76,6 @@ def project(tmp_path) -> Path:
     return tmp_path
 
 
-def digests(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_two_that_encrypt_at_eight_offsets(project):
-    """The second waits; both succeed, and what is there is whole."""
-    assert stage_process(project, "encrypt").wait() == 0
-    encrypted = project / "data" / "encrypted"
-    whole = digests(encrypted)
-    for offset in range(8):
-        first = stage_process(project, "encrypt")
-        time.sleep(0.12 * offset)
-        second = stage_process(project, "encrypt")
-        codes = [each.wait() for each in (first, second)]
-        assert codes == [0, 0], offset
-        assert digests(encrypted) == whole, offset
-        told = [line for each in (first, second) for line in each.stderr.read().splitlines()]
-        assert all(line.startswith(("warning: the public demo key", "waiting: ")) for line in told), told
-
-
 def test_an_orphan_beside_a_rerun(project):
     """One that was stopped, so that it goes on later, and one that does not wait for it."""
     first = stage_process(project, "encrypt")
@@ -90,17 +92,87 @@ def test_an_orphan_beside_a_rerun(project):
     assert sorted(os.listdir(place)) == ["digits"]
 
 
-@pytest.mark.parametrize("limit", ["-f 40", "-v 600000"])
-def test_limits_of_a_stage(project, limit):
+@pytest.mark.parametrize(("stage", "limit"), [("encrypt", "-f 40"), ("adapt", "-v 600000")])
+def test_limits_of_a_stage(project, stage, limit):
     done = subprocess.run(
-        ["bash", "-c", f'ulimit {limit}; exec "$@"', "bash", sys.executable, str(ROOT / "stages" / "adapt.py")],
+        ["bash", "-c", f'ulimit {limit}; exec "$@"', "bash", sys.executable, str(ROOT / "stages" / f"{stage}.py")],
         cwd=project, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert "ulimit" in last
-    assert "Traceback" not in done.stderr
-    assert not [
-        path for path in project.rglob("*") if path.name.endswith((".partial", ".lock")) or "adapted" in str(path)
-    ]
+    (line,) = (line for line in done.stderr.splitlines() if not line.startswith("warning: the public demo key"))
+    assert line.startswith("error: ")
+    assert "ulimit" in line
+    assert sorted(path.name for path in project.iterdir()) == ["data", "params.yaml"]
+    assert not [path for path in project.rglob("*") if path.name.endswith((".partial", ".lock"))]
+
+
+DVC_YAML = """
+stages:
+  encrypt:
+    cmd: {python} {root}/stages/encrypt.py
+    deps: [data/raw/digits]
+    outs: [data/encrypted/digits/train, data/encrypted/digits/test]
+"""
+SLOW = "import time, ppvit.core.files as files\nold = files._put_in_place\n"
+SLOW += "files._put_in_place = lambda *both: (time.sleep({seconds}), old(*both))\n"
+
+
+def dvc(project: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=project, env={**clean, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1", **environment}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def repository(project) -> Path:
+    """A project of DVC with one stage, which takes a minute where ``site`` is on the path."""
+    assert dvc(project, "init", "--no-scm", "--quiet").wait() == 0
+    (project / "dvc.yaml").write_text(DVC_YAML.format(python=sys.executable, root=ROOT))
+    (project / "site").mkdir()
+    (project / "site" / "sitecustomize.py").write_text(
+        "import sys\nif any(word.endswith('stages/encrypt.py') for word in sys.orig_argv):\n"
+        + "".join(f"    {line}\n" for line in SLOW.format(seconds=60).splitlines())
+    )
+    return project
+
+
+def wait_for(found: Callable[[], object]) -> bool:
+    until = time.monotonic() + 60
+    while not (result := found()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return bool(result)
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stage_ends_with_dvc_and_a_rerun_is_whole(repository, by):
+    place = repository / "data" / "encrypted"
+    slow = {"PYTHONPATH": f"{ROOT}{os.pathsep}{repository / 'site'}", kill._MARK: str(repository)}
+    first = dvc(repository, "repro", **slow)
+    assert wait_for(lambda: list(place.glob(".digits.*.partial/train/000001.tar")))
+    second = dvc(repository, "repro", **slow)
+    told = second.communicate()[0]
+    assert second.returncode != 0
+    assert str(first.pid) in told  # DVC says who is at it
+    first.send_signal(by)
+    first.wait()
+    assert wait_for(lambda: not marked(repository))
+    assert not list(place.glob(".digits.*"))  # told by SIGTERM, the stage has cleaned up
+    again = dvc(repository, "repro")
+    assert again.communicate()[0].count("Running stage") == 1
+    assert again.returncode == 0
+    assert sorted(os.listdir(place / "digits")) == ["test", "train"]
+    assert sorted(os.listdir(place)) == ["digits"]
+
+
+def marked(folder: Path) -> list[str]:
+    """Processes that were started for this test."""
+    mark = f"{kill._MARK}={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(entry.name)
+    return found

@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.ckks.scheme import Parameters
-from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.ckks.secret import SecretSession
+from ppvit.he.ckks.session import Session
 from ppvit.he.parties import owner
 from ppvit.he.parties.features import fit_whitening
 from ppvit.he.tiles import Tiles, packing, softmax, twin

@@ -11,7 +11,7 @@ from test_he import digits
 
 from ppvit.config import He
 from ppvit.core.errors import UsageError
-from ppvit.he.ckks.session import SecretSession
+from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.parties import owner
 from ppvit.he.parties.features import components_of, fit_whitening, whitening_for
 from ppvit.he.tiles import Tiles

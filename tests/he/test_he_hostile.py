@@ -15,13 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.ckks.scheme import Parameters
-from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.ckks.secret import SecretSession
+from ppvit.he.ckks.session import Session
 from ppvit.he.ckks.trial import require_readable
 from ppvit.he.parties.features import unchanged
 from ppvit.he.parties.folders import MANIFEST, OwnersFiles, read_manifest, write_manifest, write_plan
 from ppvit.he.parties.kept import Kept, read_kept, write_kept
+from ppvit.he.parties.refresh import patience_seconds
 from ppvit.he.parties.trainer import run as run_trainer
 from ppvit.he.tiles import Tiles
 from ppvit.he.tiles.plan import make_plan
@@ -220,3 +222,14 @@ def test_what_the_owner_kept_is_read_only_if_it_is_of_the_plan(tmp_path):
         path.write_bytes(text)
         with pytest.raises(PpvitError, match="is damaged"):
             read_kept(owner, plan)
+
+
+@pytest.mark.parametrize("seconds", ["soon", "nan", "inf", "-1", "0", "1e300"])
+def test_a_patience_that_is_no_number_of_seconds_is_refused(monkeypatch, seconds):
+    monkeypatch.setenv("PPVIT_HE_WAIT", seconds)
+    with pytest.raises(UsageError, match="PPVIT_HE_WAIT is .*; set it to seconds"):
+        patience_seconds()
+
+
+def test_a_crash_of_whoever_holds_the_key_leaves_no_dump(session):
+    assert resource.getrlimit(resource.RLIMIT_CORE)[0] == 0

@@ -21,7 +21,7 @@ import pytest
 from ppvit.core.errors import PpvitError
 from ppvit.he.ckks import memory
 from ppvit.he.ckks.scheme import Parameters
-from ppvit.he.ckks.session import SecretSession
+from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.parties import owner
 from ppvit.he.parties.folders import write_manifest, write_plan
 from ppvit.he.tiles import Tiles

@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 from ppvit.he.ckks.scheme import Parameters
-from ppvit.he.ckks.session import SecretSession
+from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.tiles import softmax
 from ppvit.he.tiles.plan import make_plan
 

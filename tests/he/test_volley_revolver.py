@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.ckks.arithmetic import CiphertextArithmetic
-from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.ckks.secret import SecretSession
+from ppvit.he.ckks.session import Session
 from ppvit.he.volley_revolver import VolleyRevolver, layout, quadratic_gradient
 from ppvit.he.volley_revolver import plan as published
 

@@ -55,7 +55,8 @@ for damage in ("adapter_model.safetensors", "adapter_config.json", "base"):
         path.write_text(path.read_text().replace("models/adapted", "somebody/model"))
     else:
         Path("models/finetuned", damage).unlink()
-    for stage, run in stages.items():
+    for stage in ("predict", "export", "export_lora") if damage == "base" else stages:
+        run = stages[stage]
         try:
             run()
             told[f"{damage} {stage}"] = ""

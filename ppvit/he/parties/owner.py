@@ -25,7 +25,8 @@ from ppvit.data.plain import PlainImages
 from ppvit.he.algorithms import ALGORITHMS, Algorithm, Floats, Labels, Plan
 from ppvit.he.ckks.forks import Forks, Report, process_count
 from ppvit.he.ckks.memory import available_bytes
-from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.ckks.secret import SecretSession
+from ppvit.he.ckks.session import Session
 from ppvit.he.parties.divergence import check as check_divergence
 from ppvit.he.parties.features import (
     backbone_of,

@@ -18,19 +18,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output
 from ppvit.core.reading import read_record
-from ppvit.he.ckks.session import SecretSession, Session
+from ppvit.he.ckks.secret import SecretSession
+from ppvit.he.ckks.session import Session
 from ppvit.he.parties.folders import MANIFEST, Manifest, read_manifest, weights_name, write_manifest
 
 _POLL_SECONDS = 0.05
+_MAX_WAIT = 10**7  # four months
 State = list[list[Any]]  # weights and the point ahead, a ciphertext a block
 
 
 def patience_seconds() -> float:
-    """How long a party waits for the other: ``$PPVIT_HE_WAIT``, 600 by default."""
-    return float(os.environ.get("PPVIT_HE_WAIT", "600"))
+    """How long a party waits for the other: ``$PPVIT_HE_WAIT``, 600 by default.
+
+    Raises:
+        UsageError: that is no number of seconds.
+    """
+    told = os.environ.get("PPVIT_HE_WAIT", "600")
+    with suppress(ValueError):
+        if 0 < (seconds := float(told)) <= _MAX_WAIT:
+            return seconds
+    raise UsageError(f"PPVIT_HE_WAIT is {told!r}; set it to seconds, of at most {_MAX_WAIT:,}")
 
 
 def start_run(folder: Path) -> str:
@@ -130,8 +140,9 @@ def _answer(request: Path, session: SecretSession, fingerprint: str, blocks: int
 
 
 def _wait_for(condition: Callable[[], Any], told: str) -> None:
-    deadline = time.monotonic() + patience_seconds()
+    patience = patience_seconds()
+    deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
-            raise PpvitError(f"{told} (waited {patience_seconds():.0f} s)")
+            raise PpvitError(f"{told} (waited {patience:.0f} s)")
         time.sleep(_POLL_SECONDS)
