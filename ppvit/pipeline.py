@@ -230,7 +230,7 @@ STAGES: dict[str, Stage] = {
             "owner",
             "Write the report page from all results.",
             _EVERYTHING,  # which it prints
-            ("raw", "results", "live", "plots", "curves", "pictures"),
+            ("raw", "finetuned", "results", "live", "plots", "curves", "pictures"),
             ("page",),
         ),
     )

@@ -159,6 +159,16 @@ def load(key_id: str, folder: Path | None = None) -> Key:
     return _unlocked[line]
 
 
+def require_id(text: str) -> None:
+    """Refuse what cannot be the id of a key.
+
+    Raises:
+        UsageError: says what one looks like.
+    """
+    if not re.fullmatch(r"pk-[0-9a-f]{16}", text):
+        raise UsageError(f"'{text}' is no key id such as pk-0123456789abcdef; `ppvit keys` lists those that you have")
+
+
 _unlocked: dict[str, Key] = {}  # by their lines: of this process only
 
 
@@ -182,8 +192,8 @@ def find(key_id: str, folder: Path) -> tuple[str, str]:
     if line := keychain.find(key_id):
         return line, f"{keychain.NAME}, entry {key_id}"
     raise UsageError(
-        f"key {key_id} is not in the keyring {folder}; copy {path.name} there, point PPVIT_KEYRING to its folder, or "
-        "make a key with `ppvit keygen` and set cipher.key_id"
+        f"key {key_id} is not in the keyring {folder}; copy {path.name} there or point PPVIT_KEYRING to its folder; "
+        "for images that no key has encrypted yet, `ppvit keygen` makes one"
     )
 
 

@@ -8,6 +8,7 @@ before DVC follows them.
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import read_bounded
+from ppvit.pipeline import STAGES
 
 _LOCK_BYTES = 2**24
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -30,10 +32,12 @@ def pull(targets: list[str], lock: Path = Path("dvc.lock")) -> None:
         lock: the project's lock file.
 
     Raises:
-        PpvitError: the lock or the list of a folder's files names what can only be meant to lead elsewhere.
+        PpvitError: the lock or the list of a folder's files names what can only be meant to lead elsewhere; the lock
+            says of the owner's stages what the last commit here does not.
         SystemExit: DVC failed, and has said why.
     """
     require_harmless_lock(lock)
+    require_own_stages(lock)
     from dvc.cli import main
     from dvc_data.hashfile.tree import Tree
 
@@ -79,6 +83,31 @@ def require_harmless_lock(lock: Path) -> None:
     if wrong is not None:
         told = str(wrong.get("path", wrong) if isinstance(wrong, dict) else wrong)[:100]
         raise PpvitError(f"{lock}: what it says of {told} is no hash that DVC writes; do not trust who made this lock")
+
+
+def require_own_stages(lock: Path) -> None:
+    """Refuse a lock file that says of the owner's stages anything but what the last commit here says.
+
+    DVC takes a stage for done, and its outputs from the remote, where the lock says so. A trainer's lock could thereby
+    put results of `verify` in place that nobody measured.
+
+    Args:
+        lock: checked by :func:`require_harmless_lock`.
+
+    Raises:
+        PpvitError: names the stage.
+    """
+    told = subprocess.run(["git", "show", f"HEAD:./{lock}"], capture_output=True, check=False)
+    if told.returncode:
+        return  # no git, or nothing was committed: nobody else's lock was taken
+    committed, now = (yaml.safe_load(text)["stages"] for text in (told.stdout, lock.read_bytes()))
+    for name in sorted(committed.keys() | now.keys()):
+        owners = name in STAGES and STAGES[name].party != "trainer"
+        if owners and committed.get(name) != now.get(name):
+            raise PpvitError(
+                f"{lock} says of the owner's stage {name} what the last commit here does not; if you ran it yourself, "
+                "commit that first, else do not trust who made this lock: git checkout HEAD -- dvc.lock"
+            )
 
 
 def _is_file_of_ours(entry: Any) -> bool:

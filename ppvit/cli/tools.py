@@ -92,6 +92,10 @@ def rekey(
     **places: Path | None,
 ) -> None:
     """Bring shards, adapted and fine-tuned model to another key, exactly, without raw data (owner)."""
+    from ppvit.ciphers.keys import require_id
+
+    for key_id in (old, new):
+        require_id(key_id)
     config = load(params, overrides)
     from ppvit.verbs import rekey
 
@@ -221,5 +225,5 @@ def keygen(
     else:
         saved = f"saved in {keys.save(key, keyring, label, locked_by)}"
     print(key.id)
-    told = " and of the passphrase" if passphrase else ""
-    typer.echo(f"{saved}; keep a backup{told}: without it nothing can be decrypted or predicted", err=True)
+    told = " and remember the passphrase" if passphrase else ""
+    typer.echo(f"{saved}; keep a backup of it{told}: without it nothing can be decrypted or predicted", err=True)

@@ -173,7 +173,12 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def as_json(values: Any) -> str:
+    """``values`` as readable JSON, same values same text."""
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, values: Any) -> None:
-    """Write ``values`` as readable JSON, whole or not at all, same values same bytes."""
+    """Write ``values`` as :func:`as_json`, whole or not at all."""
     with atomic_output(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(as_json(values), encoding="utf-8")

@@ -8,12 +8,14 @@ must agree in all that both sides record.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.reading import sha256_of
 
 # what is compared, and the parameter that decides it
 _PARAMETERS = {
@@ -27,6 +29,10 @@ _PARAMETERS = {
     "blocks_sha256": "weights of the checkpoint",
 }
 _LETTERS = 80  # of a value in a message
+
+ADAPTER, ADAPTER_CONFIGURATION, RECORD = "adapter_model.safetensors", "adapter_config.json", "ppvit.json"
+WEIGHTS = (ADAPTER, "model.safetensors")
+_LOADED = (ADAPTER_CONFIGURATION, "config.json", RECORD, *WEIGHTS)  # every file of a fine-tuned model that is read
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,18 @@ def require_made_alike(*things: Made) -> None:
                 f"{first.what} was made with {parameter} {one}, {other.what} with {another}; make them again: "
                 f"dvc repro {stages}{back}"
             )
+
+
+def finetuned_id(folder: Path) -> str:
+    """16 hexadecimal digits that tell one fine-tuned model from another.
+
+    The start of the SHA-256 of a list of the files that are loaded, as `sha256sum` writes it, sorted by name; so it
+    covers weights, settings and record.
+
+    Raises:
+        PpvitError: there are no weights.
+    """
+    if not any((folder / name).exists() for name in WEIGHTS):
+        raise PpvitError(f"{folder} holds no weights; run the stage that writes it: dvc repro finetune")
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(_LOADED) if (folder / name).exists()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

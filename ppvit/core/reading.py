@@ -40,7 +40,7 @@ def open_regular(path: Path) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise PpvitError(f"{path} is no regular file; remove it, and fetch or make it again")
+        raise PpvitError(f"{path} is no regular file but a folder, device, pipe or socket; put a file in its place")
     return os.fdopen(descriptor, "rb")
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.figures import Amount, Count, Percent, read_result, read_rows
+from ppvit.core.provenance import finetuned_id
 from ppvit.places import Places
 
 STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")
@@ -52,7 +53,7 @@ def read_results(config: Config, places: Places, images: int) -> dict[str, dict[
 
     Args:
         config: ``finetune.method`` and ``finetune.epochs`` are used.
-        places: ``results`` is read.
+        places: ``results`` is read, and ``finetuned``, of which they must be.
         images: number of the owner's test images.
 
     Raises:
@@ -61,6 +62,10 @@ def read_results(config: Config, places: Places, images: int) -> dict[str, dict[
     """
     values = {stage: read_result(places.result(stage), stage) for stage in STAGES}
     verified = values["verify"]["finetuned_id"]
+    if (there := finetuned_id(places.finetuned)) != verified:  # whoever writes dvc.lock decides what DVC runs again
+        raise _distrusted(
+            places.result("verify"), "verify", f"'finetuned_id' is {verified}, {places.finetuned} holds {there}"
+        )
     for stage in _OF_THE_MODEL:
         _require(places, values, stage, "finetuned_id", verified, f"{places.result('verify')} is about")
     for name in ("method", "epochs"):

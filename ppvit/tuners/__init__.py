@@ -7,10 +7,11 @@ adapters.
 from __future__ import annotations
 
 from ppvit.config import Finetune
+from ppvit.core.provenance import finetuned_id
 from ppvit.tuners.base import TUNERS, Tuner, adapter_bytes, trainable_parameters, trained_state
 from ppvit.tuners.loading import load_adapter, load_finetuned
 from ppvit.tuners.lora_export import export_lora
-from ppvit.tuners.records import finetuned_id, read_finetuned_record
+from ppvit.tuners.records import read_finetuned_record
 from ppvit.tuners.saved import save_finetuned
 
 __all__ = [

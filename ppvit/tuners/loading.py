@@ -17,13 +17,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.provenance import ADAPTER, ADAPTER_CONFIGURATION, RECORD
 from ppvit.core.reading import read_json
 from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.models.folders import StoredModel
 from ppvit.models.tensors import read_some, read_tensors, require_tensors
 from ppvit.models.weights_file import brief
 from ppvit.tuners.base import TUNERS
-from ppvit.tuners.records import ADAPTER, ADAPTER_CONFIGURATION, RECORD, FinetunedRecord, checked_record
+from ppvit.tuners.records import FinetunedRecord, checked_record
 
 _CONFIGURATION_BYTES = 2**20  # more than any adapter's of ours; `eva` names every layer
 _NAMES_ALONE = ("base_model_name_or_path", "peft_version")  # say where it was made, and change nothing

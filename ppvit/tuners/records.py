@@ -1,8 +1,7 @@
-"""What a fine-tuned model says of itself, and its identity."""
+"""What a fine-tuned model says of itself."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +9,9 @@ from pydantic import Field
 
 from ppvit.config import Adversarial, Finetune
 from ppvit.core.errors import PpvitError
-from ppvit.core.reading import read_record, sha256_of
+from ppvit.core.provenance import RECORD
+from ppvit.core.reading import read_record
 from ppvit.models.records import ModelRecord
-
-RECORD = "ppvit.json"
-ADAPTER, ADAPTER_CONFIGURATION = "adapter_model.safetensors", "adapter_config.json"
-WEIGHTS = (ADAPTER, "model.safetensors")
-LOADED = (ADAPTER_CONFIGURATION, "config.json", RECORD, *WEIGHTS)  # every file that is looked at when one is loaded
 
 
 class FinetunedRecord(ModelRecord):
@@ -60,18 +55,3 @@ def checked_record(folder: Path) -> FinetunedRecord:
 def read_finetuned_record(folder: Path) -> dict[str, Any]:
     """The ``record`` that :func:`ppvit.tuners.save_finetuned` kept; errors: see :func:`checked_record`."""
     return checked_record(folder).model_dump(exclude_unset=True)
-
-
-def finetuned_id(folder: Path) -> str:
-    """16 hexadecimal digits that tell one fine-tuned model from another.
-
-    The start of the SHA-256 of a list of the files that are loaded, as `sha256sum` writes it, sorted by name; so it
-    covers weights, settings and record.
-
-    Raises:
-        PpvitError: there are no weights.
-    """
-    if not any((folder / name).exists() for name in WEIGHTS):
-        raise PpvitError(f"{folder} holds no weights; run the stage that writes it: dvc repro finetune")
-    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(LOADED) if (folder / name).exists()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

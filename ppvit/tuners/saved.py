@@ -9,10 +9,10 @@ import peft
 from torch import nn
 
 from ppvit.core.files import atomic_output, write_json
+from ppvit.core.provenance import RECORD
 from ppvit.models import Backbone, save_model
 from ppvit.models.folders import read_configuration
 from ppvit.tuners.base import Tuner
-from ppvit.tuners.records import RECORD
 
 
 def save_finetuned(tuner: Tuner, model: nn.Module, folder: Path, base: Path, record: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from ppvit.adaptation.rekey import move_adapter, move_model
 from ppvit.ciphers import Cipher, keys, make_cipher
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import atomic_output, write_json
-from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.files import as_json, atomic_output, write_json
+from ppvit.core.provenance import Made, finetuned_id, require_made_alike
 from ppvit.core.reading import read_json
 from ppvit.data.decrypted import DecryptedImages
 from ppvit.data.encrypted import KNOWN_BY, fill
@@ -41,6 +41,8 @@ class _Kept:
 
 def run(places: Places, old_id: str, new_id: str, out: Path | None = None) -> list[Path]:
     """Write ``encrypted``, ``adapted`` and ``finetuned``, as far as they exist, for another key.
+
+    The result of `finetune` names the model by its id, so it follows.
 
     All are prepared before the first takes its place. Where that is interrupted each is of one key or the other, whole,
     and the same call does the rest.
@@ -72,8 +74,20 @@ def run(places: Places, old_id: str, new_id: str, out: Path | None = None) -> li
                 _encrypt_again(each.folder, folder, old, new)
             else:
                 _move(each, folder, places.adapted, old, new)
+            if each.place == "finetuned" and out is None:
+                _prepare_result(stack, places.result("finetune"), finetuned_id(each.folder), finetuned_id(folder))
             written.insert(0, target)
     return written
+
+
+def _prepare_result(stack: ExitStack, path: Path, old_id: str, new_id: str) -> None:
+    """Have the result of `finetune` name the model by its new id; it gets that just before the model does."""
+    if not path.exists():
+        return
+    values = read_json(path, "finetune")
+    if isinstance(values, dict) and values.get("finetuned_id") == old_id:
+        text = as_json({**values, "finetuned_id": new_id})
+        stack.enter_context(atomic_output(path)).write_text(text, encoding="utf-8")
 
 
 def _kept(places: Places) -> list[_Kept]:

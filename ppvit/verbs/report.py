@@ -12,7 +12,8 @@ def run(config: Config, places: Places) -> None:
 
     Args:
         config: the parameters that were read, shown in the page.
-        places: ``raw`` (for examples and class names) and all results are read; ``page`` is written.
+        places: ``raw`` (for examples and class names), ``finetuned`` (which results must be of) and all results are
+            read; ``page`` is written.
 
     Raises:
         PpvitError: a result is missing.

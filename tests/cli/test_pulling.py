@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ppvit.cli.pulling import require_harmless_list, require_harmless_lock
+from ppvit.cli.pulling import require_harmless_list, require_harmless_lock, require_own_stages
 from ppvit.core.errors import PpvitError
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +53,27 @@ def test_what_is_no_lock_is_refused(tmp_path, text):
 
 def test_the_locks_of_this_repository_pass():
     require_harmless_lock(ROOT / "dvc.lock")
+
+
+def test_a_trainers_lock_says_nothing_new_of_the_owners_stages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lock, held = Path("dvc.lock"), json.loads(lock_of())["stages"]["make"]
+
+    def write(**stages: str) -> None:
+        told = {name: {**held, "outs": [{**ENTRY, "md5": digit * 32}]} for name, digit in stages.items()}
+        lock.write_text(json.dumps({"schema": "2.0", "stages": told}))
+
+    write(finetune="1", verify="1")
+    require_own_stages(lock)  # no git
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True)
+    write(finetune="2", verify="1")
+    require_own_stages(lock)
+    for stages in ({"verify": "2"}, {}, {"verify": "1", "audit": "2"}):
+        write(finetune="2", **stages)
+        with pytest.raises(PpvitError, match="owner's stage (verify|audit) what the last commit here does not"):
+            require_own_stages(lock)
 
 
 @pytest.fixture

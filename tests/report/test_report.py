@@ -1,5 +1,6 @@
 """The report: every figure of the results, nothing loaded from outside, the same bytes for the same results."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -19,7 +20,9 @@ TIMES = {
     "git_revision": "abc",
     "versions": "torch 1.0",
 }
-MODEL = "a101e5fdcd89a252"
+WEIGHTS = b"weights of a fine-tuned model"
+LISTED = f"{hashlib.sha256(WEIGHTS).hexdigest()}  adapter_model.safetensors\n"  # as sha256sum lists them
+MODEL = hashlib.sha256(LISTED.encode()).hexdigest()[:16]
 IMAGES = 80  # 27, 27 and 26 of the three classes
 VALUES = {
     "adapt": {"max_logit_difference_float64": 3e-14, "max_logit_difference_float32": 1e-6, "adapted": True},
@@ -64,6 +67,8 @@ def write_stage(results: Path, stage: str, values: dict) -> None:
 def make_world(tmp_path: Path) -> Path:
     """Results of a run on 80 test images, all of which agree."""
     write_raw(tmp_path / "raw", {"train": 3, "test": IMAGES})
+    (tmp_path / "models/finetuned").mkdir(parents=True)
+    (tmp_path / "models/finetuned/adapter_model.safetensors").write_bytes(WEIGHTS)
     results = tmp_path / "results"
     for folder in ("live/plots/metrics", "plots", "audit", "robustness"):
         (results / folder).mkdir(parents=True)
