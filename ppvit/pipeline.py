@@ -295,11 +295,14 @@ def keep_to_owner(raw: Path) -> None:
     What it restores is 0644 by the usual umask, and its cache is 0444 in folders that everybody may enter. A cache that
     is shared by DVC's own settings stays as it is.
     """
+    import configparser
+
     from ppvit.core.private import keep_private, make_private
 
     dvc = Path(".dvc")
-    settings = [path.read_text(encoding="utf-8") for path in (dvc / "config", dvc / "config.local") if path.is_file()]
-    own_cache = dvc.is_dir() and not any("shared" in text for text in settings)
+    settings = configparser.ConfigParser(interpolation=None, strict=False)
+    settings.read([dvc / "config", dvc / "config.local"], encoding="utf-8")
+    own_cache = dvc.is_dir() and not settings.has_option("cache", "shared")
     for folder in (raw.parent, dvc / "cache") if own_cache else (raw.parent,):
         make_private(folder)
         with suppress(PermissionError):  # somebody else's, who has decided
@@ -318,7 +321,7 @@ def main(script: str) -> None:
         if name == "settings":
             write_settings(config)
         else:
-            places = Places.of(config)
-            if name == "download":
+            stage, places = STAGES[name], Places.of(config)
+            if "raw" in (*stage.inputs, *stage.outputs):  # every time: DVC restores it open to all
                 keep_to_owner(places.raw)
-            STAGES[name].run(config, places)
+            stage.run(config, places)

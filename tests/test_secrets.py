@@ -114,7 +114,7 @@ def key(tmp_path_factory) -> Key:
 @pytest.fixture
 def project(tmp_path, key, monkeypatch) -> Path:
     root = tmp_path / "project"
-    for name in ("temporary", "scratch", "home", "evidence", "hook", "keyring"):
+    for name in ("t", "scratch", "home", "evidence", "hook", "keyring"):
         (tmp_path / name).mkdir(mode=0o700)
     write_raw(root / "data" / "raw" / "noise", {"train": 32, "test": 12}, size=32)
     config = make_config(**QUICK, cipher={"key_id": key.id})
@@ -123,7 +123,7 @@ def project(tmp_path, key, monkeypatch) -> Path:
     keys.save(key, tmp_path / "keyring")
     path = os.pathsep.join([str(tmp_path / "hook"), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     for name, value in {
-        "PYTHONPATH": path, "TMPDIR": tmp_path / "temporary", "PPVIT_SCRATCH": tmp_path / "scratch",
+        "PYTHONPATH": path, "TMPDIR": tmp_path / "t", "PPVIT_SCRATCH": tmp_path / "scratch",
         "HOME": tmp_path / "home", "XDG_CACHE_HOME": tmp_path / "home", "EVIDENCE": tmp_path / "evidence",
         "PPVIT_KEYRING": tmp_path / "keyring", "PPVIT_WORKERS": "2", "PPVIT_DEBUG": "1",
     }.items():  # fmt: skip
@@ -144,7 +144,7 @@ def test_no_stage_shows_the_key_to_anybody(project, key, tmp_path, monkeypatch):
     needles = of_key | taken
     (project / "run.py").write_text(RUN)
     process = subprocess.Popen([sys.executable, "run.py"], text=True, stdout=-1, stderr=subprocess.STDOUT)
-    watch = Watch(process, [tmp_path / name for name in ("temporary", "scratch", "home")], needles)
+    watch = Watch(process, [tmp_path / name for name in ("t", "scratch", "home")], needles)
     told = process.communicate()[0]
     watch.join(60)
     assert process.returncode == 0, told[-3000:]
@@ -152,7 +152,7 @@ def test_no_stage_shows_the_key_to_anybody(project, key, tmp_path, monkeypatch):
     assert "rotation.key" in watch.files
     assert watch.found == set()
     assert not holds(told.encode(), needles)
-    written = files_in(project, tmp_path / "temporary", tmp_path / "scratch", tmp_path / "home", tmp_path / "evidence")
+    written = files_in(project, tmp_path / "t", tmp_path / "scratch", tmp_path / "home", tmp_path / "evidence")
     assert len(files_in(tmp_path / "evidence")) > 5
     for path in written:
         data = path.read_bytes()

@@ -21,6 +21,13 @@ from ppvit.pipeline import STAGES
 _LOCK_BYTES = 2**24
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _OF_A_FILE = {"path", "hash", "md5", "size", "nfiles", "isexec"}
+_OF_A_LISTED_FILE = {"relpath", "md5", "size", "isexec"}
+_NAME_LETTERS = 200  # of a file in a folder; ours take less
+_NO_LIST = (
+    "the remote has a folder whose list of files is none that DVC writes; nothing of it was written: do not trust who "
+    "pushed it"
+)
+_NO_LETTERS = {"\\", "\0"}
 _NO_NAME = {"", ".", "..", ".dvc", ".git"}
 
 
@@ -28,7 +35,7 @@ def pull(targets: list[str], lock: Path = Path("dvc.lock")) -> None:
     """Do what `dvc pull` does, in the project of the working folder.
 
     Args:
-        targets: stages or outputs; all of them by default.
+        targets: stages or outputs; by default all that are pushed.
         lock: the project's lock file.
 
     Raises:
@@ -42,26 +49,46 @@ def pull(targets: list[str], lock: Path = Path("dvc.lock")) -> None:
     from dvc_data.hashfile.tree import Tree
 
     lists: Any = Tree  # of files in a folder, which all of DVC reads here
-    refused: list[PpvitError] = []
-    original = lists.from_list.__func__
+    original, reading = lists.from_list.__func__, lists.load.__func__
 
     def checked(cls: Any, entries: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             require_harmless_list(entries)
         except PpvitError as error:
-            refused.append(error)
-            raise
+            raise _Refused(str(error)) from None
         return original(cls, entries, *args, **kwargs)
 
-    lists.from_list = classmethod(checked)
+    def read(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return reading(*args, **kwargs)
+        except (RecursionError, UnicodeDecodeError):
+            raise _Refused(_NO_LIST) from None
+
+    lists.from_list, lists.load = classmethod(checked), classmethod(read)
     try:
-        code = main(["pull", *targets])
+        code = main(["pull", *(targets or pushed())])
+    except _Refused as refusal:
+        raise PpvitError(str(refusal)) from None
     finally:
-        lists.from_list = classmethod(original)
-    if refused:
-        raise refused[0]
+        lists.from_list, lists.load = classmethod(original), classmethod(reading)
     if code:
         raise SystemExit(1)
+
+
+class _Refused(BaseException):
+    """Goes through DVC, which would say something of its own about an exception that it catches."""
+
+
+def pushed() -> list[str]:
+    """The outputs that `dvc push` sends; to ask for others is an error, since no remote has them."""
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            return [str(out) for out in repo.index.outs if out.use_cache and out.can_push]
+    except NotDvcRepoError:
+        raise PpvitError("this folder is in no DVC project; run in a clone of the project") from None
 
 
 def require_harmless_lock(lock: Path) -> None:
@@ -122,9 +149,19 @@ def require_harmless_list(entries: Any) -> None:
     Raises:
         PpvitError: names the file.
     """
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise PpvitError(_NO_LIST)
     for entry in entries:
+        if not entry.keys() <= _OF_A_LISTED_FILE or len(str(entry.get("relpath"))) > _NAME_LETTERS:
+            raise PpvitError(_NO_LIST)
         name, told = entry.get("relpath"), entry.get("md5")
-        if not isinstance(name, str) or "\\" in name or "\0" in name or _NO_NAME & {*name.split("/")}:
+        if (
+            not isinstance(name, str)
+            or "\\" in name
+            or "\0" in name
+            or _NO_NAME & {*name.split("/")}
+            or len(name) > _NAME_LETTERS
+        ):
             raise PpvitError(
                 f"the remote has a folder with a file named {str(name)[:100]!r}, which would be written elsewhere; "
                 "nothing of it was written: do not trust who pushed it"

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ppvit.core.errors import say
+from ppvit.core.errors import PpvitError, say
 from ppvit.core.stopping import undisturbed
 
 with suppress(ImportError):  # Windows has none: there names of one's own alone keep writers apart
     import fcntl
 
 _POLL_SECONDS = 0.1
+_IN_THE_WAY = (errno.EISDIR, errno.ELOOP, errno.ENXIO)  # a folder, link or socket has the lock's name
 _NAME_BYTES = 200  # file systems take 255, of which ours need some
 # what file systems over a network say that have no locks
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -59,7 +60,12 @@ def sole_writer(target: Path) -> Iterator[bool]:
 def _acquire(path: Path, target: Path) -> int | None:
     told = False
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
+            raise PpvitError(f"{path} is in the way of the lock of {target}; remove it and run again") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, path):  # else the one before has removed it between our two calls

@@ -9,6 +9,8 @@ must agree in all that both sides record.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -82,3 +84,16 @@ def finetuned_id(folder: Path) -> str:
         raise PpvitError(f"{folder} holds no weights; run the stage that writes it: dvc repro finetune")
     lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(_LOADED) if (folder / name).exists()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def one_model(folder: Path) -> Iterator[str]:
+    """Yield the id of a fine-tuned model while something is measured with it.
+
+    Raises:
+        PpvitError: there is none; or another one has taken its place meanwhile, so that figures could be of either.
+    """
+    identity = finetuned_id(folder)
+    yield identity
+    if finetuned_id(folder) != identity:
+        raise PpvitError(f"{folder} was replaced while it was measured; run again once nothing writes it")

@@ -41,6 +41,7 @@ _BY_WORDS = {
     "unexpectedly terminated": "a process was killed, probably since memory is short; lower PPVIT_WORKERS",  # joblib's
     "killed by signal: Killed": "a process was killed, probably since memory is short; lower PPVIT_WORKERS",  # torch's
     "start new thread": _PROCESSES,
+    "AF_UNIX path too long": "the path of the folder for temporary files is too long; set TMPDIR to a shorter one",
     "No usable temporary directory": "no folder for temporary files can be written; set TMPDIR to one that can",
 }
 

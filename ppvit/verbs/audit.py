@@ -7,9 +7,9 @@ from ppvit.audit.collect import collect
 from ppvit.audit.measure import audit
 from ppvit.config import Config
 from ppvit.core.files import atomic_output
+from ppvit.core.provenance import one_model
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id
 
 HEADLINE = ("key_percent_of_strongest", "ssim_of_strongest", "verdict")
 
@@ -29,8 +29,8 @@ def run(config: Config, places: Places) -> None:
         PpvitError: an input is missing, damaged, or was made with other parameters.
     """
     watch = Stopwatch()
-    view, truth = collect(config, places)
-    with atomic_output(places.pictures, known_by="attacks.json") as folder:
+    with one_model(places.finetuned) as identity, atomic_output(places.pictures, known_by="attacks.json") as folder:
+        view, truth = collect(config, places)
         values = audit(view, truth, chosen_attacks(config.audit), folder)
-    values["finetuned_id"] = finetuned_id(places.finetuned)
+    values["finetuned_id"] = identity
     write_result(places.result("audit"), values, watch, HEADLINE)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ppvit.config import Config
 from ppvit.core.files import atomic_output
+from ppvit.core.provenance import one_model
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.evaluation.scores import write_plots
 from ppvit.evaluation.shards import score_shards
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id
 
 HEADLINE = ("accuracy_percent", "cross_entropy", "calibration_error_percent")
 
@@ -26,8 +26,9 @@ def run(config: Config, places: Places) -> None:
         PpvitError: shards or models missing, damaged or not made for each other.
     """
     watch = Stopwatch()
-    scores = score_shards(places.encrypted, places.adapted, places.finetuned, config.evaluate.calibration_bins)
+    with one_model(places.finetuned) as identity:
+        scores = score_shards(places.encrypted, places.adapted, places.finetuned, config.evaluate.calibration_bins)
     with atomic_output(places.plots, known_by="confusion.csv") as folder:
         write_plots(folder, scores)
-    values = {**scores.summary(), "finetuned_id": finetuned_id(places.finetuned)}
+    values = {**scores.summary(), "finetuned_id": identity}
     write_result(places.result("evaluate"), values, watch, HEADLINE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ppvit.config import Config
 from ppvit.core.device import device
 from ppvit.core.files import atomic_output
-from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.reading import sha256_of, sha256_of_folder
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.core.scratch import scratch_folder
@@ -20,7 +20,7 @@ from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import draw
 from ppvit.models import read_record
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, load_finetuned
+from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
 HEADLINE = ("clean_accuracy_percent", "headline_accuracy_percent")
@@ -44,20 +44,20 @@ def run(config: Config, places: Places) -> None:
     record = read_record(places.adapted, "adapt")
     models = made_models(places.adapted, places.finetuned)
     require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), *models)
-    model = load_finetuned(places.adapted, places.finetuned, dataset.num_classes)
-    model = model.to(device()).eval().requires_grad_(False)
-    identity = finetuned_id(places.finetuned)
-    sample = draw(dataset, settings.images, settings.seed)
-    determines = {
-        "settings": settings.model_dump(mode="json"),
-        "finetuned": sha256_of_folder(places.finetuned),
-        "adapted": sha256_of(places.adapted / "model.safetensors"),
-        "images": dataset.manifest["shards"],
-        "batch": BATCH,
-        "device": str(device()),
-    }
-    progress = Progress("robustness", determines, scratch_folder())
-    values, curve = evaluate(settings, model, sample, dataset.num_classes, record, progress)
+    with one_model(places.finetuned) as identity:
+        model = load_finetuned(places.adapted, places.finetuned, dataset.num_classes)
+        model = model.to(device()).eval().requires_grad_(False)
+        sample = draw(dataset, settings.images, settings.seed)
+        determines = {
+            "settings": settings.model_dump(mode="json"),
+            "finetuned": sha256_of_folder(places.finetuned),
+            "adapted": sha256_of(places.adapted / "model.safetensors"),
+            "images": dataset.manifest["shards"],
+            "batch": BATCH,
+            "device": str(device()),
+        }
+        progress = Progress("robustness", determines, scratch_folder())
+        values, curve = evaluate(settings, model, sample, dataset.num_classes, record, progress)
     with atomic_output(places.curves, known_by="curve.csv") as folder:
         write_curve(folder / "curve.csv", curve)
     write_result(places.result("robustness"), {**values, "finetuned_id": identity}, watch, HEADLINE)

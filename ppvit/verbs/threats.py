@@ -19,7 +19,7 @@ from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.device import device
 from ppvit.core.errors import UsageError
-from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.reading import sha256_of_folder
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.core.scratch import scratch_folder
@@ -42,7 +42,7 @@ from ppvit.evasion.recovery import recover
 from ppvit.evasion.sample import Sample, chosen, percent
 from ppvit.evasion.verdicts import verdict
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, load_finetuned
+from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
 HEADLINE = ("headline_accuracy_percent",)
@@ -63,7 +63,15 @@ def run(config: Config, places: Places) -> None:
         PpvitError: an input is missing, damaged or of another key; AutoAttack is not installed or doubts its figures.
     """
     watch = Stopwatch()
-    result, finetuned = places.result("threats"), places.finetuned
+    with one_model(places.finetuned) as identity:
+        values, progress = _measured(config, places, identity)
+    write_result(places.result("threats"), values, watch, HEADLINE)
+    if progress is not None:
+        progress.remove()
+
+
+def _measured(config: Config, places: Places, identity: str) -> tuple[dict[str, Any], Progress | None]:
+    finetuned = places.finetuned
     cipher = load_cipher(config)
     plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in ("train", "test")}
     parameters = {**cipher.record, **plain["test"].made, "model": config.model.name}
@@ -80,13 +88,12 @@ def run(config: Config, places: Places) -> None:
         "attacks": ", ".join(attacks),
         "norm": config.robustness.norm,
         "epsilon": config.robustness.epsilon,
-        "finetuned_id": finetuned_id(finetuned),
+        "finetuned_id": identity,
     }
     try:
         owner = through_cipher(model, cipher)
     except UsageError as refusal:
-        write_result(result, {**public, "verdict": f"Not measured: {refusal}."}, watch, HEADLINE)
-        return
+        return {**public, "verdict": f"Not measured: {refusal}."}, None
     require_measurable(config, owner)
     ball = Ball.of_grey_levels(config.robustness.norm, config.robustness.epsilon)
     step = config.robustness.step_size * GREY_LEVEL
@@ -124,5 +131,4 @@ def run(config: Config, places: Places) -> None:
     if rounds(owner):
         values |= straight_through_checks(config.robustness, adversary, owner, sample, progress)
     says = verdict({**values, **public}, cipher.keyed)
-    write_result(result, {**values, **public, "verdict": says}, watch, HEADLINE)
-    progress.remove()
+    return {**values, **public, "verdict": says}, progress

@@ -10,14 +10,14 @@ from torch import nn
 from ppvit.ciphers import Cipher
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
-from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.owner_checks import plain_batches, undo_adaptation, wrong_key
 from ppvit.evaluation.scores import Scores, score
 from ppvit.models.stems import patch_projection
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, load_finetuned
+from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
 HEADLINE = ("accuracy_percent", "plain_accuracy_percent", "wrong_key_accuracy_percent")
@@ -38,6 +38,12 @@ def run(config: Config, places: Places) -> None:
         PpvitError: the model was not made for this key, cipher or image size; no key.
     """
     watch = Stopwatch()
+    with one_model(places.finetuned) as identity:
+        values = _measured(config, places)
+    write_result(places.result("verify"), {**values, "finetuned_id": identity}, watch, HEADLINE)
+
+
+def _measured(config: Config, places: Places) -> dict[str, Any]:
     cipher = load_cipher(config)
     plain = PlainImages(places.raw, "test", config.dataset, config.encrypt)
     parameters = Made(f"{places.raw}, by params.yaml,", {**cipher.record, **plain.made})
@@ -56,5 +62,4 @@ def run(config: Config, places: Places) -> None:
         undo_adaptation(model, cipher)
         values["plain_accuracy_percent"] = accuracy(model, None)
     values["images"] = len(plain)
-    values["finetuned_id"] = finetuned_id(places.finetuned)
-    write_result(places.result("verify"), values, watch, HEADLINE)
+    return values

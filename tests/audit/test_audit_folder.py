@@ -51,7 +51,7 @@ def test_one_key_for_all_is_broken_from_the_command_line(tmp_path):
     values = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert values["pooled_likeness"] > 0.6 > 0.3 > values["ciphertext_likeness"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "audit.json", "pooled.png", "jigsaw.png", "feature_reconstruction.png", "min_difference.png",
+        ".gitignore", "audit.json", "pooled.png", "jigsaw.png", "feature_reconstruction.png", "min_difference.png",
     }  # fmt: skip
 
 

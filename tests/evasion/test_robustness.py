@@ -354,7 +354,7 @@ def test_model_that_was_not_made_for_the_shards_is_refused(world, tmp_path):
     other = Places.of(config, root=tmp_path, raw=places_in(folder).raw)
     encrypt.run(config.model_copy(update={"cipher": config.cipher.model_copy(update={"name": "np"})}), other)
     mixed = replace(places_in(folder), encrypted=other.encrypted, results=tmp_path, curves=tmp_path / "curves")
-    with pytest.raises(PpvitError, match="was made with cipher .* make them again: dvc repro encrypt adapt"):
+    with pytest.raises(PpvitError, match="was made with cipher .* make them again: dvc repro encrypt finetune"):
         robustness.run(settings(), mixed)
     assert not mixed.result("robustness").exists()
 

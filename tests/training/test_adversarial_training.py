@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, read_result, tiny_backbone
+from conftest import make_config, read_result, tiny_backbone, write_raw
 from hypothesis import given
 from hypothesis import strategies as st
 from test_finetune import make_world, places_of, train_in_two_processes, with_tests_on_the_path
@@ -18,8 +18,7 @@ from torch.nn import functional
 
 from ppvit.config import Adversarial, Config, default_yaml, load
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.files import write_json
-from ppvit.core.reading import read_json, sha256_of
+from ppvit.core.reading import sha256_of
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.pgd import PgdAttack
 from ppvit.models import read_record
@@ -367,15 +366,14 @@ def test_a_cipher_without_distances_is_refused_before_any_work(tmp_path):
 
 
 def test_one_class_is_refused(tmp_path):
+    write_raw(tmp_path / "raw", {"train": 50, "test": 12}, classes=1)
     config = make_world(tmp_path, **QUICK)
-    path = tmp_path / "encrypted/train/manifest.json"
-    write_json(path, {**read_json(path, "encrypt"), "num_classes": 1})
     with pytest.raises(PpvitError, match="the shards have 1 class, so there is nothing to attack"):
         train(tmp_path, config)
 
 
 def test_a_model_that_diverges_is_told(tmp_path):
-    broken = {"learning_rate": 1e30, "optimizer": "sgd", "gradient_clip": 0.0, "warmup_fraction": 0.0}
+    broken = {"learning_rate": 1000.0, "optimizer": "sgd", "gradient_clip": 0.0, "warmup_fraction": 0.0}
     with pytest.raises(PpvitError, match=r"is not a number.*lower finetune\.learning_rate"):
         train(tmp_path, make_world(tmp_path, **{**QUICK, **broken}))
     assert not (tmp_path / "finetuned").exists()

@@ -263,7 +263,7 @@ def test_runs_that_share_a_checkpoint_do_not_disturb_each_other(tmp_path):
 
 
 def test_loss_that_is_no_number_stops_with_a_clear_error(tmp_path):
-    config = make_world(tmp_path, learning_rate=1e30, optimizer="sgd", gradient_clip=0.0, warmup_fraction=0.0)
+    config = make_world(tmp_path, learning_rate=1000.0, optimizer="sgd", gradient_clip=0.0, warmup_fraction=0.0)
     with pytest.raises(
         PpvitError, match=r"the training loss is not a number in epoch 1; lower finetune\.learning_rate"
     ):
