@@ -2,17 +2,15 @@
 
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, read_result, tiny_backbone, write_raw
+from conftest import make_config, tiny_backbone, write_raw
 from hypothesis import given
 from hypothesis import strategies as st
-from test_finetune import make_world, places_of, train_in_two_processes, with_tests_on_the_path
+from test_finetune import make_world, train_in_two_processes
 from test_finetune import train as train_as_configured
 from torch.nn import functional
 
