@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -125,5 +125,5 @@ def _in_first_layers(name: str) -> bool:
 
 def _heads(adapted: Path) -> tuple[str, ...]:
     """Beginnings of the names of the classification head's tensors; distilled models have two heads."""
-    classifier: Any = read_configuration(adapted, "adapt").pretrained_cfg["classifier"]
+    classifier = read_configuration(adapted, "adapt").pretrained_cfg.classifier
     return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))

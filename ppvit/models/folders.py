@@ -151,7 +151,7 @@ class StoredModel:
         for name in sorted(would.keys() | written.keys()):
             if would.get(name) != written.get(name):
                 raise self._refused(f"'{name}' is not what {said.architecture} has")
-        cast(dict[str, Any], model.pretrained_cfg).update(said.pretrained_cfg)
+        cast(dict[str, Any], model.pretrained_cfg).update(said.pretrained_cfg.model_dump())
         return model
 
     def _refused(self, why: str) -> PpvitError:

@@ -61,6 +61,27 @@ class Stem(Record):
     normalization: Literal[True] = True
 
 
+_Module = Annotated[str, Field(min_length=1, max_length=100)]
+_Modules = _Module | Annotated[list[_Module], Field(min_length=1, max_length=8)]
+
+
+class Pretrained(Record):
+    """What timm says of checkpoints, ``pretrained_cfg``: how pictures are prepared, and where head and first layer are.
+
+    Attributes:
+        first_conv, classifier: names of modules; distilled models have two heads.
+    """
+
+    input_size: Annotated[list[_Size], Field(min_length=3, max_length=3)]
+    fixed_input_size: bool
+    crop_pct: float
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[float], Field(min_length=3, max_length=3)]
+    num_classes: Annotated[int, Field(ge=0, le=2**20)]
+    first_conv: _Modules
+    classifier: _Modules
+
+
 class ModelConfiguration(Record):
     """``config.json`` of a model folder; what is not narrowed here is compared with what the model would write.
 
@@ -73,7 +94,7 @@ class ModelConfiguration(Record):
     num_classes: Annotated[int, Field(ge=0, le=2**20)]
     num_features: int
     model_args: ModelArguments
-    pretrained_cfg: dict[str, Any]
+    pretrained_cfg: Pretrained
     ppvit: dict[str, Any]
     stem: Stem | None = None
 

@@ -94,7 +94,17 @@ def seeds(reader: str, folder: Path) -> list[bytes]:
             "num_features": 24,
             "model_args": {"depth": 2},
         }
-        return [json.dumps({**model, "pretrained_cfg": {}, "ppvit": made}).encode()]
+        pretrained = {
+            "input_size": [3, 32, 32],
+            "fixed_input_size": True,
+            "crop_pct": 1.0,
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            "num_classes": 2,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        }
+        return [json.dumps({**model, "pretrained_cfg": pretrained, "ppvit": made}).encode()]
     split = {"schema": 2, "split": "train", "num_classes": 2, "count": 2, "shape": [32, 32, 3], "dtype": "float16"}
     return [json.dumps({**split, **made, "resize_filter": "bicubic", "crop": "center", "shards": [shard]}).encode()]
 

@@ -1,4 +1,4 @@
-"""Some hostile files, the same each time, and that their judge sees what it must; tests/harness/hostile.py is the long form."""
+"""Some hostile files, the same each time, and that their judge sees what it must; hostile.py is the long form."""
 
 from __future__ import annotations
 
