@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 
-CASES = 60  # in some 20 s; the long form is a command
+CASES = 40  # in some 20 s; the long form is a command
 
 
 def test_hostile_files_end_in_one_line_or_change_nothing():
