@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +203,7 @@ def test_a_trainer_survives_the_files_of_a_hostile_owner(tmp_path):
 
 
 SIZES = {"images": 5, "columns": 4, "classes": 3}
-SENT = Sent("data-" + "0" * 16, Path("encrypt.json"))
+SENT = Sent("data-" + "0" * 16, Path("encrypt.json"), "train again")
 
 
 def kept(**other: np.ndarray) -> Kept:
@@ -217,7 +218,7 @@ def test_what_the_owner_kept_is_read_only_if_it_is_of_the_plan(tmp_path):
     with pytest.raises(
         PpvitError, match=r"is of data-0{16}, encrypt.json of data-1{16}: .* run ppvit he encrypt again"
     ):
-        read_kept(owner, plan, Sent("data-" + "1" * 16, Path("encrypt.json")))
+        read_kept(owner, plan, replace(SENT, id="data-" + "1" * 16))
     arrays = load_file(tmp_path / "kept.safetensors")
     for metadata in (None, {"more": "0"}):
         save_file(arrays, tmp_path / "kept.safetensors", metadata)

@@ -62,12 +62,12 @@ class Sent:
     Attributes:
         id: see :func:`id_of_data`.
         told_by: the file that says so, named in errors.
-        remedy: what to do with what is of another; by default to make that again.
+        remedy: what to do with what is of another.
     """
 
     id: str
     told_by: Path
-    remedy: str = ""
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,7 @@ def id_of_data(folder: Path) -> str:
     return "data-" + hashlib.sha256(read_bounded(folder / MANIFEST, JSON_BYTES)).hexdigest()[:16]
 
 
-def read_manifest(
-    folder: Path, made_by: str, fingerprint: str, expected: Mapping[str, int], sent: Sent | None = None
-) -> Manifest:
+def read_manifest(folder: Path, made_by: str, fingerprint: str, expected: Mapping[str, int]) -> Manifest:
     """Check every file of a folder against its manifest.
 
     The hashes find damage and mix-ups. They do not bind whoever can rewrite the manifest too: CKKS has no integrity.
@@ -178,10 +176,9 @@ def read_manifest(
         made_by: the verb that writes it, named in errors.
         fingerprint: of the key that it must belong to.
         expected: the files that there must be, no more and no fewer, and how many bytes each may have.
-        sent: the data that it must be of, where it is of any.
 
     Raises:
-        PpvitError: something is missing, too much, truncated, altered, or belongs to another key or other data.
+        PpvitError: something is missing, too much, truncated, altered, or belongs to another key.
     """
     again = f"make it again: ppvit he {made_by}"
     manifest = read_record(folder / MANIFEST, Manifest, f"he (or ppvit he {made_by})")
@@ -189,11 +186,6 @@ def read_manifest(
         raise PpvitError(
             f"{folder} belongs to the key {manifest.fingerprint}, here the key is {fingerprint}: keys were mixed "
             f"up; use the right folders or {again}"
-        )
-    if sent is not None and manifest.data != sent.id:
-        raise PpvitError(
-            f"{folder} is of {manifest.data or 'data that it does not name'}, {sent.told_by} of {sent.id}: two runs of "
-            f"ppvit he encrypt were mixed up; use the right folders or {sent.remedy or again}"
         )
     if more := manifest.files.keys() - expected.keys():
         raise PpvitError(f"{folder / MANIFEST} names '{min(more)[:100]}', which does not belong there; {again}")
@@ -207,6 +199,24 @@ def read_manifest(
                 f"{path} does not match its SHA-256: it is truncated or was altered; fetch it again or {again}"
             )
     return manifest
+
+
+def require_of(sent: Sent, folder: Path, manifest: Manifest) -> None:
+    """Refuse what was made from other data than those.
+
+    Args:
+        sent: the right ones.
+        folder: what was made from some.
+        manifest: its, from :func:`read_manifest`.
+
+    Raises:
+        PpvitError: names both and the remedy.
+    """
+    if manifest.data != sent.id:
+        raise PpvitError(
+            f"{folder} is of {manifest.data or 'data that it does not name'}, {sent.told_by} of {sent.id}: two runs of "
+            f"ppvit he encrypt were mixed up; use the right folders or {sent.remedy}"
+        )
 
 
 def require_bytes(path: Path, most: int, remedy: str) -> None:

@@ -42,6 +42,7 @@ from ppvit.he.parties.folders import (
     owners_folder,
     read_manifest,
     read_plan,
+    require_of,
     require_replaceable,
     weights_name,
     write_manifest,
@@ -255,8 +256,8 @@ def decrypt(owner: OwnersFiles, trainer: Path) -> Floats:
     session = open_session(owner, plan, fingerprint)
     names = [weights_name(block) for block in range(plan.blocks)]
     expected = dict.fromkeys(names, plan.parameters.file_bytes("Ciphertext"))
-    sent = read_sent(owner.folder, trainer)
-    read_manifest(weights, "train", fingerprint, {**expected, TRAINING: TRAINING_BYTES}, sent)
+    manifest = read_manifest(weights, "train", fingerprint, {**expected, TRAINING: TRAINING_BYTES})
+    require_of(read_sent(owner.folder, trainer), weights, manifest)
     session.try_ciphertexts(weights / name for name in names)
     return decrypt_weights(session, algorithm, weights)
 

@@ -23,7 +23,7 @@ from ppvit.core.files import atomic_output
 from ppvit.core.reading import read_record
 from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.ckks.session import Session
-from ppvit.he.parties.folders import MANIFEST, Manifest, Sent, read_manifest, weights_name, write_manifest
+from ppvit.he.parties.folders import MANIFEST, Manifest, Sent, read_manifest, require_of, weights_name, write_manifest
 
 _POLL_SECONDS = 0.05
 _MAX_WAIT = 10**7  # four months
@@ -80,7 +80,7 @@ def _read_state(
     names = [[weights_name(block, kind) for block in range(blocks)] for kind in "wv"]
     each = [name for kind in names for name in kind]
     sizes = dict.fromkeys(each, session.parameters.file_bytes("Ciphertext"))
-    read_manifest(folder, made_by, fingerprint, sizes, sent)
+    require_of(sent, folder, read_manifest(folder, made_by, fingerprint, sizes))
     session.try_ciphertexts((folder / name for name in each), fresh)
     return [[session.load("Ciphertext", folder / name) for name in kind] for kind in names]
 

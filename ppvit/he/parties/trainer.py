@@ -46,7 +46,7 @@ def run(folder: Path, data: Path | None = None) -> None:
     names = list(algorithm.upload_names())
     read_manifest(folder / "keys", "keys", fingerprint, {name: most for name, _, most in _keys(plan)})
     read_manifest(data, "encrypt", fingerprint, dict.fromkeys(names, plan.parameters.file_bytes("Ciphertext")))
-    sent = Sent(id_of_data(data), data / MANIFEST)
+    sent = Sent(id_of_data(data), data / MANIFEST, "start again: ppvit he train, ppvit he refresh")
     started = start_run(folder)
     session = Session(plan.parameters)
     session.try_ciphertexts((data / name for name in names), fresh=True)
