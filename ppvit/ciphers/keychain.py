@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 
 from ppvit.core.errors import PpvitError, UsageError
@@ -57,6 +58,8 @@ def _refuses(error: Exception) -> str:
 
 
 def _package() -> ModuleType | None:
+    if sys.platform != "darwin":  # keyring loads all its backends; this part of one would look for libraries with gcc
+        sys.modules.setdefault("keyring.backends.macOS.api", None)  # type: ignore[arg-type]  # it is done without
     try:
         import keyring
         import keyring.errors

@@ -344,6 +344,20 @@ def test_a_keychain_that_keeps_nothing_is_refused(tmp_path, backend, monkeypatch
     assert list(tmp_path.glob("pk-*")) == []
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its keychain is in libraries of the system, which are looked for")
+def test_a_look_into_the_keychain_starts_no_program():
+    """The package would ask gcc and ld for the libraries of macOS, in the middle of a missing key."""
+    pytest.importorskip("keyring", reason="the extra keychain is not installed")
+    code = (
+        "import sys; started = []\n"
+        "sys.addaudithook(lambda event, told: started.append(told[0]) if event == 'subprocess.Popen' else None)\n"
+        "from ppvit.ciphers import keychain; keychain.find('pk-0123456789abcdef'); sys.exit(str(started or ''))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON_KEYRING_BACKEND"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stderr.strip() == ""
+
+
 def test_without_the_package_there_is_no_keychain(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "keyring", None)
     assert keychain.find("pk-0123456789abcdef") is None

@@ -1,11 +1,12 @@
 """Which bytes are the same on another clone, with other workers, threads and processes, stage by stage.
 
-    python tests/harness/determinism.py [--short]
+    python tests/harness/determinism.py [--short | --stages encrypt adapt ...]
 
 Runs the pipeline's stages on a small data set in folders of their own, each time with one thing changed, and compares
-what they wrote with what the first run wrote. Prints the table of docs/determinism.md, as measured here: "same" means
-the same bytes. What differs on one machine may agree on another; what is the same must be so everywhere. The short
-form, a part of the tests, forks instead of starting processes and leaves out the slow stages, and workers that read.
+what they wrote with what the first run wrote. Prints the table of docs/determinism.md, as measured here, row by row:
+"same" means the same bytes; below it which files differ, and by how much. What differs on one machine may agree on
+another; what is the same must be so everywhere. The short form, a part of the tests, forks instead of starting
+processes and leaves out the slow stages, and workers that read.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import date
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,14 +40,20 @@ OUTPUTS = {
     "evaluate": ("results/evaluate.json", "results/plots"),
     "robustness": ("results/robustness.json", "results/robustness"),
     "verify": ("results/verify.json",),
-    "audit": ("results/audit.json", "results/audit"),
-    "threats": ("results/threats.json",),
-    "he": ("results/he.json", "models/he"),
     "report": ("results/report.html",),
+    "threats": ("results/threats.json",),
+    "audit": ("results/audit.json", "results/audit"),
+    "he": ("results/he.json", "models/he"),
 }
 SHORT = ("encrypt", "adapt", "finetune", "evaluate")
 PRIVATE = {"PPVIT_KEYRING": "keyring", "PPVIT_SCRATCH": "scratch", "PPVIT_CACHE": "cache"}
 TAKES_LAUNCH = "finetune"  # the stage that trains on several processes
+LAUNCHED = """import runpy, sys
+from accelerate import PartialState
+runpy.run_path(sys.argv[1], run_name="__main__")
+sys.exit("trained alone" if PartialState().num_processes != int(sys.argv[2]) else 0)
+"""
+Found = dict[str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -128,17 +139,16 @@ def quick(stage: str, change: Change) -> bool:
 
 def measure(
     stages: tuple[str, ...], changes: tuple[Change, ...], run: Run, root: Path, concerns: Concerns = every
-) -> dict[str, dict[str, list[str]]]:
+) -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Run the stages as usual and with each change.
 
     Every stage starts from what the usual run wrote, so that a difference is its own.
 
-    Returns:
-        Files that differ, by stage and by change.
+    Yields:
+        Each stage, and which files differ by change.
     """
     usual = root / "usual"
     prepare(usual)
-    found: dict[str, dict[str, list[str]]] = {}
     folders = {change.told: root / change.folder for change in changes}
     for stage in stages:
         for folder in folders.values():
@@ -149,30 +159,58 @@ def measure(
         first = hashes(usual, OUTPUTS[stage])
         if not first:
             raise RuntimeError(f"{stage} wrote none of {OUTPUTS[stage]}")
-        found[stage] = {}
+        found: dict[str, list[str]] = {}
         for change in changes:
             if not concerns(stage, change):
                 continue
             run(stage, folders[change.told], change)
             second = hashes(folders[change.told], OUTPUTS[stage])
-            found[stage][change.told] = sorted(
-                name for name in first.keys() | second.keys() if first.get(name) != second.get(name)
-            )
-    return found
+            found[change.told] = [
+                f"{name} {distance(usual / name, folders[change.told] / name)}"
+                for name in sorted(first.keys() | second.keys())
+                if first.get(name) != second.get(name)
+            ]
+        yield stage, found
+
+
+def distance(first: Path, second: Path) -> str:
+    """How far two files are apart: weights by the largest difference of one, results by each figure's."""
+    if not (first.is_file() and second.is_file()):
+        return "(one is not there)"
+    if first.suffix == ".safetensors":
+        import torch
+        from safetensors.torch import load_file
+
+        one, other = load_file(first), load_file(second)
+        if one.keys() != other.keys():
+            return "(other tensors)"
+        pairs = [(one[name].double(), other[name].double()) for name in one]
+        apart = max(float((a - b).abs().max()) for a, b in pairs)
+        largest = max(float(torch.abs(a).max()) for a, _ in pairs)
+        return f"(weights up to {largest:.2g} differ by at most {apart:.1g})"
+    if first.suffix == ".json":
+        one, other = json.loads(first.read_text()), json.loads(second.read_text())
+        apart = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+        return f"({', '.join(f'{name}: {one.get(name)!s:.24} and {other.get(name)!s:.24}' for name in sorted(apart))})"
+    return ""
 
 
 def run_as_process(stage: str, folder: Path, change: Change) -> None:
-    """Run a stage as DVC or ``accelerate launch`` does."""
-    command = [sys.executable, str(ROOT / "stages" / f"{stage}.py")]
+    """Run a stage as DVC does, or as torchrun does; `accelerate launch` starts one process where there is no GPU."""
+    script = str(ROOT / "stages" / f"{stage}.py")
+    command = [sys.executable, script]
     if change.processes > 1:
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(change.processes)]
-        command = [*launch, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *command[1:]]
+        launched = folder.parent / "launched.py"
+        launched.write_text(LAUNCHED)
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(change.processes)]
+        command = [sys.executable, *launch, str(launched), script, str(change.processes)]
     environment = {
         **os.environ,
         **USUAL,
         **change.environment,
         **PRIVATE,
         "PYTHONPATH": str(ROOT),
+        "ACCELERATE_USE_CPU": "1",
     }
     done = subprocess.run(
         command, cwd=folder, env=environment, umask=change.umask, capture_output=True, text=True, check=False
@@ -181,15 +219,9 @@ def run_as_process(stage: str, folder: Path, change: Change) -> None:
         raise RuntimeError(f"{stage} with other {change.told} ended with {done.returncode}:\n{done.stderr[:3000]}")
 
 
-def as_table(found: dict[str, dict[str, list[str]]], changes: tuple[Change, ...]) -> str:
-    """The table in Markdown."""
-    rows = [["stage", *(change.told for change in changes)], ["---"] * (len(changes) + 1)]
-    for stage, by_change in found.items():
-        cells = [
-            ("differs" if by_change[change.told] else "same") if change.told in by_change else "-" for change in changes
-        ]
-        rows.append([f"`{stage}`", *cells])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def row(*cells: str) -> str:
+    """A row of the table in Markdown."""
+    return f"| {' | '.join(cells)} |"
 
 
 def run_as_fork(stage: str, folder: Path, change: Change) -> None:
@@ -224,18 +256,36 @@ def run_as_fork(stage: str, folder: Path, change: Change) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true")
-    stages, run, concerns = tuple(OUTPUTS), run_as_process, every
-    if parser.parse_args().short:
+    parser.add_argument("--stages", nargs="+", choices=list(OUTPUTS), default=list(OUTPUTS), metavar="STAGE")
+    chosen = parser.parse_args()
+    stages, run, concerns = tuple(stage for stage in OUTPUTS if stage in chosen.stages), run_as_process, every
+    if chosen.short:
         stages, run, concerns = SHORT, run_as_fork, quick
         for stage in stages:
             importlib.import_module(f"ppvit.verbs.{stage}")
+    differing: Found = {}
+    print(row("stage", *(change.told for change in CHANGES)), row(*["---"] * (len(CHANGES) + 1)), sep="\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="ppvit-determinism-") as folder:
-        found = measure(stages, CHANGES, run, Path(folder), concerns)
-    print(as_table(found, CHANGES))
-    for stage, by_change in found.items():
+        for stage, differing[stage] in measure(stages, CHANGES, run, Path(folder), concerns):
+            told = {change: "differs" if names else "same" for change, names in differing[stage].items()}
+            print(row(f"`{stage}`", *(told.get(change.told, "-") for change in CHANGES)), flush=True)
+    print()
+    for stage, by_change in differing.items():
         for change, names in by_change.items():
             if names:
-                print(f"{stage}, {change}: {', '.join(names)}")
+                print(f"{stage}, {change}: {'; '.join(names)}")
+    print(f"measured on a small world: {_revision()}, {date.today()}, {_versions()}")
+
+
+def _revision() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "no revision"
+
+
+def _versions() -> str:
+    return f"{platform.machine()}, Python {platform.python_version()}, torch {metadata.version('torch')}"
 
 
 if __name__ == "__main__":

@@ -160,7 +160,9 @@ def judged(base: Base, artefact: str, verb: str, ending: arena.Ending, outcome: 
                 found.append(f"a headline of {number} %")
     another = outcome != expected and not world.ARTEFACTS[artefact].own and not _named_otherwise(outcome, expected)
     trained_on_others = verb == "finetune" and (resign or artefact != "shards")  # gives another model, rightly
-    if ending.code == 0 and another and not trained_on_others:
+    # what a dishonest trainer of CKKS hands over is measured, and told by its distance from the owner's own training
+    warned = verb == "he decrypt" and resign and "warning: max_weight_error" in ending.err
+    if ending.code == 0 and another and not trained_on_others and not warned:
         found.append(f"another result under the same name: {_difference(outcome, expected)}")
     return found
 

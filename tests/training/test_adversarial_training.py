@@ -2,17 +2,15 @@
 
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, read_result, tiny_backbone, write_raw
+from conftest import make_config, tiny_backbone, write_raw
 from hypothesis import given
 from hypothesis import strategies as st
-from test_finetune import make_world, places_of, with_tests_on_the_path
+from test_finetune import make_world, train_in_two_processes
 from test_finetune import train as train_as_configured
 from torch.nn import functional
 
@@ -353,29 +351,7 @@ def test_two_processes_train_as_one(tmp_path):
     config = make_world(tmp_path, **{**QUICK, "epochs": 1, "batch_size": 9})
     attack = {"start": "none", "inner_loss": "ce", "scalars": "auto"}
     one = train(tmp_path, config, "one", **attack)
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from ppvit.config import Config; from ppvit.verbs import finetune; from test_finetune import places_of\n"
-        "finetune.run(Config.model_validate_json(sys.argv[2]), places_of(Path(sys.argv[1]), 'two'))\n"
-    )
-    (tmp_path / "two.py").write_text(code)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--num_processes",
-        "2",
-        "--cpu",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    launch += ["--main_process_port", "0", str(tmp_path / "two.py"), str(tmp_path)]
-    launch += [against(config, **attack).model_dump_json()]
-    environment = with_tests_on_the_path()
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=120, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    two = read_result(places_of(tmp_path, "two"), "finetune")
+    two = train_in_two_processes(tmp_path, against(config, **attack))
     for name in ("train_loss", "train_robust_loss", "train_robust_accuracy_percent", "heldout_accuracy_percent"):
         assert two[name] == pytest.approx(one[name], rel=1e-4), name
 
