@@ -40,9 +40,9 @@ OUTPUTS = {
     "evaluate": ("results/evaluate.json", "results/plots"),
     "robustness": ("results/robustness.json", "results/robustness"),
     "verify": ("results/verify.json",),
-    "report": ("results/report.html",),
     "threats": ("results/threats.json",),
     "audit": ("results/audit.json", "results/audit"),
+    "report": ("results/report.html",),
     "he": ("results/he.json", "models/he"),
 }
 SHORT = ("encrypt", "adapt", "finetune", "evaluate")
@@ -140,7 +140,7 @@ def quick(stage: str, change: Change) -> bool:
 def measure(
     stages: tuple[str, ...], changes: tuple[Change, ...], run: Run, root: Path, concerns: Concerns = every
 ) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    """Run the stages as usual and with each change.
+    """Run the stages as usual and with each change, and as usual only those that come before one of them.
 
     Every stage starts from what the usual run wrote, so that a difference is its own.
 
@@ -150,7 +150,10 @@ def measure(
     usual = root / "usual"
     prepare(usual)
     folders = {change.told: root / change.folder for change in changes}
-    for stage in stages:
+    for stage in tuple(OUTPUTS)[: 1 + max(list(OUTPUTS).index(stage) for stage in stages)]:
+        if stage not in stages:  # it is needed by those that are measured
+            run(stage, usual, Change("usual"))
+            continue
         for folder in folders.values():
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(usual, folder, copy_function=shutil.copy)
@@ -260,6 +263,9 @@ def main() -> None:
     chosen = parser.parse_args()
     stages, run, concerns = tuple(stage for stage in OUTPUTS if stage in chosen.stages), run_as_process, every
     if chosen.short:
+        from ppvit.core.process import share_processors
+
+        share_processors()  # as every process of ppvit does before it loads torch
         stages, run, concerns = SHORT, run_as_fork, quick
         for stage in stages:
             importlib.import_module(f"ppvit.verbs.{stage}")

@@ -288,10 +288,10 @@ def hunt(base: Base, count: int, only: list[str], number: int) -> Tally:
 
 def hunt_together(base: Base, count: int, only: list[str], number: int, jobs: int) -> Tally:
     """:func:`hunt` in several forks, each with a share of the cases and a seed of its own."""
-    readers = []
+    readers = {}
     for job in range(jobs):
         reader, writer = os.pipe()
-        if not os.fork():
+        if not (child := os.fork()):
             code = 1
             try:
                 with os.fdopen(writer, "wb") as file:
@@ -302,11 +302,14 @@ def hunt_together(base: Base, count: int, only: list[str], number: int, jobs: in
             finally:
                 os._exit(code)
         os.close(writer)
-        readers.append(reader)
+        readers[child] = reader
     tally = Tally()
-    for reader in readers:
+    for child, reader in readers.items():
         with os.fdopen(reader, "rb") as file:
-            tally.add(pickle.load(file))
+            told = file.read()
+        if os.waitpid(child, 0)[1]:
+            raise RuntimeError("a job has failed, as it said above")
+        tally.add(pickle.loads(told))
     return tally
 
 

@@ -90,6 +90,7 @@ def _takes_memory():
 )
 def test_the_judge_sees(what, fault, tmp_path, monkeypatch):
     monkeypatch.setattr(arena, "CPU_SECONDS", 1)
+    monkeypatch.setattr(arena, "LEAVE_SECONDS", 0.5)
     assert any(fault in each for each in arena.run([], tmp_path, what).faults(())), fault
 
 
