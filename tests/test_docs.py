@@ -16,7 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ppvit.ciphers import CIPHERS
-from ppvit.cli import app
+from ppvit.cli.command import app
 from ppvit.config import DEMO_KEY_ID, Config, checked, parameters
 from ppvit.datasets import DATASETS
 from ppvit.pipeline import STAGES

@@ -22,7 +22,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from ppvit.ciphers import keys
-from ppvit.cli import app
+from ppvit.cli.command import app
 from ppvit.pipeline import STAGES
 from ppvit.places import Places
 

@@ -59,7 +59,7 @@ def find(view):
 DRIVER = """
 import json, sys
 from typer.testing import CliRunner
-from ppvit.cli import app
+from ppvit.cli.command import app
 
 said = []
 for arguments in json.loads(sys.argv[1]):

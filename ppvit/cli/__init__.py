@@ -3,7 +3,12 @@
 No verb's work is imported before the verb runs, so that ``ppvit --help`` answers at once.
 """
 
-from ppvit.cli import parties, stages, tools  # their verbs, in the order of the help
-from ppvit.cli.base import app, run
+from ppvit.core.process import prepared_process
 
-__all__ = ["app", "parties", "run", "stages", "tools"]
+
+def run() -> None:
+    """Entry point: the command with one-line errors, and Ctrl-C in one line while it is still being imported."""
+    with prepared_process():
+        from ppvit.cli.command import app
+
+        app()

@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ppvit import __version__
-from ppvit.core.process import prepared_process
 
 if TYPE_CHECKING:
     from ppvit.config import Config
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-def run() -> None:
-    """Entry point: the command with one-line errors."""
-    with prepared_process():
-        app()
 
 
 @app.callback(invoke_without_command=True)

@@ -14,11 +14,13 @@ from typing import Any
 
 import yaml
 
+from ppvit.config import load
+from ppvit.config.parsing import require_plain
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import read_bounded
 from ppvit.pipeline import STAGES
 
-_LOCK_BYTES = 2**24
+_LOCK_BYTES = 2**20  # thirty times what ours has
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _OF_A_FILE = {"path", "hash", "md5", "size", "nfiles", "isexec"}
 _OF_A_LISTED_FILE = {"relpath", "md5", "size", "isexec"}
@@ -45,6 +47,8 @@ def pull(targets: list[str], lock: Path = Path("dvc.lock")) -> None:
     """
     require_harmless_lock(lock)
     require_own_stages(lock)
+    if Path("params.yaml").exists():
+        load()  # dataset.name is a part of places, and must not lead out of their folder
     from dvc.cli import main
     from dvc_data.hashfile.tree import Tree
 
@@ -98,15 +102,18 @@ def require_harmless_lock(lock: Path) -> None:
         PpvitError: names what is wrong.
     """
     try:
-        held = yaml.safe_load(read_bounded(lock, _LOCK_BYTES))
+        text = read_bounded(lock, _LOCK_BYTES).decode()
+        require_plain(text)  # a few lines of aliases stand for gigabytes
+        held = yaml.safe_load(text)
         entries = [
             entry for stage in held["stages"].values() for kind in ("deps", "outs") for entry in stage.get(kind, [])
         ]
         wrong = next((entry for entry in entries if not _is_file_of_ours(entry)), None)
     except FileNotFoundError:
-        raise PpvitError(f"{lock} is missing; run in a clone of the project") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise PpvitError(f"{lock} is no lock file of DVC ({type(error).__name__}); take it again from git") from None
+        raise PpvitError(f"{lock} is missing; run at the top of a clone of the project") from None
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+        raise PpvitError(f"{lock} is no lock file of DVC ({reason}); take it again from git") from None
     if wrong is not None:
         told = str(wrong.get("path", wrong) if isinstance(wrong, dict) else wrong)[:100]
         raise PpvitError(f"{lock}: what it says of {told} is no hash that DVC writes; do not trust who made this lock")

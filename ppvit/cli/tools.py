@@ -35,7 +35,9 @@ def show(
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, of any kind and size.", metavar="IMAGE...")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, of any kind and size.", metavar="IMAGE...", readable=False)
+    ],
     overrides: Overrides = None,
     params: Params = PARAMS,
     top: Annotated[int, typer.Option(help="Number of classes to print.", min=1)] = 3,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -33,28 +35,40 @@ def parse(text: str) -> Any:
     Raises:
         ValueError: why it is not such YAML, in one line that begins with the number of the line.
     """
-    try:
-        _require_plain(text)
+    require_plain(text)
+    with _reasons():
         return YAML(typ="safe").load(text)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn what the library says of a text that is no YAML into one line."""
+    try:
+        yield
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = str(getattr(error, "problem", None) or error).partition("\n")[0][:200]
         raise ValueError(f"line {mark.line + 1}: {reason}" if mark else reason) from None
 
 
-def _require_plain(text: str) -> None:
-    """Refuse what parameters do not need, before any value is made of it."""
+def require_plain(text: str) -> None:
+    """Refuse what neither parameters nor DVC's lock need of YAML, before any value is made of it.
+
+    Raises:
+        ValueError: why, in one line that begins with the number of the line.
+    """
     depth = documents = 0
-    for event in YAML(typ="safe").parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        documents += isinstance(event, DocumentStartEvent)
-        reason = _reason_against(event)
-        if depth > _DEPTH:
-            reason = "it is nested too deeply"
-        elif documents > 1:
-            reason = "a second document begins here; keep one"
-        if reason:
-            raise ValueError(f"line {event.start_mark.line + 1}: {reason}")
+    with _reasons():
+        for event in YAML(typ="safe").parse(text):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            documents += isinstance(event, DocumentStartEvent)
+            reason = _reason_against(event)
+            if depth > _DEPTH:
+                reason = "it is nested too deeply"
+            elif documents > 1:
+                reason = "a second document begins here; keep one"
+            if reason:
+                raise ValueError(f"line {event.start_mark.line + 1}: {reason}")
 
 
 def _reason_against(event: Event) -> str:

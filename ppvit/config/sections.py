@@ -19,7 +19,7 @@ DEMO_KEY_ID = "pk-6a84562a80f3ffa0"  # of ppvit.ciphers.keys.DEMO_KEY, public
 class Dataset(Section):
     """the images"""
 
-    name: Text = "digits"
+    name: str = Field("digits", max_length=100, pattern=r"^[A-Za-z0-9_-]+$")  # a part of places
     """which images; `ppvit list datasets` names all; imagefolder or webdataset for your own"""
     path: Text = NO_DATA
     """leave as it is to download the data set; or the path of your own folder, archive or npz file"""

@@ -62,7 +62,7 @@ def atomic_output(target: Path, known_by: str = "", holding: str = "") -> Iterat
     except Exception as error:
         if (told := _told(error, target)) is None:
             raise
-        raise PpvitError(f"{target}: {told} (nothing was written)") from error
+        raise PpvitError(f"{target}: {told} (it was not written)") from error
 
 
 _RANDOM_BYTES = 4  # in a temporary name
@@ -147,6 +147,8 @@ def require_apart(source: Path, out: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        for folder, _, _ in os.walk(path):  # what is in a read-only folder, as of an old output, could not be removed
+            os.chmod(folder, 0o700)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -34,7 +34,8 @@ _LETTERS = 80  # of a value in a message
 
 ADAPTER, ADAPTER_CONFIGURATION, RECORD = "adapter_model.safetensors", "adapter_config.json", "ppvit.json"
 WEIGHTS = (ADAPTER, "model.safetensors")
-_LOADED = (ADAPTER_CONFIGURATION, "config.json", RECORD, *WEIGHTS)  # every file of a fine-tuned model that is read
+# the files of a fine-tuned model that are read: of an adapter, and of a whole model
+_LOADED = ((ADAPTER_CONFIGURATION, ADAPTER, RECORD), ("config.json", "model.safetensors", RECORD))
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def finetuned_id(folder: Path) -> str:
     """
     if not any((folder / name).exists() for name in WEIGHTS):
         raise PpvitError(f"{folder} holds no weights; run the stage that writes it: dvc repro finetune")
-    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(_LOADED) if (folder / name).exists()]
+    loaded = _LOADED[0] if (folder / ADAPTER_CONFIGURATION).exists() else _LOADED[1]
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(loaded) if (folder / name).exists()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 

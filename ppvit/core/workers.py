@@ -6,6 +6,8 @@ import os
 
 from ppvit.core.errors import UsageError
 
+_MOST = 1024
+
 
 def requested_workers() -> int | None:
     """The number in ``$PPVIT_WORKERS``, or None where the user leaves it to us.
@@ -14,8 +16,8 @@ def requested_workers() -> int | None:
         UsageError: not a whole number.
     """
     text = os.environ.get("PPVIT_WORKERS", "")
-    if text and not text.isdigit():
-        raise UsageError(f"PPVIT_WORKERS={text} is not a whole number")
+    if text and not (text.isascii() and text.isdigit() and int(text[:9]) <= _MOST and len(text) < 9):
+        raise UsageError(f"PPVIT_WORKERS={text[:40]} is not a whole number from 0 to {_MOST}")
     return int(text) if text else None
 
 

@@ -91,7 +91,8 @@ def _write_shards(splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per
         for split, start in order
     )
     pixels = sum(map(len, splits.values())) * cipher.image_size**2
-    processes = min(requested_workers() or available_cpus(), len(order)) if pixels > PARALLEL_PIXELS else 1
+    asked = requested_workers() or available_cpus()  # refused also where there is too little to do
+    processes = min(asked, len(order)) if pixels > PARALLEL_PIXELS else 1
     # processes of joblib would wait for five minutes for one that was killed
     ends = {"initializer": end_with_parent, "initargs": (os.getpid(),)} if processes > 1 else {}
     shards: dict[str, list[Shard]] = {split: [] for split in splits}

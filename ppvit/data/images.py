@@ -9,7 +9,7 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ppvit.core.errors import PpvitError
 from ppvit.data import npy
@@ -54,7 +54,8 @@ def decode(data: bytes, where: str) -> np.ndarray:
         with opened(data) as image:
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except Exception as error:  # Pillow's readers name none of those that a damaged file ends in
-        raise PpvitError(f"{where}: this image cannot be decoded ({error}); replace or remove it") from None
+        reason = "of no kind that is read" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise PpvitError(f"{where}: this image cannot be decoded ({reason}); replace or remove it") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -26,8 +26,9 @@ from ppvit.evasion.ciphered import rounds
 from ppvit.evasion.curve import accuracy_against_epsilon, accuracy_against_steps
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import Recovered
-from ppvit.evasion.sample import Sample, interval_percent, percent
+from ppvit.evasion.sample import Sample, percent
 from ppvit.evasion.surrogate import own_images, train_surrogate
+from ppvit.evasion.told import interval_percent
 from ppvit.models import model_input
 
 

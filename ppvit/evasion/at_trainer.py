@@ -14,14 +14,14 @@ from torch import nn
 from ppvit.config import Robustness
 from ppvit.core.errors import UsageError
 from ppvit.evasion import masking
-from ppvit.evasion.autoattack import attack_names, in_words, require_package
+from ppvit.evasion.autoattack import require_package
 from ppvit.evasion.ball import GREY_LEVEL, Ball
 from ppvit.evasion.cascade import Adversary, cascade, classified_correctly
 from ppvit.evasion.curve import accuracy_against_epsilon, accuracy_against_steps
 from ppvit.evasion.isometry import plain_ball
 from ppvit.evasion.progress import Progress
-from ppvit.evasion.sample import Sample, interval_percent, percent
-from ppvit.evasion.verdicts import MASKING
+from ppvit.evasion.sample import Sample, percent
+from ppvit.evasion.told import attack_names, interval_percent, trainers_verdict
 
 __all__ = ["attacks_and_adversary", "evaluate"]
 
@@ -82,7 +82,7 @@ def evaluate(
         **{f"pgd_{count}_steps_accuracy_percent": accuracy for count, accuracy in steps.items()},
         **checks,
     }
-    return {**values, **public, "verdict": verdict(values, settings, attacks, len(sample))}, curve
+    return {**values, **public, "verdict": trainers_verdict(values, settings, attacks, len(sample))}, curve
 
 
 def attacks_and_adversary(settings: Robustness, classes: int, record: dict[str, Any]) -> tuple[list[str], Adversary]:
@@ -99,16 +99,3 @@ def attacks_and_adversary(settings: Robustness, classes: int, record: dict[str, 
     if attacks != ["pgd"]:
         require_package()
     return attacks, Adversary(ball, settings.step_size * GREY_LEVEL, classes, settings.seed, settings.steps)
-
-
-def verdict(values: dict[str, Any], settings: Robustness, attacks: list[str], images: int) -> str:
-    """One line: the figure, of which attacks, and whether to believe it."""
-    low, high = values["interval_low_percent"], values["interval_high_percent"]
-    figure = (
-        f"{values['headline_accuracy_percent']:.1f} % of {images} images withstand {settings.norm} "
-        f"{settings.epsilon:g} under {in_words(attacks, settings.steps)} (95 % interval {low:.0f} to {high:.0f} %)"
-    )
-    failed = [says for name, says in MASKING.items() if not values.get(name, True)]
-    if failed:
-        return f"Not to be believed: {figure}, but {'; '.join(failed)}. Gradients may be masked."
-    return f"{figure}; no sign of masked gradients."

@@ -15,41 +15,13 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError
 from ppvit.evasion.ball import Ball
 
 SQUARE_QUERIES = 5000
 UNTRUSTED = "Remove from the model what is random or hides its gradients, then dvc repro finetune robustness"
 _NORMS = {"linf": "Linf", "l2": "L2"}
 _TARGETS = 9  # classes that targeted attacks try, of those with the largest logits
-
-
-def attack_names(attack: str, classes: int) -> list[str]:
-    """The attacks behind a value of ``robustness.attack``, in the order of the cascade.
-
-    The targeted loss of APGD compares four logits, so FAB takes its place where there are fewer.
-
-    Args:
-        attack: ``pgd``, ``quick`` or ``full``.
-        classes: C.
-
-    Raises:
-        UsageError: there is no second class to be mistaken for.
-    """
-    if classes < 2:
-        raise UsageError(f"robustness needs 2 classes or more and the model has {classes}; choose another data set")
-    gradient = {2: ["apgd-ce", "fab"], 3: ["apgd-ce", "fab-t"]}.get(classes, ["apgd-ce", "apgd-t"])
-    if attack == "pgd":
-        return ["pgd"]
-    if attack == "quick":
-        return ["pgd", *gradient]
-    return [*gradient, "square"] if classes < 4 else [*gradient, "fab-t", "square"]
-
-
-def in_words(attacks: list[str], steps: int) -> str:
-    """The attacks as a reader knows them: PGD-20, APGD-CE and APGD-T."""
-    names = [f"PGD-{steps}" if attack == "pgd" else attack.upper() for attack in attacks]
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def perturb(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from ppvit.data.batches import EncryptedImages
@@ -43,9 +42,3 @@ def draw(dataset: EncryptedImages, count: int, seed: int) -> Sample:
 def percent(hits: np.ndarray) -> float:
     """Share of True in a bool array, in percent."""
     return 100.0 * float(np.mean(hits))
-
-
-def interval_percent(hits: np.ndarray) -> tuple[float, float]:
-    """95 % interval of :func:`percent` over samples of this size (Wilson, JASA 1927), in percent."""
-    interval = binomtest(int(np.sum(hits)), len(hits)).proportion_ci(0.95, method="wilson")
-    return 100.0 * float(interval.low), 100.0 * float(interval.high)

@@ -18,6 +18,7 @@ from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.figures import Amount, Count, Percent, read_result, read_rows
 from ppvit.core.provenance import finetuned_id
+from ppvit.evasion.told import attack_names, interval_percent, trainers_verdict
 from ppvit.places import Places
 
 STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")
@@ -48,13 +49,14 @@ class Tables:
     curve: list[tuple[float, float]]
 
 
-def read_results(config: Config, places: Places, images: int) -> dict[str, dict[str, Any]]:
+def read_results(config: Config, places: Places, images: int, classes: int) -> dict[str, dict[str, Any]]:
     """All result files by stage; that of ``he`` where there is one, since its library is an extra.
 
     Args:
         config: ``finetune.method`` and ``finetune.epochs`` are used.
         places: ``results`` is read, and ``finetuned``, of which they must be.
         images: number of the owner's test images.
+        classes: number of the owner's classes.
 
     Raises:
         PpvitError: a result is missing, cannot be right, is of another model than `verify` measured, or contradicts
@@ -68,6 +70,8 @@ def read_results(config: Config, places: Places, images: int) -> dict[str, dict[
         )
     for stage in _OF_THE_MODEL:
         _require(places, values, stage, "finetuned_id", verified, f"{places.result('verify')} is about")
+    size = sum(path.stat().st_size for path in places.finetuned.rglob("*") if path.is_file())
+    _require(places, values, "finetune", "adapter_bytes", size, f"{places.finetuned} has")
     for name in ("method", "epochs"):
         _require(places, values, "finetune", name, getattr(config.finetune, name), "by params.yaml it is")
     for stage in ("evaluate", "verify"):
@@ -80,7 +84,7 @@ def read_results(config: Config, places: Places, images: int) -> dict[str, dict[
             if name.endswith("accuracy_percent") and not _is_share(percent, values[stage]["images"]):
                 why = f"'{name}' {percent} is no share of {values[stage]['images']} images"
                 raise _distrusted(places.result(stage), stage, why)
-    _require_own_words(places.result("robustness"), values["robustness"])
+    _require_agreement(config, places.result("robustness"), values["robustness"], classes)
     if places.result("he").exists():
         values["he"] = read_result(places.result("he"), "he")
     return values
@@ -188,14 +192,27 @@ def _require(
         raise _distrusted(places.result(stage), stage, told)
 
 
-def _require_own_words(path: Path, robustness: dict[str, Any]) -> None:
-    """The trainer's sentence must quote its own figures."""
-    headline = robustness.get("headline_accuracy_percent")
-    words = "Not measured by the trainer: "
-    if headline is not None:
-        words = f"{headline:.1f} % of {robustness['images']} images withstand "
-    if not robustness["verdict"].removeprefix("Not to be believed: ").startswith(words):
-        raise _distrusted(path, "robustness", f"'verdict' does not begin with '{words}', as its figures say")
+def _require_agreement(config: Config, path: Path, robustness: dict[str, Any], classes: int) -> None:
+    """What the trainer says of attacks must agree with itself: each goes on where the one before it left off."""
+    if "headline_accuracy_percent" not in robustness:
+        if not robustness["verdict"].startswith("Not measured by the trainer: "):
+            raise _distrusted(path, "robustness", "'verdict' names a figure that is not there")
+        return
+    attacks = robustness.get("attacks", "").split(", ")
+    if attacks not in (attack_names(config.robustness.attack, classes), ["pgd"]):
+        raise _distrusted(path, "robustness", "'attacks' are not those of robustness.attack")
+    left = robustness["clean_accuracy_percent"]
+    for name in (f"{attack.replace('-', '_')}_accuracy_percent" for attack in attacks):
+        if robustness.get(name, math.inf) > left:
+            raise _distrusted(path, "robustness", f"'{name}' is not there, or more than before that attack")
+        left = robustness[name]
+    hits = np.arange(robustness["images"]) < round(left * robustness["images"] / 100)
+    low, high = (round(bound, 2) for bound in interval_percent(hits))
+    known = {"headline_accuracy_percent": left, "interval_low_percent": low, "interval_high_percent": high}
+    known["verdict"] = trainers_verdict({**robustness, **known}, config.robustness, attacks, robustness["images"])
+    for name, expected in known.items():
+        if robustness.get(name) != expected:
+            raise _distrusted(path, "robustness", f"'{name}' is not '{expected}', as its other figures say")
 
 
 def _is_share(percent: float, images: int) -> bool:

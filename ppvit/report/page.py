@@ -42,7 +42,7 @@ def write_page(config: Config, places: Places) -> str:
         PpvitError: see :func:`ppvit.report.claims.read_results` and :func:`ppvit.report.claims.read_tables`.
     """
     plain = PlainImages(places.raw, "test", config.dataset, config.encrypt)
-    values = read_results(config, places, len(plain))
+    values = read_results(config, places, len(plain), len(plain.classes))
     per_class = np.bincount(plain.labels, minlength=len(plain.classes))
     tables = read_tables(config, places, per_class, values)
     summary = summary_rows(values)

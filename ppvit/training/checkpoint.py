@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import random
 import time
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +23,14 @@ from ppvit.core.reading import open_regular
 from ppvit.tuners import trained_state
 
 SAVE_SECONDS = 60.0  # at most this much work is lost; when a checkpoint is saved never changes the result
+
+
+class Extent(NamedTuple):
+    """How far a run can be: its epochs, the optimiser steps of one, and the number of values that it measures."""
+
+    epochs: int
+    steps: int
+    measures: int
 
 
 class Checkpoint:
@@ -56,7 +66,7 @@ class Checkpoint:
             torch.save(state, file)
         self._saved_at = time.monotonic()
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, within: Extent) -> dict[str, Any] | None:
         """Put the saved state in place; returns ``progress``, or None when there is nothing to resume.
 
         A damaged checkpoint, or one that another program has written there, is not used, and training starts anew.
@@ -82,7 +92,9 @@ class Checkpoint:
             }:
                 raise ValueError("it belongs to another model")
             progress: dict[str, Any] = state["progress"]
-            _check(progress)
+            _check(progress, within)
+            if not all(tensor.isfinite().all() for tensor in saved.values() if tensor.is_floating_point()):
+                raise ValueError("it holds values that are no numbers")
             optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["random"])
             if state["cuda_random"]:
@@ -106,11 +118,24 @@ class Checkpoint:
         self._path.unlink(missing_ok=True)
 
 
-def _check(progress: Any) -> None:
-    """Refuse what :meth:`ppvit.training.loop.Training` could not go on from."""
+def _check(progress: Any, within: Extent) -> None:
+    """Refuse what :class:`ppvit.training.loop.Training` could not go on from."""
     names = {"epoch": int, "step": int, "history": list, "sums": list, "objective": dict}
-    if not isinstance(progress, dict) or not all(isinstance(progress.get(name), kind) for name, kind in names.items()):
-        raise ValueError("its progress is not that of a training run")
+    whole = isinstance(progress, dict) and all(isinstance(progress.get(name), kind) for name, kind in names.items())
+    if not (
+        whole
+        and 0 <= progress["epoch"] <= within.epochs
+        and 0 <= progress["step"] < within.steps
+        and len(progress["history"]) == progress["epoch"]
+        and all(isinstance(metrics, dict) and _are_numbers(metrics.values()) for metrics in progress["history"])
+        and len(progress["sums"]) == within.measures
+        and _are_numbers(progress["sums"])
+    ):
+        raise ValueError("its progress is not that of this training run")
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 def seed_everything(seed: int) -> None:

@@ -19,7 +19,7 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.results import Stopwatch
 from ppvit.data.batches import Images, epoch_batches, load_batches
 from ppvit.models import model_input
-from ppvit.training.checkpoint import Checkpoint
+from ppvit.training.checkpoint import Checkpoint, Extent
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
 
@@ -176,7 +176,8 @@ class Training:
 
     def _resume(self) -> tuple[int, int]:
         """Epoch and optimiser step to start at."""
-        progress = self.checkpoint.load(self._accelerator.unwrap_model(self.model), self._optimizer)
+        extent = Extent(self.settings.epochs, self._steps_per_epoch, len(self._objective.measures))
+        progress = self.checkpoint.load(self._accelerator.unwrap_model(self.model), self._optimizer, extent)
         if progress is None:
             return 0, 0
         self.history = progress["history"]

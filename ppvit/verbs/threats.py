@@ -33,13 +33,14 @@ from ppvit.evasion.at_owner import (
     summary,
     transferred,
 )
-from ppvit.evasion.autoattack import attack_names, require_package
+from ppvit.evasion.autoattack import require_package
 from ppvit.evasion.ball import GREY_LEVEL, Ball
 from ppvit.evasion.cascade import Adversary, cascade
 from ppvit.evasion.ciphered import rounds, through_cipher, through_map
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import recover
 from ppvit.evasion.sample import Sample, chosen, percent
+from ppvit.evasion.told import attack_names
 from ppvit.evasion.verdicts import verdict
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned

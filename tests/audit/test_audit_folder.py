@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from ppvit.audit import folder
 from ppvit.ciphers import make_cipher
 from ppvit.ciphers.keys import Key
-from ppvit.cli import app
+from ppvit.cli.command import app
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.data import images
 

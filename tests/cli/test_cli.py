@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ppvit import __version__
 from ppvit.ciphers import keys
 from ppvit.ciphers.keys import Key
-from ppvit.cli import app
+from ppvit.cli.command import app
 from ppvit.config import default_yaml, parameters
 from ppvit.core.errors import UsageError
 from ppvit.pipeline import STAGES
@@ -53,7 +53,7 @@ def test_a_verb_takes_every_place_that_its_stage_reads_and_writes(tmp_path):
 
 def test_help_and_version_load_no_heavy_package(tmp_path):
     heavy = "{'torch', 'numpy', 'pydantic', 'dvc', 'rich'}"
-    code = f"import sys, ppvit.cli; sys.exit(len({heavy} & set(sys.modules)))"
+    code = f"import sys, ppvit.cli.command; sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert ppvit("--version", cwd=tmp_path).stdout == f"ppvit {__version__}\n"
 
@@ -140,7 +140,7 @@ def test_keygen_with_a_passphrase(tmp_path):
     done = ppvit("keygen", "--passphrase", cwd=tmp_path, **environment)
     key_id = done.stdout.strip()
     assert (tmp_path / "ring" / f"{key_id}.key").read_text().startswith("ppvit-key-v1-scrypt:ln=17,r=8,p=1:")
-    assert "of the passphrase" in done.stderr
+    assert "remember the passphrase" in done.stderr
     assert "horse" not in done.stdout + done.stderr
     code = f"from ppvit.ciphers import keys; assert keys.load('{key_id}').id == '{key_id}'"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)

@@ -41,6 +41,8 @@ def test_hashes_that_are_names_of_files_are_refused(tmp_path, told):
 
 
 NO_LOCKS = ("", "[]", "stages: 5", "stages: {a: []}", "{", "a: [" * 3000, "stages: {a: {outs: [x]}}")
+BOMB = "a: &a0 [x]\n" + "".join(f"b{n}: &a{n + 1} [{', '.join(9 * [f'*a{n}'])}]\n" for n in range(9))
+NO_LOCKS += (BOMB, "stages: {}\n" + "# padding\n" * 200_000)
 NO_LOCKS += (lock_of(files=[]), lock_of(cloud={}), lock_of(hash="x"))
 
 

@@ -95,7 +95,7 @@ def test_full_disk_for_real(tmp_path, kind):
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    assert re.fullmatch(rf"error: {tmp_path}/out: the disk is full.*\(nothing was written\)\n", done.stderr)
+    assert re.fullmatch(rf"error: {tmp_path}/out: the disk is full.*\(it was not written\)\n", done.stderr)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,7 +106,7 @@ def test_limit_on_the_size_of_files(tmp_path, kind):
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
-    assert re.fullmatch(rf"error: {tmp_path}/out: .*ulimit -f.*\(nothing was written\)\n", done.stderr)
+    assert re.fullmatch(rf"error: {tmp_path}/out: .*ulimit -f.*\(it was not written\)\n", done.stderr)
     assert os.listdir(tmp_path) == []
 
 

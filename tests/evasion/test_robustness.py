@@ -16,12 +16,12 @@ from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config, load
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.evasion import at_trainer, masking
-from ppvit.evasion.autoattack import attack_names
+from ppvit.evasion import masking
 from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.cascade import BATCH, Adversary, cascade, classified_correctly
 from ppvit.evasion.progress import Progress
-from ppvit.evasion.sample import Sample, chosen, interval_percent
+from ppvit.evasion.sample import Sample, chosen
+from ppvit.evasion.told import attack_names, interval_percent, trainers_verdict
 from ppvit.models import save_model
 from ppvit.places import Places
 from ppvit.verbs import encrypt, evaluate, finetune, robustness
@@ -401,7 +401,7 @@ def test_accuracy_counts_right_names_only():
 def test_verdict_says_why_a_figure_is_not_to_be_believed():
     checks = {"masking_falls_with_epsilon": True, "masking_vanishes": False, "masking_falls_with_steps": True}
     values = {"headline_accuracy_percent": 60.0, "interval_low_percent": 50.0, "interval_high_percent": 69.0, **checks}
-    said = at_trainer.verdict(values | {"masking_planted_found": False}, settings().robustness, ["pgd"], 100)
+    said = trainers_verdict(values | {"masking_planted_found": False}, settings().robustness, ["pgd"], 100)
     figure = "60.0 % of 100 images withstand linf 8 under PGD-20 (95 % interval 50 to 69 %)"
     assert said.startswith(f"Not to be believed: {figure}, but ")
     assert "the largest epsilon leaves more than nothing; an attack misses a planted adversarial image." in said

@@ -23,7 +23,7 @@ from test_he_parties import configured, places_with
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
 from ppvit.he.parties import head, owner
-from ppvit.he.parties.folders import OwnersFiles, read_plan, weights_name, write_manifest
+from ppvit.he.parties.folders import OwnersFiles, id_of_data, read_plan, weights_name, write_manifest
 from ppvit.he.parties.trainer import run as run_trainer
 from ppvit.he.tiles import plan as tiles_plan
 from ppvit.he.volley_revolver import plan as published
@@ -148,7 +148,7 @@ def test_a_trainers_record_without_figures_is_told(copy, field, value):
     path = copy / "trainer" / "weights" / "training.json"
     record = json.loads(path.read_text()) | {field: value}
     path.write_text(json.dumps(record))
-    write_manifest(path.parent, read_plan(copy / "owner")[1])
+    write_manifest(path.parent, read_plan(copy / "owner")[1], data=id_of_data(copy / "trainer" / "data"))
     with pytest.raises(PpvitError, match=r"^[^\n]*training.json[^\n]*(again)[^\n]*$") as told:
         decrypt(copy)
     assert field in str(told.value) or "no number" in str(told.value) or "digits" in str(told.value)
@@ -165,7 +165,7 @@ def test_honest_weights_pass_and_dishonest_ones_are_warned_of(copy, capsys):
         session.save(
             session.encrypt(weight_slots(plan, weights, block)), copy / "trainer/weights" / weights_name(block)
         )
-    write_manifest(copy / "trainer" / "weights", fingerprint)
+    write_manifest(copy / "trainer" / "weights", fingerprint, data=id_of_data(copy / "trainer" / "data"))
     assert decrypt(copy)["max_weight_error"] > 0.01
     told = capsys.readouterr().err
     assert told.startswith("warning: max_weight_error ")

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.ckks.scheme import Parameters
@@ -21,7 +23,7 @@ from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.ckks.session import Session
 from ppvit.he.ckks.trial import require_readable
 from ppvit.he.parties.features import unchanged
-from ppvit.he.parties.folders import MANIFEST, OwnersFiles, read_manifest, write_manifest, write_plan
+from ppvit.he.parties.folders import MANIFEST, OwnersFiles, Sent, read_manifest, write_manifest, write_plan
 from ppvit.he.parties.kept import Kept, read_kept, write_kept
 from ppvit.he.parties.refresh import patience_seconds
 from ppvit.he.parties.trainer import run as run_trainer
@@ -161,6 +163,7 @@ def test_a_folder_has_exactly_the_files_that_are_expected_and_none_too_large(tmp
     for change in (
         {"files": {**good["files"], "more": "0" * 64}}, {"files": {"a": "x"}}, {"files": []}, {"fingerprint": 1},
         {"fingerprint": "he-\x1b[2J"}, {"schema": True}, {"run": "../../x"}, {"more": 1},
+        {"data": "data-\x1b[2J"}, {"data": 1},
     ):  # fmt: skip
         (tmp_path / MANIFEST).write_text(json.dumps({**good, **change}))
         with pytest.raises(PpvitError, match=str(tmp_path)):
@@ -200,29 +203,39 @@ def test_a_trainer_survives_the_files_of_a_hostile_owner(tmp_path):
 
 
 SIZES = {"images": 5, "columns": 4, "classes": 3}
+SENT = Sent("data-" + "0" * 16, Path("encrypt.json"), "train again")
 
 
 def kept(**other: np.ndarray) -> Kept:
     arrays = {"twin_weights": np.zeros((3, 4)), "features": np.zeros((5, 4)), "labels": np.zeros(5, np.int64), **other}
-    return Kept(unchanged(3), **arrays)
+    return Kept(unchanged(3), **arrays, data=SENT.id)
 
 
 def test_what_the_owner_kept_is_read_only_if_it_is_of_the_plan(tmp_path):
     plan, owner = make_plan(**SIZES, iterations=1), OwnersFiles(tmp_path)
     write_kept(owner, kept())
-    assert read_kept(owner, plan).features.shape == (5, 4)
+    assert read_kept(owner, plan, SENT).features.shape == (5, 4)
+    with pytest.raises(
+        PpvitError, match=r"is of data-0{16}, encrypt.json of data-1{16}: .* run ppvit he encrypt again"
+    ):
+        read_kept(owner, plan, replace(SENT, id="data-" + "1" * 16))
+    arrays = load_file(tmp_path / "kept.safetensors")
+    for metadata in (None, {"more": "0"}):
+        save_file(arrays, tmp_path / "kept.safetensors", metadata)
+        with pytest.raises(PpvitError, match="is of data that it does not name, "):
+            read_kept(owner, plan, SENT)
     for bad in (
         {"features": np.zeros((6, 4))}, {"features": np.zeros((5, 4), np.float32)}, {"labels": np.full(5, 3)},
         {"twin_weights": np.full((3, 4), np.nan)}, {"labels": np.zeros((5, 1), np.int64)},
     ):  # fmt: skip
         write_kept(owner, kept(**bad))
         with pytest.raises(PpvitError, match="run ppvit he encrypt again"):
-            read_kept(owner, plan)
+            read_kept(owner, plan, SENT)
     path = tmp_path / "kept.safetensors"
     for text in (b"", b"x" * 9, struct.pack("<Q", 2**60) + b"{}", b"PK\3\4"):
         path.write_bytes(text)
         with pytest.raises(PpvitError, match="is damaged"):
-            read_kept(owner, plan)
+            read_kept(owner, plan, SENT)
 
 
 @pytest.mark.parametrize("seconds", ["soon", "nan", "inf", "-1", "0", "1e300"])

@@ -21,13 +21,17 @@ TIMES = {
     "versions": "torch 1.0",
 }
 WEIGHTS = b"weights of a fine-tuned model"
-LISTED = f"{hashlib.sha256(WEIGHTS).hexdigest()}  adapter_model.safetensors\n"  # as sha256sum lists them
+CONFIGURATION = b"{}"
+# as sha256sum lists them
+LISTED = f"{hashlib.sha256(CONFIGURATION).hexdigest()}  adapter_config.json\n"
+LISTED += f"{hashlib.sha256(WEIGHTS).hexdigest()}  adapter_model.safetensors\n"
 MODEL = hashlib.sha256(LISTED.encode()).hexdigest()[:16]
 IMAGES = 80  # 27, 27 and 26 of the three classes
 VALUES = {
     "adapt": {"max_logit_difference_float64": 3e-14, "max_logit_difference_float32": 1e-6, "adapted": True},
     "finetune": {
-        "trainable_parameters": 155_146, "method": "melo", "adapter_bytes": 4096, "epochs": 3, "finetuned_id": MODEL,
+        "trainable_parameters": 155_146, "method": "melo", "adapter_bytes": 31, "epochs": 3,
+        "finetuned_id": MODEL,
     },
     "evaluate": {
         "accuracy_percent": 91.25, "cross_entropy": 0.3, "calibration_error_percent": 1.25,
@@ -38,8 +42,12 @@ VALUES = {
         "chance_percent": 33.3, "images": IMAGES, "finetuned_id": MODEL,
     },
     "robustness": {
-        "clean_accuracy_percent": 90.0, "headline_accuracy_percent": 5.0, "images": 20, "norm": "linf", "epsilon": 8.0,
-        "seed": 0, "verdict": "5.0 % of 20 images withstand linf 8.", "finetuned_id": MODEL,
+        "clean_accuracy_percent": 90.0, "pgd_accuracy_percent": 15.0, "apgd_ce_accuracy_percent": 5.0,
+        "fab_t_accuracy_percent": 5.0, "attacks": "pgd, apgd-ce, fab-t", "headline_accuracy_percent": 5.0,
+        "interval_low_percent": 0.89, "interval_high_percent": 23.61,  # Wilson's, of 1 in 20
+        "images": 20, "norm": "linf", "epsilon": 8.0, "seed": 0, "finetuned_id": MODEL,
+        "verdict": "5.0 % of 20 images withstand linf 8 under PGD-20, APGD-CE and FAB-T (95 % interval 1 to 24 %); "
+        "no sign of masked gradients.",
     },
     "threats": {
         "k1_accuracy_percent": 1.25, "k2_accuracy_percent": 2.25, "k3_accuracy_percent": 40.5,
@@ -69,6 +77,7 @@ def make_world(tmp_path: Path) -> Path:
     write_raw(tmp_path / "raw", {"train": 3, "test": IMAGES})
     (tmp_path / "models/finetuned").mkdir(parents=True)
     (tmp_path / "models/finetuned/adapter_model.safetensors").write_bytes(WEIGHTS)
+    (tmp_path / "models/finetuned/adapter_config.json").write_bytes(CONFIGURATION)
     results = tmp_path / "results"
     for folder in ("live/plots/metrics", "plots", "audit", "robustness"):
         (results / folder).mkdir(parents=True)
@@ -198,7 +207,7 @@ def test_every_attacker_stands_beside_the_headline(world, write):
     page = (world / "report.html").read_text()
     for text in (
         "1.2 % withstand K1.",
-        "5.0 % of 20 images withstand linf 8.",
+        "5.0 % of 20 images withstand linf 8 under",
         "1.25 %",
         "2.25 %",
         "40.50 %",

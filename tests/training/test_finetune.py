@@ -1,6 +1,7 @@
 """Fine-tuning: exact batches, exact gradients, resume to the identical result, clear ends."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from ppvit.core.results import read_times
 from ppvit.data.batches import EncryptedImages, epoch_batches
 from ppvit.models import save_model
 from ppvit.places import Places
-from ppvit.training.checkpoint import Checkpoint
+from ppvit.training.checkpoint import Checkpoint, Extent
 from ppvit.training.finetuning import finetune as fine_tune
 from ppvit.training.schedule import learning_rate_factor
 from ppvit.tuners import save_finetuned
@@ -199,15 +200,25 @@ class Bomb:
         return os.mkdir, (os.environ["BOMB"],)
 
 
-@pytest.mark.parametrize("damage", ["cut", "bit", "code", "model", "types", "progress"])
+EXTENT = Extent(epochs=3, steps=4, measures=1)
+NO_PROGRESS = (
+    *({"epoch": each} for each in ("1", 10**6, -1, 2, 1.0)),
+    *({"step": each} for each in (-5, 4, None)),
+    *({"history": [each]} for each in ("x", {"train_loss": "x"}, {"train_loss": math.nan}, 1)),
+    *({"sums": each} for each in ([], [1.0, 2.0], [math.inf], ["1"], 5)),
+    {"objective": []},
+)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "code", "model", "types", "weights", *NO_PROGRESS], ids=str)
 def test_checkpoint_that_cannot_be_used_is_told_and_changes_nothing(tmp_path, monkeypatch, capsys, damage):
     monkeypatch.setenv("BOMB", str(tmp_path / "executed"))
-    progress = {"epoch": 1, "step": 0, "history": [], "sums": [], "objective": {}, "scaler": None}
+    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
     trained = torch.nn.Linear(2, 2)
     checkpoint = Checkpoint({"a": 1}, tmp_path)
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
     checkpoint.save(trained, optimizer, progress)
-    assert checkpoint.load(trained, optimizer) == progress
+    assert checkpoint.load(trained, optimizer, EXTENT) == progress
     (path,) = tmp_path.glob("*.pt")
     data, weights = path.read_bytes(), trained.weight.detach().numpy().tobytes()
     if damage == "cut":
@@ -221,12 +232,16 @@ def test_checkpoint_that_cannot_be_used_is_told_and_changes_nothing(tmp_path, mo
         checkpoint.save(torch.nn.Linear(2, 3), optimizer, progress)
     elif damage == "types":
         checkpoint.save(torch.nn.Linear(2, 2).double(), optimizer, progress)
+    elif damage == "weights":
+        with torch.no_grad():
+            trained.weight[0, 0] = math.nan
+        checkpoint.save(trained, optimizer, progress)
     else:
-        checkpoint.save(trained, optimizer, {"epoch": "1"})
+        checkpoint.save(trained, optimizer, {**progress, **damage})
     model = torch.nn.Linear(2, 2)
     mine = torch.optim.SGD(model.parameters(), lr=0.5)
     before, random = model.weight.clone(), torch.get_rng_state()
-    assert checkpoint.load(model, mine) is None
+    assert checkpoint.load(model, mine, EXTENT) is None
     told = capsys.readouterr().err
     assert told.startswith(f"finetune: the checkpoint {path} cannot be used (")
     assert told.count("\n") == 1
@@ -250,11 +265,11 @@ def test_runs_that_share_a_checkpoint_do_not_disturb_each_other(tmp_path):
     """Two runs of the same parameters: one ends and forgets it while the other still saves."""
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    progress = {"epoch": 1, "step": 0, "history": [], "sums": [], "objective": {}, "scaler": None}
+    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
     first, second = Checkpoint({}, tmp_path), Checkpoint({}, tmp_path)
     first.save(model, optimizer, progress)
-    second.save(model, optimizer, progress | {"epoch": 2})
-    assert first.load(model, optimizer)["epoch"] == 2
+    second.save(model, optimizer, progress | {"epoch": 2, "history": 2 * progress["history"]})
+    assert first.load(model, optimizer, EXTENT)["epoch"] == 2
     first.remove()
     second.save(model, optimizer, progress | {"epoch": 3})
     second.remove()

@@ -347,7 +347,7 @@ def test_readme_of_what_peft_knows_asks_for_no_ppvit(tmp_path):
 
 def test_import_ppvit_imports_neither_torch_nor_peft():
     script = (
-        "import sys, ppvit, ppvit.ciphers, ppvit.cli\n"
+        "import sys, ppvit, ppvit.ciphers, ppvit.cli.command\n"
         "print([name for name in ('torch', 'peft', 'timm', 'transformers') if name in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

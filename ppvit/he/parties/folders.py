@@ -5,6 +5,7 @@ A party reads what the other wrote, which it does not trust: every file has a na
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,13 +18,14 @@ from pydantic import Field
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output, write_json
 from ppvit.core.git import keep_out_of_git
-from ppvit.core.reading import Record, open_regular, read_record, sha256_of
+from ppvit.core.reading import JSON_BYTES, Record, open_regular, read_bounded, read_record, sha256_of
 from ppvit.he.algorithms import ALGORITHMS, Algorithm
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
 
 Fingerprint = Annotated[str, Field(pattern=r"\Ahe-[0-9a-f]{16}\z")]
+DataId = Annotated[str, Field(pattern=r"\Adata-[0-9a-f]{16}\z")]
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 
 
@@ -43,12 +45,29 @@ class Manifest(Record):
         fingerprint: of the secret key.
         files: hashes by name.
         run: of new weights, which start of the trainer wrote them.
+        data: of weights and what goes with `refresh`, what was trained on; see :func:`id_of_data`.
     """
 
     schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
     fingerprint: Fingerprint
     files: dict[str, Sha256]
     run: str | None = Field(None, pattern=r"\A[0-9a-f]{16}\z")
+    data: DataId | None = None
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Which of the owner's encryptions a party works with.
+
+    Attributes:
+        id: see :func:`id_of_data`.
+        told_by: the file that says so, named in errors.
+        remedy: what to do with what is of another.
+    """
+
+    id: str
+    told_by: Path
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -135,6 +154,18 @@ def write_manifest(folder: Path, fingerprint: str, **record: Any) -> None:
     write_json(folder / MANIFEST, {"schema": SCHEMA, "fingerprint": fingerprint, **record, "files": files})
 
 
+def id_of_data(folder: Path) -> str:
+    """``data-`` and 16 hexadecimal digits that tell one encryption from another: a hash of the manifest of ``data``.
+
+    Equal features give other ciphertexts every time, so no two encryptions share it.
+
+    Raises:
+        PpvitError: the manifest is larger than one can be.
+        OSError: it is missing or cannot be read.
+    """
+    return "data-" + hashlib.sha256(read_bounded(folder / MANIFEST, JSON_BYTES)).hexdigest()[:16]
+
+
 def read_manifest(folder: Path, made_by: str, fingerprint: str, expected: Mapping[str, int]) -> Manifest:
     """Check every file of a folder against its manifest.
 
@@ -168,6 +199,24 @@ def read_manifest(folder: Path, made_by: str, fingerprint: str, expected: Mappin
                 f"{path} does not match its SHA-256: it is truncated or was altered; fetch it again or {again}"
             )
     return manifest
+
+
+def require_of(sent: Sent, folder: Path, manifest: Manifest) -> None:
+    """Refuse what was made from other data than those.
+
+    Args:
+        sent: the right ones.
+        folder: what was made from some.
+        manifest: its, from :func:`read_manifest`.
+
+    Raises:
+        PpvitError: names both and the remedy.
+    """
+    if manifest.data != sent.id:
+        raise PpvitError(
+            f"{folder} is of {manifest.data or 'data that it does not name'}, {sent.told_by} of {sent.id}: two runs of "
+            f"ppvit he encrypt were mixed up; use the right folders or {sent.remedy}"
+        )
 
 
 def require_bytes(path: Path, most: int, remedy: str) -> None:

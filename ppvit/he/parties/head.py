@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -13,18 +14,23 @@ from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output
 from ppvit.core.results import Stopwatch, peak_memory_bytes, write_result
+from ppvit.data.plain import BATCH
 from ppvit.he.algorithms import Floats
 from ppvit.he.parties import owner as owners
 from ppvit.he.parties.features import backbone_of, extract, require_same_settings
 from ppvit.he.parties.folders import OwnersFiles, read_plan
-from ppvit.he.parties.kept import read_kept
-from ppvit.he.parties.measured import TRAINING, read_owners_measured, read_training
+from ppvit.he.parties.kept import Kept, read_kept
+from ppvit.he.parties.measured import TRAINING, read_owners_measured, read_sent, read_training
 from ppvit.places import Places
+
+if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not need it
+    from ppvit.models import Backbone
 
 STEPS = ("keys", "encrypt", "train", "decrypt")
 HEADLINE = ("accuracy_percent",)
 _RANDOM = ("max_weight_error", "upload_bytes", "key_bytes", "download_bytes")  # change with every encryption
 EXPECTED_ERROR = 5e-3  # of a weight: the noise of the scheme stays below
+_SAME = 0.05  # of a whitened feature, whose deviation is 1: another machine's arithmetic stays far below
 
 
 def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> None:
@@ -43,13 +49,13 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
         trainer: the trainer's folder.
 
     Raises:
-        PpvitError: see :func:`ppvit.he.parties.owner.decrypt`; settings with which features are others than at
-            `encrypt`.
+        PpvitError: see :func:`ppvit.he.parties.owner.decrypt`; settings, images or a backbone with which features are
+            others than at `encrypt`.
     """
     watch = Stopwatch()
     algorithm, _ = read_plan(owner.folder)
     plan = algorithm.plan
-    kept = read_kept(owner, plan)
+    kept = read_kept(owner, plan, read_sent(owner.folder, trainer))
     whitening = kept.whitening
     measured, settings = read_owners_measured(owner.folder)
     require_same_settings(config, settings)
@@ -63,6 +69,7 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
             f"{places.raw} has {features.shape[1]} features and {labels.max() + 1} classes or more, training had "
             f"{whitening.matrix.shape[1]} and {plan.classes}: it is another data set; decrypt with the one of encrypt"
         )
+    _require_same_features(config, places, kept, backbone)
     white = whitening(features)
     weight, bias = whitening.fold(weights)
     in_the_clear = Stopwatch()
@@ -113,6 +120,23 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
     values |= {"decrypt_seconds": decrypt_seconds, "peak_memory_bytes": max(memory)}
     values["wall_seconds"] = round(sum(values[f"{step}_seconds"] for step in STEPS), 3)
     write_result(places.result("he"), values, watch, HEADLINE, _RANDOM)
+
+
+def _require_same_features(config: Config, places: Places, kept: Kept, backbone: Backbone | None) -> None:
+    """Refuse images or a backbone that give the first training images other features than `encrypt` had.
+
+    Raises:
+        PpvitError: names what was read.
+    """
+    first = min(len(kept.labels), BATCH)
+    features, labels = extract(config, places.raw, "train", first, backbone)
+    same = np.array_equal(labels, kept.labels[:first])
+    if not same or np.abs(kept.whitening(features) - kept.features[:first]).max() > _SAME:
+        weights = "" if backbone is None else f", or {places.embedded} another backbone"
+        raise PpvitError(
+            f"{places.raw} is another data set{weights} than at ppvit he encrypt: its features are not those that "
+            "kept.safetensors has; decrypt with those of encrypt, or encrypt and train again"
+        )
 
 
 def _weight_error(weights: Floats, expected: Floats) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.reading import read_bounded
 from ppvit.he.algorithms import Floats, Labels, Plan
 from ppvit.he.parties.features import Whitening
-from ppvit.he.parties.folders import OwnersFiles
+from ppvit.he.parties.folders import OwnersFiles, Sent
 
 _MAX_FEATURES = 2**20  # D; an image of 512 x 512 pixels has fewer values
 _HEADER_BYTES = 2**16
@@ -27,12 +28,14 @@ class Kept:
         twin_weights: float64, (C, d).
         features: whitened, float64 (n, d).
         labels: int64, (n,).
+        data: the id of their encryption, see :func:`ppvit.he.parties.folders.id_of_data`.
     """
 
     whitening: Whitening
     twin_weights: Floats
     features: Floats
     labels: Labels
+    data: str
 
 
 def write_kept(owner: OwnersFiles, kept: Kept) -> None:
@@ -47,14 +50,15 @@ def write_kept(owner: OwnersFiles, kept: Kept) -> None:
         "labels": kept.labels,
     }
     with owner.writing(owner.kept) as file:
-        file.write(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        file.write(save(whole, {"data": kept.data}))
 
 
-def read_kept(owner: OwnersFiles, plan: Plan) -> Kept:
+def read_kept(owner: OwnersFiles, plan: Plan, sent: Sent) -> Kept:
     """The inverse of :func:`write_kept`, checked.
 
     Raises:
-        PpvitError: it is missing or damaged, or of another plan.
+        PpvitError: it is missing or damaged, or of another plan or other data.
     """
     path = owner.place(owner.kept)
     n, d, classes = plan.images, plan.columns, plan.classes
@@ -64,11 +68,17 @@ def read_kept(owner: OwnersFiles, plan: Plan) -> Kept:
     }  # fmt: skip
     most = 8 * ((d - 1) * (_MAX_FEATURES + 1) + 1 + classes * d + n * d + n) + _HEADER_BYTES
     try:
-        arrays = load(read_bounded(path, most))
+        stored = read_bounded(path, most)
+        arrays = load(stored)
     except FileNotFoundError:
         raise PpvitError(f"{path} is missing; run ppvit he encrypt") from None
     except SafetensorError as error:
         raise PpvitError(f"{path} is damaged ({error}); run ppvit he encrypt again") from None
+    if (data := _data_of(stored)) != sent.id:
+        raise PpvitError(
+            f"{path} is of {data or 'data that it does not name'}, {sent.told_by} of {sent.id}: ppvit he encrypt was "
+            "ended on its way, or files were mixed up; run ppvit he encrypt again"
+        )
     for name, shape in shapes.items():
         array = arrays.get(name)
         if array is None or not _fits(array, shape, np.int64 if name == "labels" else np.float64):
@@ -80,7 +90,14 @@ def read_kept(owner: OwnersFiles, plan: Plan) -> Kept:
     if not ((arrays["labels"] >= 0) & (arrays["labels"] < classes)).all():
         raise PpvitError(f"{path}: labels are no classes of the plan beside it; run ppvit he encrypt again")
     whitening = Whitening(arrays["matrix"], arrays["offset"], float(arrays["bound"][0]))
-    return Kept(whitening, arrays["twin_weights"], arrays["features"], arrays["labels"])
+    return Kept(whitening, arrays["twin_weights"], arrays["features"], arrays["labels"], sent.id)
+
+
+def _data_of(stored: bytes) -> str | None:
+    """The id in the metadata of a file that safetensors could read; its ``load`` does not return them."""
+    header = json.loads(stored[8 : 8 + int.from_bytes(stored[:8], "little")])
+    data: str | None = (header.get("__metadata__") or {}).get("data")
+    return data
 
 
 def _fits(array: np.ndarray, shape: tuple[int | None, ...], kind: type) -> bool:

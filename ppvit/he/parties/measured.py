@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import Record, read_record
+from ppvit.he.parties.folders import MANIFEST, DataId, Sent, id_of_data
 
 TRAINING, TRAINING_BYTES = "training.json", 2**16
 
@@ -38,6 +39,7 @@ class KeyMaking(Record):
 class Encryption(Record):
     """``encrypt.json`` of the owner; ``settings`` are those of :func:`ppvit.he.parties.features.settings_of`."""
 
+    data: DataId
     settings: dict[str, str | int | float | bool]
     validation_accuracy_percent: float | None = Field(ge=0, le=100)
     max_scores: float = Field(ge=0)
@@ -73,6 +75,25 @@ def read_owners_measured(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         PpvitError: missing or damaged.
     """
     making = read_record(folder / "keys.json", KeyMaking, "he (or ppvit he keys)")
-    encryption = read_record(folder / "encrypt.json", Encryption, "he (or ppvit he encrypt)")
-    figures = {**making.model_dump(), **encryption.model_dump()}
+    figures = {**making.model_dump(), **_read_encryption(folder).model_dump(exclude={"data"})}
     return figures, figures.pop("settings")
+
+
+def read_sent(folder: Path, trainer: Path) -> Sent:
+    """Owner: which data it has encrypted last, and what to do with weights of others.
+
+    Args:
+        folder: the owner's.
+        trainer: the trainer's; its ``data`` are old ones where it was copied back over newer ones.
+
+    Raises:
+        PpvitError: ``encrypt.json`` is missing or damaged.
+    """
+    last, data = _read_encryption(folder).data, trainer / "data"
+    there = not (data / MANIFEST).exists() or id_of_data(data) == last
+    remedy = "train again: ppvit he train" if there else "encrypt and train again: ppvit he encrypt"
+    return Sent(last, folder / "encrypt.json", remedy)
+
+
+def _read_encryption(folder: Path) -> Encryption:
+    return read_record(folder / "encrypt.json", Encryption, "he (or ppvit he encrypt)")

@@ -38,16 +38,18 @@ from ppvit.he.parties.features import (
 from ppvit.he.parties.folders import (
     MANIFEST,
     OwnersFiles,
+    id_of_data,
     owners_folder,
     read_manifest,
     read_plan,
+    require_of,
     require_replaceable,
     weights_name,
     write_manifest,
     write_plan,
 )
 from ppvit.he.parties.kept import Kept, write_kept
-from ppvit.he.parties.measured import TRAINING, TRAINING_BYTES
+from ppvit.he.parties.measured import TRAINING, TRAINING_BYTES, read_sent
 from ppvit.he.parties.refresh import answer_trainer
 from ppvit.places import Places
 
@@ -166,9 +168,9 @@ def encrypt(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -
             f"{owner.folder / 'plan.json'} was made with other settings or another data set; run ppvit he keys again"
         )
     session = open_session(owner, plan, fingerprint)
-    if read_plan(trainer)[1] != fingerprint:
+    if read_plan(trainer) != (algorithm, fingerprint):
         raise PpvitError(
-            f"{trainer} belongs to another key than {owner.folder}: keys were mixed up; run ppvit he keys again"
+            f"{trainer} belongs to another key or plan than {owner.folder}: keys were mixed up; run ppvit he keys again"
         )
     raw_features, labels = extract(config, places.raw, "train", plan.images, backbone_of(config, places.embedded))
     whitening = whitening_for(algorithm, config.he, raw_features)
@@ -181,8 +183,10 @@ def encrypt(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -
     with atomic_output(trainer / "data", known_by=MANIFEST) as out:
         encrypt_data(session, algorithm, features, labels, out)
         write_manifest(out, fingerprint)
-    write_kept(owner, Kept(whitening, clear.weights, features, labels))
+    data = id_of_data(trainer / "data")
+    write_kept(owner, Kept(whitening, clear.weights, features, labels, data))
     measured = {
+        "data": data,
         "settings": settings_of(config),
         "validation_accuracy_percent": _validate(algorithm, config.he, raw_features, labels),
         "max_scores": clear.largest_score,
@@ -237,21 +241,23 @@ def refresh(owner: OwnersFiles, trainer: Path) -> int:
     plan = algorithm.plan
     if plan.mode != "refresh" or plan.iterations == 1:
         return 0  # the trainer never asks
-    return answer_trainer(trainer, open_session(owner, plan, fingerprint), fingerprint, plan.blocks)
+    session = open_session(owner, plan, fingerprint)
+    return answer_trainer(trainer, session, fingerprint, lambda: read_sent(owner.folder, trainer), plan.blocks)
 
 
 def decrypt(owner: OwnersFiles, trainer: Path) -> Floats:
     """Decrypt the weights that came back: float64, (C, d), on whitened features.
 
     Raises:
-        PpvitError: missing, altered, of another key, or of impossible size.
+        PpvitError: missing, altered, of another key or other data, or of impossible size.
     """
     algorithm, fingerprint = read_plan(owner.folder)
     plan, weights = algorithm.plan, trainer / "weights"
     session = open_session(owner, plan, fingerprint)
     names = [weights_name(block) for block in range(plan.blocks)]
     expected = dict.fromkeys(names, plan.parameters.file_bytes("Ciphertext"))
-    read_manifest(weights, "train", fingerprint, {**expected, TRAINING: TRAINING_BYTES})
+    manifest = read_manifest(weights, "train", fingerprint, {**expected, TRAINING: TRAINING_BYTES})
+    require_of(read_sent(owner.folder, trainer), weights, manifest)
     session.try_ciphertexts(weights / name for name in names)
     return decrypt_weights(session, algorithm, weights)
 

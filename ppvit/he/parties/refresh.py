@@ -23,7 +23,7 @@ from ppvit.core.files import atomic_output
 from ppvit.core.reading import read_record
 from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.ckks.session import Session
-from ppvit.he.parties.folders import MANIFEST, Manifest, read_manifest, weights_name, write_manifest
+from ppvit.he.parties.folders import MANIFEST, Manifest, Sent, read_manifest, require_of, weights_name, write_manifest
 
 _POLL_SECONDS = 0.05
 _MAX_WAIT = 10**7  # four months
@@ -50,10 +50,10 @@ def start_run(folder: Path) -> str:
     return secrets.token_hex(8)
 
 
-def asker(folder: Path, run: str, session: Session, fingerprint: str) -> Callable[[State], State]:
+def asker(folder: Path, run: str, session: Session, fingerprint: str, sent: Sent) -> Callable[[State], State]:
     """Trainer: a function that sends weights and the point ahead, and waits for both anew.
 
-    It raises a PpvitError where no answer comes in time, or one that is damaged.
+    It raises a PpvitError where no answer comes in time, or one that is damaged or of other data.
     """
     asked = 0
 
@@ -65,39 +65,43 @@ def asker(folder: Path, run: str, session: Session, fingerprint: str) -> Callabl
             for kind, ciphertexts in zip("wv", state, strict=True):
                 for block, ciphertext in enumerate(ciphertexts):
                     session.save(session.drop(ciphertext, 0), out / weights_name(block, kind))
-            write_manifest(out, fingerprint)
+            write_manifest(out, fingerprint, data=sent.id)
         answer = place / "answer"
         _wait_for(answer.exists, f"no answer in {answer}; start the owner's half: ppvit he refresh")
-        return _read_state(answer, session, fingerprint, "refresh", len(state[0]), fresh=True)
+        return _read_state(answer, session, fingerprint, sent, "refresh", len(state[0]), fresh=True)
 
     return ask
 
 
 def _read_state(
-    folder: Path, session: Session, fingerprint: str, made_by: str, blocks: int, fresh: bool = False
+    folder: Path, session: Session, fingerprint: str, sent: Sent, made_by: str, blocks: int, fresh: bool = False
 ) -> State:
     """What the other party wrote into a request or an answer, checked."""
     names = [[weights_name(block, kind) for block in range(blocks)] for kind in "wv"]
     each = [name for kind in names for name in kind]
-    read_manifest(folder, made_by, fingerprint, dict.fromkeys(each, session.parameters.file_bytes("Ciphertext")))
+    sizes = dict.fromkeys(each, session.parameters.file_bytes("Ciphertext"))
+    require_of(sent, folder, read_manifest(folder, made_by, fingerprint, sizes))
     session.try_ciphertexts((folder / name for name in each), fresh)
     return [[session.load("Ciphertext", folder / name) for name in kind] for kind in names]
 
 
-def answer_trainer(folder: Path, session: SecretSession, fingerprint: str, blocks: int) -> int:
+def answer_trainer(
+    folder: Path, session: SecretSession, fingerprint: str, sent: Callable[[], Sent], blocks: int
+) -> int:
     """Owner: answer requests until the trainer's new ``weights`` are there; those that lie there already are old.
 
     Args:
         folder: the trainer's.
         session: the arithmetic with the secret key.
         fingerprint: of that key.
+        sent: tells what the owner encrypted last; weights of other data are not renewed.
         blocks: ciphertexts that hold the weights.
 
     Returns:
         The number of answers.
 
     Raises:
-        PpvitError: a request is damaged or of another key, or none came in time.
+        PpvitError: a request is damaged, or of another key or other data, or none came in time.
     """
     answered, old = 0, _run_of(folder / "weights")
     told = f"neither a request in {folder / 'refresh'} nor new weights in {folder / 'weights'} appeared"
@@ -107,7 +111,7 @@ def answer_trainer(folder: Path, session: SecretSession, fingerprint: str, block
         if request is None:
             return answered
         try:
-            _answer(request, session, fingerprint, blocks)
+            _answer(request, session, fingerprint, sent(), blocks)
             answered += 1
         except (PpvitError, OSError):
             if request.exists():  # else it was an old one, which a new run of the trainer has removed
@@ -126,8 +130,8 @@ def _run_of(weights: Path) -> str | None:
     return None
 
 
-def _answer(request: Path, session: SecretSession, fingerprint: str, blocks: int) -> None:
-    state = _read_state(request, session, fingerprint, "train", blocks)
+def _answer(request: Path, session: SecretSession, fingerprint: str, sent: Sent, blocks: int) -> None:
+    state = _read_state(request, session, fingerprint, sent, "train", blocks)
     with atomic_output(request.with_name("answer"), known_by=MANIFEST) as out:
         for kind, ciphertexts in zip("wv", state, strict=True):
             for block, ciphertext in enumerate(ciphertexts):
@@ -136,7 +140,7 @@ def _answer(request: Path, session: SecretSession, fingerprint: str, blocks: int
                 except (ValueError, RuntimeError) as error:  # SEAL's, of numbers that are too large
                     raise PpvitError(f"{request} cannot be renewed ({error}); train again: ppvit he train") from None
                 session.save(renewed, out / weights_name(block, kind))
-        write_manifest(out, fingerprint)
+        write_manifest(out, fingerprint, data=sent.id)
 
 
 def _wait_for(condition: Callable[[], Any], told: str) -> None:

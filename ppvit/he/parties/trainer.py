@@ -15,7 +15,15 @@ from ppvit.he.algorithms import Plan
 from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.session import Session
 from ppvit.he.ckks.trial import require_readable
-from ppvit.he.parties.folders import MANIFEST, read_manifest, read_plan, weights_name, write_manifest
+from ppvit.he.parties.folders import (
+    MANIFEST,
+    Sent,
+    id_of_data,
+    read_manifest,
+    read_plan,
+    weights_name,
+    write_manifest,
+)
 from ppvit.he.parties.measured import TRAINING
 from ppvit.he.parties.refresh import asker, start_run
 
@@ -38,11 +46,12 @@ def run(folder: Path, data: Path | None = None) -> None:
     names = list(algorithm.upload_names())
     read_manifest(folder / "keys", "keys", fingerprint, {name: most for name, _, most in _keys(plan)})
     read_manifest(data, "encrypt", fingerprint, dict.fromkeys(names, plan.parameters.file_bytes("Ciphertext")))
+    sent = Sent(id_of_data(data), data / MANIFEST, "start again: ppvit he train, ppvit he refresh")
     started = start_run(folder)
     session = Session(plan.parameters)
     session.try_ciphertexts((data / name for name in names), fresh=True)
     load_keys(session, folder, plan)
-    renew = asker(folder, started, session, fingerprint) if plan.mode == "refresh" else None
+    renew = asker(folder, started, session, fingerprint, sent) if plan.mode == "refresh" else None
     with tqdm(total=plan.key_switches(), desc="train", unit="key switch", disable=None, file=sys.stderr) as bar:
         try:
             weights, switches = algorithm.train(session, data, bar, renew)
@@ -58,7 +67,7 @@ def run(folder: Path, data: Path | None = None) -> None:
             **environment(),
         }
         write_json(out / TRAINING, measured)
-        write_manifest(out, fingerprint, run=started)
+        write_manifest(out, fingerprint, run=started, data=sent.id)
 
 
 def _memory_bytes(processes: int) -> int:
