@@ -33,7 +33,6 @@ _PARAMETERS = {
 _LETTERS = 80  # of a value in a message
 
 ADAPTER, ADAPTER_CONFIGURATION, RECORD = "adapter_model.safetensors", "adapter_config.json", "ppvit.json"
-WEIGHTS = (ADAPTER, "model.safetensors")
 # the files of a fine-tuned model that are read: of an adapter, and of a whole model
 _LOADED = ((ADAPTER_CONFIGURATION, ADAPTER, RECORD), ("config.json", "model.safetensors", RECORD))
 
@@ -79,11 +78,14 @@ def finetuned_id(folder: Path) -> str:
     covers weights, settings and record.
 
     Raises:
-        PpvitError: there are no weights.
+        PpvitError: weights or their configuration are missing.
     """
-    if not any((folder / name).exists() for name in WEIGHTS):
-        raise PpvitError(f"{folder} holds no weights; run the stage that writes it: dvc repro finetune")
-    loaded = _LOADED[0] if (folder / ADAPTER_CONFIGURATION).exists() else _LOADED[1]
+    adapter = any((folder / name).exists() for name in (ADAPTER_CONFIGURATION, ADAPTER))
+    loaded = _LOADED[0] if adapter else _LOADED[1]
+    if missing := [name for name in loaded[:2] if not (folder / name).exists()]:
+        raise PpvitError(
+            f"{folder / missing[0]} is missing; fetch it (ppvit pull), or make it again: dvc repro finetune"
+        )
     lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(loaded) if (folder / name).exists()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
