@@ -86,8 +86,8 @@ def export(
 
 
 def rekey(
-    old: Annotated[str, typer.Argument(help="Id of the key that they are of.", metavar="OLD")],
-    new: Annotated[str, typer.Argument(help="Id of the key that they shall be of.", metavar="NEW")],
+    old: Annotated[str, typer.Argument(help="Id of their key, in your key ring.", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="Id of the key that they are to have, in your key ring.", metavar="NEW")],
     overrides: Overrides = None,
     params: Params = PARAMS,
     out: Annotated[Path | None, typer.Option(help="Write them into this folder, and leave the old ones.")] = None,
@@ -119,7 +119,7 @@ app.command()(with_places(export, "encrypted", "adapted", "finetuned", "results"
 
 @app.command()
 def pull(
-    targets: Annotated[list[str] | None, typer.Argument(help="Stages or outputs.", metavar="[TARGET]...")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages or outputs; all that were pushed by default.", metavar="[TARGET]...")] = None,
 ) -> None:
     """Fetch what the other party pushed, as `dvc pull` does, but write nothing elsewhere (owner or trainer)."""
     from ppvit.cli.pulling import pull
