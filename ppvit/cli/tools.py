@@ -119,7 +119,10 @@ app.command()(with_places(export, "encrypted", "adapted", "finetuned", "results"
 
 @app.command()
 def pull(
-    targets: Annotated[list[str] | None, typer.Argument(help="Stages or outputs; all that were pushed by default.", metavar="[TARGET]...")] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="Stages or outputs; all that were pushed by default.", metavar="[TARGET]..."),
+    ] = None,
 ) -> None:
     """Fetch what the other party pushed, as `dvc pull` does, but write nothing elsewhere (owner or trainer)."""
     from ppvit.cli.pulling import pull
