@@ -8,6 +8,12 @@ import os
 # and on a busy machine threads that wait for each other cost several times the work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# a shell that starts the suite in the background has it ignore Ctrl-C, and so would all processes that tests start
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import io
 import json
 import struct
