@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the help of the command needs neither pydantic nor anything else
@@ -253,9 +252,10 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     """
     from ppvit.core.files import write_json
     from ppvit.datasets import DATASETS
+    from ppvit.places import require_untold
 
-    _require_untold("dataset.path", config.dataset.path, "data")
-    _require_untold("model.checkpoint", config.model.checkpoint, "models")
+    require_untold("dataset.path", config.dataset.path, "data")
+    require_untold("model.checkpoint", config.model.checkpoint, "models")
     DATASETS[config.dataset.name]  # or there is none of this name
 
     read = {name: stage.narrowed(config).model_dump(mode="json", exclude_unset=True) for name, stage in STAGES.items()}
@@ -264,58 +264,13 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     write_json(path, read)
 
 
-def _require_untold(parameter: str, path: str, folder: str) -> None:
-    """Refuse a path that tells where and what things of one's own are: it would stand in files that git carries.
-
-    Args:
-        parameter: its name.
-        path: its value.
-        folder: where git has ``none``, which stands for nothing of one's own, and ignores all in ``local``.
-
-    Raises:
-        UsageError: names a link that does instead.
-    """
-    from ppvit.core.errors import UsageError
-
-    local = PurePosixPath(folder, "local")
-    below = PurePosixPath(path)
-    if path == f"{folder}/none" or (local in below.parents and ".." not in below.parts):
-        return
-    ending = "".join(each for each in below.suffixes[-2:] if each == ".tar" or each == below.suffix)  # tells the kind
-    link = local / f"own{ending}"
-    raise UsageError(
-        f"{parameter} {path} would stand in params.yaml, settings.json and dvc.lock, which the trainer gets; link it "
-        f"under a name that tells nothing (ln -s {Path(path).absolute()} {link}) and set {parameter}={link}"
-    )
-
-
-def keep_to_owner(raw: Path) -> None:
-    """Take the folder above ``raw``, and DVC's cache, from all but the user, whatever modes DVC gives files in them.
-
-    What it restores is 0644 by the usual umask, and its cache is 0444 in folders that everybody may enter. A cache that
-    is shared by DVC's own settings stays as it is.
-    """
-    import configparser
-
-    from ppvit.core.private import keep_private, make_private
-
-    dvc = Path(".dvc")
-    settings = configparser.ConfigParser(interpolation=None, strict=False)
-    settings.read([dvc / "config", dvc / "config.local"], encoding="utf-8")
-    own_cache = dvc.is_dir() and not settings.has_option("cache", "shared")
-    for folder in (raw.parent, dvc / "cache") if own_cache else (raw.parent,):
-        make_private(folder)
-        with suppress(PermissionError):  # somebody else's, who has decided
-            keep_private([folder])
-
-
 def main(script: str) -> None:
     """Run the stage whose script in `stages/` is called, as DVC does: parameters and places of the folder it is in."""
     from ppvit.core.process import prepared_process
 
     with prepared_process():
         from ppvit.config import load
-        from ppvit.places import Places
+        from ppvit.places import Places, keep_to_owner
 
         config, name = load(), Path(script).stem
         if name == "settings":

@@ -1,12 +1,13 @@
-"""Where a run keeps its files: one frozen object that every verb is handed.
+"""Where a run keeps its files: one frozen object that every verb is handed; and who may see them, or learn of them.
 
 `dvc.yaml` names the same places for DVC; a test compares the two.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the help of the command needs no pydantic
@@ -82,3 +83,48 @@ def help_of(place: str) -> str:
     metadata = next(each.metadata for each in fields(Places) if each.name == place)
     usual = metadata["usual"].format(dataset="<dataset.name>", results="results")
     return f"{metadata['what']}  [default: {usual}]"
+
+
+def require_untold(parameter: str, path: str, folder: str) -> None:
+    """Refuse a path that tells where and what things of one's own are: it would stand in files that git carries.
+
+    Args:
+        parameter: its name.
+        path: its value.
+        folder: where git has ``none``, which stands for nothing of one's own, and ignores all in ``local``.
+
+    Raises:
+        UsageError: names a link that does instead.
+    """
+    from ppvit.core.errors import UsageError
+
+    local = PurePosixPath(folder, "local")
+    below = PurePosixPath(path)
+    if path == f"{folder}/none" or (local in below.parents and ".." not in below.parts):
+        return
+    ending = "".join(each for each in below.suffixes[-2:] if each == ".tar" or each == below.suffix)  # tells the kind
+    link = local / f"own{ending}"
+    raise UsageError(
+        f"{parameter} {path} would stand in params.yaml, settings.json and dvc.lock, which the trainer gets; link it "
+        f"under a name that tells nothing (ln -s {Path(path).absolute()} {link}) and set {parameter}={link}"
+    )
+
+
+def keep_to_owner(raw: Path) -> None:
+    """Take the folder above ``raw``, and DVC's cache, from all but the user, whatever modes DVC gives files in them.
+
+    What it restores is 0644 by the usual umask, and its cache is 0444 in folders that everybody may enter. A cache that
+    is shared by DVC's own settings stays as it is.
+    """
+    import configparser
+
+    from ppvit.core.private import keep_private, make_private
+
+    dvc = Path(".dvc")
+    settings = configparser.ConfigParser(interpolation=None, strict=False)
+    settings.read([dvc / "config", dvc / "config.local"], encoding="utf-8")
+    own_cache = dvc.is_dir() and not settings.has_option("cache", "shared")
+    for folder in (raw.parent, dvc / "cache") if own_cache else (raw.parent,):
+        make_private(folder)
+        with suppress(PermissionError):  # somebody else's, who has decided
+            keep_private([folder])

@@ -28,7 +28,7 @@ from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import Recovered
 from ppvit.evasion.sample import Sample, percent
 from ppvit.evasion.surrogate import own_images, train_surrogate
-from ppvit.evasion.told import interval_percent
+from ppvit.evasion.verdicts import interval_percent
 from ppvit.models import model_input
 
 

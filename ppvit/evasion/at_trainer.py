@@ -21,7 +21,7 @@ from ppvit.evasion.curve import accuracy_against_epsilon, accuracy_against_steps
 from ppvit.evasion.isometry import plain_ball
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, percent
-from ppvit.evasion.told import attack_names, interval_percent, trainers_verdict
+from ppvit.evasion.verdicts import attack_names, interval_percent, trainers_verdict
 
 __all__ = ["attacks_and_adversary", "evaluate"]
 

@@ -18,7 +18,7 @@ from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.figures import Amount, Count, Percent, read_result, read_rows
 from ppvit.core.provenance import finetuned_id
-from ppvit.evasion.told import attack_names, interval_percent, trainers_verdict
+from ppvit.evasion.verdicts import attack_names, interval_percent, trainers_verdict
 from ppvit.places import Places
 
 STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")

@@ -40,8 +40,7 @@ from ppvit.evasion.ciphered import rounds, through_cipher, through_map
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import recover
 from ppvit.evasion.sample import Sample, chosen, percent
-from ppvit.evasion.told import attack_names
-from ppvit.evasion.verdicts import verdict
+from ppvit.evasion.verdicts import attack_names, verdict
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models

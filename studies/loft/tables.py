@@ -13,7 +13,7 @@ import numpy as np
 from study import Study, Variant
 from table import Results, markdown
 
-from ppvit.evasion.told import interval_percent
+from ppvit.evasion.verdicts import interval_percent
 
 Run = tuple[str, str, int]
 """model, method, percent of labels"""

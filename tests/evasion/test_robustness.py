@@ -21,7 +21,7 @@ from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.cascade import BATCH, Adversary, cascade, classified_correctly
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, chosen
-from ppvit.evasion.told import attack_names, interval_percent, trainers_verdict
+from ppvit.evasion.verdicts import attack_names, interval_percent, trainers_verdict
 from ppvit.models import save_model
 from ppvit.places import Places
 from ppvit.verbs import encrypt, evaluate, finetune, robustness
