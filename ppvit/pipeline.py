@@ -229,7 +229,7 @@ STAGES: dict[str, Stage] = {
             "owner",
             "Write the report page from all results.",
             _EVERYTHING,  # which it prints
-            ("raw", "finetuned", "results", "live", "plots", "curves", "pictures"),
+            ("raw", "adapted", "finetuned", "results", "live", "plots", "curves", "pictures"),
             ("page",),
         ),
     )

@@ -18,6 +18,7 @@ import io
 import json
 import struct
 import tarfile
+import tracemalloc
 import zlib
 from functools import cache
 from itertools import islice
@@ -34,6 +35,7 @@ from sklearn.datasets import load_sample_images
 
 from ppvit.ciphers.keys import Key
 from ppvit.config import Config
+from ppvit.core.errors import PpvitError
 from ppvit.core.files import write_json
 from ppvit.data.images import encode_png
 from ppvit.data.shards import SCHEMA, shard_records, write_shards
@@ -173,3 +175,17 @@ def photographs(count: int, size: int, seed: int = 0) -> np.ndarray:
         crop = Image.fromarray(photo[y : y + side, x : x + side])
         crops.append(np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC)))
     return np.stack(crops)
+
+
+def refused(do, *arguments, most_bytes: float = 20e6) -> str:
+    """The one line in which something ends, having taken at most so much memory."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(PpvitError) as caught:
+            do(*arguments)
+        assert tracemalloc.get_traced_memory()[1] < most_bytes
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    return str(caught.value)

@@ -57,7 +57,7 @@ VERBS: dict[str, list[str] | str] = {
         "he decrypt",
         "he decrypt --owner mine/owner --trainer mine/trainer --out mine/head --results mine/results",
     ],
-    "show": ["show", "show --out other.png"],
+    "show": ["show", "show --out other.png", "show --out some/where/else.png"],
     "predict": ["predict data/local/photo.png"],
     "export": [
         "export hub",

@@ -32,7 +32,7 @@ _Sentence = Annotated[str, Field(max_length=2000)]
 # what the name, or its end, says of a figure; the first that fits counts
 _KINDS: dict[str, Any] = {
     r"adapted|masking_\w+": bool,
-    r"finetuned_id": Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}\z")],
+    r"(finetuned|adapted)_id": Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}\z")],
     r"(\w+_)?percent|key_percent_of_\w+": Percent,
     r"(\w+_)?ssim(_of_\w+)?": Annotated[float, Field(ge=-1, le=1)],
     r"\w+_(bytes|images|epoch|steps|surrogates|queries)|images|(trainable_)?parameters|epochs|seed": Count,
@@ -48,21 +48,22 @@ _ANY = bool | _Number | _Sentence | None  # of an attack's own figure
 # what a trainer's file may hold
 _TRAINERS = {
     "finetune": r"method|train_\w+|heldout_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
-    r"attack_steps|selected_epoch|finetuned_id",
-    "evaluate": r"(class_)?accuracy(_min)?_percent|cross_entropy|calibration_error_percent|images|finetuned_id",
+    r"attack_steps|selected_epoch|(finetuned|adapted)_id",
+    "evaluate": r"(class_)?accuracy(_min)?_percent|cross_entropy|calibration_error_percent|images|"
+    r"(finetuned|adapted)_id",
     "robustness": r"\w+_accuracy_percent|interval_(low|high)_percent|masking_\w+|attacks|images|seed|norm|epsilon|"
-    r"verdict|finetuned_id",
+    r"verdict|(finetuned|adapted)_id",
 }
 # what those who read a file rely on
 _NEEDED = {
     "adapt": "adapted",
-    "finetune": "method trainable_parameters epochs adapter_bytes finetuned_id",
+    "finetune": "method trainable_parameters epochs adapter_bytes finetuned_id adapted_id",
     "evaluate": "accuracy_percent class_accuracy_min_percent cross_entropy calibration_error_percent images "
-    "finetuned_id",
-    "robustness": "clean_accuracy_percent images norm epsilon verdict finetuned_id",
-    "verify": "accuracy_percent chance_percent images finetuned_id",
-    "audit": "audited_images verdict finetuned_id",
-    "threats": "images verdict finetuned_id",
+    "finetuned_id adapted_id",
+    "robustness": "clean_accuracy_percent images norm epsilon verdict finetuned_id adapted_id",
+    "verify": "accuracy_percent chance_percent images finetuned_id adapted_id",
+    "audit": "audited_images verdict finetuned_id adapted_id",
+    "threats": "images verdict finetuned_id adapted_id",
     "he": "accuracy_percent folded_accuracy_percent twin_accuracy_percent logistic_regression_accuracy_percent "
     "key_switches train_images iterations algorithm loss mode features ring modulus_bits multiplicative_depth",
 }

@@ -33,8 +33,7 @@ _PARAMETERS = {
 _LETTERS = 80  # of a value in a message
 
 ADAPTER, ADAPTER_CONFIGURATION, RECORD = "adapter_model.safetensors", "adapter_config.json", "ppvit.json"
-# the files of a fine-tuned model that are read: of an adapter, and of a whole model
-_LOADED = ((ADAPTER_CONFIGURATION, ADAPTER, RECORD), ("config.json", "model.safetensors", RECORD))
+_ADAPTER, _MODEL = (ADAPTER_CONFIGURATION, ADAPTER), ("config.json", "model.safetensors")  # files that are read
 
 
 @dataclass(frozen=True)
@@ -72,32 +71,48 @@ def require_made_alike(*things: Made) -> None:
 
 
 def finetuned_id(folder: Path) -> str:
-    """16 hexadecimal digits that tell one fine-tuned model from another.
-
-    The start of the SHA-256 of a list of the files that are loaded, as `sha256sum` writes it, sorted by name; so it
-    covers weights, settings and record.
+    """16 hexadecimal digits that tell one fine-tuned model from another, see :func:`_id_of`.
 
     Raises:
         PpvitError: weights or their configuration are missing.
     """
-    adapter = any((folder / name).exists() for name in (ADAPTER_CONFIGURATION, ADAPTER))
-    loaded = _LOADED[0] if adapter else _LOADED[1]
+    adapter = any((folder / name).exists() for name in _ADAPTER)
+    return _id_of(folder, (*(_ADAPTER if adapter else _MODEL), RECORD), "finetune")
+
+
+def adapted_id(folder: Path) -> str:
+    """The same of an adapted model, on which an adapter works."""
+    return _id_of(folder, _MODEL, "adapt")
+
+
+def _id_of(folder: Path, loaded: tuple[str, ...], made_by: str) -> str:
+    """The start of the SHA-256 of a list of the files that are loaded, as `sha256sum` writes it, sorted by name.
+
+    So it covers weights, settings and record; the first two of ``loaded`` must be there.
+    """
     if missing := [name for name in loaded[:2] if not (folder / name).exists()]:
-        raise PpvitError(
-            f"{folder / missing[0]} is missing; fetch it (ppvit pull), or make it again: dvc repro finetune"
-        )
+        raise PpvitError(f"{folder / missing[0]} is missing; fetch it (ppvit pull), or run dvc repro {made_by}")
     lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(loaded) if (folder / name).exists()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
-@contextmanager
-def one_model(folder: Path) -> Iterator[str]:
-    """Yield the id of a fine-tuned model while something is measured with it.
+def identities(adapted: Path, finetuned: Path) -> dict[str, str]:
+    """What result files say of the model that was measured: ``finetuned_id`` and ``adapted_id``.
 
     Raises:
-        PpvitError: there is none; or another one has taken its place meanwhile, so that figures could be of either.
+        PpvitError: a file of them is missing.
     """
-    identity = finetuned_id(folder)
-    yield identity
-    if finetuned_id(folder) != identity:
-        raise PpvitError(f"{folder} was replaced while it was measured; run again once nothing writes it")
+    return {"finetuned_id": finetuned_id(finetuned), "adapted_id": adapted_id(adapted)}
+
+
+@contextmanager
+def one_model(adapted: Path, finetuned: Path) -> Iterator[dict[str, str]]:
+    """Yield :func:`identities` while something is measured.
+
+    Raises:
+        PpvitError: a file is missing; or another model has taken the place of one, so that figures could be of either.
+    """
+    before = identities(adapted, finetuned)
+    yield before
+    if identities(adapted, finetuned) != before:
+        raise PpvitError(f"{finetuned} or {adapted} was replaced meanwhile; run again once nothing writes it")

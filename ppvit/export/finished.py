@@ -9,12 +9,12 @@ from typing import Any
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.figures import read_result
-from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.provenance import Made, identities, require_made_alike
 from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
 from ppvit.data.shards import SPLITS, read_manifest
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, parameters_read, read_finetuned_record
+from ppvit.tuners import parameters_read, read_finetuned_record
 from ppvit.tuners.made import made_models
 
 _RECORDED = ("method", "finetune", "num_classes", "key_id", "cipher", "image_size")
@@ -80,7 +80,8 @@ def read_finished(config: Config, places: Places) -> Finished:
     )
     found = {"finetune": trained, "evaluate": evaluated, "verify": verified, "audit": audited}
     counts = {split: manifest["count"] for split, manifest in manifests.items()}
-    _require_results({stage: result for stage, result in found.items() if result is not None}, paths, counts, finetuned)
+    there = {stage: result for stage, result in found.items() if result is not None}
+    _require_results(there, paths, counts, adapted, finetuned)
     return Finished(
         config=config,
         record=record,
@@ -112,12 +113,13 @@ def _require_parameters(config: Config, record: dict[str, Any], base: dict[str, 
 
 
 def _require_results(
-    found: dict[str, dict[str, Any]], paths: dict[str, Path], counts: dict[str, int], finetuned: Path
+    found: dict[str, dict[str, Any]], paths: dict[str, Path], counts: dict[str, int], adapted: Path, finetuned: Path
 ) -> None:
-    trained = finetuned_id(finetuned)
+    there = identities(adapted, finetuned)
     for stage, result in found.items():
-        told = f"{paths[stage]} is about the fine-tuned model"
-        _require_same(result.get("finetuned_id"), trained, told, f"{finetuned} holds", stage)
+        for (name, identity), folder in zip(there.items(), (finetuned, adapted), strict=True):
+            told = f"{paths[stage]} is about the {'fine-tuned' if folder == finetuned else 'adapted'} model"
+            _require_same(result.get(name), identity, told, f"{folder} holds", stage)
         if stage in ("evaluate", "verify"):
             told = f"{paths[stage]} says images"
             _require_same(result["images"], counts["test"], told, "the test shards hold", stage)

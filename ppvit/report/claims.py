@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.figures import Amount, Count, Percent, read_result, read_rows
-from ppvit.core.provenance import finetuned_id
+from ppvit.core.provenance import identities
 from ppvit.evasion.verdicts import attack_names, interval_percent, trainers_verdict
 from ppvit.places import Places
 
@@ -54,7 +54,7 @@ def read_results(config: Config, places: Places, images: int, classes: int) -> d
 
     Args:
         config: ``finetune.method`` and ``finetune.epochs`` are used.
-        places: ``results`` is read, and ``finetuned``, of which they must be.
+        places: ``results`` is read; ``adapted`` and ``finetuned``, of which they must be.
         images: number of the owner's test images.
         classes: number of the owner's classes.
 
@@ -63,13 +63,11 @@ def read_results(config: Config, places: Places, images: int, classes: int) -> d
             the parameters, the owner's images or itself.
     """
     values = {stage: read_result(places.result(stage), stage) for stage in STAGES}
-    verified = values["verify"]["finetuned_id"]
-    if (there := finetuned_id(places.finetuned)) != verified:  # whoever writes dvc.lock decides what DVC runs again
-        raise _distrusted(
-            places.result("verify"), "verify", f"'finetuned_id' is {verified}, {places.finetuned} holds {there}"
-        )
-    for stage in _OF_THE_MODEL:
-        _require(places, values, stage, "finetuned_id", verified, f"{places.result('verify')} is about")
+    # of verify too: whoever writes dvc.lock decides what DVC runs again
+    for name, there in identities(places.adapted, places.finetuned).items():
+        folder = getattr(places, name.removesuffix("_id"))
+        for stage in ("verify", *_OF_THE_MODEL):
+            _require(places, values, stage, name, there, f"{folder} holds")
     size = sum(path.stat().st_size for path in places.finetuned.rglob("*") if path.is_file())
     _require(places, values, "finetune", "adapter_bytes", size, f"{places.finetuned} has")
     for name in ("method", "epochs"):

@@ -29,9 +29,8 @@ def run(config: Config, places: Places) -> None:
         PpvitError: an input is missing, damaged, or was made with other parameters.
     """
     watch = Stopwatch()
-    with one_model(places.finetuned) as identity:
+    with one_model(places.adapted, places.finetuned) as identity:
         view, truth = collect(config, places)
         with atomic_output(places.pictures, known_by="attacks.json") as folder:
             values = audit(view, truth, chosen_attacks(config.audit), folder)
-    values["finetuned_id"] = identity
-    write_result(places.result("audit"), values, watch, HEADLINE)
+    write_result(places.result("audit"), {**values, **identity}, watch, HEADLINE)

@@ -26,9 +26,9 @@ def run(config: Config, places: Places) -> None:
         PpvitError: shards or models missing, damaged or not made for each other.
     """
     watch = Stopwatch()
-    with one_model(places.finetuned) as identity:
+    with one_model(places.adapted, places.finetuned) as identity:
         scores = score_shards(places.encrypted, places.adapted, places.finetuned, config.evaluate.calibration_bins)
     with atomic_output(places.plots, known_by="confusion.csv") as folder:
         write_plots(folder, scores)
-    values = {**scores.summary(), "finetuned_id": identity}
+    values = {**scores.summary(), **identity}
     write_result(places.result("evaluate"), values, watch, HEADLINE)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ppvit.config import Config
-from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.provenance import Made, identities, require_made_alike
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.data.batches import EncryptedImages
 from ppvit.models import read_record
 from ppvit.places import Places
 from ppvit.training.finetuning import finetune
-from ppvit.tuners import adapter_bytes, finetuned_id, save_finetuned
+from ppvit.tuners import adapter_bytes, save_finetuned
 
 HEADLINE = ("train_loss", "trainable_parameters")
 
@@ -44,6 +44,6 @@ def run(config: Config, places: Places) -> None:
     if not finetuned.is_main_process:
         return
     save_finetuned(finetuned.tuner, finetuned.model, places.finetuned, places.adapted, finetuned.record)
-    files = {"adapter_bytes": adapter_bytes(places.finetuned), "finetuned_id": finetuned_id(places.finetuned)}
+    files = {"adapter_bytes": adapter_bytes(places.finetuned), **identities(places.adapted, places.finetuned)}
     write_result(places.result("finetune"), {**finetuned.values, **files}, watch, HEADLINE)
     finetuned.written()

@@ -15,7 +15,7 @@ from ppvit.adaptation.rekey import move_adapter, move_model
 from ppvit.ciphers import Cipher, keys, make_cipher
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import as_json, atomic_output, write_json
-from ppvit.core.provenance import Made, finetuned_id, require_made_alike
+from ppvit.core.provenance import Made, finetuned_id, identities, require_made_alike
 from ppvit.core.reading import read_json
 from ppvit.data.decrypted import DecryptedImages
 from ppvit.data.encrypted import KNOWN_BY, fill
@@ -65,6 +65,7 @@ def run(places: Places, old_id: str, new_id: str, out: Path | None = None) -> li
     _require_of(kept, old_id, new_id)
     old, new = (_cipher(kept[0].record, keys.load(key_id)) for key_id in (old_id, new_id))
     written: list[Path] = []
+    now = {each.place: each.folder for each in kept}
     with ExitStack() as stack:
         # weights first, which tell soon what cannot be; the stack puts the last one in its place first
         for each in reversed([each for each in kept if each.record["key_id"] == old_id]):
@@ -74,19 +75,27 @@ def run(places: Places, old_id: str, new_id: str, out: Path | None = None) -> li
                 _encrypt_again(each.folder, folder, old, new)
             else:
                 _move(each, folder, places.adapted, old, new)
-            if each.place == "finetuned" and out is None:
-                _prepare_result(stack, places.result("finetune"), finetuned_id(each.folder), finetuned_id(folder))
+            now[each.place] = folder
             written.insert(0, target)
+        if out is None and "finetuned" in now:
+            _prepare_result(stack, places.result("finetune"), finetuned_id(places.finetuned), now)
     return written
 
 
-def _prepare_result(stack: ExitStack, path: Path, old_id: str, new_id: str) -> None:
-    """Have the result of `finetune` name the model by its new id; it gets that just before the model does."""
+def _prepare_result(stack: ExitStack, path: Path, old_id: str, now: dict[str, Path]) -> None:
+    """Have the result of `finetune` name the models by their new ids; it gets them before any takes its place.
+
+    Args:
+        stack: puts it in its place.
+        path: the result; that of another model stays as it is.
+        old_id: of the fine-tuned model that is still in its place.
+        now: folders of the models for the new key, by their places.
+    """
     if not path.exists():
         return
-    values = read_json(path, "finetune")
-    if isinstance(values, dict) and values.get("finetuned_id") == old_id:
-        text = as_json({**values, "finetuned_id": new_id})
+    values, new = read_json(path, "finetune"), identities(now["adapted"], now["finetuned"])
+    if isinstance(values, dict) and values.get("finetuned_id") in (old_id, new["finetuned_id"]):
+        text = as_json({**values, **new})
         stack.enter_context(atomic_output(path)).write_text(text, encoding="utf-8")
 
 

@@ -44,7 +44,7 @@ def run(config: Config, places: Places) -> None:
     record = read_record(places.adapted, "adapt")
     models = made_models(places.adapted, places.finetuned)
     require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), *models)
-    with one_model(places.finetuned) as identity:
+    with one_model(places.adapted, places.finetuned) as identity:
         model = load_finetuned(places.adapted, places.finetuned, dataset.num_classes)
         model = model.to(device()).eval().requires_grad_(False)
         sample = draw(dataset, settings.images, settings.seed)
@@ -60,5 +60,5 @@ def run(config: Config, places: Places) -> None:
         values, curve = evaluate(settings, model, sample, dataset.num_classes, record, progress)
     with atomic_output(places.curves, known_by="curve.csv") as folder:
         write_curve(folder / "curve.csv", curve)
-    write_result(places.result("robustness"), {**values, "finetuned_id": identity}, watch, HEADLINE)
+    write_result(places.result("robustness"), {**values, **identity}, watch, HEADLINE)
     progress.remove()

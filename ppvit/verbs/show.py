@@ -23,8 +23,10 @@ def run(config: Config, places: Places, out: Path, count: int = 4, ciphers: bool
         ciphers: :func:`over_ciphers` instead.
 
     Raises:
-        UsageError: ``count`` is not positive, no key.
+        UsageError: ``count`` is not positive, ``out`` is not named as a PNG, no key.
     """
+    if out.suffix.lower() != ".png":  # which git is told to leave alone: it shows plain images
+        raise UsageError(f"--out {out}: it is a PNG that is written; name it so, such as {out.with_suffix('.png')}")
     if count < 1:
         raise UsageError(f"--count must be 1 or more, got {count}")
     if ciphers:

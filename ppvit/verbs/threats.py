@@ -63,14 +63,14 @@ def run(config: Config, places: Places) -> None:
         PpvitError: an input is missing, damaged or of another key; AutoAttack is not installed or doubts its figures.
     """
     watch = Stopwatch()
-    with one_model(places.finetuned) as identity:
+    with one_model(places.adapted, places.finetuned) as identity:
         values, progress = _measured(config, places, identity)
     write_result(places.result("threats"), values, watch, HEADLINE)
     if progress is not None:
         progress.remove()
 
 
-def _measured(config: Config, places: Places, identity: str) -> tuple[dict[str, Any], Progress | None]:
+def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple[dict[str, Any], Progress | None]:
     finetuned = places.finetuned
     cipher = load_cipher(config)
     plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in ("train", "test")}
@@ -88,7 +88,7 @@ def _measured(config: Config, places: Places, identity: str) -> tuple[dict[str, 
         "attacks": ", ".join(attacks),
         "norm": config.robustness.norm,
         "epsilon": config.robustness.epsilon,
-        "finetuned_id": identity,
+        **identity,
     }
     try:
         owner = through_cipher(model, cipher)

@@ -38,9 +38,9 @@ def run(config: Config, places: Places) -> None:
         PpvitError: the model was not made for this key, cipher or image size; no key.
     """
     watch = Stopwatch()
-    with one_model(places.finetuned) as identity:
+    with one_model(places.adapted, places.finetuned) as identity:
         values = _measured(config, places)
-    write_result(places.result("verify"), {**values, "finetuned_id": identity}, watch, HEADLINE)
+    write_result(places.result("verify"), {**values, **identity}, watch, HEADLINE)
 
 
 def _measured(config: Config, places: Places) -> dict[str, Any]:

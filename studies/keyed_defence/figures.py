@@ -20,7 +20,7 @@ from ppvit.evasion.surrogate import own_images, train_surrogate
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned, read_finetuned_record
 
-LEFT_OUT = ("wall_seconds", "peak_memory_bytes", "finetuned_id", "result_sha256", "cpu_seconds")
+LEFT_OUT = ("wall_seconds", "peak_memory_bytes", "finetuned_id", "adapted_id", "result_sha256", "cpu_seconds")
 
 
 def figures(run: Run) -> dict[str, Any]:

@@ -8,7 +8,14 @@ from typing import Any
 from measure import Run
 
 OF_TRAINING = ("trainable_parameters", "train_loss", "heldout_robust_accuracy_percent")
-LEFT_OUT = ("wall_seconds", "peak_memory_bytes", "finetuned_id", "result_sha256", "cpu_seconds")  # of the attack
+LEFT_OUT = (
+    "wall_seconds",
+    "peak_memory_bytes",
+    "finetuned_id",
+    "adapted_id",
+    "result_sha256",
+    "cpu_seconds",
+)  # of the attack
 
 
 def figures(run: Run) -> dict[str, Any]:

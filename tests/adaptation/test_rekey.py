@@ -19,12 +19,13 @@ from ppvit.ciphers.keys import Key
 from ppvit.core import files
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
+from ppvit.core.provenance import identities
 from ppvit.core.reading import read_json, sha256_of, sha256_of_folder
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.shards import score_shards
 from ppvit.models import load_model, model_input, save_model
 from ppvit.places import Places
-from ppvit.tuners import finetuned_id, load_finetuned
+from ppvit.tuners import load_finetuned
 from ppvit.verbs import encrypt, rekey
 
 OLD, NEW, THIRD = (Key(bytes([number]) * 32) for number in (1, 2, 3))
@@ -122,10 +123,10 @@ def test_a_fine_tuned_model_goes_on_working(tmp_path, raw, cipher, method):
     accuracy = score_shards(places.encrypted, places.adapted, places.finetuned).accuracy_percent()
     adapter = places.finetuned / "adapter_model.safetensors"
     before = sha256_of(adapter) if adapter.exists() else ""
-    write_json(places.result("finetune"), {"method": method, "finetuned_id": finetuned_id(places.finetuned)})
+    write_json(places.result("finetune"), {"method": method, **identities(places.adapted, places.finetuned)})
     rekey.run(places, OLD.id, NEW.id)
     result = read_json(places.result("finetune"), "finetune")  # the report wants it to be of the model that is there
-    assert result == {"method": method, "finetuned_id": finetuned_id(places.finetuned)}
+    assert result == {"method": method, **identities(places.adapted, places.finetuned)}
     found = logits(places, NEW, cipher)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (wrong - expected).abs().max() > 1e-2  # the key matters
@@ -221,7 +222,7 @@ def killed_before(put: int, places: Places) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_between_any_two_the_same_call_does_the_rest(tmp_path, raw):
     whole = trained(tmp_path / "whole", raw, "block_np", "lora_patch")
-    write_json(whole.result("finetune"), {"finetuned_id": finetuned_id(whole.finetuned)})
+    write_json(whole.result("finetune"), identities(whole.adapted, whole.finetuned))
     for put in range(3):
         shutil.copytree(tmp_path / "whole", tmp_path / str(put))
     rekey.run(whole, OLD.id, NEW.id)

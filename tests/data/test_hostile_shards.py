@@ -6,12 +6,12 @@ import json
 import os
 import struct
 import tarfile
-import tracemalloc
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -57,20 +57,6 @@ def encrypted(folder: Path, images: int = 6, **changes) -> Path:
     }
     write_json(split / "manifest.json", {**manifest, **changes})
     return folder
-
-
-def refused(do, *arguments, most_bytes: float = 20e6) -> str:
-    """The one line in which something ends, having taken at most so much memory."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(PpvitError) as caught:
-            do(*arguments)
-        assert tracemalloc.get_traced_memory()[1] < most_bytes
-    finally:
-        tracemalloc.stop()
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 1000
-    return str(caught.value)
 
 
 def outcome(do, *arguments):

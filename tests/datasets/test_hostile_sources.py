@@ -7,12 +7,13 @@ import lzma
 import os
 import struct
 import tarfile
-import tracemalloc
 import zipfile
+from functools import partial
 from itertools import islice
 
 import numpy as np
 import pytest
+from conftest import refused as refused_within
 from hypothesis import given
 from hypothesis import strategies as st
 from image_files import encoded, everything, fill, open_at
@@ -24,18 +25,7 @@ from ppvit.datasets.trees import entries
 IMAGE = encoded()
 
 
-def refused(do, *arguments, most_bytes: float = 60e6) -> str:
-    """The one line in which something ends, having taken at most so much memory."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(PpvitError) as caught:
-            do(*arguments)
-        assert tracemalloc.get_traced_memory()[1] < most_bytes
-    finally:
-        tracemalloc.stop()
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 1000
-    return str(caught.value)
+refused = partial(refused_within, most_bytes=60e6)
 
 
 def read_all(path, name="imagefolder"):

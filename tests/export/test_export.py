@@ -28,6 +28,7 @@ from ppvit.ciphers.stream import KeyStream
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
+from ppvit.core.provenance import identities
 from ppvit.core.reading import read_json, sha256_of
 from ppvit.core.results import read_times
 from ppvit.export import export
@@ -35,7 +36,7 @@ from ppvit.export.card import _in_words
 from ppvit.models import load_model, save_model
 from ppvit.pipeline import STAGES
 from ppvit.places import Places
-from ppvit.tuners import TUNERS, finetuned_id, make_tuner, save_finetuned
+from ppvit.tuners import TUNERS, make_tuner, save_finetuned
 
 OWN = [name for name, tuner in TUNERS.items() if not tuner.stock]  # methods that peft does not have
 LORA = ["aoft_lora", "aoft_adapter"]  # those of them that equal a LoRA
@@ -86,11 +87,13 @@ class World:
     def measured_anew(self) -> None:
         """Pass the results there are off as those of the fine-tuned model that is there now."""
         for path in (self.root / "results").glob("*.json"):
-            self.result(path.stem, finetuned_id=finetuned_id(self.place("finetuned")))
+            self.result(path.stem, **identities(self.place("adapted"), self.place("finetuned")))
 
     def audited(self) -> None:
         """A result of the audit as if it had attacked the model that is there."""
-        write_json(self.root / "results/audit.json", {**AUDIT, "finetuned_id": finetuned_id(self.place("finetuned"))})
+        write_json(
+            self.root / "results/audit.json", {**AUDIT, **identities(self.place("adapted"), self.place("finetuned"))}
+        )
 
     def copy(self, folder: Path) -> "World":
         shutil.copytree(self.root, folder)

@@ -216,5 +216,8 @@ def test_names_of_classes_steer_neither_terminal_nor_drawing(world, capsys):
 
 def test_results_of_a_model_that_is_not_there_do_not_count(world):
     """Whoever writes dvc.lock can have DVC skip `verify` for another model than the one that was verified."""
-    (world / "models/finetuned/adapter_model.safetensors").write_bytes(b"another model")
-    assert "verify.json: 'finetuned_id' is" in refused(world)
+    for path, name in (("finetuned/adapter_model", "finetuned_id"), ("adapted/model", "adapted_id")):
+        before = (world / f"models/{path}.safetensors").read_bytes()
+        (world / f"models/{path}.safetensors").write_bytes(b"another model")
+        assert f"verify.json: '{name}' is" in refused(world)
+        (world / f"models/{path}.safetensors").write_bytes(before)

@@ -25,38 +25,43 @@ CONFIGURATION = b"{}"
 # as sha256sum lists them
 LISTED = f"{hashlib.sha256(CONFIGURATION).hexdigest()}  adapter_config.json\n"
 LISTED += f"{hashlib.sha256(WEIGHTS).hexdigest()}  adapter_model.safetensors\n"
-MODEL = hashlib.sha256(LISTED.encode()).hexdigest()[:16]
+ADAPTED = f"{hashlib.sha256(CONFIGURATION).hexdigest()}  config.json\n"
+ADAPTED += f"{hashlib.sha256(WEIGHTS).hexdigest()}  model.safetensors\n"
+MODEL = {
+    "finetuned_id": hashlib.sha256(LISTED.encode()).hexdigest()[:16],
+    "adapted_id": hashlib.sha256(ADAPTED.encode()).hexdigest()[:16],
+}
 IMAGES = 80  # 27, 27 and 26 of the three classes
 VALUES = {
     "adapt": {"max_logit_difference_float64": 3e-14, "max_logit_difference_float32": 1e-6, "adapted": True},
     "finetune": {
         "trainable_parameters": 155_146, "method": "melo", "adapter_bytes": 31, "epochs": 3,
-        "finetuned_id": MODEL,
+        **MODEL,
     },
     "evaluate": {
         "accuracy_percent": 91.25, "cross_entropy": 0.3, "calibration_error_percent": 1.25,
-        "class_accuracy_min_percent": 100 * 19 / 26, "images": IMAGES, "finetuned_id": MODEL,
+        "class_accuracy_min_percent": 100 * 19 / 26, "images": IMAGES, **MODEL,
     },
     "verify": {
         "accuracy_percent": 91.25, "plain_accuracy_percent": 91.25, "wrong_key_accuracy_percent": 33.1,
-        "chance_percent": 33.3, "images": IMAGES, "finetuned_id": MODEL,
+        "chance_percent": 33.3, "images": IMAGES, **MODEL,
     },
     "robustness": {
         "clean_accuracy_percent": 90.0, "pgd_accuracy_percent": 15.0, "apgd_ce_accuracy_percent": 5.0,
         "fab_t_accuracy_percent": 5.0, "attacks": "pgd, apgd-ce, fab-t", "headline_accuracy_percent": 5.0,
         "interval_low_percent": 0.89, "interval_high_percent": 23.61,  # Wilson's, of 1 in 20
-        "images": 20, "norm": "linf", "epsilon": 8.0, "seed": 0, "finetuned_id": MODEL,
+        "images": 20, "norm": "linf", "epsilon": 8.0, "seed": 0, **MODEL,
         "verdict": "5.0 % of 20 images withstand linf 8 under PGD-20, APGD-CE and FAB-T (95 % interval 1 to 24 %); "
         "no sign of masked gradients.",
     },
     "threats": {
         "k1_accuracy_percent": 1.25, "k2_accuracy_percent": 2.25, "k3_accuracy_percent": 40.5,
         "k4_accuracy_percent": 60.5, "naive_accuracy_percent": 89.5, "headline_accuracy_percent": 1.25,
-        "k2_attack": "weights", "k2_key_recovered_percent": 100.0, "images": 16, "finetuned_id": MODEL,
+        "k2_attack": "weights", "k2_key_recovered_percent": 100.0, "images": 16, **MODEL,
         "verdict": "1.2 % withstand K1.",
     },
     "audit": {
-        "weights_key_recovered_percent": 100.0, "weights_ssim": 1.0, "audited_images": 20, "finetuned_id": MODEL,
+        "weights_key_recovered_percent": 100.0, "weights_ssim": 1.0, "audited_images": 20, **MODEL,
         "verdict": "Broken: images can be read by <anyone>.",
     },
 }  # fmt: skip
@@ -75,7 +80,10 @@ def write_stage(results: Path, stage: str, values: dict) -> None:
 def make_world(tmp_path: Path) -> Path:
     """Results of a run on 80 test images, all of which agree."""
     write_raw(tmp_path / "raw", {"train": 3, "test": IMAGES})
-    (tmp_path / "models/finetuned").mkdir(parents=True)
+    for folder in ("models/finetuned", "models/adapted"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "models/adapted/model.safetensors").write_bytes(WEIGHTS)
+    (tmp_path / "models/adapted/config.json").write_bytes(CONFIGURATION)
     (tmp_path / "models/finetuned/adapter_model.safetensors").write_bytes(WEIGHTS)
     (tmp_path / "models/finetuned/adapter_config.json").write_bytes(CONFIGURATION)
     results = tmp_path / "results"
