@@ -85,7 +85,7 @@ class World:
         return read_json(path, stage)
 
     def measured_anew(self) -> None:
-        """Pass the results there are off as those of the fine-tuned model that is there now."""
+        """Pass the results there are off as those of the models that are there now."""
         for path in (self.root / "results").glob("*.json"):
             self.result(path.stem, **identities(self.place("adapted"), self.place("finetuned")))
 
@@ -290,6 +290,7 @@ def test_base_model_is_named_where_it_came_from_the_hub(model, base, world):
     configuration = read_json(path, "adapt")
     configuration["ppvit"]["model"] = model["name"]
     write_json(path, configuration)
+    world.measured_anew()
     card = ModelCard.load(replace(world, config=config).export() / "README.md")
     assert card.data.get("base_model") == base
     assert card.data.get("base_model_relation") == (base and "adapter")
