@@ -62,7 +62,7 @@ def case(world: World, stage: str, by: signal.Signals, removed: bool, **when: st
         if len([line for line in lines if "stopped by" in line]) != 1 or "Traceback" in ended.errors:
             wrong.append(f"not one line: {ended.errors[-800:]}")
         wrong += [f"left after the end: {name}" for name in world.left(world.project, world.scratch)]
-        wrong += [f"left after the end: {path}" for path in world.temporary.iterdir()]
+        wrong += [f"left after the end: {path}" for path in world.temporaries()]
     wrong += _half_written(world, stage, started_with) if killed else []
     again = world.run(stage)
     if again.code:

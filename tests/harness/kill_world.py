@@ -35,6 +35,7 @@ MARK = "PPVIT_KILL_HARNESS"
 _SECONDS = 120.0  # that any run may take
 _END_SECONDS = 15.0  # after which no process is left
 _HIDDEN = (".partial", ".lock")
+_OF_TORCH = "torchinductor_*"  # folder for temporary files that torch makes when it is loaded, and keeps
 # times, git and DVC's own; and of ciphertexts, whose noise differs in every run
 _NOT_REPEATED = ("results/times/", ".git/", ".dvc/", "models/he/")
 
@@ -143,11 +144,15 @@ class World:
         """Locks and temporary files of ours in these folders."""
         return [str(path) for folder in folders for path in folder.rglob(".*") if path.name.endswith(_HIDDEN)]
 
+    def temporaries(self) -> list[Path]:
+        """What is in the folder for temporary files and should not stay there."""
+        return [path for path in self.temporary.iterdir() if not path.match(_OF_TORCH)]
+
     def different(self) -> list[str]:
         """What a rerun has not made as an undisturbed run does, and what is left of ours beside it."""
         now = self.snapshot()
         names = sorted(name for name in now.keys() | self.whole.keys() if now.get(name) != self.whole.get(name))
-        left = [*self.left(self.project, self.scratch), *self.scratch.iterdir(), *self.temporary.iterdir()]
+        left = [*self.left(self.project, self.scratch), *self.scratch.iterdir(), *self.temporaries()]
         wrong = [f"differs after the rerun: {name}" for name in names]
         return wrong + [f"left after the rerun: {path}" for path in left]
 
