@@ -172,14 +172,41 @@ with prepared_process():
 """
 
 
+ENCRYPTS = """
+import sys
+from pathlib import Path
+from ppvit.core.process import prepared_process
+with prepared_process():
+    import ppvit.data.encrypted
+    ppvit.data.encrypted.PARALLEL_PIXELS = 0
+    from ppvit.config import load
+    from ppvit.places import Places
+    from ppvit.verbs import encrypt
+    config = load(Path(sys.argv[1]) / "params.yaml", ["encrypt.images_per_shard=8"])
+    encrypt.run(config, Places.of(config, raw=Path(sys.argv[1]) / "raw", encrypted=Path(sys.argv[2])))
+"""
+
+
+_USERS = 2**20  # above those that there are
+SMALL = 'mount -t tmpfs -o size="$1" none /dev/shm; shift; exec "$0" "$@"'
+SHORT = "shared memory (/dev/shm) is short; make it larger (docker run --shm-size=2g) or set PPVIT_WORKERS=0"
+
+
 # one that takes none of the locks that processes share, and one that takes them and one image after another, but no
 # batch of 50 * 40 * 768 bytes
 @pytest.mark.parametrize(("size", "repeated"), [("8k", 1), ("512k", 40)])
 def test_small_shared_memory_for_real(world, size, repeated):
-    script = 'mount -t tmpfs -o size="$1" none /dev/shm; shift; exec "$0" "$@"'
-    done = with_mounts(script, size, "-c", LOADS, str(world / "encrypted"), str(repeated), PPVIT_WORKERS="2")
-    told = "error: shared memory (/dev/shm) is short; make it larger (docker run --shm-size=2g) or set PPVIT_WORKERS=0"
-    assert (done.returncode, done.stderr) == (1, f"{told}\n")
+    done = with_mounts(SMALL, size, "-c", LOADS, str(world / "encrypted"), str(repeated), PPVIT_WORKERS="2")
+    assert (done.returncode, done.stderr) == (1, f"error: {SHORT}\n")
+
+
+def test_encrypting_with_small_shared_memory(world, tmp_path):
+    """Enough for the first lock, with which joblib looks whether it can have any, and for no more."""
+    done = with_mounts(SMALL, "16k", "-c", ENCRYPTS, str(world), str(tmp_path / "out"), PPVIT_WORKERS="2")
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if not line.startswith("warning: the public demo key"))
+    assert line == f"error: {tmp_path}/out: {SHORT} (it was not written)"
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -224,18 +251,23 @@ def test_no_folder_for_temporary_files(tmp_path):
     assert (done.returncode, done.stderr) == (1, told)
 
 
-@pytest.mark.parametrize("processes", [1, 3])
-def test_no_more_processes_for_real(world, tmp_path, processes):
+@pytest.mark.parametrize(("what", "processes"), [("load", 1), ("load", 3), ("encrypt", 2)])
+def test_no_more_processes_for_real(world, tmp_path, what, processes):
     """A user who may have so many processes and threads; that limit does not hold for root, who lends its files."""
-    command = [sys.executable, "-c", LOADS, str(world / "encrypted"), "1"]
+    tmp_path.chmod(0o777)
+    arguments = {"load": [LOADS, str(world / "encrypted"), "1"], "encrypt": [ENCRYPTS, str(world), f"{tmp_path}/out"]}
+    command = [sys.executable, "-c", *arguments[what]]
     limited = ["bash", "-c", f'ulimit -u {processes}; exec "$@"', "bash", *command]
     if os.getuid() == 0:
         lent = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
-        limited = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *lent, *limited]
-        if not shutil.which("setpriv") or subprocess.run([*limited[:6], "true"], check=False).returncode:
+        user = _USERS + os.getpid()  # of whom nothing else runs that would count
+        other = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *lent]
+        if not shutil.which("setpriv") or subprocess.run([*other, "true"], check=False).returncode:
             pytest.skip("root may have any number of processes, and cannot become another user here")
+        limited = [*other, *limited]
     single = {"OPENBLAS_NUM_THREADS": "1", "PPVIT_WORKERS": "2", "TMPDIR": str(tmp_path)}
     done = subprocess.run(limited, env={**os.environ, **single}, check=False, capture_output=True, text=True)
     assert done.returncode == 1
-    assert re.fullmatch(r"error: no more processes or threads may be started; raise `ulimit -u`.*\n", done.stderr)
+    (line,) = (line for line in done.stderr.splitlines() if not line.startswith("warning: the public demo key"))
+    assert re.match("error: (.*/out: )?no more processes or threads may be started; raise `ulimit -u`", line)
     assert not list(tmp_path.iterdir())
