@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,6 +20,7 @@ import yaml
 from conftest import make_config
 from imports import ROOT
 from PIL import Image
+from repository import copy_repository
 from warm_python import WarmPython
 
 from ppvit.ciphers import keys
@@ -118,13 +118,7 @@ def owner(tmp_path_factory, warm) -> Project:
 
 def repository(root: Path, keyring: Path, warm: WarmPython) -> Project:
     """A copy of what git has of this repository, or would add, under a git of its own without a commit."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).exists():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
+    copy_repository(root)
     project = Project(root, keyring, warm.path)
     project.git("init", "-q", "-b", "main")
     return project

@@ -56,7 +56,13 @@ def one_line_errors() -> Iterator[None]:
         if os.environ.get("PPVIT_DEBUG") == "1":
             traceback.print_exc()
         say(f"error: {told}")
+        if shortage(error) is not None:  # what libraries have half made for want of it would complain at its end
+            sys.unraisablehook = _silent
         raise SystemExit(error.exit_code if isinstance(error, PpvitError) else 1) from None
+
+
+def _silent(_: object) -> None:
+    """In place of what prints exceptions that nothing can catch."""
 
 
 def say(line: str) -> None:

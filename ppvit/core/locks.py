@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -65,8 +66,10 @@ def _acquire(path: Path, target: Path) -> int | None:
         except OSError as error:
             if error.errno not in _IN_THE_WAY:
                 raise
-            raise PpvitError(f"{path} is in the way of the lock of {target}; remove it and run again") from None
+            raise _in_the_way(path, target) from None
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe can be opened, and locked, but is no lock
+                raise _in_the_way(path, target)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, path):  # else the one before has removed it between our two calls
                 os.ftruncate(descriptor, 0)
@@ -89,6 +92,10 @@ def _acquire(path: Path, target: Path) -> int | None:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _in_the_way(path: Path, target: Path) -> PpvitError:
+    return PpvitError(f"{path} is in the way of the lock of {target}; remove it and run again")
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output
 from ppvit.core.locks import sole_writer
 
@@ -100,19 +102,24 @@ def test_where_there_are_no_locks_temporaries_of_others_are_left_alone(tmp_path,
     assert sorted(os.listdir(tmp_path)) == [".out.0123abcd.partial", "out"]
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
-def test_what_somebody_has_put_in_the_place_of_the_lock(tmp_path, kind):
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "socket"])
+def test_what_somebody_has_put_in_the_place_of_the_lock(tmp_path, monkeypatch, kind):
     place, other = tmp_path / ".out.lock", tmp_path / "other"
     other.write_text("precious")
     if kind == "link":
         place.symlink_to(other)
     elif kind == "folder":
         place.mkdir()
-    else:
+    elif kind == "pipe":
         os.mkfifo(place)
-    try:
-        with atomic_output(tmp_path / "out") as path:
-            path.write_text("whole")
-    except Exception as error:
-        assert f"{place} is in the way of the lock of {tmp_path}/out; remove it" in str(error)  # noqa: PT017
+    else:
+        monkeypatch.chdir(tmp_path)  # addresses of sockets are short
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(place.name)
+    before = place.lstat()
+    told = f"^{place} is in the way of the lock of {tmp_path}/out; remove it and run again$"
+    with pytest.raises(PpvitError, match=told), atomic_output(tmp_path / "out") as path:
+        path.write_text("whole")
+    assert os.path.samestat(place.lstat(), before)
+    assert sorted(os.listdir(tmp_path)) == [".out.lock", "other"]
     assert other.read_text() == "precious"

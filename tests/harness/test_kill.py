@@ -15,18 +15,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import kill
+import kill_world
 import pytest
 from imports import ROOT
 from warm_python import WarmPython
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Iterator[kill.World]:
+def world(tmp_path_factory) -> Iterator[kill_world.World]:
     with tempfile.TemporaryDirectory() as folder:
         warm = WarmPython(Path(folder))
         try:
             warm.wait()
-            yield kill.World(tmp_path_factory.mktemp("kill") / "world", kill.ORDER, warm)
+            yield kill_world.World(tmp_path_factory.mktemp("kill") / "world", kill_world.ORDER, warm)
         finally:
             warm.close()
 
@@ -35,7 +36,7 @@ def world(tmp_path_factory) -> Iterator[kill.World]:
 def test_every_stage_killed_once_and_run_again(world):
     """At a change of a file in the later half, where outputs take their places, by each signal in turn."""
     draw, wrong = random.Random(0), {}
-    for number, stage in enumerate(kill.ORDER):
+    for number, stage in enumerate(kill_world.ORDER):
         by, changes = kill.SIGNALS[number % 3], world.changes[stage]
         at = draw.randint(changes // 2, changes)
         found = kill.case(world, stage, by, removed=number % 2 == 0, KILL_AT=str(at))
@@ -149,7 +150,7 @@ def wait_for(found: Callable[[], object]) -> bool:
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stage_ends_with_dvc_and_a_rerun_is_whole(repository, by):
     place = repository / "data" / "encrypted"
-    slow = {"PYTHONPATH": f"{ROOT}{os.pathsep}{repository / 'site'}", kill._MARK: str(repository)}
+    slow = {"PYTHONPATH": f"{ROOT}{os.pathsep}{repository / 'site'}", kill_world.MARK: str(repository)}
     first = dvc(repository, "repro", **slow)
     assert wait_for(lambda: list(place.glob(".digits.*.partial/train/000001.tar")))
     second = dvc(repository, "repro", **slow)
@@ -169,7 +170,7 @@ def test_a_stage_ends_with_dvc_and_a_rerun_is_whole(repository, by):
 
 def marked(folder: Path) -> list[str]:
     """Processes that were started for this test."""
-    mark = f"{kill._MARK}={folder}".encode()
+    mark = f"{kill_world.MARK}={folder}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
