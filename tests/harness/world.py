@@ -249,6 +249,7 @@ def _run(root: Path, verb: str, prepare: Callable[[], None] = lambda: None) -> N
 def _require(verb: tuple[str, ...], ending: arena.Ending) -> None:
     if ending.code or ending.events:
         raise RuntimeError(f"the world cannot be made: {verb}: {ending}")
+    arena.warm(ending)
 
 
 def _keep_unfinished() -> None:
