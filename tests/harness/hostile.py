@@ -315,6 +315,17 @@ def hunt_together(base: Base, count: int, only: list[str], number: int, jobs: in
     return tally
 
 
+_HUGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def _with_huge_pages() -> None:
+    """Start again with an allocator that asks for huge pages: a fork copies their tables in a third of the time."""
+    if any(os.environ.get(name) != value for name, value in _HUGE_PAGES.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **_HUGE_PAGES})
+    for name in _HUGE_PAGES:
+        del os.environ[name]  # what is tried has the usual one
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
@@ -324,6 +335,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     chosen = parser.parse_args()
+    _with_huge_pages()
     _import_all()
     with tempfile.TemporaryDirectory(prefix="ppvit-hostile-", dir=_in_memory()) as folder:
         base = Base(Path(folder))
