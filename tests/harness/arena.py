@@ -24,6 +24,7 @@ WALL_SECONDS = 300  # for what waits; work ends by its processor time, also on a
 LEAVE_SECONDS = 20.0  # for what was started and ends by itself
 MEMORY = 2 * 2**30
 FILE_BYTES = 512 * 2**20
+PASSPHRASE = "passphrase"  # in the key ring, the file that holds the one of the locked key
 CANARY = "canary"  # made in its folder by every payload of ours, should one run
 
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn", "subprocess.Popen")
@@ -190,7 +191,11 @@ def _become_command(arguments: list[str], folder: Path, streams: list[Path], pre
         os.chdir(folder)
         (folder / "tmp").mkdir(exist_ok=True)
         os.environ.update(
-            PPVIT_KEYRING="keyring", PPVIT_SCRATCH="scratch", PPVIT_CACHE="cache", TMPDIR=str(folder / "tmp")
+            PPVIT_KEYRING="keyring",
+            PPVIT_PASSPHRASE_FILE=f"keyring/{PASSPHRASE}",
+            PPVIT_SCRATCH="scratch",
+            PPVIT_CACHE="cache",
+            TMPDIR=str(folder / "tmp"),
         )
         import tempfile
 
@@ -217,7 +222,13 @@ def _become_command(arguments: list[str], folder: Path, streams: list[Path], pre
             trace = _brief(error)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        told = json.dumps({"traceback": trace, "events": events[:20], "imported": [each for each in sys.modules if each not in before]})
+        told = json.dumps(
+            {
+                "traceback": trace,
+                "events": events[:20],
+                "imported": [each for each in sys.modules if each not in before],
+            }
+        )
     except BaseException:
         traceback.print_exc()
     finally:
@@ -271,4 +282,4 @@ def _watch(folder: Path, events: list[str]) -> Any:
 
 
 def _is_git(command: Any) -> bool:
-    return isinstance(command, list | tuple) and list(command[:2]) == ["git", "describe"]
+    return isinstance(command, list | tuple) and list(command[:2]) in (["git", "describe"], ["git", "show"])
