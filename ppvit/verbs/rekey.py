@@ -16,7 +16,7 @@ from ppvit.ciphers import Cipher, keys, make_cipher
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import as_json, atomic_output, write_json
 from ppvit.core.provenance import Made, finetuned_id, identities, require_made_alike
-from ppvit.core.reading import read_json
+from ppvit.core.reading import JSON_BYTES, read_bounded, read_json
 from ppvit.data.decrypted import DecryptedImages
 from ppvit.data.encrypted import KNOWN_BY, fill
 from ppvit.data.shards import SPLITS, read_manifest
@@ -160,10 +160,10 @@ def _move(each: _Kept, folder: Path, adapted: Path, old: Cipher, new: Cipher) ->
                 _renamed(values, new) if path.name == _RECORD else values | {"ppvit": _renamed(values["ppvit"], new)},
             )
         elif path.name == _CARD:
-            text = path.read_text(encoding="utf-8")
-            (folder / _CARD).write_text(text.replace(str(old.key_id), str(new.key_id)), encoding="utf-8")
-        elif path.name != weights and path.is_file():
-            shutil.copyfile(path, folder / path.name)
+            text = read_bounded(path, JSON_BYTES)  # bytes, since the other party may have written anything
+            (folder / _CARD).write_bytes(text.replace(str(old.key_id).encode(), str(new.key_id).encode()))
+        elif path.name != weights and not path.is_dir():
+            (folder / path.name).write_bytes(read_bounded(path, JSON_BYTES))
 
 
 def _renamed(record: dict[str, Any], new: Cipher) -> dict[str, Any]:

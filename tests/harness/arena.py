@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import re
@@ -13,7 +14,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ WALL_SECONDS = 300  # for what waits; work ends by its processor time, also on a
 LEAVE_SECONDS = 20.0  # for what was started and ends by itself
 MEMORY = 2 * 2**30
 FILE_BYTES = 512 * 2**20
+PASSPHRASE = "passphrase"  # in the key ring, the file that holds the one of the locked key
 CANARY = "canary"  # made in its folder by every payload of ours, should one run
 
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn", "subprocess.Popen")
@@ -56,6 +59,7 @@ class Ending:
         traceback: of an error that it did not tell in a line, else empty.
         events: forbidden things that it did.
         seconds: of processor time; memory_bytes: resident, at most.
+        imported: modules that it loaded itself, in their order.
     """
 
     code: int
@@ -65,6 +69,7 @@ class Ending:
     events: tuple[str, ...]
     seconds: float
     memory_bytes: int
+    imported: tuple[str, ...] = field(default=(), repr=False)
 
     def faults(self, usual: tuple[str, ...]) -> list[str]:
         """What must not be: everything that breaks the promise of one line, bounds and nothing executed.
@@ -114,7 +119,7 @@ def run(arguments: list[str], folder: Path, prepare: Callable[[], None] = lambda
     _, status, usage = os.wait4(child, 0)
     left = _end_group(child)
     out, err, told = (path.read_text("utf-8", "backslashreplace") if path.exists() else "" for path in streams)
-    record = json.loads(told) if told else {"traceback": "", "events": []}
+    record = json.loads(told) if told else {"traceback": "", "events": [], "imported": []}
     events = [*record["events"], *left]
     if (folder / CANARY).exists():
         events.append("run a payload")
@@ -127,7 +132,17 @@ def run(arguments: list[str], folder: Path, prepare: Callable[[], None] = lambda
         tuple(dict.fromkeys(events)),
         usage.ru_utime + usage.ru_stime,
         usage.ru_maxrss * 1024,
+        tuple(record["imported"]),
     )
+
+
+def warm(ending: Ending) -> None:
+    """Import here what a command on sound files imported, once for all forks to come."""
+    for name in ending.imported:
+        with suppress(ImportError, AttributeError):  # some are made by others, such as six.moves
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # or forks would copy what the collector touches
 
 
 def _end_group(child: int) -> list[str]:
@@ -142,7 +157,7 @@ def _end_group(child: int) -> list[str]:
             return []  # dead, and not yet reaped by the system
         if time.monotonic() > until:
             break
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.killpg(child, signal.SIGKILL)
     return [f"leave a process: {', '.join(living)}"]
 
@@ -176,7 +191,11 @@ def _become_command(arguments: list[str], folder: Path, streams: list[Path], pre
         os.chdir(folder)
         (folder / "tmp").mkdir(exist_ok=True)
         os.environ.update(
-            PPVIT_KEYRING="keyring", PPVIT_SCRATCH="scratch", PPVIT_CACHE="cache", TMPDIR=str(folder / "tmp")
+            PPVIT_KEYRING="keyring",
+            PPVIT_PASSPHRASE_FILE=f"keyring/{PASSPHRASE}",
+            PPVIT_SCRATCH="scratch",
+            PPVIT_CACHE="cache",
+            TMPDIR=str(folder / "tmp"),
         )
         import tempfile
 
@@ -189,6 +208,7 @@ def _become_command(arguments: list[str], folder: Path, streams: list[Path], pre
         events: list[str] = []
         sys.addaudithook(_watch(folder, events))
         sys.argv = ["ppvit", *arguments]
+        before = set(sys.modules)
         from ppvit.cli import run as command
 
         trace = ""
@@ -202,7 +222,13 @@ def _become_command(arguments: list[str], folder: Path, streams: list[Path], pre
             trace = _brief(error)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        told = json.dumps({"traceback": trace, "events": events[:20]})
+        told = json.dumps(
+            {
+                "traceback": trace,
+                "events": events[:20],
+                "imported": [each for each in sys.modules if each not in before],
+            }
+        )
     except BaseException:
         traceback.print_exc()
     finally:
@@ -256,4 +282,4 @@ def _watch(folder: Path, events: list[str]) -> Any:
 
 
 def _is_git(command: Any) -> bool:
-    return isinstance(command, list | tuple) and list(command[:2]) == ["git", "describe"]
+    return isinstance(command, list | tuple) and list(command[:2]) in (["git", "describe"], ["git", "show"])

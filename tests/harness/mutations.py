@@ -676,7 +676,14 @@ def npz_file(draw: Draw, data: bytes) -> Damage:
 def of_kind(name: str) -> Callable[[Draw, bytes], Damage]:
     """The damage that fits a file's name."""
     ends = {
-        **{".json": json_file, ".yaml": yaml_file, ".csv": table, ".tsv": table, ".safetensors": safetensors_file},
+        **{
+            ".json": json_file,
+            ".yaml": yaml_file,
+            ".lock": yaml_file,
+            ".csv": table,
+            ".tsv": table,
+            ".safetensors": safetensors_file,
+        },
         **{
             ".tar": tar_file,
             ".png": picture_file,

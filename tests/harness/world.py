@@ -20,7 +20,8 @@ import yaml
 from conftest import make_config, write_raw
 from imports import ROOT
 
-from ppvit.ciphers import keys
+from ppvit.ciphers import keys, passphrase
+from ppvit.core import private
 from ppvit.data.images import encode_png
 
 Outcome = Callable[[Path], Any]
@@ -33,6 +34,9 @@ QUICK = {
     "threats": {"images": 2, "surrogate_images": 6, "queries": 2},
     "report": {"images": 2},
 }
+# so that a seed gives the same cases each time, but for the random numbers of CKKS and of the passphrase's file
+KEY, LOCKED = keys.Key(bytes(range(32))), keys.Key(bytes(range(1, 33)))
+SEALED = "data/sealed/own"
 LINKED = 500_000  # files from this size on are linked into the copies of the world, not copied
 
 
@@ -70,6 +74,8 @@ class Verb:
     arguments: tuple[str, ...]
     outcome: Outcome = nothing
     printed: bool = False  # whether what it prints is its result
+    refused: bool = False  # whether it refuses sound files too, for want of something that comes later
+    cost: int = 2  # in twentieths of a second; what is dear is taken more seldom
 
 
 VERBS = {
@@ -77,18 +83,25 @@ VERBS = {
     "encrypt": Verb(("encrypt",), tree_of("data/encrypted/digits")),
     "adapt": Verb(("adapt",), tree_of("models/adapted")),
     "adapt own": Verb(("adapt", "-S", "model.checkpoint=models/local/own.pth"), tree_of("models/adapted")),
-    "finetune": Verb(("finetune",), tree_of("models/finetuned", "README.md")),
-    "evaluate": Verb(("evaluate",), result_of("evaluate")),
-    "robustness": Verb(("robustness",), result_of("robustness")),
-    "verify": Verb(("verify",), result_of("verify")),
-    "audit": Verb(("audit",), result_of("audit")),
-    "threats": Verb(("threats",), result_of("threats")),
-    "report": Verb(("report",)),
-    "predict": Verb(("predict", "pictures/0.png", "pictures/1.png"), printed=True),
-    "audit pictures": Verb(("audit", "pictures")),
+    "finetune": Verb(("finetune",), tree_of("models/finetuned", "README.md"), cost=4),
+    "evaluate": Verb(("evaluate",), result_of("evaluate"), cost=3),
+    "robustness": Verb(("robustness",), result_of("robustness"), cost=4),
+    "verify": Verb(("verify",), result_of("verify"), cost=4),
+    "audit": Verb(("audit",), result_of("audit"), cost=24),
+    "threats": Verb(("threats",), result_of("threats"), cost=24),
+    "report": Verb(("report",), cost=6),
+    "predict": Verb(("predict", "pictures/0.png", "pictures/1.png"), printed=True, cost=3),
+    "audit pictures": Verb(("audit", "pictures"), cost=8),
     "show": Verb(("show",)),
-    "export": Verb(("export", "hub", "--force")),
+    "export": Verb(("export", "hub", "--force"), cost=3),
     "keys": Verb(("keys",)),
+    "encrypt locked": Verb(
+        ("encrypt", "-S", f"cipher.key_id={LOCKED.id}", "--encrypted", "data/locked"), tree_of("data/locked")
+    ),
+    "encrypt sealed": Verb(("encrypt", "--raw", SEALED, "--encrypted", "data/opened"), tree_of("data/opened")),
+    "show sealed": Verb(("show", "--raw", SEALED), lambda folder: _json(folder / SEALED / "dataset.json")),
+    "rekey": Verb(("rekey", KEY.id, LOCKED.id, "--out", "rekeyed"), tree_of("rekeyed", "README.md"), cost=6),
+    "pull": Verb(("pull",), refused=True),  # the folder is no project of DVC, which is looked for after the lock
     "download npz": Verb(
         ("download", "-S", "dataset.name=breastmnist", "-S", "dataset.path=data/local/own.npz"),
         tree_of("data/raw/breastmnist"),
@@ -106,8 +119,8 @@ VERBS = {
         tree_of("data/raw/imagefolder"),
     ),
     "he encrypt": Verb(("he", "encrypt")),
-    "he train": Verb(("he", "train")),
-    "he decrypt": Verb(("he", "decrypt"), result_of("he")),
+    "he train": Verb(("he", "train"), cost=24),
+    "he decrypt": Verb(("he", "decrypt"), result_of("he"), cost=6),
 }
 for _kind in ("vpt", "whole"):
     VERBS[f"finetune {_kind}"] = Verb(
@@ -125,7 +138,7 @@ for _kind in ("vpt", "whole"):
     )
     for _verb in ("evaluate", "verify"):
         _arguments = (_verb, "--finetuned", f"models/{_kind}", "--results", f"out-{_kind}")
-        VERBS[f"{_verb} {_kind}"] = Verb(_arguments, result_of(_verb, f"out-{_kind}"))
+        VERBS[f"{_verb} {_kind}"] = Verb(_arguments, result_of(_verb, f"out-{_kind}"), cost=4)
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,7 @@ class Artefact:
         verbs: who reads it.
         needs: folders that these verbs read beside it.
         own: it is an input of the reader himself, so that another one gives another result rightly.
-        share: how often it is taken.
+        share: how often it is taken, beside what its verbs cost.
         extra: files that may be put beside, by path.
     """
 
@@ -148,18 +161,22 @@ class Artefact:
     share: int = 2
     extra: dict[str, bytes] = field(default_factory=dict)
 
+    def turns(self) -> list[str]:
+        """Its verbs, those that are cheap more often."""
+        return [verb for verb in self.verbs for _ in range(self.share * max(1, 12 // VERBS[verb].cost))]
+
 
 _MODELS = ("params.yaml", "data/encrypted", "models/adapted", "models/finetuned", "models/pretrained", "results")
-_OWNER = (*_MODELS, "data/raw/digits", "keyring")
+_OWNER = (*_MODELS, "data/raw/digits", SEALED, "keyring")
 _PICKLE = "@pickle"
 ARTEFACTS = {
     "manifest": Artefact(
-        ("data/encrypted/**/*.json",), ("evaluate", "finetune", "robustness", "export"), _MODELS, share=4
+        ("data/encrypted/**/*.json",), ("evaluate", "finetune", "robustness", "export", "rekey"), _OWNER, share=4
     ),
-    "shards": Artefact(("data/encrypted/**/*.tar",), ("evaluate", "finetune"), _MODELS, share=3),
+    "shards": Artefact(("data/encrypted/**/*.tar",), ("evaluate", "finetune", "rekey", "audit"), _OWNER, share=5),
     "adapter": Artefact(
         ("models/finetuned/*",),
-        ("evaluate", "evaluate", "verify", "predict", "export", "robustness"),
+        ("evaluate", "verify", "predict", "export", "robustness", "rekey", "threats"),
         (*_OWNER, "pictures"),
         share=6,
         extra={"models/finetuned/adapter_model.bin": b"@", "models/finetuned/config.json": b'{"auto_map": {}}'},
@@ -174,7 +191,7 @@ ARTEFACTS = {
     ),
     "adapted": Artefact(
         ("models/adapted/*",),
-        ("evaluate", "finetune", "verify", "export"),
+        ("evaluate", "finetune", "verify", "export", "rekey"),
         _OWNER,
         share=5,
         extra={"models/adapted/pytorch_model.bin": b"@"},
@@ -183,21 +200,25 @@ ARTEFACTS = {
         ("results/*.json", "results/*/*.json", "results/**/*.csv", "results/**/*.tsv", "results/audit/*.png"),
         ("report",),
         _OWNER,
-        share=6,
+        share=20,
     ),
     "params": Artefact(
-        ("params.yaml",), ("settings", "settings", "settings", "encrypt", "adapt", "report"), _OWNER, own=True, share=5
+        ("params.yaml",), ("settings", "settings", "encrypt", "adapt", "report"), _OWNER, own=True, share=3
     ),
-    "keys": Artefact(("keyring/*",), ("encrypt", "adapt", "verify", "keys"), _OWNER, share=2),
+    "keys": Artefact(
+        ("keyring/*",), ("encrypt", "encrypt locked", "adapt", "verify", "keys", "encrypt sealed"), _OWNER, share=2
+    ),
+    "sealed": Artefact((f"{SEALED}/*",), ("encrypt sealed", "show sealed"), _OWNER, share=5),
+    "lock of DVC": Artefact(("dvc.lock",), ("pull",), ("params.yaml", "dvc.lock"), own=True, share=5),
     "raw": Artefact(
         ("data/raw/digits/*",),
-        ("encrypt", "verify", "predict", "report", "show"),
+        ("encrypt", "verify", "predict", "report", "show", "audit", "threats"),
         (*_OWNER, "pictures"),
         own=True,
         share=4,
     ),
-    "weights": Artefact(("models/pretrained/*",), ("adapt",), _OWNER, own=True),
-    "own weights": Artefact(("models/local/*",), ("adapt own",), (*_OWNER, "models/local"), own=True),
+    "weights": Artefact(("models/pretrained/*",), ("adapt",), _OWNER, own=True, share=4),
+    "own weights": Artefact(("models/local/*",), ("adapt own",), (*_OWNER, "models/local"), own=True, share=4),
     "own images": Artefact(
         ("data/local/**/*",),
         ("download npz", "download tar", "download zip", "download folder"),
@@ -207,23 +228,36 @@ ARTEFACTS = {
     ),
     "pictures": Artefact(("pictures/*",), ("predict", "audit pictures"), (*_OWNER, "pictures"), own=True),
     "checkpoint": Artefact(("scratch/**/*",), ("finetune", "robustness"), (*_MODELS, "scratch")),
-    "ckks from the trainer": Artefact(("he/trainer/**/*",), ("he decrypt",), (*_OWNER, "he"), share=1),
-    "ckks from the owner": Artefact(("he/trainer/**/*",), ("he train",), ("params.yaml", "he"), share=1),
-    "ckks of the owner": Artefact(("he/owner/**/*",), ("he decrypt",), (*_OWNER, "he"), own=True, share=1),
+    "ckks from the trainer": Artefact(
+        ("he/trainer/weights/*", "he/trainer/plan.json", "he/trainer/data/manifest.json"),
+        ("he decrypt",),
+        (*_OWNER, "he"),
+        share=10,
+    ),
+    "ckks from the owner": Artefact(
+        ("he/trainer/plan.json", "he/trainer/keys/*", "he/trainer/data/*"),
+        ("he train",),
+        ("params.yaml", "he"),
+        share=8,
+    ),
+    "ckks of the owner": Artefact(("he/owner/**/*",), ("he decrypt",), (*_OWNER, "he"), own=True, share=4),
 }
 
 
 def build(root: Path) -> None:
     """Run all stages in a new folder."""
-    key = keys.Key(bytes(range(32)))  # so that a seed gives the same cases each time, but for CKKS's random numbers
-    keys.save(key, root / "keyring", "a label")
+    keys.save(KEY, root / "keyring", "a label")
+    _lock(root / "keyring")
     write_raw(root / "data" / "raw" / "digits", {"train": 24, "test": 12}, size=32)
     (root / "models" / "pretrained").mkdir(parents=True)
     weights = next((ROOT / "models" / "pretrained").glob("*.safetensors"))
     shutil.copy(weights, root / "models" / "pretrained")
-    config = make_config(**QUICK, cipher={"key_id": key.id})
+    config = make_config(**QUICK, cipher={"key_id": KEY.id})
     (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     _own_data(root)
+    shutil.copy(ROOT / "dvc.lock", root)
+    seal = ("download", "-S", "dataset.name=imagefolder", "-S", "dataset.path=data/local/own", "--raw", SEALED)
+    _require(seal, arena.run([*seal, "-S", f"download.key_id={KEY.id}"], root))
     # as the pipeline runs them; unfinished work of training and robustness is kept, as a kill leaves it
     for verb in (
         "settings",
@@ -242,6 +276,14 @@ def build(root: Path) -> None:
         _require(arguments, arena.run(list(arguments), root))
 
 
+def _lock(keyring: Path) -> None:
+    """A key with a passphrase, of the least cost that is taken: a guess at the usual one takes half a second."""
+    usual, passphrase._LOG2_N = passphrase._LOG2_N, 14
+    keys.save(LOCKED, keyring, "locked", "a passphrase")
+    passphrase._LOG2_N = usual
+    private.write_private(keyring / arena.PASSPHRASE, "a passphrase\n")
+
+
 def _run(root: Path, verb: str, prepare: Callable[[], None] = lambda: None) -> None:
     _require((verb,), arena.run(list(VERBS[verb].arguments), root, prepare))
 
@@ -249,6 +291,7 @@ def _run(root: Path, verb: str, prepare: Callable[[], None] = lambda: None) -> N
 def _require(verb: tuple[str, ...], ending: arena.Ending) -> None:
     if ending.code or ending.events:
         raise RuntimeError(f"the world cannot be made: {verb}: {ending}")
+    arena.warm(ending)
 
 
 def _keep_unfinished() -> None:
