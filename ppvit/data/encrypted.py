@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from ppvit.ciphers import Cipher
 from ppvit.core.children import end_with_parent
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.progress import tqdm
 from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
