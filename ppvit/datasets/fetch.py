@@ -15,12 +15,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from ppvit import __version__
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import require_free_space
 from ppvit.core.private import make_private
+from ppvit.core.progress import tqdm
 
 _TIMEOUT_SECONDS = 30
 _ATTEMPTS = 4  # of one address, each going on where the one before stopped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +16,26 @@ from ppvit.core.errors import PpvitError, printable
 from ppvit.core.registry import Registry
 from ppvit.data import decoding, images
 from ppvit.data.decoding import image_extension
+from ppvit.data.labels import Label
 from ppvit.data.tar_index import IMAGE_BYTES
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: encoded bytes, their extension, a label in ``range(len(classes))``, and where it came from."""
+    """One image: encoded bytes, their extension, a label in ``range(len(classes))``, and where it came from.
+
+    The label of a multi-label data set is a tuple of class numbers in ascending order, possibly empty.
+    """
 
     image: bytes
     extension: str
-    label: int
+    label: Label
     origin: str
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set; each call of ``train`` or ``test`` starts again at the first image."""
+    """A data set; each call of ``train``, ``test`` or ``val`` starts again at the first image."""
 
     classes: list[str]
     train: Callable[[], Iterator[Sample]]
@@ -39,6 +44,10 @@ class Source:
     """where the images came from; the same text on every machine"""
     size_bytes: int
     """about how much disk the raw shards take; see :func:`shard_bytes`"""
+    val: Callable[[], Iterator[Sample]] | None = None
+    """the official validation split, where there is one: kept beside the others; nothing is trained or scored on it"""
+    multilabel: bool = False
+    """whether an image carries any number of the classes, and ``Sample.label`` is a tuple, instead of exactly one"""
 
 
 @dataclass(frozen=True)
@@ -88,25 +97,37 @@ def check_header(image: bytes, where: str) -> None:
         ) from None
 
 
-def array_samples(arrays: Iterable[np.ndarray], labels: Iterable[int], origin: str) -> Iterator[Sample]:
+def array_samples(arrays: Iterable[np.ndarray], labels: Iterable[Label], origin: str) -> Iterator[Sample]:
     """Samples of arrays, as PNG: each image uint8, (H, W) or (H, W, 3); ``origin`` gets the image's number appended."""
     for number, (image, label) in enumerate(zip(arrays, labels, strict=True)):
-        yield Sample(images.encode_png(image), "png", int(label), f"{origin}[{number}]")
+        number_or_numbers = label if isinstance(label, tuple) else int(label)  # of numpy's numbers, Python's
+        yield Sample(images.encode_png(image), "png", number_or_numbers, f"{origin}[{number}]")
 
 
-def check_classes(classes: list[str], train: Mapping[int, int], test: Mapping[int, int], where: str) -> None:
+def counted(labels: Iterable[Label]) -> Counter[int]:
+    """Images per class number; an image of several labels counts for each of them."""
+    return Counter(number for label in labels for number in (label if isinstance(label, tuple) else (label,)))
+
+
+def check_classes(
+    classes: list[str], train: Mapping[int, int], test: Mapping[int, int], where: str, multilabel: bool = False
+) -> None:
     """Refuse splits that cannot be trained on or would be scored wrongly.
 
     Args:
         classes: names; label numbers are their positions.
-        train: images per label number; labels without an image may be left out.
+        train: images per label number, see :func:`counted`; labels without an image may be left out.
         test: the same of the test split.
         where: the source, named in the error.
+        multilabel: whether an image may carry any number of labels. One label is enough then, and a label that a split
+            lacks is a warning: what cannot be measured of it is said with the results.
 
     Raises:
         PpvitError: fewer than two classes, a class that one of the splits lacks, or a name that cannot be printed.
     """
-    if len(classes) < 2:
+    if multilabel and not classes:
+        raise PpvitError(f"{where}: at least one label is needed, found none; name the labels")
+    if len(classes) < 2 and not multilabel:
         found = f"only '{classes[0]}'" if classes else "none"
         raise PpvitError(f"{where}: at least two classes are needed, found {found}; give every class its own folder")
     for label, name in enumerate(classes):
@@ -115,6 +136,12 @@ def check_classes(classes: list[str], train: Mapping[int, int], test: Mapping[in
         if not train.get(label) and not test.get(label):
             raise PpvitError(f"{where}: class {label} ('{name}') has no image; number the classes from 0 without gaps")
         if not train.get(label):
-            raise PpvitError(f"{where}: class missing in train: '{name}'; add images of it or take it out of test")
+            lacks = f"{where}: class missing in train: '{name}'"
+            if not multilabel:
+                raise PpvitError(f"{lacks}; add images of it or take it out of test")
+            warn(f"{lacks}; it cannot be learned")
         if not test.get(label):
-            raise PpvitError(f"{where}: class missing in test: '{name}'; add images of it or take it out of train")
+            lacks = f"{where}: class missing in test: '{name}'"
+            if not multilabel:
+                raise PpvitError(f"{lacks}; add images of it or take it out of train")
+            warn(f"{lacks}; it cannot be scored")

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from ppvit.core.progress import tqdm
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.data.batches import EncryptedImages, load_batches
 from ppvit.evaluation.scores import BATCH, Scores, score

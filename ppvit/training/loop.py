@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ppvit.config import Finetune
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
 from ppvit.data.batches import Images, epoch_batches, load_batches
 from ppvit.models import model_input

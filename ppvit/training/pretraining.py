@@ -15,11 +15,11 @@ from safetensors.torch import save as to_safetensors
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from ppvit.config import Pretrain
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output
+from ppvit.core.progress import tqdm
 from ppvit.models import MICRO, MICRO_ARCHITECTURE
 from ppvit.training import glyphs
 

@@ -150,7 +150,9 @@ def test_stages_on_a_read_only_disk(world, tmp_path, what):
     command = [*encrypt, "--out", str(tmp_path / "out")] if what == "verb" else ["-c", SAVES]
     done = with_mounts(READ_ONLY, str(tmp_path), *command, PPVIT_SCRATCH=str(tmp_path))
     assert done.returncode == 1
-    (line,) = (line for line in done.stderr.splitlines() if not line.startswith("warning: the public demo key"))
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: the public demo key")]
+    assert len(lines) == 1, done.stderr
+    (line,) = lines
     assert line.startswith(f"error: {tmp_path}/")
     assert "the disk is read-only; " in line
     assert os.listdir(tmp_path) == []
@@ -204,7 +206,9 @@ def test_encrypting_with_small_shared_memory(world, tmp_path):
     """Enough for the first lock, with which joblib looks whether it can have any, and for no more."""
     done = with_mounts(SMALL, "16k", "-c", ENCRYPTS, str(world), str(tmp_path / "out"), PPVIT_WORKERS="2")
     assert done.returncode == 1
-    (line,) = (line for line in done.stderr.splitlines() if not line.startswith("warning: the public demo key"))
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: the public demo key")]
+    assert len(lines) == 1, done.stderr
+    (line,) = lines
     assert line == f"error: {tmp_path}/out: {SHORT} (it was not written)"
     assert os.listdir(tmp_path) == []
 
@@ -268,6 +272,8 @@ def test_no_more_processes_for_real(world, tmp_path, what, processes):
     single = {"OPENBLAS_NUM_THREADS": "1", "PPVIT_WORKERS": "2", "TMPDIR": str(tmp_path)}
     done = subprocess.run(limited, env={**os.environ, **single}, check=False, capture_output=True, text=True)
     assert done.returncode == 1
-    (line,) = (line for line in done.stderr.splitlines() if not line.startswith("warning: the public demo key"))
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: the public demo key")]
+    assert len(lines) == 1, done.stderr
+    (line,) = lines
     assert re.match("error: (.*/out: )?no more processes or threads may be started; raise `ulimit -u`", line)
     assert not list(tmp_path.iterdir())

@@ -6,10 +6,9 @@ import resource
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, write_json
+from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch, environment, peak_memory_bytes
 from ppvit.he.algorithms import Plan
 from ppvit.he.ckks.memory import available_bytes
