@@ -162,7 +162,7 @@ def _ending(name: str) -> str:
     return name.rpartition(".")[2].lower()
 
 
-def to_rgb(values: np.ndarray, value_range: tuple[float, float] | None, inverted: bool = False) -> np.ndarray:
+def to_rgb(values: np.ndarray, value_range: Sequence[float] | None, inverted: bool = False) -> np.ndarray:
     """Bring what :func:`pixels` gives to 8 bits: linear from ``value_range`` to 0..255, clipped.
 
     Args:
@@ -191,7 +191,7 @@ def to_rgb(values: np.ndarray, value_range: tuple[float, float] | None, inverted
 def decode(
     data: bytes,
     where: str,
-    value_range: tuple[float, float] | None = None,
+    value_range: Sequence[float] | None = None,
     frames: str = "error",
     extension: str | None = None,
 ) -> np.ndarray:

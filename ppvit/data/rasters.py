@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -39,8 +40,9 @@ def opened(data: bytes, formats: list[str]) -> Any:
     """
     try:
         image: Any = Image.open(io.BytesIO(data), formats=formats)
-    except Image.DecompressionBombError:
-        raise ValueError(f"its pixels are more than {PIXELS:,}") from None
+    except Image.DecompressionBombError as error:
+        promised = re.findall(r"\d+", str(error))[:1]
+        raise ValueError(f"{' '.join(promised)} pixels are more than {PIXELS:,}") from None
     except UnidentifiedImageError:
         if data[4:8] != b"ftyp":
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.provenance import Made
+from ppvit.data.plain import prepared
 from ppvit.data.sealed import read_dataset
 from ppvit.evaluation.prediction import probabilities, read_images
 from ppvit.places import Places
@@ -25,8 +26,8 @@ def run(config: Config, places: Places, paths: list[Path], top: int = 3) -> list
     """The most probable classes of every image.
 
     Args:
-        config: ``dataset.image_size``, ``cipher`` and ``encrypt`` are used, as when the shards were made.
-        places: ``raw`` (for the class names), ``adapted`` and ``finetuned`` are read.
+        config: ``dataset.image_size`` and ``frames``, ``cipher``, ``encrypt`` are used, as when the shards were made.
+        places: ``raw`` (for the class names and the range of grey values), ``adapted`` and ``finetuned`` are read.
         paths: image files.
         top: how many classes.
 
@@ -34,10 +35,10 @@ def run(config: Config, places: Places, paths: list[Path], top: int = 3) -> list
         PpvitError: an image is missing or cannot be decoded; no key; a model of another key.
     """
     cipher = load_cipher(config)
-    classes = read_dataset(places.raw)[0]["classes"]
-    resizing = {"resize_filter": config.encrypt.resize_filter, "crop": config.encrypt.crop}
-    plain = read_images(paths, config.dataset.image_size, **resizing)
-    asked = Made(f"{places.raw}, by params.yaml,", {**resizing, "num_classes": len(classes)})
+    dataset, _ = read_dataset(places.raw)
+    classes, preparing = dataset["classes"], prepared(config.encrypt, dataset)
+    plain = read_images(paths, config.dataset.image_size, **preparing, frames=config.dataset.frames)
+    asked = Made(f"{places.raw}, by params.yaml,", {**preparing, "num_classes": len(classes)})
     best = probabilities(plain, cipher, places.adapted, places.finetuned, asked).topk(min(top, len(classes)), dim=1)
     return [
         [Prediction(classes[index], 100 * value) for value, index in zip(values, indices, strict=True)]
