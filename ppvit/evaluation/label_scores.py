@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,39 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.measures import HEADLINES, LabelRow
 from ppvit.evaluation.calibration import Calibration
 from ppvit.evaluation.scores import finite, write_table
 from ppvit.models.tasks import THRESHOLD
-
-
-@dataclass(frozen=True)
-class LabelRow:
-    """How well one label is told; a row of ``labels.csv``.
-
-    Attributes:
-        label: its number.
-        positives: images that carry it.
-        predicted: images that are said to.
-        true_positives: images of both kinds.
-        auroc, average_precision: 0..1; None where all images carry the label, or none does.
-    """
-
-    label: int
-    positives: int
-    predicted: int
-    true_positives: int
-    auroc: float | None
-    average_precision: float | None
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall of what is said; 0 where it was said of no image."""
-        said = self.positives + self.predicted
-        return 2 * self.true_positives / said if said else 0.0
-
-    def accuracy(self, images: int) -> float:
-        """Share of images of which it is said rightly whether they carry the label."""
-        return 1 - (self.positives + self.predicted - 2 * self.true_positives) / images
 
 
 class LabelScores:
@@ -60,7 +31,7 @@ class LabelScores:
         calibration_bins: equal-width bins of the probability that an image carries a label, over all labels.
     """
 
-    headline = "auroc"
+    headline: ClassVar[str] = HEADLINES["multilabel"].name
 
     def __init__(self, num_classes: int, calibration_bins: int = 15) -> None:
         self._num_classes = num_classes
@@ -139,7 +110,7 @@ class LabelScores:
 
     def chance(self) -> tuple[str, float]:
         """Name and value of the headline figure of whoever does not look at the images."""
-        return "chance_auroc", 0.5
+        return HEADLINES["multilabel"].chance, 0.5
 
     def write_plots(self, folder: Path) -> None:
         """Tables: one row a label (its number: names stay with the owner), a calibration bin."""

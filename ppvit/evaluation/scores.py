@@ -9,7 +9,7 @@ import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.measures import HEADLINES
 from ppvit.evaluation.calibration import Calibration
 
 
@@ -31,7 +32,7 @@ class Scores:
         calibration_bins: equal-width bins of the largest probability.
     """
 
-    headline = "accuracy_percent"
+    headline: ClassVar[str] = HEADLINES["multiclass"].name
 
     def __init__(self, num_classes: int, calibration_bins: int = 15) -> None:
         from torchmetrics import MetricCollection  # takes a second to import
@@ -104,7 +105,7 @@ class Scores:
 
     def chance(self) -> tuple[str, float]:
         """Name and value of the headline figure of whoever does not look at the images, but knows the largest class."""
-        return "chance_percent", 100.0 * float(self.confusion.sum(1).max()) / self.images
+        return HEADLINES["multiclass"].chance, 100.0 * float(self.confusion.sum(1).max()) / self.images
 
     def write_plots(self, folder: Path) -> None:
         """Tables for ``dvc plots``: one row a (true, predicted) image pair, a class, a calibration bin."""

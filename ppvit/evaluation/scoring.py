@@ -37,12 +37,12 @@ class AnyScores(Protocol):
 
 def scores_for(labelling: Labelling, calibration_bins: int = 15) -> AnyScores:
     """Scores, with nothing counted yet, of a model for images that are labelled so."""
-    kind = LabelScores if isinstance(labelling, LabelSets) else Scores
+    kind: type[LabelScores | Scores] = LabelScores if isinstance(labelling, LabelSets) else Scores
     return kind(labelling.classes, calibration_bins)
 
 
 def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scores: AnyScores) -> AnyScores:
-    """Run a model over batches of images, uint8 (n, 3, H, W), and their targets, and count its answers in ``scores``."""
+    """Run a model over batches of images, uint8 (n, 3, H, W), and targets, and count its answers in ``scores``."""
     place = device()
     model = model.to(place).eval()
     with torch.inference_mode():

@@ -10,6 +10,7 @@ from torch import nn
 from ppvit.ciphers import Cipher
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
+from ppvit.core.measures import HEADLINES
 from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.data.plain import PlainImages
@@ -20,7 +21,7 @@ from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
-HEADLINE = tuple(f"{which}{name}" for name in ("accuracy_percent", "auroc") for which in ("", "plain_", "wrong_key_"))
+HEADLINE = tuple(f"{which}{each.name}" for each in HEADLINES.values() for which in ("", "plain_", "wrong_key_"))
 
 
 def run(config: Config, places: Places) -> None:
