@@ -148,7 +148,7 @@ def finetune(
 
 
 def evaluate(encrypted: Path | str, adapted: Path | str, finetuned: Path | str) -> dict[str, Any]:
-    """Accuracy, cross-entropy and calibration on the encrypted test images.
+    """Accuracy, cross-entropy and calibration on the encrypted test images; multi-label, AUROC and average precision.
 
     Raises:
         PpvitError: shards or models are missing, damaged or not made for each other.
@@ -176,7 +176,7 @@ def predict(
             is that of the shards that the model was trained on.
 
     Returns:
-        Probability of every class, float32, (n, C).
+        Probability of every class, float32, (n, C); each image's add up to 1, or multi-label, each is its own.
 
     Raises:
         PpvitError: an image cannot be read; a model of another key, cipher or size.

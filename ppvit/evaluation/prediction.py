@@ -17,6 +17,7 @@ from ppvit.data import decoding, images
 from ppvit.data.plain import image_id
 from ppvit.data.tar_index import IMAGE_BYTES
 from ppvit.models import model_input
+from ppvit.models.tasks import task_of
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
@@ -24,7 +25,7 @@ from ppvit.tuners.made import made_models
 def probabilities(
     plain: np.ndarray, cipher: Cipher, adapted: Path, finetuned: Path, asked: Made | None = None
 ) -> Tensor:
-    """Probability of every class, float32, (n, C).
+    """Probability of every class, float32, (n, C); each image's add up to 1, or multi-label, each is its own.
 
     Args:
         plain: uint8, (n, H, W, 3), of the cipher's size.
@@ -43,8 +44,8 @@ def probabilities(
     encrypted = encrypted.permute(0, 3, 1, 2) if encrypted.ndim == 4 else encrypted  # images, but not tokens
     model = load_finetuned(adapted, finetuned, tuned.record["num_classes"])
     with torch.inference_mode():
-        answers: Tensor = model(model_input(encrypted)).softmax(1)
-    return answers
+        logits: Tensor = model(model_input(encrypted))
+    return task_of(tuned.record["task"]).probabilities(logits)
 
 
 def read_images(

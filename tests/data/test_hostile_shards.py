@@ -283,7 +283,7 @@ def test_a_tar_that_is_no_shard_of_ours_is_refused(tmp_path, kind):
     path = tmp_path / "000000.tar"
     path.write_bytes(content)
     record = {"name": path.name, "samples": 1, "sha256": sha256_of(path)}
-    line = refused(ShardReader, tmp_path, "train", [record], 3, 8192)
+    line = refused(ShardReader, tmp_path, "train", [record], ClassNumbers(3), 8192)
     assert any(each in line for each in told.split("|")), line
     assert str(path) in line
 
