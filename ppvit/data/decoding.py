@@ -8,7 +8,6 @@ training images by `download`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -21,12 +20,14 @@ __all__ = [
     "IMAGE_EXTENSIONS",
     "PIXELS",
     "Decoded",
-    "check_header",
     "decode",
     "decoded",
     "image_extension",
+    "is_lossy",
     "is_noise",
     "pixels",
+    "reason",
+    "size_of",
     "to_rgb",
 ]
 
@@ -85,8 +86,11 @@ def is_noise(parts: Sequence[str]) -> bool:
 _LEFT_BEHIND = (".ds_store", "thumbs.db", "desktop.ini")
 
 
-def check_header(data: bytes, extension: str | None = None) -> None:
-    """Read no more than the header of an encoded image.
+def size_of(data: bytes, extension: str | None = None) -> tuple[int, int]:
+    """Width and height of an encoded image as its header says, before EXIF turns it; no pixels are decoded.
+
+    Pillow would take bytes for anything; so it is asked for the formats that begin in a way of their own, and for TGA,
+    which does not, only where the extension says so.
 
     Raises:
         UnidentifiedImageError: it is of no kind that is read.
@@ -95,18 +99,14 @@ def check_header(data: bytes, extension: str | None = None) -> None:
         Exception: whatever readers stumble over in a damaged header.
     """
     if dicom.is_dicom(data):
-        dicom.check_header(data)
-    else:
-        opened(data, extension).close()
+        return dicom.size_of(data)
+    with rasters.opened(data, _formats(extension)) as image:
+        return int(image.width), int(image.height)
 
 
-def opened(data: bytes, extension: str | None = None) -> Any:
-    """An encoded image, but DICOM, of which nothing but the header has been read; see :func:`check_header`.
-
-    Pillow would take bytes for anything; so it is asked for the formats that begin in a way of their own, and for TGA,
-    which does not, only where the name says so.
-    """
-    return rasters.opened(data, _formats(extension))
+def is_lossy(data: bytes) -> bool:
+    """Whether an encoded image, of which :func:`size_of` is known, was stored with loss, as JPEG is."""
+    return not dicom.is_dicom(data) and rasters.is_lossy(data)
 
 
 def _formats(extension: str | None) -> list[str]:

@@ -121,6 +121,22 @@ def prepared(encrypt: Encrypt, dataset: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def print_range(plain: PlainImages) -> None:
+    """Say how grey values above 8 bits are brought to 8 bits, where there are any or a range is given."""
+    if (value_range := plain.prepared["value_range"]) is None:
+        return
+    wide, (low, high) = plain.manifest.get("wide"), value_range
+    if wide is None:
+        print("no image has grey values above 8 bits; encrypt.value_range and encrypt.window change nothing")
+        return
+    found = [wide["low"], wide["high"]]
+    source = "the extremes" if value_range == found else f"as given; the extremes are {found[0]:g} and {found[1]:g}"
+    print(
+        f"{wide['images']} images have grey values above 8 bits: {low:g} .. {high:g} become 0 .. 255 ({source} of the "
+        "training images); images of 8 bits stay as they are"
+    )
+
+
 def image_id(split: str, index: int) -> int:
     """A number that no other image of the data set has: ``split`` is ``train``, ``test``, or ``query``."""
     return (*SPLITS, "query").index(split) * 2**32 + index

@@ -57,6 +57,11 @@ def opened(data: bytes, formats: list[str]) -> Any:
     return image
 
 
+def is_lossy(data: bytes) -> bool:
+    """Whether a file of a kind that is read is JPEG, lossy WebP, AVIF or HEIC, by its first bytes."""
+    return data[:2] == b"\xff\xd8" or data[4:8] == b"ftyp" or (data[8:12] == b"WEBP" and b"VP8L" not in data)
+
+
 def _heif(data: bytes) -> Any:
     try:
         import pillow_heif

@@ -88,7 +88,9 @@ def check_header(image: bytes, where: str) -> None:
     if len(image) > IMAGE_BYTES:
         raise PpvitError(f"{where} has {len(image):,} bytes, more than {IMAGE_BYTES:,}; remove or convert it")
     try:
-        decoding.check_header(image, image_extension(where))
+        decoding.size_of(image, image_extension(where))
+    except PpvitError as error:
+        raise PpvitError(f"{where}: {error}") from None
     except UnidentifiedImageError:
         raise PpvitError(f"{where} is not an image, whatever its name says; remove or convert it") from None
     except Exception as error:  # Pillow's readers name none of those that a damaged header ends in
