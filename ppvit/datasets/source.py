@@ -50,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set; each call of ``train`` or ``test`` starts again at the first image."""
+    """A data set; each call of ``train``, ``test`` or ``val`` starts again at the first image."""
 
     classes: list[str]
     train: Callable[[], Iterator[Sample]]
@@ -59,6 +59,8 @@ class Source:
     """where the images came from; the same text on every machine"""
     size_bytes: int
     """about how much disk the raw shards take; see :func:`shard_bytes`"""
+    val: Callable[[], Iterator[Sample]] | None = None
+    """the official validation split, where there is one: kept beside the others; nothing is trained or scored on it"""
     multilabel: bool = False
     """whether an image carries any number of the classes, and ``Sample.label`` is a tuple, instead of exactly one"""
 
