@@ -24,6 +24,18 @@ class Dataset(Section):
     """which images; `ppvit list datasets` names all; imagefolder or webdataset for your own"""
     path: Text = NO_DATA
     """leave as it is to download the data set; or the path of your own folder, archive or npz file"""
+    source_size: Literal[0, 28, 64, 128, 224] = 0
+    """MedMNIST only: side in pixels of the published file; 0 takes the one at dataset.path, or downloads 28"""
+    slices: Literal["none", "middle", "all"] = "none"
+    """volumes of MedMNIST only: the middle slice of each, or all as images of their own; none refuses volumes"""
+    slice_axis: int = Field(0, ge=0, le=2)
+    """volumes only: along which of the three axes they are sliced"""
+    subset: Text = ""
+    """which part of a data set that has several, such as letters of emnist; empty takes the usual or only one"""
+    image_column: Text = ""
+    """huggingface only: the column of images, where there are several"""
+    label_column: Text = ""
+    """huggingface only: the column of labels, where there are several"""
     image_size: int = Field(32, ge=8, le=4096)
     """side of the square images in pixels, which is the model's input size"""
     train_fraction: float = Field(1.0, gt=0, le=1)

@@ -61,10 +61,48 @@ class Request:
     """where downloads are kept"""
     test_fraction: float
     seed: int
+    source_size: int = 0
+    """side in pixels of the published file, where there are several; 0 takes the file at hand, or the smallest"""
+    slices: str = "none"
+    """of volumes: ``middle`` or ``all`` slices; ``none`` refuses them"""
+    slice_axis: int = 0
+    """of volumes: along which of the three axes they are sliced"""
+    subset: str = ""
+    """which part of a data set that consists of several; empty takes the usual or only one"""
+    image_column: str = ""
+    """of tables: where the images are; empty finds the only such column"""
+    label_column: str = ""
+    """of tables: where the labels are; empty finds the only such column"""
 
+
+CHOICES = ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")
+"""Fields of a request, and parameters of the section ``dataset``, that only some data sets read."""
 
 DATASETS: Registry[Callable[[Request], Source]] = Registry("ppvit.datasets", "dataset.name")
 """What opens each data set, by name. One more is a file in this folder with a function under ``@DATASETS.register``."""
+
+
+def enter(name: str, opener: Callable[[Request], Source], says: str, reads: tuple[str, ...] = ()) -> None:
+    """Register one of several data sets that are opened alike.
+
+    Args:
+        name: of the data set.
+        opener: what opens it.
+        says: the sentence on it in ``ppvit list datasets``: what is seen, images, classes, licence.
+        reads: those of ``CHOICES`` that it reads.
+    """
+
+    def open_named(request: Request) -> Source:
+        return opener(request)
+
+    open_named.__doc__ = says
+    vars(open_named)["reads"] = reads
+    DATASETS.register(name)(open_named)
+
+
+def note(message: str) -> None:
+    """Tell the user what was understood or chosen."""
+    print(f"note: {printable(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
