@@ -123,9 +123,10 @@ _READS: dict[str, Callable[[Config], set[str]]] = {
 
 _IMAGES = (
     *("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.frames"),
-    "dataset.seed",
+    *("dataset.first_images", "dataset.seed"),
 )
 _PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
+_DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
 _CHOICES = tuple(
     f"dataset.{name}"
     for name in (
@@ -162,7 +163,7 @@ STAGES: dict[str, Stage] = {
             "download",
             "owner",
             "Fetch a data set, or take your own, as plain shards.",
-            ("dataset.name", "dataset.path", "dataset.frames", "dataset.seed", *_CHOICES, "download"),
+            ("dataset.name", "dataset.path", *_DOWNLOADED, "dataset.seed", *_CHOICES, "download"),
             (),
             ("raw",),
         ),

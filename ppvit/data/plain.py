@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ppvit.config import Dataset, Encrypt
+from ppvit.core.errors import PpvitError
 from ppvit.data import decoding, images
 from ppvit.data.labels import Labelling, labelling_of
 from ppvit.data.sealed import read_dataset
@@ -43,7 +44,7 @@ class PlainImages:
     Args:
         raw: folder that `download` wrote.
         split: ``train`` or ``test``.
-        dataset: image_size, the fractions and the seed are used.
+        dataset: image_size, first_images, the fractions and the seed are used.
         encrypt: resize_filter and crop are used.
 
     Attributes:
@@ -54,8 +55,9 @@ class PlainImages:
         resizing: how images are brought to their size, as shards record it.
         made: that, the number of classes and the task, for :func:`ppvit.core.provenance.require_made_alike`.
 
-    A fraction is stratified, see :class:`ppvit.data.labels.Labelling`. The order is a seeded permutation, so that
-    neither shards nor batches group classes, whatever order the source had.
+    A fraction is stratified, see :class:`ppvit.data.labels.Labelling`; ``first_images`` takes the first as they are
+    stored. The order is a seeded permutation, so that neither shards nor batches group classes, whatever order the
+    source had.
     """
 
     def __init__(self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt) -> None:
@@ -66,6 +68,8 @@ class PlainImages:
         opened = None if seal is None else partial(seal.member, split)
         self._reader = ShardReader(raw, split, self.manifest["shards"][split], self.labelling, opened=opened)
         labels = self._reader.labels()
+        if split == "train" and dataset.first_images:
+            labels = _first(labels, dataset.first_images, raw)
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
         strata = self.labelling.strata(labels)
         self._selected = select(strata, fraction, seed=(dataset.seed, SPLITS.index(split)))
@@ -94,6 +98,15 @@ class PlainImages:
     def _read_one(self, index: int) -> np.ndarray:
         plain = decoding.decode(self._reader.image(index), self._reader.name(index))
         return images.to_square(plain, self.image_size, self._encrypt.resize_filter, self._encrypt.crop)
+
+
+def _first(labels: np.ndarray, count: int, raw: Path) -> np.ndarray:
+    if count > len(labels):
+        raise PpvitError(
+            f"dataset.first_images asks for {count} training images, {raw} has {len(labels)}; set it lower, or to 0, "
+            "which takes all"
+        )
+    return labels[:count]
 
 
 def image_id(split: str, index: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from ppvit.core.children import end_with_parent
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError
 from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data.decoding import pixels
@@ -65,11 +65,7 @@ class Examiner:
             self._pool.shutdown(kill_workers=kind is not None)  # nobody waits for what they are at
 
     def batches(self, samples: Iterable[Sample]) -> Iterator[list[tuple[Sample, Seen]]]:
-        """All samples in their order, with what was seen of each.
-
-        Raises:
-            UsageError: what is needed to decode an image is not installed.
-        """
+        """All samples in their order, with what was seen of each."""
         waiting: deque[tuple[list[Sample], Any]] = deque()
         for batch in _batches(samples):
             images = [(sample.image, sample.extension, sample.origin) for sample in batch]
@@ -118,9 +114,6 @@ def examine(images: list[tuple[bytes, str, str]], frames: str) -> list[Seen]:
     Args:
         images: encoded bytes, extension, and where it came from.
         frames: ``dataset.frames``.
-
-    Raises:
-        UsageError: what is needed to decode one is not installed.
     """
     return [_examine(*image, frames) for image in images]
 
@@ -132,8 +125,6 @@ def _examine(image: bytes, extension: str, origin: str, frames: str) -> Seen:
         return Seen(f"it has {len(image):,} bytes, more than {IMAGE_BYTES:,}")
     try:
         values = pixels(image, origin, frames, extension)
-    except UsageError:
-        raise
     except PpvitError as error:
         return Seen(_reason(str(error), origin))
     extremes = None if values.dtype == np.uint8 else (float(values.min()), float(values.max()))

@@ -21,7 +21,7 @@ NEAR_BITS = 32  # of 256, at most, in which the perceptual hashes of pictures th
 _SIDE = 16  # frequencies in each direction
 _WORDS = _SIDE**2 // 64
 _FLAT = 8  # grey levels; where a picture has less contrast its hash is of noise
-_TILE = 8192  # hashes that are compared with a batch at once: their bits stay in the processor's cache
+_ROWS, _TILE = 64, 8192  # hashes that are compared at once: their bits stay in the processor's cache
 
 
 def pixel_hash(values: npt.NDArray[np.generic]) -> int:
@@ -74,17 +74,21 @@ class Prints:
         self._names += name.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._names))
 
-    def pixels(self) -> npt.NDArray[np.uint64]:
-        """(n,)"""
-        return np.array(self._pixels, np.uint64)
+    def pixels(self, start: int = 0) -> npt.NDArray[np.uint64]:
+        """From one on: (n - start,)."""
+        return np.array(self._pixels[start:], np.uint64)
 
-    def looks(self) -> npt.NDArray[np.uint64]:
-        """(n, 4); zeros where there is none."""
-        return np.frombuffer(bytes(self._looks), np.uint64).reshape(-1, _WORDS)
+    def looks(self, start: int = 0) -> npt.NDArray[np.uint64]:
+        """From one on: (n - start, 4); zeros where there is none."""
+        return np.frombuffer(bytes(self._looks[8 * _WORDS * start :]), np.uint64).reshape(-1, _WORDS)
 
     def labels(self) -> npt.NDArray[np.int64]:
         """(n,)"""
         return np.array(self._labels, np.int64)
+
+    def label(self, index: int) -> int:
+        """What stands for its label."""
+        return self._labels[index]
 
     def name(self, index: int) -> str:
         """The name of its file."""
@@ -149,18 +153,19 @@ def nearest(
         most: bits in which they may differ.
 
     Returns:
-        Its index, the first of equally near ones, or -1 where none is within ``most``; and the bits; int64, (m,).
+        Its index, the first of equally near ones, or -1 where none is within ``most``; and the bits, more than
+        ``most`` there; int64, (m,).
     """
-    index, bits = np.full(len(queries), -1, np.int64), np.full(len(queries), most + 1, np.int64)
-    for start in range(0, len(known) if len(queries) else 0, _TILE):
-        tile = known[start : start + _TILE]
-        half = np.bitwise_count(queries[:, None, 0] ^ tile[:, 0]) + np.bitwise_count(queries[:, None, 1] ^ tile[:, 1])
-        rows, columns = np.nonzero(half <= most)
-        rest = np.bitwise_count(queries[rows, 2:] ^ tile[columns, 2:]).sum(axis=1, dtype=np.int64)
-        for row, column, differ in zip(rows, columns, half[rows, columns] + rest, strict=True):
-            if differ < bits[row]:
-                index[row], bits[row] = start + column, differ
-    return index, bits
+    best = np.full(len(queries), (most + 1) * len(known), np.int64)  # bits * n + index: fewer bits first, then order
+    for row in range(0, len(queries), _ROWS):
+        for start in range(0, len(known), _TILE):
+            batch, tile = queries[row : row + _ROWS], known[start : start + _TILE]
+            half = np.bitwise_count(batch[:, None, 0] ^ tile[:, 0]) + np.bitwise_count(batch[:, None, 1] ^ tile[:, 1])
+            rows, columns = np.nonzero(half <= most)
+            rest = np.bitwise_count(batch[rows, 2:] ^ tile[columns, 2:]).sum(axis=1, dtype=np.int64)
+            np.minimum.at(best, row + rows, (half[rows, columns] + rest) * len(known) + start + columns)
+    bits = best // max(1, len(known))
+    return np.where(bits <= most, best % max(1, len(known)), -1), bits
 
 
 @dataclass(frozen=True)

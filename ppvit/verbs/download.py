@@ -36,4 +36,4 @@ def run(config: Config, places: Places, cache: Path | None = None) -> None:
         config.dataset.seed,
         **{name: getattr(config.dataset, name) for name in CHOICES},
     )
-    write_raw(source, config.dataset.name, out, seal)
+    write_raw(source, config.dataset, out, seal)
