@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ppvit.config import Dataset, Encrypt
-from ppvit.data import images
+from ppvit.data import decoding, images
 from ppvit.data.sealed import read_dataset
 from ppvit.data.shards import SPLITS, ShardReader
 
@@ -87,7 +87,7 @@ class PlainImages:
         return np.stack([self._read_one(index) for index in self._selected[start:stop]])
 
     def _read_one(self, index: int) -> np.ndarray:
-        plain = images.decode(self._reader.image(index), self._reader.name(index))
+        plain = decoding.decode(self._reader.image(index), self._reader.name(index))
         return images.to_square(plain, self.image_size, self._encrypt.resize_filter, self._encrypt.crop)
 
 

@@ -16,13 +16,14 @@ import numpy as np
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import open_regular
+from ppvit.data.decoding import IMAGE_EXTENSIONS
 
 # npy: arrays of numbers, for ciphertext that is no 8-bit image
-IMAGE_EXTENSIONS = frozenset({"jpg", "png", "webp", "bmp", "ppm", "pgm", "tif", "gif", "npy"})
+_IMAGES = frozenset({*IMAGE_EXTENSIONS.values(), "npy"})
 IMAGE_BYTES = 2**29  # of an encoded image, at most
 IMAGE, ORIGIN = range(2)  # what is read of a sample later; its label is read at once
 _LABEL = 2
-_MEMBER = re.compile(r"(\d{8})\.([a-z]+)", re.ASCII)
+_MEMBER = re.compile(r"(\d{8})\.([a-z0-9]+)", re.ASCII)
 _BLOCK = 512  # of a tar
 _LEAST_BYTES = 4 * _BLOCK  # that a sample takes: two headers, an image, a label
 _LABEL_BYTES = 64  # at most, sealed or not
@@ -163,7 +164,7 @@ def _class_number(text: bytes, where: str, classes: int) -> int:
 def _parse_member(path: Path, member: tarfile.TarInfo) -> tuple[int, int]:
     match = _MEMBER.fullmatch(member.name)
     extension = match[2] if match and member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else ""
-    kind = IMAGE if extension in IMAGE_EXTENSIONS else {"cls": _LABEL, "txt": ORIGIN}.get(extension)
+    kind = IMAGE if extension in _IMAGES else {"cls": _LABEL, "txt": ORIGIN}.get(extension)
     if match is None or kind is None:
         raise PpvitError(
             f"{path}: member '{member.name}' is no image, label or origin of a sample and was not read; "
