@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from ppvit.core.errors import PpvitError, printable
 from ppvit.core.registry import Registry
-from ppvit.data import decoding, images
-from ppvit.data.decoding import image_extension
+from ppvit.data import images
 from ppvit.data.labels import Label
-from ppvit.data.tar_index import IMAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -113,26 +110,6 @@ def warn(message: str) -> None:
 def shard_bytes(images: int, image_bytes: int) -> int:
     """About how much disk ``images`` images of ``image_bytes`` in all take as tar members, with label and origin."""
     return image_bytes + images * 6 * 512  # three headers, three paddings
-
-
-def check_header(image: bytes, where: str) -> None:
-    """Refuse bytes that do not begin like an image, or like one of more than 2^28 pixels; none is decoded.
-
-    Raises:
-        PpvitError: naming ``where``.
-    """
-    if not image:
-        raise PpvitError(f"{where} is empty; remove it or put the image back")
-    if len(image) > IMAGE_BYTES:
-        raise PpvitError(f"{where} has {len(image):,} bytes, more than {IMAGE_BYTES:,}; remove or convert it")
-    try:
-        decoding.check_header(image, image_extension(where))
-    except UnidentifiedImageError:
-        raise PpvitError(f"{where} is not an image, whatever its name says; remove or convert it") from None
-    except Exception as error:  # Pillow's readers name none of those that a damaged header ends in
-        raise PpvitError(
-            f"{where} cannot be read as an image ({decoding.reason(error)}); remove or convert it"
-        ) from None
 
 
 def array_samples(arrays: Iterable[np.ndarray], labels: Iterable[Label], origin: str) -> Iterator[Sample]:
