@@ -46,6 +46,8 @@ def import_images(
     value_range: Sequence[float] = (),
     window: Sequence[float] = (),
     frames: str = "error",
+    bad_images: str = "error",
+    duplicates: str = "warn",
 ) -> dict[str, PlainImages]:
     """Take images as they are, as raw shards, and give them at one size.
 
@@ -57,7 +59,7 @@ def import_images(
         test_fraction: share held out as test, stratified, where the source has no test split.
         seed: which images are held out, and the order of all.
         resize_filter, crop, value_range, window: as of the section ``encrypt``.
-        frames: as of the section ``dataset``.
+        bad_images, duplicates, frames: as of the section ``dataset``.
 
     Returns:
         ``train`` and ``test`` images; ``.classes`` are the names of the classes.
@@ -67,10 +69,19 @@ def import_images(
         PpvitError: images are missing or damaged.
     """
     require_apart(Path(source), Path(out))
-    settings = checked(Dataset, name=dataset, path=str(source), image_size=image_size, seed=seed, frames=frames)
+    settings = checked(
+        Dataset,
+        name=dataset,
+        path=str(source),
+        image_size=image_size,
+        seed=seed,
+        bad_images=bad_images,
+        duplicates=duplicates,
+        frames=frames,
+    )
     given = {"value_range": [*map(float, value_range)], "window": [*map(float, window)]}
     preparing = checked(Encrypt, resize_filter=resize_filter, crop=crop, **given)
-    write_raw(open_source(dataset, Path(source), cache_folder(), test_fraction, seed), dataset, Path(out))
+    write_raw(open_source(dataset, Path(source), cache_folder(), test_fraction, seed), settings, Path(out))
     return {split: PlainImages(Path(out), split, settings, preparing) for split in SPLITS}
 
 

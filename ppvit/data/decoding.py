@@ -151,6 +151,8 @@ def decoded(data: bytes, where: str, frames: str = "error", extension: str | Non
             found = rasters.read(data, _formats(extension or _ending(where)), frames)
     except PpvitError as error:
         raise PpvitError(f"{where}: {error}") from None
+    except MemoryError:  # which says nothing of the file
+        raise
     except Exception as error:  # readers name none of those that a damaged file ends in
         raise PpvitError(f"{where}: this image cannot be decoded ({reason(error)}); replace or remove it") from None
     if found.values.dtype != np.uint8 and not np.isfinite(found.values).all():

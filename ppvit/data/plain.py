@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ppvit.config import Dataset, Encrypt
+from ppvit.core.errors import PpvitError
 from ppvit.data import decoding, images
 from ppvit.data.labels import Labelling, labelling_of
 from ppvit.data.sealed import read_dataset
@@ -43,7 +44,7 @@ class PlainImages:
     Args:
         raw: folder that `download` wrote.
         split: ``train`` or ``test``.
-        dataset: image_size, the fractions, frames and the seed are used.
+        dataset: image_size, first_images, the fractions, frames and the seed are used.
         encrypt: resize_filter, crop, value_range and window are used.
 
     Attributes:
@@ -54,8 +55,9 @@ class PlainImages:
         prepared: how images are brought to 8 bits and to their size, as shards record it.
         made: that, the number of classes and the task, for :func:`ppvit.core.provenance.require_made_alike`.
 
-    A fraction is stratified, see :class:`ppvit.data.labels.Labelling`. The order is a seeded permutation, so that
-    neither shards nor batches group classes, whatever order the source had.
+    A fraction is stratified, see :class:`ppvit.data.labels.Labelling`; ``first_images`` takes the first as they are
+    stored. The order is a seeded permutation, so that neither shards nor batches group classes, whatever order the
+    source had.
     """
 
     def __init__(self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt) -> None:
@@ -66,6 +68,8 @@ class PlainImages:
         opened = None if seal is None else partial(seal.member, split)
         self._reader = ShardReader(raw, split, self.manifest["shards"][split], self.labelling, opened=opened)
         labels = self._reader.labels()
+        if split == "train" and dataset.first_images:
+            labels = _first(labels, dataset.first_images, raw)
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
         strata = self.labelling.strata(labels)
         self._selected = select(strata, fraction, seed=(dataset.seed, SPLITS.index(split)))
@@ -125,7 +129,7 @@ def print_range(plain: PlainImages) -> None:
     """Say how grey values above 8 bits are brought to 8 bits, where there are any or a range is given."""
     if (value_range := plain.prepared["value_range"]) is None:
         return
-    wide, (low, high) = plain.manifest.get("wide"), value_range
+    wide, (low, high) = plain.manifest["wide"], value_range
     if wide is None:
         print("no image has grey values above 8 bits; encrypt.value_range and encrypt.window change nothing")
         return
@@ -135,6 +139,15 @@ def print_range(plain: PlainImages) -> None:
         f"{wide['images']} images have grey values above 8 bits: {low:g} .. {high:g} become 0 .. 255 ({source} of the "
         "training images); images of 8 bits stay as they are"
     )
+
+
+def _first(labels: np.ndarray, count: int, raw: Path) -> np.ndarray:
+    if count > len(labels):
+        raise PpvitError(
+            f"dataset.first_images asks for {count} training images, {raw} has {len(labels)}; set it lower, or to 0, "
+            "which takes all"
+        )
+    return labels[:count]
 
 
 def image_id(split: str, index: int) -> int:

@@ -26,10 +26,11 @@ import numpy as np
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import Record, read_record, sha256_of
 from ppvit.data.labels import Labelling
-from ppvit.data.manifests import SCHEMA, SPLITS, EncryptedManifest, RawManifest
+from ppvit.data.manifests import RAW_SPLITS, SCHEMA, SPLITS, EncryptedManifest, RawManifest
 from ppvit.data.tar_index import ANY_CLASS, IMAGE, IMAGE_BYTES, IMAGES, ORIGIN, Index, Opener, identity_of, index_shard
 
 __all__ = [
+    "RAW_SPLITS",
     "SCHEMA",
     "SPLITS",
     "Shard",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not nee
     from ppvit.models import Backbone
 
 CLIP = 3.0  # standard deviations
-_OF_DATASET = ("name", "image_size", "train_fraction", "frames", "seed")
+_OF_DATASET = ("name", "image_size", "train_fraction", "first_images", "frames", "seed")
 _OF_ENCRYPT = ("resize_filter", "crop", "value_range", "window")
 _FLOOR = 1e-3  # added to standard deviations: constant features stay small
 _RIDGE = 0.3  # of the mean variance, added to every component's: small ones are not blown up
