@@ -47,6 +47,9 @@ _FORMATS = {
     "TGA": ("tga", "icb", "vda", "vst"),
     "QOI": ("qoi",),
     "DDS": ("dds",),
+    "BLP": ("blp",),
+    "FTEX": ("ftc", "ftu"),
+    "GBR": ("gbr",),
     "ICO": ("ico",),
     "ICNS": ("icns",),
     "CUR": ("cur",),
@@ -58,10 +61,11 @@ _FORMATS = {
     "XBM": ("xbm",),
     "XPM": ("xpm",),
     "MSP": ("msp",),
+    "PIXAR": ("pxr",),
     "DICOM": ("dcm", "dicom", "dic", "ima"),  # by pydicom
 }
 _BY_OTHERS = ("HEIF", "DICOM")  # than Pillow
-_UNMARKED = ("TGA",)  # nothing in the file tells
+_UNMARKED = ("TGA", "GBR")  # nothing at the beginning of a file tells
 _APART = ("PPM",)  # its endings tell what is in the file, and are kept
 IMAGE_EXTENSIONS = {
     ending: ending if kind in _APART else endings[0] for kind, endings in _FORMATS.items() for ending in endings
@@ -186,7 +190,9 @@ def to_rgb(values: np.ndarray, value_range: Sequence[float] | None, inverted: bo
     low, high = value_range
     if not low < high:
         raise PpvitError(f"no range from {low:g} to {high:g}; set encrypt.value_range to the lowest and the highest")
-    grey = np.rint((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    with np.errstate(over="ignore"):  # a range beyond half of what float32 holds; clipped below
+        scaled = (np.clip(values, low, high) - low) * (255 / (high - low))
+    grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
     return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=-1)
 
 
