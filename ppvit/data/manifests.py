@@ -12,11 +12,14 @@ from ppvit.data.labels import MOST_LABELS, LabelSets, TaskName
 
 SCHEMA = 2  # version of manifest.json and dataset.json
 SPLITS = ("train", "test")
+PREPARED = ("resize_filter", "crop", "value_range")  # how pictures were brought to 8 bits and to one size
+RAW_SPLITS = ("train", "val", "test")  # of plain data; nothing is trained or scored on val, which not all have
 _SAMPLES = 2**31  # of a split, at most
 _CIPHERTEXT_BYTES = 2**28  # of an image, at most; 4096 x 4096 pixels in float16 take 96 MiB
 _CLASSES = 2**20
 
 Line = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{Cc}]*$")]
+ValueRange = Annotated[list[Annotated[float, Field(ge=-1e38, le=1e38)]], Field(min_length=2, max_length=2)]
 Setting = bool | int | float | Annotated[str, Field(max_length=100)]
 
 
@@ -53,6 +56,7 @@ class EncryptedManifest(_Versioned):
     isometry: Literal["values", "length", "none"]
     resize_filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
     crop: Literal["center", "squash", "pad"]
+    value_range: ValueRange | None
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16"]
@@ -76,6 +80,7 @@ class Counts(Record):
     """Images of each split."""
 
     train: int = Field(ge=1, le=_SAMPLES)
+    val: int | None = Field(None, ge=1, le=_SAMPLES)
     test: int = Field(ge=1, le=_SAMPLES)
 
 
@@ -83,7 +88,48 @@ class RawShards(Record):
     """Tars of each split."""
 
     train: list[ShardRecord] = Field(min_length=1)
+    val: list[ShardRecord] | None = Field(None, min_length=1)
     test: list[ShardRecord] = Field(min_length=1)
+
+
+class Wide(Record):
+    """Grey training images above 8 bits: how many, and the lowest and highest value in them."""
+
+    images: int = Field(ge=1, le=_SAMPLES)
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"the lowest value {self.low:g} is above the highest {self.high:g}")
+        return self
+
+
+Found = Annotated[int, Field(ge=0, le=_SAMPLES)]
+
+
+class Checks(Record):
+    """Numbers of images that `download` found something about; see :mod:`ppvit.datasets.duplicates`."""
+
+    unreadable: Found
+    """that cannot be decoded and were left out"""
+    two_labels: Found
+    """whose pixels occur under another label too, in any split"""
+    train_repeated: Found
+    """beyond the first with these pixels in the split"""
+    val_repeated: Found
+    test_repeated: Found
+    val_known: Found
+    """whose pixels are those of a training image"""
+    test_known: Found
+    """whose pixels are those of a training or validation image"""
+    val_near: Found
+    """that look like a training image, with other pixels"""
+    test_near: Found
+    """that look like a training or validation image, with other pixels"""
+    test_dropped: Found
+    """that were left out for either"""
 
 
 class RawManifest(_Versioned):
@@ -93,6 +139,8 @@ class RawManifest(_Versioned):
     classes: list[Line] = Field(min_length=1, max_length=_CLASSES)
     task: TaskName = "multiclass"
     source: str = Field(max_length=10_000)
+    wide: Wide | None = None
+    checks: Checks | None = None
     counts: Counts
     shards: RawShards
 
@@ -102,8 +150,10 @@ class RawManifest(_Versioned):
             raise ValueError("two classes have the same name")
         if self.task == LabelSets.task:
             _require_few_labels(len(self.classes))
-        for split in SPLITS:
-            _require_in_order(getattr(self.shards, split), f"{split}-", getattr(self.counts, split))
+        for split in RAW_SPLITS:
+            shards, count = getattr(self.shards, split), getattr(self.counts, split)
+            if shards is not None or count is not None:
+                _require_in_order(shards or [], f"{split}-", count or 0)
         return self
 
 

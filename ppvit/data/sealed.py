@@ -4,7 +4,7 @@ AES-256-SIV (RFC 5297) under a sub-key (HKDF-SHA256) of a key of the key ring, w
 associated data: what was altered, cut, moved, exchanged or sealed with another key does not open. It is deterministic,
 so that DVC finds equal data equal: whoever sees two states of one data set sees which samples are the same in both.
 Sizes of images to the byte, their formats and how many there are stay visible. Labels are written at one length and
-origins at multiples of 64 bytes; class names are sealed with the manifest.
+origins at multiples of 64 bytes; class names, and what `download` found about images, are sealed with the manifest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ppvit.data.shards import read_manifest
 
 UNSEALED = "none"  # value of download.key_id
 _ORIGIN_BYTES = 64
-_SECRET = ("classes", "source")  # of the manifest
+_SECRET = ("classes", "source", "wide", "checks")  # of the manifest
 
 
 class Seal:
@@ -104,9 +104,9 @@ class Seal:
         return plain.rstrip({"txt": b"\0", "cls": b" "}[extension]) if extension in ("txt", "cls") else plain
 
     def manifest(self, values: dict[str, Any]) -> dict[str, Any]:
-        """``dataset.json`` with the names of classes and source sealed, and all else in it bound to them."""
+        """``dataset.json`` with what tells of the images sealed, and all else in it bound to that."""
         kept = {name: value for name, value in values.items() if name not in _SECRET}
-        secret = {name: values[name] for name in _SECRET}
+        secret = {name: values[name] for name in _SECRET if name in values}
         box = base64.b64encode(self.seal(_json(secret), "manifest", _json(kept).decode())).decode()
         return {**kept, "sealed": {"key_id": self.key_id, "box": box}}
 

@@ -10,29 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from ppvit.core.errors import PpvitError, printable
 from ppvit.core.registry import Registry
 from ppvit.data import images
 from ppvit.data.labels import Label
-from ppvit.data.tar_index import IMAGE_BYTES
-
-# file extension -> the extension under which the bytes are kept
-IMAGE_EXTENSIONS = {
-    "jpg": "jpg",
-    "jpeg": "jpg",
-    "jpe": "jpg",
-    "jfif": "jpg",
-    "png": "png",
-    "webp": "webp",
-    "bmp": "bmp",
-    "ppm": "ppm",
-    "pgm": "pgm",
-    "tif": "tif",
-    "tiff": "tif",
-    "gif": "gif",
-}
 
 
 @dataclass(frozen=True)
@@ -76,10 +58,48 @@ class Request:
     """where downloads are kept"""
     test_fraction: float
     seed: int
+    source_size: int = 0
+    """side in pixels of the published file, where there are several; 0 takes the file at hand, or the smallest"""
+    slices: str = "none"
+    """of volumes: ``middle`` or ``all`` slices; ``none`` refuses them"""
+    slice_axis: int = 0
+    """of volumes: along which of the three axes they are sliced"""
+    subset: str = ""
+    """which part of a data set that consists of several; empty takes the usual or only one"""
+    image_column: str = ""
+    """of tables: where the images are; empty finds the only such column"""
+    label_column: str = ""
+    """of tables: where the labels are; empty finds the only such column"""
 
+
+CHOICES = ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")
+"""Fields of a request, and parameters of the section ``dataset``, that only some data sets read."""
 
 DATASETS: Registry[Callable[[Request], Source]] = Registry("ppvit.datasets", "dataset.name")
 """What opens each data set, by name. One more is a file in this folder with a function under ``@DATASETS.register``."""
+
+
+def enter(name: str, opener: Callable[[Request], Source], says: str, reads: tuple[str, ...] = ()) -> None:
+    """Register one of several data sets that are opened alike.
+
+    Args:
+        name: of the data set.
+        opener: what opens it.
+        says: the sentence on it in ``ppvit list datasets``: what is seen, images, classes, licence.
+        reads: those of ``CHOICES`` that it reads.
+    """
+
+    def open_named(request: Request) -> Source:
+        return opener(request)
+
+    open_named.__doc__ = says
+    vars(open_named)["reads"] = reads
+    DATASETS.register(name)(open_named)
+
+
+def note(message: str) -> None:
+    """Tell the user what was understood or chosen."""
+    print(f"note: {printable(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
@@ -90,29 +110,6 @@ def warn(message: str) -> None:
 def shard_bytes(images: int, image_bytes: int) -> int:
     """About how much disk ``images`` images of ``image_bytes`` in all take as tar members, with label and origin."""
     return image_bytes + images * 6 * 512  # three headers, three paddings
-
-
-def image_extension(name: str) -> str | None:
-    """The normalised extension of a file that is named like an image, else None."""
-    return IMAGE_EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
-
-
-def check_header(image: bytes, where: str) -> None:
-    """Refuse bytes that do not begin like an image, or like one of more than 2^27 pixels; none is decoded.
-
-    Raises:
-        PpvitError: naming ``where``.
-    """
-    if not image:
-        raise PpvitError(f"{where} is empty; remove it or put the image back")
-    if len(image) > IMAGE_BYTES:
-        raise PpvitError(f"{where} has {len(image):,} bytes, more than {IMAGE_BYTES:,}; remove or convert it")
-    try:
-        images.opened(image).close()
-    except UnidentifiedImageError:
-        raise PpvitError(f"{where} is not an image, whatever its name says; remove or convert it") from None
-    except Exception as error:  # Pillow's readers name none of those that a damaged header ends in
-        raise PpvitError(f"{where} cannot be read as an image ({error}); remove or convert it") from None
 
 
 def array_samples(arrays: Iterable[np.ndarray], labels: Iterable[Label], origin: str) -> Iterator[Sample]:
