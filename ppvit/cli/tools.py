@@ -49,7 +49,8 @@ def predict(
 
     answers = predict.run(config, places_of(config, places), images, top)
     for image, predictions in zip(images, answers, strict=True):
-        print(f"{image}: " + ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions))
+        told = ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions)
+        print(printable(f"{image}: {told}"))
 
 
 def export(

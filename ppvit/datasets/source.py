@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ppvit.core.registry import Registry
 from ppvit.data import decoding, images
 from ppvit.data.decoding import image_extension
 from ppvit.data.tar_index import IMAGE_BYTES
+from ppvit.datasets.class_names import check_names
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,14 @@ def check_classes(classes: list[str], train: Mapping[int, int], test: Mapping[in
         where: the source, named in the error.
 
     Raises:
-        PpvitError: fewer than two classes, a class that one of the splits lacks, or a name that cannot be printed.
+        PpvitError: fewer than two classes, a class that one of the splits lacks, or names that cannot be printed or
+            told apart.
     """
     if len(classes) < 2:
         found = f"only '{classes[0]}'" if classes else "none"
         raise PpvitError(f"{where}: at least two classes are needed, found {found}; give every class its own folder")
+    check_names(classes, where)
     for label, name in enumerate(classes):
-        if len(name) > 1000 or any(unicodedata.category(letter) == "Cc" for letter in name):
-            raise PpvitError(f"{where}: the name of class {label} has control characters or is too long; rename it")
         if not train.get(label) and not test.get(label):
             raise PpvitError(f"{where}: class {label} ('{name}') has no image; number the classes from 0 without gaps")
         if not train.get(label):
