@@ -225,7 +225,7 @@ def test_odd_names_go_through_the_raw_data_set(tmp_path, capsys):
     assert "\u202e" not in told.out + told.err  # which turns what follows it on a terminal
     write_raw(source, "imagefolder", tmp_path / "raw")
     assert read_dataset(tmp_path / "raw")[0]["classes"] == sorted(ODD)
-    assert json.loads((tmp_path / "raw/dataset.json").read_text(encoding="ascii"))["classes"] == sorted(ODD)
+    assert json.loads((tmp_path / "raw/dataset.json").read_text(encoding="utf-8"))["classes"] == sorted(ODD)
 
 
 def test_odd_names_are_no_errors():
