@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from unicodedata import bidirectional
+from warnings import catch_warnings, filterwarnings
 
 import jinja2
 import matplotlib.figure
 import numpy as np
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from ppvit.config import Config
 from ppvit.core.errors import printable
@@ -63,7 +66,9 @@ def write_page(config: Config, places: Places) -> str:
         examples=_png(image_grid(list(columns.values()), list(columns))),
         attack_pictures={title: _data_uri("image/png", picture) for title, picture in told.pictures.items()},
         learning=_draw(lambda axes: _draw_learning(axes, tables)),
-        confusion=None if tables.labels else _draw(lambda axes: _draw_confusion(axes, tables, plain.classes)),
+        confusion=None
+        if tables.labels
+        else _draw(lambda axes: _draw_confusion(axes, tables, plain.classes), short_names(plain.classes)),
         labels=label_rows(tables.labels, plain.classes, len(plain)),
         calibration=_draw(lambda axes: _draw_calibration(axes, tables)),
         ways=three_ways(values, headline),
@@ -144,14 +149,28 @@ def _percent(value: float) -> str:
     return f"{value:.2f} %"
 
 
-def _draw(draw: Callable[[Any], None]) -> str:
-    """Run a drawing function on new axes and return the SVG as a data URI, the same bytes for the same data."""
+def _draw(draw: Callable[[Any], None], names: Sequence[str] = ()) -> str:
+    """Run a drawing function on new axes and return the SVG as a data URI, the same bytes for the same data.
+
+    Args:
+        draw: the function.
+        names: what it writes. Where matplotlib's own font lacks a letter of them, or they run from right to left,
+            all text stays text, which the browser draws: it has fonts of every script, and knows how to set them.
+    """
     figure = matplotlib.figure.Figure(figsize=(5, 3.6), layout="constrained")
     draw(figure.add_subplot())
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "ppvit"}):
+    own = _has_letters("".join(names))
+    with matplotlib.rc_context({"svg.hashsalt": "ppvit", "svg.fonttype": "path" if own else "none"}), catch_warnings():
+        if not own:  # it is the browser that needs the letters
+            filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _data_uri("image/svg+xml", buffer.getvalue())
+
+
+def _has_letters(text: str) -> bool:
+    letters = get_font(findfont(FontProperties())).get_charmap()
+    return all(ord(letter) in letters and bidirectional(letter) not in ("R", "AL") for letter in text)
 
 
 def _draw_learning(axes: Any, tables: Tables) -> None:
@@ -169,9 +188,16 @@ def _draw_confusion(axes: Any, tables: Tables, classes: list[str]) -> None:
     axes.imshow(counts / np.maximum(1, counts.sum(1, keepdims=True)), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion, by share of the true class")
     if len(classes) <= NAMED_CLASSES:
-        names = [printable(name)[:_NAME_LETTERS] for name in classes]
+        names = short_names(classes)
         axes.set_xticks(range(len(classes)), names, rotation=90, parse_math=False)  # a $ is no formula
         axes.set_yticks(range(len(classes)), names, parse_math=False)
+
+
+def short_names(classes: Sequence[str]) -> list[str]:
+    """Names as a drawing shows them: cut to 24 letters, and with their numbers where they then are the same."""
+    names = [printable(name) for name in classes]
+    short = [name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…" for name in names]
+    return [name if short.count(name) == 1 else f"{label}: {name}" for label, name in enumerate(short)]
 
 
 def _draw_calibration(axes: Any, tables: Tables) -> None:
