@@ -42,6 +42,8 @@ def import_images(
     seed: int = 0,
     resize_filter: str = "bicubic",
     crop: str = "center",
+    bad_images: str = "error",
+    duplicates: str = "warn",
 ) -> dict[str, PlainImages]:
     """Take images as they are, as raw shards, and give them at one size.
 
@@ -53,6 +55,7 @@ def import_images(
         test_fraction: share held out as test, stratified, where the source has no test split.
         seed: which images are held out, and the order of all.
         resize_filter, crop: as of the section ``encrypt``.
+        bad_images, duplicates: as of the section ``dataset``.
 
     Returns:
         ``train`` and ``test`` images; ``.classes`` are the names of the classes.
@@ -62,9 +65,17 @@ def import_images(
         PpvitError: images are missing or damaged.
     """
     require_apart(Path(source), Path(out))
-    settings = checked(Dataset, name=dataset, path=str(source), image_size=image_size, seed=seed)
+    settings = checked(
+        Dataset,
+        name=dataset,
+        path=str(source),
+        image_size=image_size,
+        seed=seed,
+        bad_images=bad_images,
+        duplicates=duplicates,
+    )
     resizing = checked(Encrypt, resize_filter=resize_filter, crop=crop)
-    write_raw(open_source(dataset, Path(source), cache_folder(), test_fraction, seed), dataset, Path(out))
+    write_raw(open_source(dataset, Path(source), cache_folder(), test_fraction, seed), settings, Path(out))
     return {split: PlainImages(Path(out), split, settings, resizing) for split in SPLITS}
 
 

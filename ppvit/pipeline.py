@@ -103,21 +103,41 @@ def _model_read_by_he(config: Config) -> set[str]:
     return set(type(config.model).model_fields) if config.he.features == "backbone" else set()  # pixels need no model
 
 
+def _dataset_read_by_download(config: Config) -> set[str]:
+    from ppvit.datasets import CHOICES, DATASETS
+
+    read = getattr(DATASETS[config.dataset.name], "reads", ())
+    return set(type(config.dataset).model_fields) - (set(CHOICES) - set(read))
+
+
 # sections of which only a part is read, depending on what is chosen; in all stages, or in one
 _READS: dict[str, Callable[[Config], set[str]]] = {
     "cipher": _cipher_reads,
     "finetune": _finetune_reads,
     "adversarial": _adversarial_reads,
     "audit": _audit_reads,
+    "download.dataset": _dataset_read_by_download,
     "he": _he_reads,
     "he.model": _model_read_by_he,
 }
 
 _IMAGES = (
     *("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.frames"),
-    "dataset.seed",
+    *("dataset.first_images", "dataset.seed"),
 )
 _PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
+_DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
+_CHOICES = tuple(
+    f"dataset.{name}"
+    for name in (
+        "source_size",
+        "slices",
+        "slice_axis",
+        "subset",
+        "image_column",
+        "label_column",
+    )  # as a data set has it
+)
 _BACKBONE = ("model.name", "model.checkpoint", "model.pretrained")
 _EVERYTHING: tuple[str, ...] = (
     *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
@@ -143,7 +163,7 @@ STAGES: dict[str, Stage] = {
             "download",
             "owner",
             "Fetch a data set, or take your own, as plain shards.",
-            ("dataset.name", "dataset.path", "dataset.frames", "dataset.seed", "download"),
+            ("dataset.name", "dataset.path", *_DOWNLOADED, "dataset.seed", *_CHOICES, "download"),
             (),
             ("raw",),
         ),

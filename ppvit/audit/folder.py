@@ -153,7 +153,8 @@ def _size(path: Path) -> tuple[int, int]:
     """Width and height as the file says; pixels are not decoded."""
     try:
         with decoding.opened(read_bounded(path, IMAGE_BYTES)) as picture:
-            return picture.size
+            size: tuple[int, int] = picture.size
+            return size
     except PpvitError:
         raise
     except Exception as error:  # Pillow's readers name none of those that a damaged file ends in

@@ -24,12 +24,18 @@ def show(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("show.png"),
     count: Annotated[int, typer.Option(help="Number of images.")] = 4,
     ciphers: Annotated[bool, typer.Option("--ciphers", help="One image under every cipher instead.")] = False,
+    findings: Annotated[
+        bool, typer.Option("--findings", help="Print what download found: bad files, duplicates, two labels; as CSV.")
+    ] = False,
     **places: Path | None,
 ) -> None:
     """Draw images plain, encrypted and decrypted side by side, as a PNG (owner)."""
     config = load(params, overrides)
     from ppvit.verbs import show
 
+    if findings:
+        print(show.findings(config, places_of(config, places)), end="")
+        return
     show.run(config, places_of(config, places), out, count, ciphers)
     print(out)
 

@@ -7,22 +7,28 @@ training images by `download`.
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from ppvit.core.errors import PpvitError
+from ppvit.data import dicom, rasters
+from ppvit.data.decoded import PIXELS, Decoded
 
-PIXELS = 2**28  # of an image, at most; decoding one takes up to 2 GiB, with transparency 4
-# what Pillow remarks of damaged tags: what cannot be decoded is an error anyway
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
-Image.MAX_IMAGE_PIXELS = PIXELS // 2  # Pillow refuses twice that, also of pictures inside others, as icons have them
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "PIXELS",
+    "Decoded",
+    "check_header",
+    "decode",
+    "decoded",
+    "image_extension",
+    "is_noise",
+    "pixels",
+    "to_rgb",
+]
 
 # format, by Pillow's name, and its endings; under the first of them the bytes are kept
 _FORMATS = {
@@ -40,7 +46,6 @@ _FORMATS = {
     "TGA": ("tga", "icb", "vda", "vst"),
     "QOI": ("qoi",),
     "DDS": ("dds",),
-    "FITS": ("fits", "fit"),
     "ICO": ("ico",),
     "ICNS": ("icns",),
     "CUR": ("cur",),
@@ -54,6 +59,8 @@ _FORMATS = {
     "MSP": ("msp",),
     "DICOM": ("dcm", "dicom", "dic", "ima"),  # by pydicom
 }
+_BY_OTHERS = ("HEIF", "DICOM")  # than Pillow
+_UNMARKED = ("TGA",)  # nothing in the file tells
 _APART = ("PPM",)  # its endings tell what is in the file, and are kept
 IMAGE_EXTENSIONS = {
     ending: ending if kind in _APART else endings[0] for kind, endings in _FORMATS.items() for ending in endings
@@ -61,23 +68,9 @@ IMAGE_EXTENSIONS = {
 """file extension, lower case -> the extension under which the bytes are kept; the one table of what is an image"""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A picture as its file holds it.
-
-    Attributes:
-        values: uint8, (H, W, 3), or grey values above 8 bits, float32 or float64, (H, W).
-        inverted: whether low values are white, as in DICOM's MONOCHROME1 and TIFF's WhiteIsZero; of grey values above
-            8 bits only.
-    """
-
-    values: np.ndarray
-    inverted: bool = False
-
-
 def image_extension(name: str) -> str | None:
     """The extension under which a file's bytes are kept, if its name is that of an image, else None."""
-    return IMAGE_EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
+    return IMAGE_EXTENSIONS.get(_ending(name)) if "." in name else None
 
 
 def is_noise(parts: Sequence[str]) -> bool:
@@ -97,30 +90,35 @@ def check_header(data: bytes, extension: str | None = None) -> None:
 
     Raises:
         UnidentifiedImageError: it is of no kind that is read.
-        DecompressionBombError: it has more than 2^28 pixels.
+        PpvitError: what would read it is not installed.
+        ValueError: it has more than 2^28 pixels.
         Exception: whatever readers stumble over in a damaged header.
     """
-    opened(data, extension).close()
+    if dicom.is_dicom(data):
+        dicom.check_header(data)
+    else:
+        opened(data, extension).close()
 
 
-def opened(data: bytes, extension: str | None = None) -> Image.Image:
-    """An encoded image of which nothing but the header has been read.
+def opened(data: bytes, extension: str | None = None) -> Any:
+    """An encoded image, but DICOM, of which nothing but the header has been read; see :func:`check_header`.
 
-    Raises:
-        UnidentifiedImageError: it is of no kind that is read.
-        DecompressionBombError: it has more than 2^28 pixels.
-        Exception: whatever Pillow stumbles over in a damaged header.
+    Pillow would take bytes for anything; so it is asked for the formats that begin in a way of their own, and for TGA,
+    which does not, only where the name says so.
     """
-    return Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name not in ("HEIF", "DICOM", "TGA")])
+    return rasters.opened(data, _formats(extension))
+
+
+def _formats(extension: str | None) -> list[str]:
+    named = [kind for kind in _UNMARKED if extension in _FORMATS[kind]]
+    return [kind for kind in _FORMATS if kind not in (*_BY_OTHERS, *_UNMARKED)] + named
 
 
 def reason(error: Exception) -> str:
     """Why an image was not read, in a few words, from whatever its reader raised."""
     if isinstance(error, UnidentifiedImageError):
         return "of no kind that is read"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"its pixels are more than {PIXELS:,}"
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def pixels(data: bytes, where: str, frames: str = "error", extension: str | None = None) -> np.ndarray:
@@ -147,15 +145,23 @@ def pixels(data: bytes, where: str, frames: str = "error", extension: str | None
 def decoded(data: bytes, where: str, frames: str = "error", extension: str | None = None) -> Decoded:
     """The same as :func:`pixels`, and whether grey values above 8 bits are inverted."""
     try:
-        with opened(data, extension) as image:
-            found = _values(ImageOps.exif_transpose(_frame(image, frames)))
+        if dicom.is_dicom(data):
+            found = dicom.read(data, frames)
+        else:
+            found = rasters.read(data, _formats(extension or _ending(where)), frames)
     except PpvitError as error:
         raise PpvitError(f"{where}: {error}") from None
-    except Exception as error:  # Pillow's readers name none of those that a damaged file ends in
+    except MemoryError:  # which says nothing of the file
+        raise
+    except Exception as error:  # readers name none of those that a damaged file ends in
         raise PpvitError(f"{where}: this image cannot be decoded ({reason(error)}); replace or remove it") from None
     if found.values.dtype != np.uint8 and not np.isfinite(found.values).all():
         raise PpvitError(f"{where}: some of its values are not finite (NaN or infinite); replace or remove it")
     return found
+
+
+def _ending(name: str) -> str:
+    return name.rpartition(".")[2].lower()
 
 
 def to_rgb(values: np.ndarray, value_range: tuple[float, float] | None, inverted: bool = False) -> np.ndarray:
@@ -204,28 +210,3 @@ def decode(
         return to_rgb(found.values, value_range, found.inverted)
     except PpvitError as error:
         raise PpvitError(f"{where}: {error}") from None
-
-
-def _frame(image: Image.Image, frames: str) -> Image.Image:
-    if image.format == "MPO" or not getattr(image, "is_animated", False):
-        return image
-    count: int = image.n_frames  # type: ignore[attr-defined]
-    if frames == "error":
-        raise PpvitError(
-            f"it holds {count} frames; set dataset.frames to first, middle or last, or save the one that is meant"
-        )
-    image.seek({"first": 0, "middle": (count - 1) // 2, "last": count - 1}[frames])
-    return image
-
-
-def _values(image: Image.Image) -> Decoded:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Decoded(np.asarray(image).astype(np.float64 if image.mode == "I" else np.float32))
-    return Decoded(np.asarray(_rgb(image)))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")

@@ -27,7 +27,6 @@ from ppvit.datasets.source import (
     Sample,
     Source,
     check_classes,
-    check_header,
     shard_bytes,
     warn,
 )
@@ -124,7 +123,6 @@ def _samples(
             split = "test" if held_out.is_test(class_name, _inner_name(entry, layout)) else "train"
         if split == wanted:
             image = entry.read()
-            check_header(image, f"{path}: {entry.name}")
             yield Sample(image, image_extension(entry.parts[-1]) or "", labels[class_name], entry.name)
 
 

@@ -52,6 +52,12 @@ def shape_and_dtype(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
         return _header(archive, name, file)
 
 
+def array_names(path: Path) -> set[str]:
+    """The arrays that an npz file has; raises as :func:`rows`."""
+    with _whole(path), open_regular(path) as whole, zipfile.ZipFile(whole) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+
+
 def _header(archive: zipfile.ZipFile, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     shape, dtype = npy.read_header(file)
     info = archive.getinfo(f"{name}.npy")

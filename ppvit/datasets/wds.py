@@ -27,7 +27,6 @@ from ppvit.datasets.source import (
     Sample,
     Source,
     check_classes,
-    check_header,
     shard_bytes,
     warn,
 )
@@ -209,7 +208,6 @@ def _samples(shards: list[Path], held_out: HoldOut | None = None, is_test: bool 
         for key, label, (name, _, data) in _grouped(shard, with_images=True):
             if held_out is None or held_out.is_test(str(label), f"{shard.name}/{key}") == is_test:
                 where = f"{shard.name}: {name}"
-                check_header(data, where)
                 yield Sample(data, IMAGE_EXTENSIONS[name.rpartition(".")[2].lower()], label, where)
 
 

@@ -29,6 +29,7 @@ with atheris.instrument_imports(include=["ppvit", "tarfile"]):
     from ppvit.config import default_yaml, load
     from ppvit.core.errors import PpvitError
     from ppvit.data import decoding, images
+    from ppvit.data.labels import ClassNumbers
     from ppvit.data.shards import ShardReader, read_manifest
     from ppvit.models.folders import read_configuration
     from ppvit.models.tensors import tensor_names
@@ -41,7 +42,7 @@ SHAPE = (4, 4, 3)
 def read_shard(path: Path) -> None:
     """A tar as the only shard, under the hash that it has."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    reader = ShardReader(path.parent, "train", [{"name": path.name, "samples": 1, "sha256": digest}], 3)
+    reader = ShardReader(path.parent, "train", [{"name": path.name, "samples": 1, "sha256": digest}], ClassNumbers(3))
     reader.image(0)
 
 

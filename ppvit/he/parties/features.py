@@ -108,7 +108,10 @@ def settings_of(config: Config) -> dict[str, Any]:
     dataset, encrypt, model = config.dataset, config.encrypt, config.model
     settings = {
         "he.features": config.he.features,
-        **{f"dataset.{name}": getattr(dataset, name) for name in ("name", "image_size", "train_fraction", "seed")},
+        **{
+            f"dataset.{name}": getattr(dataset, name)
+            for name in ("name", "image_size", "train_fraction", "first_images", "seed")
+        },
         **{f"encrypt.{name}": getattr(encrypt, name) for name in ("resize_filter", "crop")},
     }
     if config.he.features == "backbone":
