@@ -97,10 +97,13 @@ class Prints:
 
 @dataclass(frozen=True)
 class Twin:
-    """An earlier image that another one repeats: its number, and the bits in which they look different; 0, the same."""
+    """An earlier image that another one repeats: its number, and the bits in which they look different.
+
+    None stands for the same pixels; pictures whose pixels differ may well look the same to the last bit.
+    """
 
     index: int
-    bits: int
+    bits: int | None
 
 
 class Known:
@@ -130,7 +133,7 @@ class Known:
         place = np.minimum(np.searchsorted(self._pixels, pixels), len(self._pixels) - 1)
         same = self._pixels[place] == pixels
         for row in np.flatnonzero(same):
-            found[row] = Twin(int(self._order[place[row]]), 0)
+            found[row] = Twin(int(self._order[place[row]]), None)
         rows = np.flatnonzero(~same & looks.any(axis=1))
         index, bits = nearest(looks[rows], self._looks)
         for row, other, differ in zip(rows, index, bits, strict=True):

@@ -54,7 +54,7 @@ class Findings:
             sound = [sample for sample, seen in batch if self._enter(split, sample, seen)]
             twins = known.twins(prints.pixels(start), prints.looks(start))
             for number, (sample, twin) in enumerate(zip(sound, twins, strict=True), start):
-                if twin is not None and twin.bits:
+                if twin is not None and twin.bits is not None:
                     near.append((number, twin))
                 if twin is not None and split == "test" and self._settings.duplicates == "drop_from_test":
                     self._dropped += 1
@@ -118,7 +118,7 @@ class Findings:
         for split, number in sorted(self._seen):
             if not self._kept[split, number]:
                 why = (
-                    "dropping test images that are known" if self._dropped and split == "test" else "skipping bad ones"
+                    "dropping test images that are known" if self._dropped and split == "test" else "skipping bad files"
                 )
                 return f"{why} would leave no {split} image of class '{self._classes[number]}'; add some or repair them"
         return ""
