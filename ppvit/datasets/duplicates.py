@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +25,14 @@ _FLAT = 8  # grey levels; where a picture has less contrast its hash is of noise
 _ROWS, _TILE = 64, 8192  # hashes that are compared at once: their bits stay in the processor's cache
 
 
-def pixel_hash(values: npt.NDArray[np.generic]) -> int:
+def pixel_hash(values: npt.NDArray[Any]) -> int:
     """64 bits of the decoded pixels, their shape and type."""
     digest = hashlib.blake2b(f"{values.dtype.str} {values.shape}".encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(values))
+    digest.update(np.ascontiguousarray(values).data)
     return int.from_bytes(digest.digest(), "little")
 
 
-def look(values: npt.NDArray[np.generic]) -> bytes:
+def look(values: npt.NDArray[Any]) -> bytes:
     """The perceptual hash of a picture, 32 bytes; none where it is all of one grey.
 
     Args:
