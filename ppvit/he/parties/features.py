@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not nee
     from ppvit.models import Backbone
 
 CLIP = 3.0  # standard deviations
+_OF_DATASET = ("name", "image_size", "train_fraction", "first_images", "frames", "seed")
+_OF_ENCRYPT = ("resize_filter", "crop", "value_range", "window")
 _FLOOR = 1e-3  # added to standard deviations: constant features stay small
 _RIDGE = 0.3  # of the mean variance, added to every component's: small ones are not blown up
 
@@ -108,11 +110,8 @@ def settings_of(config: Config) -> dict[str, Any]:
     dataset, encrypt, model = config.dataset, config.encrypt, config.model
     settings = {
         "he.features": config.he.features,
-        **{
-            f"dataset.{name}": getattr(dataset, name)
-            for name in ("name", "image_size", "train_fraction", "first_images", "seed")
-        },
-        **{f"encrypt.{name}": getattr(encrypt, name) for name in ("resize_filter", "crop")},
+        **{f"dataset.{name}": getattr(dataset, name) for name in _OF_DATASET},
+        **{f"encrypt.{name}": getattr(encrypt, name) for name in _OF_ENCRYPT},
     }
     if config.he.features == "backbone":
         settings |= {f"model.{name}": getattr(model, name) for name in ("name", "checkpoint", "pretrained")}

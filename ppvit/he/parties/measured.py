@@ -40,7 +40,7 @@ class Encryption(Record):
     """``encrypt.json`` of the owner; ``settings`` are those of :func:`ppvit.he.parties.features.settings_of`."""
 
     data: DataId
-    settings: dict[str, str | int | float | bool]
+    settings: dict[str, str | int | float | bool | list[float]]
     validation_accuracy_percent: float | None = Field(ge=0, le=100)
     max_scores: float = Field(ge=0)
     encrypt_seconds: Seconds
