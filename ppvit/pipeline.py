@@ -121,19 +121,15 @@ _READS: dict[str, Callable[[Config], set[str]]] = {
     "he.model": _model_read_by_he,
 }
 
-_IMAGES = ("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.seed")
-_CHOICES = tuple(
-    f"dataset.{name}"
-    for name in (
-        "source_size",
-        "slices",
-        "slice_axis",
-        "subset",
-        "image_column",
-        "label_column",
-    )  # as a data set has it
+_IMAGES = (
+    *("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.frames"),
+    "dataset.seed",
 )
-_RESIZE = ("encrypt.resize_filter", "encrypt.crop")
+# what only some data sets read: ppvit.datasets.CHOICES, whose import the help of the command does not need
+_CHOICES = tuple(f"dataset.{name}" for name in ("source_size", "slices", "slice_axis", "subset")) + (
+    *("dataset.image_column", "dataset.label_column"),
+)
+_PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
 _BACKBONE = ("model.name", "model.checkpoint", "model.pretrained")
 _EVERYTHING: tuple[str, ...] = (
     *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
@@ -159,7 +155,7 @@ STAGES: dict[str, Stage] = {
             "download",
             "owner",
             "Fetch a data set, or take your own, as plain shards.",
-            ("dataset.name", "dataset.path", "dataset.seed", *_CHOICES, "download"),
+            ("dataset.name", "dataset.path", *_CHOICES, "dataset.frames", "dataset.seed", "download"),
             (),
             ("raw",),
         ),
@@ -211,9 +207,10 @@ STAGES: dict[str, Stage] = {
                 "dataset.name",
                 "dataset.image_size",
                 "dataset.test_fraction",
+                "dataset.frames",
                 "dataset.seed",
                 "cipher",
-                *_RESIZE,
+                *_PREPARE,
                 "verify",
             ),
             ("raw", "adapted", "finetuned"),
@@ -223,7 +220,7 @@ STAGES: dict[str, Stage] = {
             "audit",
             "owner",
             "Attack the privacy of what the trainer sees, and measure what leaks.",
-            (*_IMAGES, "cipher", *_RESIZE, *_BACKBONE, "audit"),
+            (*_IMAGES, "cipher", *_PREPARE, *_BACKBONE, "audit"),
             ("raw", "embedded", *_TRAINED),
             ("pictures", "results"),
         ),
@@ -231,7 +228,7 @@ STAGES: dict[str, Stage] = {
             "threats",
             "owner",
             "Measure robustness to adversarial images made with the key, the weights, other models or nothing.",
-            (*_IMAGES, "cipher", *_RESIZE, "model", "adapt", *_ADVERSARY, "threats"),
+            (*_IMAGES, "cipher", *_PREPARE, "model", "adapt", *_ADVERSARY, "threats"),
             ("raw", "embedded", "adapted", "finetuned"),
             ("results",),
         ),
@@ -239,7 +236,7 @@ STAGES: dict[str, Stage] = {
             "he",
             "both",
             "Train a linear head on CKKS ciphertexts: all parties, or one of them by its own verb.",
-            (*_IMAGES, *_RESIZE, *_BACKBONE, "he"),
+            (*_IMAGES, *_PREPARE, *_BACKBONE, "he"),
             ("raw", "embedded"),
             ("he", "results"),
         ),

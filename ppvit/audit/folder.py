@@ -19,7 +19,7 @@ from ppvit.core.files import atomic_output, require_apart, write_json
 from ppvit.core.git import keep_out_of_git
 from ppvit.core.reading import read_bounded
 from ppvit.core.results import Stopwatch
-from ppvit.data import images
+from ppvit.data import decoding
 from ppvit.data.pictures import image_grid
 from ppvit.data.tar_index import IMAGE_BYTES
 
@@ -145,19 +145,22 @@ def read_folder(folder: Path) -> np.ndarray:
                 f"{path} has {found[0]} x {found[1]} pixels and {paths[0].name} has {width} x {height}; "
                 "audit pictures of one size at a time"
             )
-        pictures.append(images.decode(read_bounded(path, IMAGE_BYTES), str(path)))
+        pictures.append(decoding.decode(read_bounded(path, IMAGE_BYTES), str(path)))
     return np.stack(pictures)
 
 
 def _size(path: Path) -> tuple[int, int]:
     """Width and height as the file says; pixels are not decoded."""
     try:
-        with images.opened(read_bounded(path, IMAGE_BYTES)) as picture:
-            return picture.size
+        with decoding.opened(read_bounded(path, IMAGE_BYTES)) as picture:
+            size: tuple[int, int] = picture.size
+            return size
     except PpvitError:
         raise
     except Exception as error:  # Pillow's readers name none of those that a damaged file ends in
-        raise PpvitError(f"{path}: this image cannot be decoded ({error}); replace or remove it") from None
+        raise PpvitError(
+            f"{path}: this image cannot be decoded ({decoding.reason(error)}); replace or remove it"
+        ) from None
 
 
 def likeness(pictures: np.ndarray, block_size: int) -> float:

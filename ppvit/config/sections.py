@@ -13,6 +13,7 @@ from ppvit.config.section import Section, Text
 
 NO_DATA = "data/none"  # where dataset.path points when the user names no data of their own; a file in git
 NO_MODEL = "models/none"  # the same for model.checkpoint
+Value = Annotated[float, Field(ge=-1e30, le=1e30)]  # of a pixel, in whatever unit the files have
 DEMO_KEY_ID = "pk-6a84562a80f3ffa0"  # of ppvit.ciphers.keys.DEMO_KEY, public
 
 
@@ -41,6 +42,8 @@ class Dataset(Section):
     """share of the training images that is used, the same of every class"""
     test_fraction: float = Field(1.0, gt=0, le=1)
     """share of the test images that is used, the same of every class; below 1 only for trials"""
+    frames: Literal["error", "first", "middle", "last"] = "error"
+    """which picture of a file of several (pages, animations, DICOM) is taken; error refuses such files"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides which images a fraction or a split takes, and their order in the shards"""
 
@@ -119,8 +122,25 @@ class Encrypt(Section):
     """how pixels are interpolated when an image is brought to image_size"""
     crop: Literal["center", "squash", "pad"] = "center"
     """center: shorter side to image_size, middle cut out; squash: aspect ratio given up; pad: black bars"""
+    value_range: list[Value] = Field([], max_length=2)
+    """grey images above 8 bits: [low, high] become 0 and 255; empty takes the extremes of the training images"""
+    window: list[Value] = Field([], max_length=2)
+    """the same range as [centre, width], as radiology names it; empty leaves it to value_range"""
     images_per_shard: int = Field(512, ge=1, le=1_000_000)
     """images in one tar; more tars spread over more processes, fewer suit object storage better"""
+
+    @model_validator(mode="after")
+    def _one_range(self) -> Encrypt:
+        for name, form in (("value_range", "[low, high]"), ("window", "[centre, width]")):
+            if len(getattr(self, name)) == 1:
+                raise ValueError(f"encrypt.{name} has one number, expected are two, {form}, or none")
+        if self.value_range and self.window:
+            raise ValueError("encrypt.value_range and encrypt.window are both set; leave one of them empty: []")
+        if self.value_range and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"encrypt.value_range {self.value_range}: the lowest value comes first and is the smaller")
+        if self.window and self.window[1] <= 0:
+            raise ValueError(f"encrypt.window {self.window}: the centre comes first, and the width is more than 0")
+        return self
 
 
 class Adapt(Section):

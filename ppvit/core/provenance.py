@@ -26,6 +26,7 @@ _PARAMETERS = {
     "image_size": "dataset.image_size",
     "model": "model.name",
     "num_classes": "number of classes",
+    "task": "task",
     "resize_filter": "encrypt.resize_filter",
     "crop": "encrypt.crop",
     "blocks_sha256": "weights of the checkpoint",

@@ -23,7 +23,7 @@ class DecryptedImages:
     Attributes:
         folder: of the split.
         classes: their numbers; the names are not in the shards.
-        labels: class numbers, int64, (n,).
+        labelling, labels: as of :class:`ppvit.data.plain.PlainImages`.
         resizing: as when it was encrypted.
         images_per_shard: as when it was encrypted.
 
@@ -44,6 +44,7 @@ class DecryptedImages:
         self._first_id = image_id(split, 0)
         self.folder = self._encrypted.folder
         self.classes = [str(number) for number in range(self._encrypted.num_classes)]
+        self.labelling = self._encrypted.labelling
         self.labels = self._encrypted.labels()
         self.resizing = {name: self._encrypted.manifest[name] for name in ("resize_filter", "crop")}
         sizes = [shard["samples"] for shard in self._encrypted.manifest["shards"]]

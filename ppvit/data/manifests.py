@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ppvit.core.reading import Record
+from ppvit.data.labels import MOST_LABELS, LabelSets, TaskName
 
 SCHEMA = 2  # version of manifest.json and dataset.json
 SPLITS = ("train", "test")
@@ -43,6 +44,7 @@ class EncryptedManifest(_Versioned):
 
     split: Literal["train", "test"]
     num_classes: int = Field(ge=1, le=_CLASSES)
+    task: TaskName = "multiclass"
     count: int = Field(ge=1, le=_SAMPLES)
     cipher: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     key_id: Annotated[str, Field(pattern=r"^pk-[0-9a-f]{16}$")] | None
@@ -62,7 +64,9 @@ class EncryptedManifest(_Versioned):
             raise ValueError(f"shape {self.shape} is not that of images of {self.image_size} pixels")
         if math.prod(self.shape) * (1 if self.dtype == "uint8" else 2) > _CIPHERTEXT_BYTES:
             raise ValueError(f"shape {self.shape}: more than {_CIPHERTEXT_BYTES:,} bytes an image")
-        if self.num_classes > self.count:
+        if self.task == LabelSets.task:
+            _require_few_labels(self.num_classes)
+        elif self.num_classes > self.count:
             raise ValueError(f"num_classes {self.num_classes}: there are {self.count} images, at least one of each")
         _require_in_order(self.shards, "", self.count)
         return self
@@ -87,6 +91,7 @@ class RawManifest(_Versioned):
 
     name: Line
     classes: list[Line] = Field(min_length=1, max_length=_CLASSES)
+    task: TaskName = "multiclass"
     source: str = Field(max_length=10_000)
     counts: Counts
     shards: RawShards
@@ -95,6 +100,8 @@ class RawManifest(_Versioned):
     def _agrees_with_itself(self) -> Self:
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("two classes have the same name")
+        if self.task == LabelSets.task:
+            _require_few_labels(len(self.classes))
         for split in SPLITS:
             _require_in_order(getattr(self.shards, split), f"{split}-", getattr(self.counts, split))
         return self
@@ -111,9 +118,15 @@ class SealedManifest(_Versioned):
     """``dataset.json`` of a sealed data set: a :class:`RawManifest` once it is open."""
 
     name: Line
+    task: TaskName = "multiclass"
     sealed: Box
     counts: Counts
     shards: RawShards
+
+
+def _require_few_labels(count: int) -> None:
+    if count > MOST_LABELS:
+        raise ValueError(f"{count} classes are more than the {MOST_LABELS} that images with several labels may have")
 
 
 def _require_in_order(shards: list[ShardRecord], prefix: str, count: int) -> None:

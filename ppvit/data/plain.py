@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ppvit.config import Dataset, Encrypt
-from ppvit.data import images
+from ppvit.data import decoding, images
+from ppvit.data.labels import Labelling, labelling_of
 from ppvit.data.sealed import read_dataset
 from ppvit.data.shards import SPLITS, ShardReader
 
@@ -25,6 +26,7 @@ class Plain(Protocol):
 
     folder: Path
     classes: list[str]
+    labelling: Labelling
     labels: np.ndarray
     resizing: dict[str, str]
 
@@ -47,29 +49,32 @@ class PlainImages:
     Attributes:
         folder: ``raw``.
         classes: names, in order of their numbers.
-        labels: class numbers, int64, (n,).
+        labelling: how they are labelled.
+        labels: class numbers, int64 (n,), or multi-label, bool (n, C).
         resizing: how images are brought to their size, as shards record it.
-        made: that and the number of classes, for :func:`ppvit.core.provenance.require_made_alike`.
+        made: that, the number of classes and the task, for :func:`ppvit.core.provenance.require_made_alike`.
 
-    A fraction is stratified. The order is a seeded permutation, so that neither shards nor batches group classes,
-    whatever order the source had.
+    A fraction is stratified, see :class:`ppvit.data.labels.Labelling`. The order is a seeded permutation, so that
+    neither shards nor batches group classes, whatever order the source had.
     """
 
     def __init__(self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt) -> None:
         self.folder = raw
         self.manifest, seal = read_dataset(raw)
         self.classes: list[str] = self.manifest["classes"]
+        self.labelling = labelling_of(self.manifest["task"], len(self.classes))
         opened = None if seal is None else partial(seal.member, split)
-        self._reader = ShardReader(raw, split, self.manifest["shards"][split], len(self.classes), opened=opened)
+        self._reader = ShardReader(raw, split, self.manifest["shards"][split], self.labelling, opened=opened)
         labels = self._reader.labels()
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
-        self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
+        strata = self.labelling.strata(labels)
+        self._selected = select(strata, fraction, seed=(dataset.seed, SPLITS.index(split)))
         self.labels = labels[self._selected]
         self.image_size = dataset.image_size
         self._first_id = image_id(split, 0)
         self._encrypt = encrypt
         self.resizing: dict[str, str] = {"resize_filter": encrypt.resize_filter, "crop": encrypt.crop}
-        self.made = {**self.resizing, "num_classes": len(self.classes)}
+        self.made = {**self.resizing, "num_classes": len(self.classes), "task": self.labelling.task}
 
     def __len__(self) -> int:
         return len(self._selected)
@@ -87,7 +92,7 @@ class PlainImages:
         return np.stack([self._read_one(index) for index in self._selected[start:stop]])
 
     def _read_one(self, index: int) -> np.ndarray:
-        plain = images.decode(self._reader.image(index), self._reader.name(index))
+        plain = decoding.decode(self._reader.image(index), self._reader.name(index))
         return images.to_square(plain, self.image_size, self._encrypt.resize_filter, self._encrypt.crop)
 
 
@@ -96,24 +101,24 @@ def image_id(split: str, index: int) -> int:
     return (*SPLITS, "query").index(split) * 2**32 + index
 
 
-def select(labels: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
-    """Indices of a stratified random fraction, in random order; at least one image of every class.
+def select(strata: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
+    """Indices of a stratified random fraction, in random order; at least one image of every stratum.
 
     Args:
-        labels: int64, (n,).
-        fraction: share of every class, in (0, 1].
+        strata: int64, (n,).
+        fraction: share of every stratum, in (0, 1].
         seed: equal seeds give equal indices; a smaller fraction gives a subset of a larger one.
 
     Returns:
         intp, (m,).
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    rank = np.empty(len(labels), np.int64)  # place of each image among those of its class
-    shuffled = labels[order]
-    for label in np.unique(labels):
-        members = np.flatnonzero(shuffled == label)
+    order = np.random.default_rng(seed).permutation(len(strata))
+    rank = np.empty(len(strata), np.int64)  # place of each image among those of its stratum
+    shuffled = strata[order]
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(shuffled == stratum)
         rank[members] = np.arange(len(members))
-    kept = np.maximum(1, np.round(fraction * np.bincount(labels))).astype(np.int64)
+    kept = np.maximum(1, np.round(fraction * np.bincount(strata))).astype(np.int64)
     chosen: np.ndarray = order[rank < kept[shuffled]]
     return chosen
 

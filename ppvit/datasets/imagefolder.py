@@ -17,17 +17,16 @@ from functools import partial
 from pathlib import Path
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data.decoding import IMAGE_EXTENSIONS, image_extension
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.local import only_archive
 from ppvit.datasets.source import (
     DATASETS,
-    IMAGE_EXTENSIONS,
     Request,
     Sample,
     Source,
     check_classes,
     check_header,
-    image_extension,
     shard_bytes,
     warn,
 )

@@ -14,7 +14,7 @@ import numpy as np
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import open_regular
 from ppvit.data import npy
-from ppvit.data.images import PIXELS
+from ppvit.data.decoding import PIXELS
 
 _ROW_BYTES = 3 * PIXELS  # of one image
 

@@ -14,25 +14,10 @@ from PIL import UnidentifiedImageError
 
 from ppvit.core.errors import PpvitError, printable
 from ppvit.core.registry import Registry
-from ppvit.data import images
+from ppvit.data import decoding, images
+from ppvit.data.decoding import image_extension
 from ppvit.data.labels import Label
 from ppvit.data.tar_index import IMAGE_BYTES
-
-# file extension -> the extension under which the bytes are kept
-IMAGE_EXTENSIONS = {
-    "jpg": "jpg",
-    "jpeg": "jpg",
-    "jpe": "jpg",
-    "jfif": "jpg",
-    "png": "png",
-    "webp": "webp",
-    "bmp": "bmp",
-    "ppm": "ppm",
-    "pgm": "pgm",
-    "tif": "tif",
-    "tiff": "tif",
-    "gif": "gif",
-}
 
 
 @dataclass(frozen=True)
@@ -130,13 +115,8 @@ def shard_bytes(images: int, image_bytes: int) -> int:
     return image_bytes + images * 6 * 512  # three headers, three paddings
 
 
-def image_extension(name: str) -> str | None:
-    """The normalised extension of a file that is named like an image, else None."""
-    return IMAGE_EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
-
-
 def check_header(image: bytes, where: str) -> None:
-    """Refuse bytes that do not begin like an image, or like one of more than 2^27 pixels; none is decoded.
+    """Refuse bytes that do not begin like an image, or like one of more than 2^28 pixels; none is decoded.
 
     Raises:
         PpvitError: naming ``where``.
@@ -146,11 +126,13 @@ def check_header(image: bytes, where: str) -> None:
     if len(image) > IMAGE_BYTES:
         raise PpvitError(f"{where} has {len(image):,} bytes, more than {IMAGE_BYTES:,}; remove or convert it")
     try:
-        images.opened(image).close()
+        decoding.check_header(image, image_extension(where))
     except UnidentifiedImageError:
         raise PpvitError(f"{where} is not an image, whatever its name says; remove or convert it") from None
     except Exception as error:  # Pillow's readers name none of those that a damaged header ends in
-        raise PpvitError(f"{where} cannot be read as an image ({error}); remove or convert it") from None
+        raise PpvitError(
+            f"{where} cannot be read as an image ({decoding.reason(error)}); remove or convert it"
+        ) from None
 
 
 def array_samples(arrays: Iterable[np.ndarray], labels: Iterable[Label], origin: str) -> Iterator[Sample]:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import read_bounded
+from ppvit.data.decoding import IMAGE_EXTENSIONS
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.source import (
     DATASETS,
-    IMAGE_EXTENSIONS,
     Request,
     Sample,
     Source,

@@ -12,7 +12,7 @@ from ppvit.ciphers import Cipher
 from ppvit.core.errors import PpvitError
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import read_bounded
-from ppvit.data import images
+from ppvit.data import decoding, images
 from ppvit.data.plain import image_id
 from ppvit.data.tar_index import IMAGE_BYTES
 from ppvit.models import model_input
@@ -57,5 +57,5 @@ def read_images(paths: list[Path], size: int, resize_filter: str = "bicubic", cr
             data = read_bounded(path, IMAGE_BYTES)
         except OSError as error:
             raise PpvitError(f"{path}: {error.strerror}; name an image file") from None
-        plain.append(images.to_square(images.decode(data, str(path)), size, resize_filter, crop))
+        plain.append(images.to_square(decoding.decode(data, str(path)), size, resize_filter, crop))
     return np.stack(plain)

@@ -14,7 +14,7 @@ from ppvit.ciphers import make_cipher
 from ppvit.ciphers.keys import Key
 from ppvit.cli.command import app
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.data import images
+from ppvit.data import decoding
 
 
 def write_pictures(path, pictures):
@@ -66,14 +66,14 @@ def test_what_is_no_picture_of_this_size_is_refused_before_it_is_decoded(tmp_pat
         (lambda: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 2**33), "is larger than"),
         (lambda: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0"), "cannot be decoded"),
         (lambda: claims_size(path, 16_000, 16_000), "16000 x 16000 pixels"),
-        (lambda: claims_size(path, 100_000, 100_000), "100000 x 100000 pixels are more than"),
+        (lambda: claims_size(path, 100_000, 100_000), "pixels are more than"),
         (lambda: claims_size(path, 8, 65_536), "8 x 65536 pixels"),
     ):
         path.unlink(missing_ok=True)
         make()
         with monkeypatch.context() as patch, pytest.raises(PpvitError, match=told) as caught:
             if number == 0:
-                patch.setattr(images, "decode", lambda *_: pytest.fail("pixels were decoded"))
+                patch.setattr(decoding, "decode", lambda *_: pytest.fail("pixels were decoded"))
             folder.attack_folder(pictures, tmp_path / "out")
         assert str(path) in str(caught.value)
         assert not (tmp_path / "out").exists()

@@ -21,6 +21,7 @@ from ppvit.core.files import write_json
 from ppvit.core.reading import sha256_of
 from ppvit.data.batches import EncryptedImages
 from ppvit.data.images import decode, decode_array, encode_array, encode_png
+from ppvit.data.labels import ClassNumbers
 from ppvit.data.shards import ShardReader, read_manifest, shard_records, write_shard, write_shards
 
 SIDE = 8
@@ -134,7 +135,7 @@ def test_a_manifest_that_is_not_one_of_ours_is_refused(tmp_path, changes, told):
 def test_a_manifest_without_one_of_its_names_is_refused(tmp_path):
     path = encrypted(tmp_path / "data") / "train" / "manifest.json"
     manifest = json.loads(path.read_text())
-    assert read_manifest(path.parent) == manifest
+    assert read_manifest(path.parent) == {**manifest, "task": "multiclass"}  # which is not written
     for name in manifest:
         write_json(path, {each: value for each, value in manifest.items() if each != name})
         assert f"'{name}' is missing" in refused(read_manifest, path.parent)
@@ -171,7 +172,7 @@ def test_a_raw_manifest_that_is_not_one_of_ours_is_refused(tmp_path, changes, to
 
     def read():
         found = read_manifest(tmp_path, "download", "dataset.json")
-        ShardReader(tmp_path, "train", found["shards"]["train"], len(found["classes"]))
+        ShardReader(tmp_path, "train", found["shards"]["train"], ClassNumbers(len(found["classes"])))
 
     assert told in refused(read)
 
@@ -288,7 +289,9 @@ def test_a_tar_that_is_no_shard_of_ours_is_refused(tmp_path, kind):
 def test_what_a_whole_tar_of_these_pieces_holds_is_read(tmp_path):
     path = tmp_path / "000000.tar"
     path.write_bytes(WHOLE)
-    read = ShardReader(tmp_path, "train", [{"name": path.name, "samples": 1, "sha256": sha256_of(path)}], 3)
+    read = ShardReader(
+        tmp_path, "train", [{"name": path.name, "samples": 1, "sha256": sha256_of(path)}], ClassNumbers(3)
+    )
     assert (read.image(0), read.labels().tolist()) == (PNG, [0])
 
 

@@ -182,7 +182,7 @@ def test_samples_that_were_altered_cut_or_exchanged_do_not_open(tmp_path, pictur
         opened = partial(Seal(KEY, "imagefolder").member, "train")
         return ShardReader(folder, "train", [record], opened=opened)
 
-    assert reader({}).label(9) == 1
+    assert reader({}).target(9) == 1
     image, label = found["00000003.png"], found["00000003.cls"]
     cases = [
         {"00000003.png": image[:-1] + bytes([image[-1] ^ 1])},
