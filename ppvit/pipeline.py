@@ -126,8 +126,8 @@ _IMAGES = (
     "dataset.seed",
 )
 # what only some data sets read: ppvit.datasets.CHOICES, whose import the help of the command does not need
-_CHOICES = tuple(f"dataset.{name}" for name in ("source_size", "slices", "slice_axis", "subset")) + (
-    *("dataset.image_column", "dataset.label_column"),
+_CHOICES = tuple(
+    f"dataset.{name}" for name in ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")
 )
 _PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
 _BACKBONE = ("model.name", "model.checkpoint", "model.pretrained")
