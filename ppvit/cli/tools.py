@@ -62,7 +62,7 @@ def predict(
     answers = predict.run(config, places_of(config, places), images, top, threshold)
     for image, predictions in zip(images, answers, strict=True):
         told = ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions)
-        print(f"{image}: {told or 'no label above the threshold'}")
+        print(printable(f"{image}: {told or 'no label above the threshold'}"))
 
 
 def export(

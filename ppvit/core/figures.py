@@ -73,6 +73,8 @@ _NEEDED = {
     "threats": "images verdict finetuned_id adapted_id",
     "he": "accuracy_percent folded_accuracy_percent twin_accuracy_percent logistic_regression_accuracy_percent "
     "key_switches train_images iterations algorithm loss mode features ring modulus_bits multiplicative_depth",
+    "he multilabel": "auroc folded_auroc twin_auroc logistic_regression_auroc "
+    "key_switches train_images iterations algorithm loss mode features ring modulus_bits multiplicative_depth",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ppvit.core.errors import PpvitError, printable
 from ppvit.core.registry import Registry
 from ppvit.data import images
 from ppvit.data.labels import Label
+from ppvit.datasets.class_names import check_names
 
 
 @dataclass(frozen=True)
@@ -138,16 +138,16 @@ def check_classes(
             lacks is a warning: what cannot be measured of it is said with the results.
 
     Raises:
-        PpvitError: fewer than two classes, a class that one of the splits lacks, or a name that cannot be printed.
+        PpvitError: fewer than two classes, a class that one of the splits lacks, or names that cannot be printed or
+            told apart.
     """
     if multilabel and not classes:
         raise PpvitError(f"{where}: at least one label is needed, found none; name the labels")
     if len(classes) < 2 and not multilabel:
         found = f"only '{classes[0]}'" if classes else "none"
         raise PpvitError(f"{where}: at least two classes are needed, found {found}; give every class its own folder")
+    check_names(classes, where)
     for label, name in enumerate(classes):
-        if len(name) > 1000 or any(unicodedata.category(letter) == "Cc" for letter in name):
-            raise PpvitError(f"{where}: the name of class {label} has control characters or is too long; rename it")
         if not train.get(label) and not test.get(label):
             raise PpvitError(f"{where}: class {label} ('{name}') has no image; number the classes from 0 without gaps")
         if not train.get(label):

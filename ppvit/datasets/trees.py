@@ -32,7 +32,7 @@ _EXTENSION_BYTES = 2**20  # of a long name or a pax header, which tarfile reads 
 _MEMBER_BYTES = 2**36  # of a member; one below 0 leads tarfile back for ever, and one of 2^62 on through nothing
 _PIECE_BYTES = 2**12
 _DEEPEST = 100  # folders in each other
-_VISITS = 1000  # of a folder by links: folders of links to each other would be walked through without end
+_VISITS = 200  # of a folder by links: folders of links to each other would be walked through without end
 _COMPRESSED = {b"\x1f\x8b": "r|gz", b"BZh": "r|bz2", b"\xfd7zXZ\0": "r|xz"}  # by what such files begin with
 
 
@@ -42,7 +42,7 @@ class Entry:
 
     ``read`` gives the file's bytes and works until the next entry is asked for; for a folder it gives none. Names are
     in Unicode's composed form (NFC), as macOS and others spell the same name in two ways; bytes that are no UTF-8 are
-    shown as ``\\xe4``. ``dangling`` is a link to nothing.
+    shown as ``\\xe4``. ``dangling`` is a link to nothing; ``path`` is where a file lies that is in no archive.
     """
 
     parts: tuple[str, ...]
@@ -50,6 +50,7 @@ class Entry:
     read: Callable[[], bytes]
     is_folder: bool = False
     dangling: bool = False
+    path: Path | None = None
 
     @classmethod
     def folder(cls, parts: tuple[str, ...]) -> Entry:
@@ -82,7 +83,7 @@ def entries(path: Path) -> Iterator[Entry]:
             ``..``, or a link), links lead round in a folder, or a file cannot be read.
     """
     if path.is_dir():
-        found = _folder(path.resolve(), path.resolve(), (), (), Counter())
+        found = _folder(path, path, (), (), Counter())
     elif _starts_like_zip(path):
         found = _zip(path)
     else:
@@ -116,14 +117,14 @@ def _folder(
             continue
         found = _status(path)
         if found is None:
-            yield Entry(inside, 0, bytes, dangling=True)
+            yield Entry(inside, 0, bytes, dangling=True, path=path)
         elif stat.S_ISDIR(found.st_mode):
             if child.is_symlink():
                 _require_end(path, above, visits)
             yield Entry.folder(inside)
             yield from _folder(root, path, inside, above, visits)
         elif stat.S_ISREG(found.st_mode):
-            yield Entry(inside, found.st_size, partial(_read_file, path))
+            yield Entry(inside, found.st_size, partial(_read_file, path), path=path)
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -142,7 +143,7 @@ def _require_end(link: Path, above: tuple[Path, ...], visits: Counter[Path]) -> 
         raise PpvitError(f"{link} links to a folder that holds it; remove the link")
     visits[target] += 1
     if visits[target] > _VISITS:
-        raise PpvitError(f"{link}: links lead to the folder {target} more than {_VISITS:,} times; remove some")
+        raise PpvitError(f"{link}: links lead to the folder {target} more than {_VISITS} times; remove some")
 
 
 def _read_file(path: Path) -> bytes:

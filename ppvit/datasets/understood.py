@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from ppvit.core.errors import printable
+from ppvit.datasets.class_names import remarks
 
 _NAMED = 20  # classes that are listed one by one
 _LEFT_OUT = 5  # folders
@@ -40,9 +40,8 @@ def tell(
         lines.append(f"  not used: {_images(rest)} in {len(most) - _LEFT_OUT} more folders")
     lines += [f"  {note}" for note in notes]
     lines += _by_class(classes, counts)
+    lines += [f"  {remark}" for remark in remarks(classes)]
     print("\n".join(printable(line) for line in lines))
-    for line in _alike(classes):
-        print(printable(line))
 
 
 def _images(count: int) -> str:
@@ -61,14 +60,3 @@ def _by_class(classes: Sequence[str], counts: Mapping[str, Mapping[int, int]]) -
         return [f"  classes ({splits}): {', '.join(told(label) for label in range(len(classes)))}"]
     by_size = sorted(range(len(classes)), key=lambda label: sum(split.get(label, 0) for split in counts.values()))
     return [f"  classes ({splits}): smallest {told(by_size[0])}, largest {told(by_size[-1])}"]
-
-
-def _alike(classes: Sequence[str]) -> list[str]:
-    """Warnings of names that a person may take for one."""
-    seen: dict[str, str] = {}
-    lines = []
-    for name in classes:
-        plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        if (other := seen.setdefault(plain, name)) != name:
-            lines.append(f"  are '{other}' and '{name}' meant as two classes? Only case, width or spaces differ")
-    return lines

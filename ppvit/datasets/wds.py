@@ -31,14 +31,13 @@ from ppvit.datasets.source import (
     warn,
 )
 from ppvit.datasets.splits import split_of
-from ppvit.datasets.trees import Entry, is_passed_over, tar_entries
+from ppvit.datasets.trees import Entry, entries, is_passed_over, tar_entries
 from ppvit.datasets.understood import tell
 
 _TEXT = ("txt", "json")
 _NAMES_BYTES = 2**24  # of classes.txt
 _SHARD = re.compile(r".*\.(tar|tar\.gz|tgz)")
 _CLASS_FILES = ("classes.txt", "classnames.txt")
-_MOST_SHARDS = 2**20
 
 
 @dataclass(frozen=True)
@@ -121,20 +120,11 @@ def _shards(path: Path) -> _Shards:
 
 
 def _tars(path: Path) -> Iterator[Path]:
-    """All tars below a folder, through links as well; a folder to which several links lead, or itself, is read once."""
-    seen: set[str] = set()
-    for folder, inner, files in os.walk(path, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        inner[:] = sorted(name for name in inner if not is_passed_over((name,)))
-        for name in sorted(files):
-            if _SHARD.fullmatch(name) and not is_passed_over((name,)):
-                shard = Path(folder, name)
-                if not shard.exists():
-                    raise PpvitError(f"{shard} links to nothing; bring back what it points to, or remove it")
-                yield shard
+    for entry in entries(path):
+        if entry.path is not None and _SHARD.fullmatch(entry.parts[-1]):
+            if entry.dangling:
+                raise PpvitError(f"{entry.path} links to nothing; bring back what it points to, or remove it")
+            yield entry.path
 
 
 def _split_of(shard: Path, path: Path) -> tuple[str, tuple[Path, frozenset[str]]]:

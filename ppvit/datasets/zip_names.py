@@ -108,14 +108,17 @@ def _reading(text: bytes, codec: str) -> str | None:
         return None
     if codec == "utf-8":
         return reading
-    kinds = "LMNP" if codec in _ASIAN else "LM"
-    odd = {letter for letter in reading if not letter.isascii()}
-    if any(unicodedata.category(letter)[0] not in kinds or ord(letter) in _HALFWIDTH for letter in odd):
+    if any("\\" in name and "/" in name for name in reading.splitlines()):  # half a character of another encoding
         return None
-    words = (word for word in _LETTERS.findall(reading) if not word.isascii()) if codec not in _ASIAN else ()
-    return (
-        reading if all(len({unicodedata.name(letter).split()[0] for letter in word}) == 1 for word in words) else None
-    )
+    letters = {letter for letter in reading if not letter.isascii()}
+    kinds = "LMNP" if codec in _ASIAN else "LM"
+    if any(unicodedata.category(letter)[0] not in kinds or ord(letter) in _HALFWIDTH for letter in letters):
+        return None
+    words = [word for word in _LETTERS.findall(reading) if not word.isascii()]
+    if codec in _ASIAN:
+        return None if any(letter.isascii() for word in words for letter in word) else reading
+    one_script = all(len({unicodedata.name(letter).split()[0] for letter in word}) == 1 for word in words)
+    return reading if one_script else None
 
 
 @cache  # an archive is read several times over

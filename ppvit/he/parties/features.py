@@ -159,7 +159,7 @@ def extract(
         backbone: from :func:`backbone_of`; without it pixels, or the mean of their colours, scaled to 0..1.
 
     Returns:
-        float32 (n, D) and int64 (n,).
+        float32 (n, D) and int64, (n,) or (n, C).
     """
     plain = PlainImages(raw, split, config.dataset, config.encrypt)
     count = min(count, len(plain))
@@ -167,7 +167,7 @@ def extract(
     for start in range(0, count, BATCH):
         images = plain.read(start, min(start + BATCH, count))
         parts.append(_pixels(images, config.he.features) if backbone is None else _pooled(images, backbone))
-    return np.concatenate(parts), plain.labels[:count]
+    return np.concatenate(parts), plain.labels[:count].astype(np.int64)
 
 
 def _pixels(images: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[np.float32]:

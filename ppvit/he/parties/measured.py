@@ -41,7 +41,8 @@ class Encryption(Record):
 
     data: DataId
     settings: dict[str, str | int | float | bool | list[float]]
-    validation_accuracy_percent: float | None = Field(ge=0, le=100)
+    validation_accuracy_percent: float | None = Field(None, ge=0, le=100)
+    validation_auroc: float | None = Field(None, ge=0, le=1)
     max_scores: float = Field(ge=0)
     encrypt_seconds: Seconds
     upload_bytes: Bytes
