@@ -22,6 +22,7 @@ __all__ = [
     "Decoded",
     "decode",
     "decoded",
+    "extension_of",
     "image_extension",
     "is_lossy",
     "is_noise",
@@ -76,6 +77,15 @@ IMAGE_EXTENSIONS = {
 def image_extension(name: str) -> str | None:
     """The extension under which a file's bytes are kept, if its name is that of an image, else None."""
     return IMAGE_EXTENSIONS.get(_ending(name)) if "." in name else None
+
+
+def extension_of(data: bytes) -> str:
+    """The extension under which an encoded image of no name is kept, by its first bytes; raises as `check_header`."""
+    if dicom.is_dicom(data):
+        return _FORMATS["DICOM"][0]
+    kind = str(opened(data).format)
+    endings = (endings for name, endings in _FORMATS.items() if kind == name or kind.lower() in endings)
+    return next(endings)[0]
 
 
 def is_noise(parts: Sequence[str]) -> bool:
