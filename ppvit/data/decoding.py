@@ -80,10 +80,11 @@ def image_extension(name: str) -> str | None:
 
 
 def extension_of(data: bytes) -> str:
-    """The extension under which an encoded image of no name is kept, by its first bytes; raises as `check_header`."""
+    """The extension under which an encoded image of no name is kept, by its first bytes; raises as :func:`size_of`."""
     if dicom.is_dicom(data):
         return _FORMATS["DICOM"][0]
-    kind = str(opened(data).format)
+    with rasters.opened(data, _formats(None)) as image:
+        kind = str(image.format)
     endings = (endings for name, endings in _FORMATS.items() if kind == name or kind.lower() in endings)
     return next(endings)[0]
 
