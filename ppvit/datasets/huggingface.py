@@ -24,7 +24,6 @@ from ppvit.datasets.source import (
     Sample,
     Source,
     check_classes,
-    check_header,
     counted,
     note,
     shard_bytes,
@@ -168,7 +167,7 @@ class _Rows:
                 if label is not None:
                     where = self._name(file, number)
                     data = _encoded(image, where)
-                    yield Sample(data, decoding.extension_of(data), label, where)
+                    yield Sample(data, _extension(data), label, where)
 
     def rows(self) -> int:
         return sum(map(len, self.labels))
@@ -217,8 +216,14 @@ def _encoded(image: Any, where: str) -> bytes:
         path = image.get("path") if isinstance(image, dict) else None
         what = f"no image but the path {printable(str(path))}" if path else "no image"
         raise PpvitError(f"{where} holds {what}; write the images into the table, as push_to_hub does")
-    check_header(data, where)
     return bytes(data)
+
+
+def _extension(data: bytes) -> str:
+    try:
+        return decoding.extension_of(data)
+    except Exception:  # whatever readers stumble over: `download` decodes it too, says why that fails and keeps none
+        return "png"
 
 
 def _assigned(splits: dict[str, _Rows], root: Path, request: Request) -> tuple[_Rows, _Rows, _Rows | None]:
