@@ -46,17 +46,23 @@ def predict(
     ],
     overrides: Overrides = None,
     params: Params = PARAMS,
-    top: Annotated[int, typer.Option(help="Number of classes to print.", min=1)] = 3,
+    top: Annotated[
+        int | None, typer.Option(help="Number of classes to print; by default 3, of several labels all.", min=1)
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability above which one of several labels is printed; by default 0.5.", min=0, max=1),
+    ] = None,
     **places: Path | None,
 ) -> None:
     """Encrypt images with the key and classify them with the fine-tuned model (owner)."""
     config = load(params, overrides)
     from ppvit.verbs import predict
 
-    answers = predict.run(config, places_of(config, places), images, top)
+    answers = predict.run(config, places_of(config, places), images, top, threshold)
     for image, predictions in zip(images, answers, strict=True):
         told = ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions)
-        print(printable(f"{image}: {told}"))
+        print(printable(f"{image}: {told or 'no label above the threshold'}"))
 
 
 def export(

@@ -29,6 +29,7 @@ _PARAMETERS = {
     "task": "task",
     "resize_filter": "encrypt.resize_filter",
     "crop": "encrypt.crop",
+    "value_range": "encrypt.value_range",
     "blocks_sha256": "weights of the checkpoint",
 }
 _LETTERS = 80  # of a value in a message

@@ -8,7 +8,6 @@ training images by `download`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -21,12 +20,15 @@ __all__ = [
     "IMAGE_EXTENSIONS",
     "PIXELS",
     "Decoded",
-    "check_header",
     "decode",
     "decoded",
+    "extension_of",
     "image_extension",
+    "is_lossy",
     "is_noise",
     "pixels",
+    "reason",
+    "size_of",
     "to_rgb",
 ]
 
@@ -46,6 +48,9 @@ _FORMATS = {
     "TGA": ("tga", "icb", "vda", "vst"),
     "QOI": ("qoi",),
     "DDS": ("dds",),
+    "BLP": ("blp",),
+    "FTEX": ("ftc", "ftu"),
+    "GBR": ("gbr",),
     "ICO": ("ico",),
     "ICNS": ("icns",),
     "CUR": ("cur",),
@@ -57,10 +62,11 @@ _FORMATS = {
     "XBM": ("xbm",),
     "XPM": ("xpm",),
     "MSP": ("msp",),
+    "PIXAR": ("pxr",),
     "DICOM": ("dcm", "dicom", "dic", "ima"),  # by pydicom
 }
 _BY_OTHERS = ("HEIF", "DICOM")  # than Pillow
-_UNMARKED = ("TGA",)  # nothing in the file tells
+_UNMARKED = ("TGA", "GBR")  # nothing at the beginning of a file tells
 _APART = ("PPM",)  # its endings tell what is in the file, and are kept
 IMAGE_EXTENSIONS = {
     ending: ending if kind in _APART else endings[0] for kind, endings in _FORMATS.items() for ending in endings
@@ -71,6 +77,15 @@ IMAGE_EXTENSIONS = {
 def image_extension(name: str) -> str | None:
     """The extension under which a file's bytes are kept, if its name is that of an image, else None."""
     return IMAGE_EXTENSIONS.get(_ending(name)) if "." in name else None
+
+
+def extension_of(data: bytes) -> str:
+    """The extension under which an encoded image of no name is kept, by its first bytes; raises as `check_header`."""
+    if dicom.is_dicom(data):
+        return _FORMATS["DICOM"][0]
+    kind = str(opened(data).format)
+    endings = (endings for name, endings in _FORMATS.items() if kind == name or kind.lower() in endings)
+    return next(endings)[0]
 
 
 def is_noise(parts: Sequence[str]) -> bool:
@@ -85,8 +100,11 @@ def is_noise(parts: Sequence[str]) -> bool:
 _LEFT_BEHIND = (".ds_store", "thumbs.db", "desktop.ini")
 
 
-def check_header(data: bytes, extension: str | None = None) -> None:
-    """Read no more than the header of an encoded image.
+def size_of(data: bytes, extension: str | None = None) -> tuple[int, int]:
+    """Width and height of an encoded image as its header says, before EXIF turns it; no pixels are decoded.
+
+    Pillow would take bytes for anything; so it is asked for the formats that begin in a way of their own, and for TGA,
+    which does not, only where the extension says so.
 
     Raises:
         UnidentifiedImageError: it is of no kind that is read.
@@ -95,18 +113,14 @@ def check_header(data: bytes, extension: str | None = None) -> None:
         Exception: whatever readers stumble over in a damaged header.
     """
     if dicom.is_dicom(data):
-        dicom.check_header(data)
-    else:
-        opened(data, extension).close()
+        return dicom.size_of(data)
+    with rasters.opened(data, _formats(extension)) as image:
+        return int(image.width), int(image.height)
 
 
-def opened(data: bytes, extension: str | None = None) -> Any:
-    """An encoded image, but DICOM, of which nothing but the header has been read; see :func:`check_header`.
-
-    Pillow would take bytes for anything; so it is asked for the formats that begin in a way of their own, and for TGA,
-    which does not, only where the name says so.
-    """
-    return rasters.opened(data, _formats(extension))
+def is_lossy(data: bytes) -> bool:
+    """Whether an encoded image, of which :func:`size_of` is known, was stored with loss, as JPEG is."""
+    return not dicom.is_dicom(data) and rasters.is_lossy(data)
 
 
 def _formats(extension: str | None) -> list[str]:
@@ -164,7 +178,7 @@ def _ending(name: str) -> str:
     return name.rpartition(".")[2].lower()
 
 
-def to_rgb(values: np.ndarray, value_range: tuple[float, float] | None, inverted: bool = False) -> np.ndarray:
+def to_rgb(values: np.ndarray, value_range: Sequence[float] | None, inverted: bool = False) -> np.ndarray:
     """Bring what :func:`pixels` gives to 8 bits: linear from ``value_range`` to 0..255, clipped.
 
     Args:
@@ -186,14 +200,16 @@ def to_rgb(values: np.ndarray, value_range: tuple[float, float] | None, inverted
     low, high = value_range
     if not low < high:
         raise PpvitError(f"no range from {low:g} to {high:g}; set encrypt.value_range to the lowest and the highest")
-    grey = np.rint((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    with np.errstate(over="ignore"):  # a range beyond half of what float32 holds; clipped below
+        scaled = (np.clip(values, low, high) - low) * (255 / (high - low))
+    grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
     return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=-1)
 
 
 def decode(
     data: bytes,
     where: str,
-    value_range: tuple[float, float] | None = None,
+    value_range: Sequence[float] | None = None,
     frames: str = "error",
     extension: str | None = None,
 ) -> np.ndarray:

@@ -22,15 +22,16 @@ def is_dicom(data: bytes) -> bool:
     return data[_PREAMBLE : _PREAMBLE + 4] == b"DICM"
 
 
-def check_header(data: bytes) -> None:
-    """Read a file without decoding its pixels.
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of the picture, which is not decoded.
 
     Raises:
         PpvitError: pydicom is not installed.
         ValueError: it has no picture, or more than 2^28 pixels.
         Exception: whatever pydicom stumbles over.
     """
-    _opened(data)
+    dataset = _opened(data)
+    return int(dataset.Columns), int(dataset.Rows)
 
 
 def read(data: bytes, frames: str) -> Decoded:
@@ -46,7 +47,7 @@ def read(data: bytes, frames: str) -> Decoded:
 
     Raises:
         PpvitError: several frames and none chosen; compressed in a way that pydicom alone does not read.
-        Exception: see :func:`check_header`.
+        Exception: see :func:`size_of`.
     """
     dataset = _opened(data)
     frame = chosen_frame(int(dataset.get("NumberOfFrames") or 1), frames)

@@ -63,7 +63,7 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
             **recorded(splits[split].labelling.task),
             "count": len(splits[split]),
             **cipher.record,
-            **splits[split].resizing,
+            **splits[split].prepared,
             "shape": list(cipher.shape),
             "dtype": cipher.dtype.name,
             "shards": shard_records(shards),

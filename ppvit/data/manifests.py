@@ -12,12 +12,14 @@ from ppvit.data.labels import MOST_LABELS, LabelSets, TaskName
 
 SCHEMA = 2  # version of manifest.json and dataset.json
 SPLITS = ("train", "test")
+PREPARED = ("resize_filter", "crop", "value_range")  # how pictures were brought to 8 bits and to one size
 RAW_SPLITS = ("train", "val", "test")  # of plain data; nothing is trained or scored on val, which not all have
 _SAMPLES = 2**31  # of a split, at most
 _CIPHERTEXT_BYTES = 2**28  # of an image, at most; 4096 x 4096 pixels in float16 take 96 MiB
 _CLASSES = 2**20
 
 Line = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{Cc}]*$")]
+ValueRange = Annotated[list[Annotated[float, Field(ge=-1e38, le=1e38)]], Field(min_length=2, max_length=2)]
 Setting = bool | int | float | Annotated[str, Field(max_length=100)]
 
 
@@ -54,6 +56,7 @@ class EncryptedManifest(_Versioned):
     isometry: Literal["values", "length", "none"]
     resize_filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
     crop: Literal["center", "squash", "pad"]
+    value_range: ValueRange | None
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16"]

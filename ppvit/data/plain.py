@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Plain(Protocol):
     classes: list[str]
     labelling: Labelling
     labels: np.ndarray
-    resizing: dict[str, str]
+    prepared: dict[str, Any]
 
     def __len__(self) -> int: ...
 
@@ -44,15 +44,15 @@ class PlainImages:
     Args:
         raw: folder that `download` wrote.
         split: ``train`` or ``test``.
-        dataset: image_size, first_images, the fractions and the seed are used.
-        encrypt: resize_filter and crop are used.
+        dataset: image_size, first_images, the fractions, frames and the seed are used.
+        encrypt: resize_filter, crop, value_range and window are used.
 
     Attributes:
         folder: ``raw``.
         classes: names, in order of their numbers.
         labelling: how they are labelled.
         labels: class numbers, int64 (n,), or multi-label, bool (n, C).
-        resizing: how images are brought to their size, as shards record it.
+        prepared: how images are brought to 8 bits and to their size, as shards record it.
         made: that, the number of classes and the task, for :func:`ppvit.core.provenance.require_made_alike`.
 
     A fraction is stratified, see :class:`ppvit.data.labels.Labelling`; ``first_images`` takes the first as they are
@@ -76,9 +76,9 @@ class PlainImages:
         self.labels = labels[self._selected]
         self.image_size = dataset.image_size
         self._first_id = image_id(split, 0)
-        self._encrypt = encrypt
-        self.resizing: dict[str, str] = {"resize_filter": encrypt.resize_filter, "crop": encrypt.crop}
-        self.made = {**self.resizing, "num_classes": len(self.classes), "task": self.labelling.task}
+        self._frames = dataset.frames
+        self.prepared = prepared(encrypt, self.manifest)
+        self.made = {**self.prepared, "num_classes": len(self.classes), "task": self.labelling.task}
 
     def __len__(self) -> int:
         return len(self._selected)
@@ -96,8 +96,49 @@ class PlainImages:
         return np.stack([self._read_one(index) for index in self._selected[start:stop]])
 
     def _read_one(self, index: int) -> np.ndarray:
-        plain = decoding.decode(self._reader.image(index), self._reader.name(index))
-        return images.to_square(plain, self.image_size, self._encrypt.resize_filter, self._encrypt.crop)
+        encoded, where = self._reader.image(index), self._reader.name(index)
+        value_range, extension = self.prepared["value_range"], self._reader.extension(index)
+        plain = decoding.decode(encoded, where, value_range, self._frames, extension)
+        return images.to_square(plain, self.image_size, self.prepared["resize_filter"], self.prepared["crop"])
+
+
+def prepared(encrypt: Encrypt, dataset: dict[str, Any]) -> dict[str, Any]:
+    """How images of a data set are brought to 8 bits and to one size, as shards and models record it.
+
+    Args:
+        encrypt: resize_filter, crop, value_range and window are used.
+        dataset: what ``dataset.json`` holds; its ``wide`` is the range that was found.
+
+    Returns:
+        ``resize_filter``, ``crop``, and ``value_range``: [low, high], the grey values above 8 bits that become 0 and
+        255, or None where none is needed.
+    """
+    wide = dataset.get("wide")
+    value_range = [wide["low"], wide["high"]] if wide else None
+    if encrypt.window:
+        centre, width = encrypt.window
+        value_range = [centre - width / 2, centre + width / 2]
+    return {
+        "resize_filter": encrypt.resize_filter,
+        "crop": encrypt.crop,
+        "value_range": encrypt.value_range or value_range,
+    }
+
+
+def print_range(plain: PlainImages) -> None:
+    """Say how grey values above 8 bits are brought to 8 bits, where there are any or a range is given."""
+    if (value_range := plain.prepared["value_range"]) is None:
+        return
+    wide, (low, high) = plain.manifest["wide"], value_range
+    if wide is None:
+        print("no image has grey values above 8 bits; encrypt.value_range and encrypt.window change nothing")
+        return
+    found = [wide["low"], wide["high"]]
+    source = "the extremes" if value_range == found else f"as given; the extremes are {found[0]:g} and {found[1]:g}"
+    print(
+        f"{wide['images']} images have grey values above 8 bits: {low:g} .. {high:g} become 0 .. 255 ({source} of the "
+        "training images); images of 8 bits stay as they are"
+    )
 
 
 def _first(labels: np.ndarray, count: int, raw: Path) -> np.ndarray:

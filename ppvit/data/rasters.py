@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -39,8 +40,9 @@ def opened(data: bytes, formats: list[str]) -> Any:
     """
     try:
         image: Any = Image.open(io.BytesIO(data), formats=formats)
-    except Image.DecompressionBombError:
-        raise ValueError(f"its pixels are more than {PIXELS:,}") from None
+    except Image.DecompressionBombError as error:
+        promised = re.findall(r"\d+", str(error))[:1]
+        raise ValueError(f"{' '.join(promised)} pixels are more than {PIXELS:,}") from None
     except UnidentifiedImageError:
         if data[4:8] != b"ftyp":
             raise
@@ -53,6 +55,11 @@ def opened(data: bytes, formats: list[str]) -> Any:
     if image.format == "TGA" and not image.tile:
         raise ValueError(f"a TGA file of {data[16]} bits a pixel")
     return image
+
+
+def is_lossy(data: bytes) -> bool:
+    """Whether a file of a kind that is read is JPEG, lossy WebP, AVIF or HEIC, by its first bytes."""
+    return data[:2] == b"\xff\xd8" or data[4:8] == b"ftyp" or (data[8:12] == b"WEBP" and b"VP8L" not in data)
 
 
 def _heif(data: bytes) -> Any:

@@ -27,7 +27,7 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.reading import Record, read_record, sha256_of
 from ppvit.data.labels import Labelling
 from ppvit.data.manifests import RAW_SPLITS, SCHEMA, SPLITS, EncryptedManifest, RawManifest
-from ppvit.data.tar_index import ANY_CLASS, IMAGE, IMAGE_BYTES, ORIGIN, Index, Opener, identity_of, index_shard
+from ppvit.data.tar_index import ANY_CLASS, IMAGE, IMAGE_BYTES, IMAGES, ORIGIN, Index, Opener, identity_of, index_shard
 
 __all__ = [
     "RAW_SPLITS",
@@ -156,6 +156,7 @@ class ShardReader:
         self._shards = [(index.path, index.identity) for index in indices]
         self._shard_of = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.labels) for index in indices])
         self._places = np.concatenate([index.places for index in indices])
+        self._extensions = np.concatenate([index.extensions for index in indices])
         self._labels = np.concatenate([index.labels for index in indices])
 
     def __len__(self) -> int:
@@ -177,6 +178,10 @@ class ShardReader:
             PpvitError: the shard is no longer the file that it was.
         """
         return self._read(index, IMAGE)
+
+    def extension(self, index: int) -> str:
+        """Under which the encoded image of a sample was stored."""
+        return IMAGES[int(self._extensions[index])]
 
     def target(self, index: int) -> Any:
         """The label of a sample as training takes it: a class number, or float32 (C,) of 0 and 1."""

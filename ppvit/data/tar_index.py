@@ -20,7 +20,7 @@ from ppvit.data.decoding import IMAGE_EXTENSIONS
 from ppvit.data.labels import ClassNumbers, Labelling
 
 # npy: arrays of numbers, for ciphertext that is no 8-bit image
-_IMAGES = frozenset({*IMAGE_EXTENSIONS.values(), "npy"})
+IMAGES = tuple(sorted({*IMAGE_EXTENSIONS.values(), "npy"}))
 IMAGE_BYTES = 2**29  # of an encoded image, at most
 IMAGE, ORIGIN = range(2)  # what is read of a sample later; its label is read at once
 _LABEL = 2
@@ -48,6 +48,7 @@ class Index:
         identity: tells whether the file is still the one that was indexed, see :func:`identity_of`.
         places: offset and size of the image and the origin of every sample, int64, (samples, 2, 2); an origin may have
             size 0.
+        extensions: of the images, by their places in ``IMAGES``, uint8, (samples,).
         labels: as :meth:`ppvit.data.labels.Labelling.empty` gives them, (samples, ...).
         labelled: which samples have a label, bool, (samples,).
     """
@@ -55,6 +56,7 @@ class Index:
     path: Path
     identity: tuple[int, ...]
     places: np.ndarray
+    extensions: np.ndarray
     labels: np.ndarray
     labelled: np.ndarray
 
@@ -94,7 +96,7 @@ def index_shard(
             if samples * _LEAST_BYTES > identity[2]:
                 raise _mismatch(path, f"{samples:,} samples do not fit into its {identity[2]:,} bytes")
             places, labelled = np.zeros((samples, 2, 2), np.int64), np.zeros(samples, bool)
-            index = Index(path, identity, places, labelling.empty(samples), labelled)
+            index = Index(path, identity, places, np.zeros(samples, np.uint8), labelling.empty(samples), labelled)
             for member, offset in _members(file, path, identity[2]):
                 _enter(index, member, offset, file, first, labelling, image_bytes, opened)
             file.seek(0)
@@ -141,7 +143,7 @@ def _enter(
     image_bytes: int,
     opened: Opener | None,
 ) -> None:
-    number, kind = _parse_member(index.path, member)
+    number, kind, extension = _parse_member(index.path, member)
     row, where = number - first, f"{index.path}: sample {number:08d}"
     if not 0 <= row < len(index.labels):
         raise _mismatch(index.path, f"sample {number:08d} is not one of its {len(index.labels)} from {first:08d} on")
@@ -157,15 +159,17 @@ def _enter(
         raise PpvitError(f"{where}: {member.name} has {member.size:,} bytes, too many; make the shard again")
     else:
         index.places[row, kind] = offset, member.size
+        if kind == IMAGE:
+            index.extensions[row] = IMAGES.index(extension)
 
 
-def _parse_member(path: Path, member: tarfile.TarInfo) -> tuple[int, int]:
+def _parse_member(path: Path, member: tarfile.TarInfo) -> tuple[int, int, str]:
     match = _MEMBER.fullmatch(member.name)
     extension = match[2] if match and member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else ""
-    kind = IMAGE if extension in _IMAGES else {"cls": _LABEL, "txt": ORIGIN}.get(extension)
+    kind = IMAGE if extension in IMAGES else {"cls": _LABEL, "txt": ORIGIN}.get(extension)
     if match is None or kind is None:
         raise PpvitError(
             f"{path}: member '{member.name}' is no image, label or origin of a sample and was not read; "
             "make the shards again or ask whoever sent them"
         )
-    return int(match[1]), kind
+    return int(match[1]), kind, extension

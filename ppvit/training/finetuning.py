@@ -18,6 +18,7 @@ from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
 from ppvit.data.labels import recorded
+from ppvit.data.manifests import PREPARED
 from ppvit.models import load_model, read_record
 from ppvit.models.tasks import task_of
 from ppvit.training.adversarial import Robust
@@ -115,7 +116,7 @@ def finetune(
     kept = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
     kept |= recorded(dataset.labelling.task)
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
-    kept |= {name: dataset.manifest[name] for name in ("resize_filter", "crop") if name in dataset.manifest}
+    kept |= {name: dataset.manifest[name] for name in PREPARED if name in dataset.manifest}
     kept["blocks_sha256"] = blocks_sha256(adapted)
     if defence:
         kept["adversarial"] = defence.adversarial.model_dump()

@@ -12,6 +12,7 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.provenance import RECORD
 from ppvit.core.reading import read_record
 from ppvit.data.labels import TaskName
+from ppvit.data.manifests import ValueRange
 from ppvit.models.records import ModelRecord
 
 
@@ -24,7 +25,7 @@ class FinetunedRecord(ModelRecord):
         task: what its logits mean, see :mod:`ppvit.models.tasks`; multi-class is not written.
         finetune: the section, which says what the method trained; `he` writes a linear model without.
         adversarial: the section, where it was trained against an attack.
-        resize_filter, crop: of the section ``encrypt``, as the shards say.
+        resize_filter, crop, value_range: how images were prepared, as the shards say.
         blocks_sha256: which checkpoint it was trained from, see :func:`ppvit.tuners.made.blocks_sha256`.
     """
 
@@ -35,6 +36,7 @@ class FinetunedRecord(ModelRecord):
     adversarial: Adversarial | None = None
     resize_filter: Annotated[str, Field(max_length=20)] = ""
     crop: Annotated[str, Field(max_length=20)] = ""
+    value_range: ValueRange | None = None
     blocks_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = ""
 
 
