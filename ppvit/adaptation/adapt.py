@@ -39,7 +39,9 @@ from ppvit.models.stems import install_stem, normalize_input, patch_projection
 
 TOLERANCE_FLOAT64 = 1e-6  # largest accepted logit difference; measured ones are near 1e-13
 TOLERANCE_FLOAT32 = 1e-3
-CHECKED_IMAGES = 1  # of noise: no two blocks of it are alike, so a wrong place of any block or value shows
+CHECKED_IMAGES = (
+    4  # of the data set; pictures, unlike noise, have blocks far from the middle, which rounding moves most
+)
 
 
 def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
@@ -88,18 +90,23 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
         )
 
 
-def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dict[str, float]:
-    """Adapt ``backbone.model`` in place and compare it with the plain model.
+def adapt_model(
+    backbone: Backbone, cipher: Cipher, enabled: bool = True, images: np.ndarray | None = None
+) -> dict[str, float]:
+    """Adapt ``backbone.model`` in place and compare it with the plain model, on an image of noise and on those given.
 
     Args:
         backbone: takes normalised plain images; afterwards encrypted ones scaled to [-1, 1].
         cipher: with the key in place.
         enabled: False only folds the normalisation: the unadapted baseline.
+        images: plain images to compare on as well, uint8, (n, H, W, 3).
 
     Returns:
+        ``checked_images``, n + 1, and the largest differences of logits over all of them:
         ``max_logit_difference_float64`` and ``..._float32`` between plain model on plain images and this model on
-        encrypted ones, and ``..._stored`` in float64 on ciphertext as stored, for ciphers that round it; nothing for
-        ciphers that make tokens, which leave nothing to compare.
+        encrypted ones, and for ciphers that round their ciphertext ``..._stored`` in float64 on it as stored, with
+        ``clipped_percent`` of its values where it is stored as whole numbers; nothing for ciphers that make tokens,
+        which leave nothing to compare.
 
     Raises:
         UsageError: the model is not adaptable to this cipher.
@@ -117,7 +124,7 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
         affine = cipher.affine_map() if enabled else None
         adapted = plain if affine is None else encrypt_embedding(plain, affine)
         change = partial(write_embedding, embedding=adapted)
-    differences = _compare(backbone, cipher, change)
+    differences = _compare(backbone, cipher, change, images)
     if not all(map(math.isfinite, differences.values())):
         raise PpvitError(
             f"the logits of {backbone.architecture} are not numbers: its weights are damaged; fetch model.checkpoint "
@@ -153,11 +160,15 @@ def make_token_model(model: nn.Module, cipher: Cipher) -> None:
         model.pos_embed[0, position_offset(model) :].zero_()
 
 
-def _compare(backbone: Backbone, cipher: Cipher, change: Callable[[nn.Module], None]) -> dict[str, float]:
-    """Let ``change`` adapt the model and measure; noise images reach every pixel and every block alike."""
+def _compare(
+    backbone: Backbone, cipher: Cipher, change: Callable[[nn.Module], None], given: np.ndarray | None
+) -> dict[str, float]:
+    """Let ``change`` adapt the model and measure."""
     model = backbone.model
     size = cipher.image_size
-    images = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, size, size, 3), dtype=np.uint8)
+    # no two blocks of noise are alike, so a wrong place of any block or value shows
+    noise = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    images = noise if given is None else np.concatenate([noise, given])
     stored = cipher.encrypt(images, np.arange(len(images)))
     exact = stored if cipher.image_keys else cipher.encrypt_exactly(images)
     plain, encrypted, rounded = (_channels_first(batch).double() for batch in (images, exact, stored))
@@ -167,9 +178,14 @@ def _compare(backbone: Backbone, cipher: Cipher, change: Callable[[nn.Module], N
     plain64 = _logits(model.double(), normalized)
     change(model)  # in float64
     adapted64 = _logits(model, model_input(encrypted))
-    differences = {"max_logit_difference_float64": (adapted64 - plain64).abs().max().item()}
+    differences: dict[str, float] = {"checked_images": len(images)}
+    differences["max_logit_difference_float64"] = (adapted64 - plain64).abs().max().item()
     if cipher.dtype != exact.dtype:  # what rounding the ciphertext to its storage costs, beside adaptation
         differences["max_logit_difference_stored"] = (_logits(model, model_input(rounded)) - plain64).abs().max().item()
+        if cipher.dtype.kind == "u":
+            bounds = np.iinfo(cipher.dtype)
+            outside = (np.round(exact) < bounds.min) | (np.round(exact) > bounds.max)
+            differences["clipped_percent"] = 100 * float(outside.mean())
     adapted32 = _logits(model.float(), model_input(encrypted.float()))
     return differences | {"max_logit_difference_float32": (adapted32 - plain32).abs().max().item()}
 
@@ -179,6 +195,5 @@ def _channels_first(images: np.ndarray) -> Tensor:
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    with torch.inference_mode():
-        logits: Tensor = model(images)
-    return logits
+    with torch.inference_mode():  # one by one: large pictures take much memory in float64
+        return torch.cat([model(image) for image in images.split(1)])
