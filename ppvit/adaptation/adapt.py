@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from ppvit.adaptation.embedding import (
     encrypt_embedding,
     fold_normalization,
-    position_offset,
     read_embedding,
     write_embedding,
 )
+from ppvit.adaptation.positions import position_offset
 from ppvit.ciphers import Cipher
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import Backbone, model_input
@@ -49,8 +49,7 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
 
     Raises:
         UsageError: the cipher has no affine map, the patch embedding is no non-overlapping convolution of the block's
-            size (such as a ResNet, with any key), or blocks are scrambled and the model knows positions by anything but
-            one learned absolute embedding.
+            size (such as a ResNet, with any key).
     """
     if isinstance(model, ResNet):
         if not cipher.keyed:
@@ -78,15 +77,6 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
         raise UsageError(
             f"the model's patches have {projection.kernel_size[0]} pixels a side; set cipher.block_size to that, not "
             f"{cipher.block_size}"
-        )
-    scrambled = np.any(affine.block_permutation != np.arange(len(affine.block_permutation)))
-    absolute = (
-        isinstance(model, VisionTransformer) and model.pos_embed is not None and getattr(model, "rope", None) is None
-    )
-    if scrambled and not absolute:
-        raise UsageError(
-            f"{name} knows patch positions by other means than one learned absolute embedding, so scrambled blocks "
-            "cannot be undone; use cipher.name shuffle or np, or a plain timm ViT"
         )
 
 

@@ -23,7 +23,7 @@ from ppvit.adaptation.embedding import Embedding
 from ppvit.audit.base import attack
 from ppvit.audit.view import Finding, KeySpace, View, decrypt, nearest_rotation, not_attacked
 from ppvit.ciphers import AffineMap
-from ppvit.models.stems import expand_to_nibbles
+from ppvit.models.projections import expand_to_nibbles
 
 
 @attack(

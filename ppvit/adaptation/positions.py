@@ -1,0 +1,90 @@
+"""What tells a model where a patch is, where that is stored parameters which a key can permute.
+
+Plain timm loads these as they are. Everything else, such as rotary tables, relative positions, windows and
+convolutions, is left alone: the patch projection puts the patches back in order (:mod:`ppvit.models.projections`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from timm.models import Cait, Eva, MlpMixer, VisionTransformer
+from torch import Tensor, nn
+
+from ppvit.core.errors import UsageError
+from ppvit.models.stems import patch_projection, projection_name
+
+_MIXING = {  # axes of patches in the weights of a block: of Mixer and gMixer, of ResMLP, of gMLP
+    "mlp_tokens.fc1.weight": (1,),
+    "mlp_tokens.fc2.weight": (0,),
+    "mlp_tokens.fc2.bias": (0,),
+    "linear_tokens.weight": (0, 1),
+    "linear_tokens.bias": (0,),
+    "mlp_channels.gate.proj.weight": (0, 1),
+    "mlp_channels.gate.proj.bias": (0,),
+}
+
+
+def position_table(model: nn.Module) -> Tensor | None:
+    """The rows of patches in a learned position embedding, (N, D), a view; None where it is not all that tells places.
+
+    Models for images of any size have none either: they interpolate the rows, which must not be permuted then.
+    """
+    table = getattr(model, "pos_embed", None)
+    absolute = (
+        isinstance(model, VisionTransformer | Eva | Cait)
+        and table is not None
+        and getattr(model, "rope", None) is None
+        and not getattr(model, "dynamic_img_size", False)
+        and getattr(model.patch_embed, "proj", None) is patch_projection(model)  # and not a stem in front of patches
+    )
+    return cast(Tensor, table)[0, position_offset(model) :] if absolute else None
+
+
+def position_offset(model: nn.Module) -> int:
+    """How many prefix tokens have an entry in the position embedding."""
+    # with no_embed_class the position embedding covers patches only; CaiT's class token joins later
+    patches_only = getattr(model, "no_embed_class", False) or isinstance(model, Cait)
+    return 0 if patches_only else getattr(model, "num_prefix_tokens", 0)
+
+
+def mixing_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of an MLP-Mixer (gMixer, ResMLP, gMLP) that mix patches, by name; of any other model none."""
+    if not isinstance(model, MlpMixer):
+        return {}
+    return {name: tensor for name, tensor in model.named_parameters() if _axes(name)}
+
+
+def permute_mixing(name: str, tensor: Tensor, blocks: Tensor) -> Tensor:
+    """``tensor[..., blocks, ...]`` along the axes that stand for patches."""
+    for axis in _axes(name):
+        tensor = tensor.index_select(axis, blocks)
+    return tensor
+
+
+def _axes(name: str) -> tuple[int, ...]:
+    return next((axes for ending, axes in _MIXING.items() if name.endswith(f".{ending}")), ())
+
+
+def add_to_positions(model: nn.Module, constant: Tensor) -> None:
+    """Add the same (D,) to every patch through the position embedding, for a projection without bias.
+
+    Raises:
+        UsageError: there is no position embedding, or a normalisation stands between it and the projection.
+    """
+    owner: Any = model.get_submodule(projection_name(model).rpartition(".")[0])
+    holder: Any = next((module for module in model.modules() if _tables(module)), None)
+    if holder is None or not isinstance(getattr(owner, "norm", None) or nn.Identity(), nn.Identity):
+        raise UsageError(f"{type(model).__name__} has no bias in its patch embedding to fold the normalisation into")
+    name = _tables(holder)[0]
+    table: Tensor = getattr(holder, name)
+    rows = table[:, position_offset(holder) :] if name == "pos_embed" and table.ndim == 3 else table
+    with torch.no_grad():
+        rows += constant.to(rows)
+
+
+def _tables(module: nn.Module) -> list[str]:
+    """Names of position embeddings that are added to all patches; of factorised ones, by row and column, one does."""
+    names = ("pos_embed", "pos_embed_y")
+    return [name for name in names if isinstance(getattr(module, name, None), nn.Parameter)]
