@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppvit.adaptation.positions import add_to_positions, mixing_weights, permute_mixing, position_table
+from ppvit.adaptation.positions import add_to_positions, position_table
 from ppvit.ciphers import AffineMap
 from ppvit.core.errors import UsageError
+from ppvit.models.mixing import mixing_weights, permute_mixing
 from ppvit.models.projections import KeyedProjection, PatchProjection, expand_to_nibbles, set_token_order
 from ppvit.models.stems import install_stem, patch_projection, patch_side, takes_channels_last, token_order
 
@@ -32,7 +33,7 @@ class Embedding:
         nibbles: the V values of a patch are nibbles, V = 2 B, and not bytes, V = B.
         order: int64 (N,), :func:`ppvit.models.stems.token_order`: patch i of what follows is patch ``order[i]`` of the
             projection; None: as they come.
-        mixing: weights of an MLP-Mixer between patches, by name; see :func:`ppvit.adaptation.positions.mixing_weights`.
+        mixing: weights of an MLP-Mixer between patches, by name; see :func:`ppvit.models.mixing.mixing_weights`.
     """
 
     weight: Tensor

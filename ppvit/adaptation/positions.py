@@ -9,21 +9,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from timm.models import Cait, Eva, MlpMixer, VisionTransformer
+from timm.models import Cait, Eva, VisionTransformer
 from torch import Tensor, nn
 
 from ppvit.core.errors import UsageError
 from ppvit.models.stems import patch_projection, projection_name
-
-_MIXING = {  # axes of patches in the weights of a block: of Mixer and gMixer, of ResMLP, of gMLP
-    "mlp_tokens.fc1.weight": (1,),
-    "mlp_tokens.fc2.weight": (0,),
-    "mlp_tokens.fc2.bias": (0,),
-    "linear_tokens.weight": (0, 1),
-    "linear_tokens.bias": (0,),
-    "mlp_channels.gate.proj.weight": (0, 1),
-    "mlp_channels.gate.proj.bias": (0,),
-}
 
 
 def position_table(model: nn.Module) -> Tensor | None:
@@ -47,24 +37,6 @@ def position_offset(model: nn.Module) -> int:
     # with no_embed_class the position embedding covers patches only; CaiT's class token joins later
     patches_only = getattr(model, "no_embed_class", False) or isinstance(model, Cait)
     return 0 if patches_only else getattr(model, "num_prefix_tokens", 0)
-
-
-def mixing_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of an MLP-Mixer (gMixer, ResMLP, gMLP) that mix patches, by name; of any other model none."""
-    if not isinstance(model, MlpMixer):
-        return {}
-    return {name: tensor for name, tensor in model.named_parameters() if _axes(name)}
-
-
-def permute_mixing(name: str, tensor: Tensor, blocks: Tensor) -> Tensor:
-    """``tensor[..., blocks, ...]`` along the axes that stand for patches."""
-    for axis in _axes(name):
-        tensor = tensor.index_select(axis, blocks)
-    return tensor
-
-
-def _axes(name: str) -> tuple[int, ...]:
-    return next((axes for ending, axes in _MIXING.items() if name.endswith(f".{ending}")), ())
 
 
 def add_to_positions(model: nn.Module, constant: Tensor) -> None:
