@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -31,17 +32,17 @@ from ppvit.adaptation.embedding import (
     read_embedding,
     write_embedding,
 )
-from ppvit.adaptation.positions import position_offset
+from ppvit.adaptation.positions import position_offset, position_table
 from ppvit.ciphers import Cipher
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import Backbone, model_input
-from ppvit.models.stems import install_stem, normalize_input, patch_projection
+from ppvit.models.projections import PatchProjection
+from ppvit.models.refusals import why_not
+from ppvit.models.stems import install_stem, normalize_input, patch_projection, patch_side
 
 TOLERANCE_FLOAT64 = 1e-6  # largest accepted logit difference; measured ones are near 1e-13
 TOLERANCE_FLOAT32 = 1e-3
-CHECKED_IMAGES = (
-    4  # of the data set; pictures, unlike noise, have blocks far from the middle, which rounding moves most
-)
+CHECKED_IMAGES = 4  # of the data set: unlike noise, they have blocks far from the middle, which rounding moves most
 
 
 def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
@@ -65,18 +66,22 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
             f"no exact adaptation exists for cipher '{cipher.name}', because {why}; set adapt.enabled=false to "
             "fine-tune the unadapted model"
         )
-    name = type(model).__name__
-    projection = patch_projection(model)
-    if not isinstance(projection, nn.Conv2d):
+    reason = why_not(model)
+    if reason is not None:
         raise UsageError(
-            f"{name} has no patch convolution at its input, so it cannot be adapted; choose a plain timm ViT"
+            f"{type(model).__name__} cannot be adapted to cipher '{cipher.name}': {reason}; choose a plain timm ViT, "
+            "or another model of docs/backbones.md"
         )
-    if projection.kernel_size != projection.stride or projection.padding != (0, 0) or projection.in_channels != 3:
-        raise UsageError(f"{name} has overlapping patches, so it cannot be adapted; choose a plain timm ViT")
-    if projection.kernel_size != (cipher.block_size, cipher.block_size):
+    side = patch_side(cast(PatchProjection, patch_projection(model)))
+    if side != cipher.block_size:
         raise UsageError(
-            f"the model's patches have {projection.kernel_size[0]} pixels a side; set cipher.block_size to that, not "
-            f"{cipher.block_size}"
+            f"the model's patches have {side} pixels a side; set cipher.block_size to that, not {cipher.block_size}"
+        )
+    table = position_table(model)
+    if table is not None and len(table) != cipher.blocks:
+        raise UsageError(
+            f"the model is for images of {len(table)} patches, these have {cipher.blocks}; set dataset.image_size to "
+            "what the model is for"
         )
 
 

@@ -6,6 +6,7 @@ Sources: see :mod:`ppvit.adaptation.adapt`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,8 +16,15 @@ from ppvit.adaptation.positions import add_to_positions, position_table
 from ppvit.ciphers import AffineMap
 from ppvit.core.errors import UsageError
 from ppvit.models.mixing import mixing_weights, permute_mixing
-from ppvit.models.projections import KeyedProjection, PatchProjection, expand_to_nibbles, set_token_order
-from ppvit.models.stems import install_stem, patch_projection, patch_side, takes_channels_last, token_order
+from ppvit.models.projections import KeyedProjection, PatchProjection, add_bias, expand_to_nibbles, set_token_order
+from ppvit.models.stems import (
+    input_scale,
+    install_stem,
+    patch_projection,
+    patch_side,
+    takes_channels_last,
+    token_order,
+)
 
 
 @dataclass
@@ -63,6 +71,9 @@ def read_embedding(model: nn.Module) -> Embedding:
             side = patch_side(projection)
             weight = weight.view(-1, side, side, 3).permute(0, 3, 1, 2).flatten(1)
     bias = _float64_copy(projection.bias) if projection.bias is not None else weight.new_zeros(weight.shape[-2])
+    if not isinstance(projection, KeyedProjection):
+        scale, shift = input_scale(model)
+        weight, bias = weight * scale, bias + shift * weight.sum(1)
     table, order = position_table(model), token_order(model)
     return Embedding(
         weight,
@@ -88,10 +99,11 @@ def _float64_copy(tensor: Tensor) -> Tensor:
 def write_embedding(model: nn.Module, embedding: Embedding) -> None:
     """Put an embedding into a model, in the model's dtype; where it needs another projection, that is installed.
 
-    Models whose projection has no bias (CLIP's) take it through the position embedding, which is added right after.
+    Models whose projection has no bias (CLIP's) take it through the position embedding, which is added right after, and
+    where there is none their projection gets one.
 
     Raises:
-        UsageError: the model has no patch projection, or neither a bias nor a position embedding to take one.
+        UsageError: the model has no patch projection.
     """
     blocks = len(embedding.weight) if embedding.weight.ndim == 3 else 0
     projection = _projection(model)
@@ -99,20 +111,25 @@ def write_embedding(model: nn.Module, embedding: Embedding) -> None:
         install_stem(model, {"blocks": blocks, "nibbles": embedding.nibbles})
         projection = _projection(model)
     set_token_order(projection, embedding.order)
-    weight, positions, table = embedding.weight, embedding.positions, position_table(model)
-    if not isinstance(projection, KeyedProjection) and takes_channels_last(model):
-        side = patch_side(projection)
-        weight = weight.view(-1, 3, side, side).permute(0, 2, 3, 1).flatten(1)
+    weight, bias, positions, table = embedding.weight, embedding.bias, embedding.positions, position_table(model)
+    if not isinstance(projection, KeyedProjection):
+        if takes_channels_last(model):
+            side = patch_side(projection)
+            weight = weight.view(-1, 3, side, side).permute(0, 2, 3, 1).flatten(1)
+        scale, shift = input_scale(model)
+        weight = weight / scale
+        bias = bias - shift * weight.sum(1)
     with torch.no_grad():
         projection.weight.copy_(weight.view_as(projection.weight))
         if projection.bias is not None:
-            projection.bias.copy_(embedding.bias)
+            projection.bias.copy_(bias)
         if table is not None and positions is not None:
             table.copy_(positions)
         for name, tensor in mixing_weights(model).items():
             tensor.copy_(embedding.mixing[name])
-        if projection.bias is None and embedding.bias.abs().max() > 0:
-            add_to_positions(model, embedding.bias)
+        if projection.bias is None and bias.abs().max() > 0 and not add_to_positions(model, bias):
+            add_bias(projection)
+            cast(Tensor, projection.bias).copy_(bias)
 
 
 def fold_normalization(embedding: Embedding, mean: tuple[float, ...], std: tuple[float, ...]) -> Embedding:

@@ -12,7 +12,6 @@ import torch
 from timm.models import Cait, Eva, VisionTransformer
 from torch import Tensor, nn
 
-from ppvit.core.errors import UsageError
 from ppvit.models.stems import patch_projection, projection_name
 
 
@@ -39,24 +38,27 @@ def position_offset(model: nn.Module) -> int:
     return 0 if patches_only else getattr(model, "num_prefix_tokens", 0)
 
 
-def add_to_positions(model: nn.Module, constant: Tensor) -> None:
+def add_to_positions(model: nn.Module, constant: Tensor) -> bool:
     """Add the same (D,) to every patch through the position embedding, for a projection without bias.
 
-    Raises:
-        UsageError: there is no position embedding, or a normalisation stands between it and the projection.
+    Returns:
+        Whether it could be: there is a position embedding, and no normalisation between it and the projection.
     """
     owner: Any = model.get_submodule(projection_name(model).rpartition(".")[0])
-    holder: Any = next((module for module in model.modules() if _tables(module)), None)
-    if holder is None or not isinstance(getattr(owner, "norm", None) or nn.Identity(), nn.Identity):
-        raise UsageError(f"{type(model).__name__} has no bias in its patch embedding to fold the normalisation into")
-    name = _tables(holder)[0]
+    found = next(((module, name) for module in model.modules() for name in _ADDED if _holds(module, name)), None)
+    if found is None or not isinstance(getattr(owner, "norm", None) or nn.Identity(), nn.Identity):
+        return False
+    holder, name = found
     table: Tensor = getattr(holder, name)
-    rows = table[:, position_offset(holder) :] if name == "pos_embed" and table.ndim == 3 else table
+    rows = table[_ADDED[name], position_offset(holder) if name == "pos_embed" and table.ndim == 3 else 0 :]
     with torch.no_grad():
         rows += constant.to(rows)
+    return True
 
 
-def _tables(module: nn.Module) -> list[str]:
-    """Names of position embeddings that are added to all patches; of factorised ones, by row and column, one does."""
-    names = ("pos_embed", "pos_embed_y")
-    return [name for name in names if isinstance(getattr(module, name, None), nn.Parameter)]
+# of tables that are added to all patches: which of their first axis, since of sums over rows and columns one does
+_ADDED = {"pos_embed": 0, "pos_embed_y": 0, "position_embedding_table": 0}
+
+
+def _holds(module: nn.Module, name: str) -> bool:
+    return isinstance(getattr(module, name, None), nn.Parameter)

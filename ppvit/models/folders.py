@@ -18,6 +18,7 @@ from ppvit.core.reading import first_reason
 from ppvit.core.reading import read_record as read_checked
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
 from ppvit.models.backbones import Backbone, is_whole_in_file
+from ppvit.models.projections import is_order
 from ppvit.models.records import ModelConfiguration, ModelRecord
 from ppvit.models.stems import install_stem, stem_of
 from ppvit.models.tensors import read_tensors, require_tensors, tensor_names
@@ -29,7 +30,8 @@ CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
 def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None:
     """Write a model so that ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads it, whole or not at all.
 
-    A model whose first layer was replaced (:mod:`ppvit.models.stems`) is loaded by :func:`load_model` alone.
+    A model whose first layer was replaced (:mod:`ppvit.models.stems`) is loaded by :func:`load_model` alone; plain timm
+    stops at names that it does not know, or at shapes.
 
     The model must take pixels scaled by :func:`model_input`; its configuration says so to timm's transforms.
 
@@ -129,6 +131,12 @@ class StoredModel:
         drawn = torch.get_rng_state()
         model = copy.deepcopy(self._skeleton) if whole else self._build()
         state = read_tensors(self.weights, model.state_dict(), "its config.json", self.made_by)
+        for name, tensor in state.items():
+            if name.endswith("token_order") and not is_order(tensor):
+                raise PpvitError(
+                    f"{self.weights}: '{name}' is no order of {len(tensor)} patches; make it again: dvc repro --force "
+                    f"{self.made_by}"
+                )
         model.load_state_dict(state, strict=True, assign=whole)
         # weights that are loaded were drawn first, by models that keep more than weights: a new head must not depend
         # on that, so that training on ciphertext stays exactly training on plain images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,12 +87,15 @@ class KeyedPatches(KeyedProjection):
 
     Attributes:
         channels_last: patches come flattened as h, w, C, which is NaFlex's way.
+        scale, shift: patches come as ``scale * values + shift``, see :func:`ppvit.models.stems.input_scale`.
     """
 
     channels_last = False
+    scale, shift = 1.0, 0.0
 
     def forward(self, patches: Tensor) -> Tensor:
         count, blocks, p = len(patches), patches.shape[1], self.patch_size
+        patches = (patches - self.shift) / self.scale
         if self.channels_last:
             images = patches.reshape(-1, p, p, 3).permute(0, 3, 1, 2)
         else:
@@ -117,6 +120,19 @@ def in_order(tokens: Tensor, order: Tensor, axis: int) -> Tensor:
             "dataset.image_size to what it was adapted with, or adapt it again: dvc repro adapt"
         )
     return tokens.index_select(axis, order)
+
+
+def is_order(tensor: Tensor) -> bool:
+    """Whether a tensor that somebody else wrote names each of N patches once; others would be read out of bounds."""
+    whole = tensor.ndim == 1 and tensor.dtype == torch.int64
+    return whole and torch.equal(tensor.sort().values, torch.arange(len(tensor), device=tensor.device))
+
+
+def add_bias(projection: PatchProjection) -> None:
+    """Give a projection a bias of zeros, at which plain timm stops: what an attribute ``bias_was_added`` tells."""
+    width = projection.weight.shape[-2] if isinstance(projection, KeyedProjection) else len(projection.weight)
+    projection.bias = nn.Parameter(projection.weight.detach().new_zeros(width))
+    cast(Any, projection).bias_was_added = True
 
 
 _ORDERED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: OrderedConv2d, nn.Linear: OrderedLinear}

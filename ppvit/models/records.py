@@ -55,6 +55,7 @@ class Stem(Record):
 
     blocks: Annotated[int, Field(ge=0, le=2**20)] = 0
     nibbles: bool = False
+    bias: Literal[True] = True
     order: Annotated[int, Field(ge=1, le=2**20)] = 1
     tokens: Annotated[int, Field(ge=1, le=2**20)] = 1
     token_width: _Size = 1

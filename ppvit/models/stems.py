@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from timm.models import ResNet
+from timm.models.gemma4_vit import Gemma4PatchEmbed
 from torch import Tensor, nn
 
 from ppvit.core.errors import UsageError
@@ -21,6 +22,7 @@ from ppvit.models.projections import (
     OrderedConv2d,
     OrderedLinear,
     PatchProjection,
+    add_bias,
     set_token_order,
 )
 
@@ -130,7 +132,7 @@ def _locate(model: nn.Module) -> tuple[str, str, PatchProjection] | None:
     name, layer = found
     owner, _, own = name.rpartition(".")
     if isinstance(layer, KeyedProjection) or (
-        _cuts_patches(layer) and not any(other is not layer and _cuts_patches(other) for other in model.modules())
+        cuts_patches(layer) and not any(other is not layer and cuts_patches(other) for other in model.modules())
     ):
         return owner, own, cast(PatchProjection, layer)
     if type(layer) in (nn.Linear, OrderedLinear) and patch_side(cast(nn.Linear, layer)) == _patch_size(
@@ -140,7 +142,8 @@ def _locate(model: nn.Module) -> tuple[str, str, PatchProjection] | None:
     return None
 
 
-def _cuts_patches(layer: nn.Module) -> bool:
+def cuts_patches(layer: nn.Module) -> bool:
+    """Whether it is a convolution of three colours by kernels as large as the step between them, without padding."""
     return (
         type(layer) in (nn.Conv2d, OrderedConv2d)  # others do more, such as standardise their weights
         and isinstance(layer, nn.Conv2d)
@@ -172,6 +175,13 @@ def takes_channels_last(model: nn.Module) -> bool:
     return found is not None and bool(getattr(model.get_submodule(found[0]), "channels_last", False))
 
 
+def input_scale(model: nn.Module) -> tuple[float, float]:
+    """(a, c) where patches reach the projection as ``a x + c``: Gemma 4 scales pixels itself; else (1, 0)."""
+    found = _locate(model)
+    scales = found is not None and isinstance(model.get_submodule(found[0]), Gemma4PatchEmbed)
+    return (2.0, -1.0) if scales else (1.0, 0.0)
+
+
 def token_order(model: nn.Module) -> Tensor | None:
     """The order in which the patch projection hands patches on, see :class:`OrderedConv2d`; None: as they come.
 
@@ -194,6 +204,8 @@ def stem_of(model: nn.Module) -> dict[str, Any] | None:
     projection = patch_projection(model)
     if isinstance(projection, KeyedProjection):
         stem |= {"blocks": projection.blocks, "nibbles": projection.nibbles}
+    if getattr(projection, "bias_was_added", False):
+        stem["bias"] = True
     order = token_order(model)
     if order is not None:
         stem["order"] = len(order)
@@ -209,8 +221,9 @@ def install_stem(model: nn.Module, stem: dict[str, Any]) -> None:
     Args:
         model: a timm model.
         stem: ``blocks`` and ``nibbles`` (:class:`KeyedProjection`), ``order`` (the number of patches that
-            :func:`token_order` is of), ``tokens`` and ``token_width`` (:class:`TokenEmbedding`), ``adaptive_matrix``
-            (:class:`AdaptivePermutation`), ``normalization`` (:class:`InputNormalization`).
+            :func:`token_order` is of), ``bias`` (a projection that has none gets one), ``tokens`` and ``token_width``
+            (:class:`TokenEmbedding`), ``adaptive_matrix`` (:class:`AdaptivePermutation`), ``normalization``
+            (:class:`InputNormalization`).
 
     Raises:
         UsageError: the model has no such layer to replace.
@@ -221,27 +234,27 @@ def install_stem(model: nn.Module, stem: dict[str, Any]) -> None:
         layers.conv1 = nn.Sequential(InputNormalization().to(dtype), layers.conv1)
     if "tokens" in stem:
         layers.patch_embed = TokenEmbedding(stem["tokens"], stem["token_width"], layers.embed_dim).to(dtype)
+    if stem.keys() & {"bias", "blocks", "order"} and patch_projection(model) is None:
+        raise UsageError(f"{type(model).__name__} has no layer that embeds patches, so it takes no keyed one")
+    if "bias" in stem:
+        add_bias(cast(PatchProjection, patch_projection(model)))
     if "blocks" in stem:
         _install_keyed(model, stem["blocks"], stem["nibbles"], dtype)
     if "order" in stem:
-        projection = patch_projection(model)
-        if projection is None:
-            raise UsageError(f"{type(model).__name__} has no layer that embeds patches, so it cannot put them in order")
-        set_token_order(projection, torch.arange(stem["order"]))
+        set_token_order(cast(PatchProjection, patch_projection(model)), torch.arange(stem["order"]))
     if "adaptive_matrix" in stem:
         add_adaptive_matrix(model, stem["adaptive_matrix"])
 
 
 def _install_keyed(model: nn.Module, blocks: int, nibbles: bool, dtype: torch.dtype) -> None:
-    found = _locate(model)
-    if found is None:
-        raise UsageError(f"{type(model).__name__} has no layer that embeds patches, so it takes no keyed one")
-    owner, name, old = found
+    owner, name, old = cast(tuple[str, str, PatchProjection], _locate(model))
     kind = KeyedPatches if isinstance(old, nn.Linear | KeyedPatches) else KeyedProjection
     width = old.weight.shape[-2] if isinstance(old, KeyedProjection) else len(old.weight)
     new = kind(patch_side(old), width, blocks, nibbles, old.bias is not None).to(dtype)
     if isinstance(new, KeyedPatches):
         new.channels_last = takes_channels_last(model)
+        new.scale, new.shift = input_scale(model)
+    cast(Any, new).bias_was_added = getattr(old, "bias_was_added", False)
     setattr(model.get_submodule(owner), name, new)
 
 
