@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ppvit.adaptation.adapt import require_adaptable
 from ppvit.adaptation.embedding import decrypt_embedding, encrypt_embedding, read_embedding, write_embedding
-from ppvit.adaptation.positions import mixing_weights
 from ppvit.ciphers import AffineMap, Cipher
 from ppvit.core.errors import UsageError
+from ppvit.models.mixing import mixing_weights
 from ppvit.models.projections import KeyedProjection, is_order, set_token_order
 from ppvit.models.stems import patch_projection, projection_name, token_order
 
