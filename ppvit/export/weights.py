@@ -113,7 +113,7 @@ def _write_head(folder: Path, adapted: nn.Module, finetuned: nn.Module, heads: t
 def _in_adapter_reveals(name: str, base: Iterable[str], heads: tuple[str, ...], projection: str) -> bool:
     """Whether a tensor of an adapter file reveals the key.
 
-    Any in the layers that hold it does. So may any that replaces one of the base as a whole (peft's ``modules_to_save``),
+    Any in the layers that hold it does. So may any that replaces one of the base as a whole (``modules_to_save``),
     the head excepted: whoever has the public checkpoint can compare the two.
     """
     name = name.removeprefix("base_model.model.")
