@@ -7,6 +7,7 @@ import timm
 import torch
 from conftest import make_config, make_places, read_result, write_raw
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_backbones import KINDS, ORDERED, PATCH_4, TABLES
 
 from ppvit.adaptation.rekey import move_model
@@ -30,7 +31,7 @@ class World:
     def __init__(self, shared, kind, folder, **sections):
         side = 4 if kind in PATCH_4 else 8
         cipher = {"name": "block_np", "block_size": side, "key_id": OLD.id} | sections.pop("cipher", {})
-        model = {"name": KINDS[kind], "pretrained": False}
+        model = {"name": KINDS[kind], "checkpoint": str(weights_of(kind, shared))}
         tuned = {"method": "lora", "rank": 2, "epochs": 1, "batch_size": 12, "learning_rate": 0.05}
         tuned |= sections.pop("finetune", {})
         self.kind = kind
@@ -57,6 +58,19 @@ class World:
         pixels = plain.read(0, len(plain))
         pixels = pixels if key is None else load_cipher(self.config, key).encrypt(pixels, plain.ids(0, len(plain)))
         return model_input(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def weights_of(kind, folder):
+    """Weights of which none is zero, as normalisations and scales start, so that every layer and place matters."""
+    path = folder / f"{KINDS[kind]}.safetensors"
+    if not path.exists():
+        torch.manual_seed(0)
+        model = timm.create_model(KINDS[kind], num_classes=CLASSES)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        save_file(model.state_dict(), path)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,8 @@ def add_to_positions(model: nn.Module, constant: Tensor) -> bool:
         Whether it could be: there is a position embedding, and no normalisation between it and the projection.
     """
     owner: Any = model.get_submodule(projection_name(model).rpartition(".")[0])
-    found = next(((module, name) for module in model.modules() for name in _ADDED if _holds(module, name)), None)
+    holders = [owner, *(module for module in model.modules() if getattr(module, "patch_embed", None) is owner)]
+    found = next(((holder, name) for holder in holders for name in _ADDED if _holds(holder, name)), None)
     if found is None or not isinstance(getattr(owner, "norm", None) or nn.Identity(), nn.Identity):
         return False
     holder, name = found

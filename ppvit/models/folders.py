@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import timm
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, write_json
@@ -42,8 +43,14 @@ def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None
     """
     with atomic_output(folder, known_by=CONFIGURATION, holding='"ppvit"') as temporary:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.model.state_dict().items()}
-        save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_file(_each_its_own(state), temporary / WEIGHTS, metadata={"format": "pt"})
         write_json(temporary / CONFIGURATION, _configuration(backbone, record))
+
+
+def _each_its_own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in place of tensors that blocks share, as CoaT's do, which a safetensors file cannot hold."""
+    places = Counter(tensor.data_ptr() for tensor in state.values())
+    return {name: tensor.clone() if places[tensor.data_ptr()] > 1 else tensor for name, tensor in state.items()}
 
 
 def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def in_order(tokens: Tensor, order: Tensor, axis: int) -> Tensor:
 
 
 def is_order(tensor: Tensor) -> bool:
-    """Whether a tensor that somebody else wrote names each of N patches once; others would be read out of bounds."""
+    """Whether a tensor of another's file names each of N patches once; anything else would be read out of bounds."""
     whole = tensor.ndim == 1 and tensor.dtype == torch.int64
     return whole and torch.equal(tensor.sort().values, torch.arange(len(tensor), device=tensor.device))
 
