@@ -265,6 +265,13 @@ def test_a_minority_is_listed_by_ending_and_texts_beside_images_are_fine(tmp_pat
     assert "39 files that are no images were ignored (.txt: 18, .xml: 18, .dng: 2, without ending: 1)" in told
 
 
+def test_as_many_files_of_another_kind_as_images_are_no_majority(tmp_path):
+    assert open_at(fill(tmp_path / "d", "a/{2}.png", "b/{2}.png", ("b/0.npy", b"x"), ("b/1.npy", b"x"))).classes == [
+        "a",
+        "b",
+    ]
+
+
 def test_nothing_readable_at_all_is_listed_by_ending(tmp_path):
     fill(tmp_path / "d", ("a/1.dng", b"x"), ("b/1.dng", b"x"), ("b/2.psd", b"x"))
     with pytest.raises(PpvitError, match=r"no images that are read but \.dng: 2, \.psd: 1;"):
