@@ -127,16 +127,9 @@ _IMAGES = (
 )
 _PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
 _DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
+# what only some data sets read: ppvit.datasets.CHOICES, whose import the help of the command does not need
 _CHOICES = tuple(
-    f"dataset.{name}"
-    for name in (
-        "source_size",
-        "slices",
-        "slice_axis",
-        "subset",
-        "image_column",
-        "label_column",
-    )  # as a data set has it
+    f"dataset.{name}" for name in ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")
 )
 _BACKBONE = ("model.name", "model.checkpoint", "model.pretrained")
 _EVERYTHING: tuple[str, ...] = (

@@ -22,6 +22,7 @@ __all__ = [
     "Decoded",
     "decode",
     "decoded",
+    "extension_of",
     "image_extension",
     "is_lossy",
     "is_noise",
@@ -47,6 +48,9 @@ _FORMATS = {
     "TGA": ("tga", "icb", "vda", "vst"),
     "QOI": ("qoi",),
     "DDS": ("dds",),
+    "BLP": ("blp",),
+    "FTEX": ("ftc", "ftu"),
+    "GBR": ("gbr",),
     "ICO": ("ico",),
     "ICNS": ("icns",),
     "CUR": ("cur",),
@@ -58,10 +62,11 @@ _FORMATS = {
     "XBM": ("xbm",),
     "XPM": ("xpm",),
     "MSP": ("msp",),
+    "PIXAR": ("pxr",),
     "DICOM": ("dcm", "dicom", "dic", "ima"),  # by pydicom
 }
 _BY_OTHERS = ("HEIF", "DICOM")  # than Pillow
-_UNMARKED = ("TGA",)  # nothing in the file tells
+_UNMARKED = ("TGA", "GBR")  # nothing at the beginning of a file tells
 _APART = ("PPM",)  # its endings tell what is in the file, and are kept
 IMAGE_EXTENSIONS = {
     ending: ending if kind in _APART else endings[0] for kind, endings in _FORMATS.items() for ending in endings
@@ -72,6 +77,16 @@ IMAGE_EXTENSIONS = {
 def image_extension(name: str) -> str | None:
     """The extension under which a file's bytes are kept, if its name is that of an image, else None."""
     return IMAGE_EXTENSIONS.get(_ending(name)) if "." in name else None
+
+
+def extension_of(data: bytes) -> str:
+    """The extension under which an encoded image of no name is kept, by its first bytes; raises as :func:`size_of`."""
+    if dicom.is_dicom(data):
+        return _FORMATS["DICOM"][0]
+    with rasters.opened(data, _formats(None)) as image:
+        kind = str(image.format)
+    endings = (endings for name, endings in _FORMATS.items() if kind == name or kind.lower() in endings)
+    return next(endings)[0]
 
 
 def is_noise(parts: Sequence[str]) -> bool:
@@ -186,7 +201,9 @@ def to_rgb(values: np.ndarray, value_range: Sequence[float] | None, inverted: bo
     low, high = value_range
     if not low < high:
         raise PpvitError(f"no range from {low:g} to {high:g}; set encrypt.value_range to the lowest and the highest")
-    grey = np.rint((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    with np.errstate(over="ignore"):  # a range beyond half of what float32 holds; clipped below
+        scaled = (np.clip(values, low, high) - low) * (255 / (high - low))
+    grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
     return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=-1)
 
 

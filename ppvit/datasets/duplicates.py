@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +25,14 @@ _FLAT = 8  # grey levels; where a picture has less contrast its hash is of noise
 _ROWS, _TILE = 64, 8192  # hashes that are compared at once: their bits stay in the processor's cache
 
 
-def pixel_hash(values: npt.NDArray[np.generic]) -> int:
+def pixel_hash(values: npt.NDArray[Any]) -> int:
     """64 bits of the decoded pixels, their shape and type."""
     digest = hashlib.blake2b(f"{values.dtype.str} {values.shape}".encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(values))
+    digest.update(np.ascontiguousarray(values).data)
     return int.from_bytes(digest.digest(), "little")
 
 
-def look(values: npt.NDArray[np.generic]) -> bytes:
+def look(values: npt.NDArray[Any]) -> bytes:
     """The perceptual hash of a picture, 32 bytes; none where it is all of one grey.
 
     Args:
@@ -97,10 +98,13 @@ class Prints:
 
 @dataclass(frozen=True)
 class Twin:
-    """An earlier image that another one repeats: its number, and the bits in which they look different; 0, the same."""
+    """An earlier image that another one repeats: its number, and the bits in which they look different.
+
+    None stands for the same pixels; pictures whose pixels differ may well look the same to the last bit.
+    """
 
     index: int
-    bits: int
+    bits: int | None
 
 
 class Known:
@@ -130,7 +134,7 @@ class Known:
         place = np.minimum(np.searchsorted(self._pixels, pixels), len(self._pixels) - 1)
         same = self._pixels[place] == pixels
         for row in np.flatnonzero(same):
-            found[row] = Twin(int(self._order[place[row]]), 0)
+            found[row] = Twin(int(self._order[place[row]]), None)
         rows = np.flatnonzero(~same & looks.any(axis=1))
         index, bits = nearest(looks[rows], self._looks)
         for row, other, differ in zip(rows, index, bits, strict=True):

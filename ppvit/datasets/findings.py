@@ -18,7 +18,7 @@ from ppvit.datasets.source import Sample
 
 COLUMNS = ("finding", "split", "class", "file", "other split", "other class", "other file")
 Row = tuple[str, ...]
-_NAMED = 3  # files in a message
+_NAMED, _LETTERS = 3, 120  # files in a message, and how much of each
 
 
 class Findings:
@@ -54,7 +54,7 @@ class Findings:
             sound = [sample for sample, seen in batch if self._enter(split, sample, seen)]
             twins = known.twins(prints.pixels(start), prints.looks(start))
             for number, (sample, twin) in enumerate(zip(sound, twins, strict=True), start):
-                if twin is not None and twin.bits:
+                if twin is not None and twin.bits is not None:
                     near.append((number, twin))
                 if twin is not None and split == "test" and self._settings.duplicates == "drop_from_test":
                     self._dropped += 1
@@ -118,7 +118,7 @@ class Findings:
         for split, number in sorted(self._seen):
             if not self._kept[split, number]:
                 why = (
-                    "dropping test images that are known" if self._dropped and split == "test" else "skipping bad ones"
+                    "dropping test images that are known" if self._dropped and split == "test" else "skipping bad files"
                 )
                 return f"{why} would leave no {split} image of class '{self._classes[number]}'; add some or repair them"
         return ""
@@ -137,8 +137,8 @@ class Findings:
         return told
 
     def _unreadable(self) -> str:
-        named = [f"{sample.origin} ({reason})" for _, sample, reason in self._faults[:_NAMED]]
-        more = f" and {len(self._faults) - _NAMED} more" if len(self._faults) > _NAMED else ""
+        named = [f"{sample.origin[-_LETTERS:]} ({reason[:_LETTERS]})" for _, sample, reason in self._faults[:_NAMED]]
+        more = f" and {len(self._faults) - _NAMED:,} more" if len(self._faults) > _NAMED else ""
         return f"images that cannot be decoded: {', '.join(named)}{more}"
 
     def _leaks(self, figures: dict[str, int]) -> str:
@@ -161,9 +161,9 @@ class Findings:
         for split, sample, reason in self._faults:
             yield (f"unreadable: {reason}", split, self._class(sample.label), sample.origin, "", "", "")
         same = self.repeats()
-        for number in np.flatnonzero(same.first != np.arange(len(same.first))):
-            kind = "same pixels, two labels" if same.two_labels[number] else "same pixels"
-            yield (kind, *self._image(int(number)), *self._image(int(same.first[number])))
+        for later in np.flatnonzero(same.first != np.arange(len(same.first))):
+            kind = "same pixels, two labels" if same.two_labels[later] else "same pixels"
+            yield (kind, *self._image(int(later)), *self._image(int(same.first[later])))
         start = 0
         for split, prints in self._prints.items():
             for number, twin in self._near[split]:

@@ -88,7 +88,7 @@ def test_a_pickle_that_is_not_the_official_one_is_not_read(tmp_path, monkeypatch
     with pytest.raises(PpvitError, match="test_batch is not the official"):
         list(source.test())
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"other")
-    with pytest.raises(PpvitError, match="not the official archive"):
+    with pytest.raises(PpvitError, match="not the official file"):
         open_at(tmp_path / "cifar-10-python.tar.gz", "cifar10")
     assert not marker.exists()
 

@@ -110,6 +110,8 @@ def test_raw_shards_hold_the_users_own_bytes_labels_and_names(tmp_path):
         "name": "imagefolder",
         "classes": ["cat", "dog"],
         "source": "pets",
+        "wide": None,
+        "checks": description["checks"],  # see test_findings.py
         "counts": {"train": 6, "test": 4},
         "shards": {
             split: [{"name": f"{split}-000000.tar", "samples": n, "sha256": sha256_of(out / f"{split}-000000.tar")}]
@@ -154,10 +156,10 @@ def test_nothing_half_written_and_the_old_output_stays(tmp_path):
     pets(tmp_path / "pets")
     out, before = raw("imagefolder", tmp_path / "pets")
     (tmp_path / "pets/test/dog/1.png").write_bytes(b"no image")
-    with pytest.raises(PpvitError, match=r"test/dog/1\.png is not an image"):
+    with pytest.raises(PpvitError, match=r"cannot be decoded: test/dog/1\.png \(of no kind that is read\)"):
         raw("imagefolder", tmp_path / "pets")
     assert json.loads((out / "dataset.json").read_text()) == before
-    assert [path.name for path in out.parent.iterdir()] == ["imagefolder"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["imagefolder", "imagefolder.refused"]
 
 
 def test_too_small_a_disk_is_noticed_at_the_start(tmp_path, monkeypatch):

@@ -88,13 +88,6 @@ def test_layouts_that_cannot_be_trained_on(tmp_path, files, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"GIF", b"<svg></svg>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
-def test_a_file_that_is_no_image_is_named(tmp_path, content):
-    source = open_at(fill(tmp_path / "d", "a/{3}.png", "b/{3}.png", ("b/bad.jpg", content)))
-    with pytest.raises(PpvitError, match=r"b/bad\.jpg"):
-        everything(source)
-
-
 # --- archives
 
 
