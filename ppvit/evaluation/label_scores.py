@@ -116,10 +116,12 @@ class LabelScores:
         return HEADLINES["multilabel"].chance, 0.5
 
     def write_plots(self, folder: Path) -> None:
-        """Tables: one row a label (its number: names stay with the owner), a calibration bin."""
+        """Tables: one row a label (its number: names stay with the owner), twice, and a calibration bin."""
         names = tuple(field.name for field in fields(LabelRow))
         rows = [tuple("" if value is None else value for value in astuple(row)) for row in self.rows]
         write_table(folder / "labels.csv", names, rows)
+        accuracies = ((row.label, 100 * row.accuracy(len(self._all[1]))) for row in self.rows)
+        write_table(folder / "class_accuracy.csv", ("class", "accuracy_percent"), accuracies)
         header = ("confidence_percent", "accuracy_percent", "images")
         write_table(folder / "calibration.csv", header, self._calibration.rows())
 
