@@ -1,10 +1,12 @@
 """Symbolic links, as DVC (cache.type symlink) and git-annex make them, and as people sort images by."""
 
 import pytest
+from conftest import make_config
 from image_files import encoded, everything, fill, open_at, origins
 from test_wds import shard, two_each
 
 from ppvit.core.errors import PpvitError
+from ppvit.datasets.raw import write_raw
 
 
 def as_dvc_links(folder, cache):
@@ -34,6 +36,19 @@ def test_class_and_split_folders_that_are_links_are_read(tmp_path):
     assert origins(source, "train") == ["train/cat/0.png", "train/cat/1.png", "train/dog/deep/0.png",
                                         "train/dog/deep/1.png"]  # fmt: skip
     assert origins(source, "test") == ["test/cat/0.png", "test/dog/0.png"]
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "webdataset"])
+def test_what_dvc_does_not_see_is_said(tmp_path, capsys, name):
+    """DVC hashes what links to files lead to, and passes over links to folders: no change in them is noticed."""
+    shard(tmp_path / "d/train/0.tar", two_each())
+    shard(tmp_path / "elsewhere/0.tar", two_each())
+    fill(tmp_path / "d", "train/a/{2}.png", "train/b/{2}.png")
+    fill(tmp_path / "elsewhere", "a/{2}.png", "b/{2}.png")
+    (tmp_path / "d/test").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "d/train/a/link.png").symlink_to("0.png")
+    open_at(tmp_path / "d", name)
+    assert "DVC sees no changes in folders that are links (test): " in capsys.readouterr().out
 
 
 def test_the_data_set_may_be_a_link_itself_and_link_within(tmp_path):
@@ -89,8 +104,9 @@ def test_a_link_to_a_file_that_is_no_image_is_not_taken_for_one(tmp_path):
     folder = fill(tmp_path / "d", "a/{3}.png", "b/{3}.png")
     (tmp_path / "secret").write_text("hunter2")
     (folder / "a/9.png").symlink_to(tmp_path / "secret")
-    with pytest.raises(PpvitError, match=r"a/9\.png is not an image") as caught:
-        everything(open_at(folder))
+    settings = make_config(dataset={"name": "imagefolder"}).dataset
+    with pytest.raises(PpvitError, match=r"a/9\.png \(of no kind that is read\)") as caught:
+        write_raw(open_at(folder), settings, tmp_path / "raw")
     assert "hunter2" not in str(caught.value)
 
 
