@@ -217,13 +217,16 @@ def test_categories_of_pandas(tmp_path):
         (Value("string"), [["r", "p"], [], ["q"], ["p", "q", "r"], ["p"], ["r"]], ["p", "q", "r"]),
     ],
 )
-def test_several_labels(tmp_path, inner, labels, classes):
+def test_several_labels(tmp_path, capsys, inner, labels, classes):
     features = Features({"image": datasets.Image(), "labels": List(inner)})
     of = made(6, features=features, labels=labels)
     expected = [(0, 2), (), (1,), (0, 1, 2), (0,), (2,)]
     source = open_at(hub_folder(tmp_path / "d", {"train": of, "test": of}), "huggingface")
     assert source.multilabel
     assert source.classes == classes
+    said = capsys.readouterr().out
+    assert "12 images with 3 labels" in said
+    assert "labels (train + test): p (3 + 3), q (2 + 2), r (3 + 3)" in said
     assert [sample.label for sample in source.train()] == expected
     single = open_at(hub_folder(tmp_path / "single", {"train": of}), "huggingface", test_fraction=0.5)
     both = [sample.label for split in (single.train, single.test) for sample in split()]
@@ -236,7 +239,7 @@ def test_named_classes_without_images_are_left_out(tmp_path, capsys):
     source = open_at(hub_folder(tmp_path / "d", {"train": of, "test": of}), "huggingface")
     assert source.classes == ["x", "z"]
     assert [sample.label for sample in source.train()] == [1, 0, 0, 1]
-    assert "2 classes have no image and are left out, such as w" in capsys.readouterr().out
+    assert "classes without an image are left out: w, y" in capsys.readouterr().out
 
 
 def test_columns_are_chosen_where_there_are_several(tmp_path):
