@@ -33,9 +33,8 @@ def tell(
         images: split -> images, where an image may be of several classes.
     """
     sizes = images or {split: sum(of.values()) for split, of in counts.items()}
-    lines = [
-        f"{where}: {_images(sum(sizes.values()))} {'with' if images else 'of'} {len(classes):,} {'labels' if images else 'classes'}"
-    ]
+    called = "classes" if images is None else "labels"
+    lines = [f"{where}: {_images(sum(sizes.values()))} of {len(classes):,} {called}"]
     lines += [f"  {split:<5} {sizes[split]:>9,} from {place}" for split, place in places.items()]
     most = sorted(left_out.items(), key=lambda each: -each[1])
     lines += [f"  not used: {_images(count)} in {folder}" for folder, count in most[:_LEFT_OUT]]
@@ -43,7 +42,7 @@ def tell(
         rest = sum(count for _, count in most[_LEFT_OUT:])
         lines.append(f"  not used: {_images(rest)} in {len(most) - _LEFT_OUT} more folders")
     lines += [f"  {note}" for note in notes]
-    lines += _by_class(classes, counts, "labels" if images else "classes")
+    lines += _by_class(classes, counts, called)
     lines += [f"  {remark}" for remark in remarks(classes)]
     print("\n".join(printable(line) for line in lines))
 

@@ -225,7 +225,7 @@ def test_several_labels(tmp_path, capsys, inner, labels, classes):
     assert source.multilabel
     assert source.classes == classes
     said = capsys.readouterr().out
-    assert "12 images with 3 labels" in said
+    assert "12 images of 3 labels" in said
     assert "labels (train + test): p (3 + 3), q (2 + 2), r (3 + 3)" in said
     assert [sample.label for sample in source.train()] == expected
     single = open_at(hub_folder(tmp_path / "single", {"train": of}), "huggingface", test_fraction=0.5)
