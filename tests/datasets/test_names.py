@@ -201,6 +201,11 @@ def test_info_zips_field_of_unicode_names(tmp_path, whole):
             open_at(path)
 
 
+def test_names_that_are_said_to_be_utf8_and_are_not(tmp_path):
+    with pytest.raises(PpvitError, match=r"d\.zip is damaged .*utf-8"):
+        open_at(pack(tmp_path / "d.zip", ["いぬ"], "cp932", flag=0x800))
+
+
 def test_what_zipfile_writes_itself_is_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
         for name in ("いぬ", "x"):
