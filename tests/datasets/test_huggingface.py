@@ -119,6 +119,29 @@ def test_every_layout_gives_the_same(tmp_path, layout):
         assert read(getattr(source, split)()) == by_datasets(SPLITS[name])
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "data/{}-{:05d}-of-00002-b42a775f407cee45.parquet",  # by older versions of datasets
+        "{}_{:02d}.parquet",
+        "{}.{}.parquet",
+        "{}2017-{}.parquet",
+        "{}/part-{}.parquet",
+        "partial-{}/{:04d}.parquet",
+        "data/own-{}-{:05d}-of-00002.parquet",
+    ],
+)
+def test_files_are_of_the_split_that_they_are_called_by(tmp_path, pattern):
+    for split, of in SPLITS.items():
+        for shard in range(2):
+            path = tmp_path / pattern.format(split, shard)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            of.shard(2, shard, contiguous=True).to_parquet(str(path))
+    source = open_at(tmp_path, "huggingface")
+    for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+        assert read(getattr(source, split)()) == by_datasets(SPLITS[name])
+
+
 @pytest.mark.parametrize("way", ["file.parquet", "saved", "data-00000-of-00001.arrow"])
 def test_one_table_is_divided_by_class(tmp_path, capsys, way):
     of = made(30)
