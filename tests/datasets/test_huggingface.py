@@ -474,6 +474,14 @@ def test_labels_that_do_not_fit(tmp_path, changes, message):
         open_at(tmp_path, "huggingface")
 
 
+def test_a_clone_without_its_large_files_is_told(tmp_path):
+    folder = hub_folder(tmp_path / "d", SPLITS)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 99\n"
+    (folder / "data/test-00000-of-00001.parquet").write_text(pointer)
+    with pytest.raises(PpvitError, match=r"parquet is a pointer of Git LFS, not the file; fetch it: git lfs pull"):
+        open_at(folder, "huggingface")
+
+
 def test_files_of_two_data_sets_are_not_mixed(tmp_path):
     made(9).to_parquet(str(tmp_path / "train.parquet"))
     other = Features({"image": datasets.Image(), "label": ClassLabel(names=["p", "q", "r"])})
