@@ -230,7 +230,7 @@ def test_real_pneumoniamnist(in_folder):
     path = assets("pneumoniamnist.npz")
     out, description = raw("pneumoniamnist", path.parent if in_folder else path)
     assert description["classes"] == ["normal", "pneumonia"]
-    assert description["counts"] == {"train": 4708, "test": 624}  # MedMNIST v2, table 2
+    assert description["counts"] == {"train": 4708, "val": 524, "test": 624}  # MedMNIST v2
     arrays = np.load(path)
     found = list(samples(out, "test"))
     assert [label for _, label, _ in found] == arrays["test_labels"][:, 0].tolist()
