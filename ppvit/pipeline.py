@@ -172,7 +172,7 @@ STAGES: dict[str, Stage] = {
             "adapt",
             "owner",
             "Adapt pretrained weights to the key, exactly.",
-            ("dataset.name", "dataset.image_size", "dataset.frames", "cipher", *_PREPARE, "model", "adapt"),
+            ("dataset.name", "dataset.image_size", "cipher", "dataset.frames", *_PREPARE, "model", "adapt"),
             ("raw", "embedded"),
             ("adapted", "results"),
         ),

@@ -134,5 +134,5 @@ def _holds_key(name: str, projection: str) -> bool:
 
 def _heads(adapted: Path) -> tuple[str, ...]:
     """Beginnings of the names of the classification head's tensors; distilled models have two heads."""
-    classifier = read_configuration(adapted, "adapt").pretrained_cfg.classifier
+    classifier = read_configuration(adapted, "adapt").pretrained_cfg.classifier or []
     return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
