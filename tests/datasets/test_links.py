@@ -1,10 +1,12 @@
 """Symbolic links, as DVC (cache.type symlink) and git-annex make them, and as people sort images by."""
 
 import pytest
+from conftest import make_config
 from image_files import encoded, everything, fill, open_at, origins
 from test_wds import shard, two_each
 
 from ppvit.core.errors import PpvitError
+from ppvit.datasets.raw import write_raw
 
 
 def as_dvc_links(folder, cache):
@@ -89,9 +91,10 @@ def test_a_link_to_a_file_that_is_no_image_is_not_taken_for_one(tmp_path):
     folder = fill(tmp_path / "d", "a/{3}.png", "b/{3}.png")
     (tmp_path / "secret").write_text("hunter2")
     (folder / "a/9.png").symlink_to(tmp_path / "secret")
-    with pytest.raises(PpvitError, match=r"a/9\.png is not an image") as caught:
-        everything(open_at(folder))
+    with pytest.raises(PpvitError, match=r"a/9\.png \(of no kind that is read\)") as caught:
+        write_raw(open_at(folder), make_config().dataset, tmp_path / "raw")
     assert "hunter2" not in str(caught.value)
+    assert not any(b"hunter2" in path.read_bytes() for path in tmp_path.glob("raw*/*"))
 
 
 def test_shards_that_are_links_are_read_but_no_class_names_from_outside(tmp_path):

@@ -9,6 +9,7 @@ import zlib
 from warnings import catch_warnings, simplefilter
 
 import pytest
+from conftest import make_config
 from image_files import encoded, everything, fill, open_at, origins
 
 from ppvit.core.errors import PpvitError
@@ -223,7 +224,7 @@ def test_odd_names_go_through_the_raw_data_set(tmp_path, capsys):
     assert source.classes == sorted(ODD)
     told = capsys.readouterr()
     assert "\u202e" not in told.out + told.err  # which turns what follows it on a terminal
-    write_raw(source, "imagefolder", tmp_path / "raw")
+    write_raw(source, make_config().dataset, tmp_path / "raw")
     assert read_dataset(tmp_path / "raw")[0]["classes"] == sorted(ODD)
     assert json.loads((tmp_path / "raw/dataset.json").read_text(encoding="utf-8"))["classes"] == sorted(ODD)
 
