@@ -97,7 +97,13 @@ def encrypt_images(
 
 
 def adapt(
-    model: str, cipher: Cipher, out: Path | str, *, checkpoint: Path | str | None = None, enabled: bool = True
+    model: str,
+    cipher: Cipher,
+    out: Path | str,
+    *,
+    checkpoint: Path | str | None = None,
+    enabled: bool = True,
+    images: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Adapt a pretrained timm model to the key, exactly, and write it; the trainer's.
 
@@ -108,6 +114,8 @@ def adapt(
         out: folder of the model.
         checkpoint: weights file; by default timm's hub is asked.
         enabled: False writes the model unadapted, as a baseline.
+        images: a few plain images to compare on, besides noise: uint8 (n, H, W, 3), such as
+            ``plain["train"].read(0, 4)``.
 
     Returns:
         Largest differences of logits between the plain model on plain images and the adapted one on encrypted ones.
@@ -117,7 +125,7 @@ def adapt(
         PpvitError: weights that cannot be read.
     """
     backbone = load_backbone(model, Path(checkpoint or NO_MODEL), cipher.image_size)
-    measured = adapt_model(backbone, cipher, enabled)
+    measured = adapt_model(backbone, cipher, enabled, images)
     save_model(Path(out), backbone, {**cipher.record, "model": model, "adapted": enabled})
     return measured
 

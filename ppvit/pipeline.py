@@ -172,8 +172,8 @@ STAGES: dict[str, Stage] = {
             "adapt",
             "owner",
             "Adapt pretrained weights to the key, exactly.",
-            ("dataset.image_size", "cipher", "model", "adapt"),
-            ("embedded",),
+            ("dataset.name", "dataset.image_size", "cipher", "dataset.frames", *_PREPARE, "model", "adapt"),
+            ("raw", "embedded"),
             ("adapted", "results"),
         ),
         Stage(

@@ -82,8 +82,8 @@ class Cipher(Section):
     """share of the blocks that stay in place; more keeps accuracy and hides less"""
     fixed_values: float = Field(0.651, ge=0, le=1)
     """share of the values of a block that stay in place; more keeps accuracy and hides less"""
-    storage: Literal["float16", "uint8"] = "float16"
-    """how ciphertext is stored; uint8 takes half the bytes of float16 and rounds, so that adaptation is not exact"""
+    storage: Literal["float32", "float16", "uint8"] = "float32"
+    """how ciphertext is stored; float16 takes half the bytes, uint8 a quarter, and both round what adaptation keeps"""
     token_width: int = Field(2048, ge=1, le=65_536)
     """numbers in a token; time and the size of the shards grow with it"""
 

@@ -78,7 +78,7 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         return np.stack([self._decode(index) for index in indices])
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        """Image, uint8 or float16 (3, H, W), or tokens, float16 (N, T); and target, see :func:`load_batches`."""
+        """Image, uint8 or float (3, H, W), or tokens, float16 (N, T); and target, see :func:`load_batches`."""
         image = self._decode(index)
         image = image.transpose(2, 0, 1) if image.ndim == 3 else image
         return torch.from_numpy(image.copy()), self._reader.target(index)

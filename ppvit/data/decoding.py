@@ -80,7 +80,7 @@ def image_extension(name: str) -> str | None:
 
 
 def extension_of(data: bytes) -> str:
-    """The extension under which an encoded image of no name is kept, by its first bytes; raises as :func:`size_of`."""
+    """The extension under which an encoded image of no name is kept, by its header; errors: see :func:`size_of`."""
     if dicom.is_dicom(data):
         return _FORMATS["DICOM"][0]
     with rasters.opened(data, _formats(None)) as image:

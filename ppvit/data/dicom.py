@@ -6,6 +6,8 @@ What the file says of windows is not used, since it differs from file to file; s
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ import numpy as np
 from ppvit.core.errors import PpvitError
 from ppvit.data.decoded import Decoded, chosen_frame, require_size
 
+# what pydicom remarks of files that are not quite to the standard: what cannot be decoded is an error anyway
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+logging.getLogger("pydicom").addHandler(logging.NullHandler())
 _PREAMBLE = 128  # bytes of anything at the beginning
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax that compresses the whole file
 
@@ -110,7 +115,8 @@ def _rescaled(stored: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
             break
     if not source.get("ModalityLUTSequence"):
         line = float(source.get("RescaleSlope", 1)), float(source.get("RescaleIntercept", 0))
-        return stored if line == (1, 0) else stored * line[0] + line[1]
+        with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused
+            return stored if line == (1, 0) else stored * line[0] + line[1]
     return apply_modality_lut(stored, dataset)
 
 

@@ -15,7 +15,8 @@ SPLITS = ("train", "test")
 PREPARED = ("resize_filter", "crop", "value_range")  # how pictures were brought to 8 bits and to one size
 RAW_SPLITS = ("train", "val", "test")  # of plain data; nothing is trained or scored on val, which not all have
 _SAMPLES = 2**31  # of a split, at most
-_CIPHERTEXT_BYTES = 2**28  # of an image, at most; 4096 x 4096 pixels in float16 take 96 MiB
+_BYTES = {"uint8": 1, "float16": 2, "float32": 4}
+_CIPHERTEXT_BYTES = 2**28  # of an image, at most; 4096 x 4096 pixels in float32 take 192 MiB
 _CLASSES = 2**20
 
 Line = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{Cc}]*$")]
@@ -59,14 +60,14 @@ class EncryptedManifest(_Versioned):
     value_range: ValueRange | None
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
-    dtype: Literal["uint8", "float16"]
+    dtype: Literal["uint8", "float16", "float32"]
     shards: list[ShardRecord] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         if len(self.shape) == 3 and self.shape != [self.image_size, self.image_size, 3]:
             raise ValueError(f"shape {self.shape} is not that of images of {self.image_size} pixels")
-        if math.prod(self.shape) * (1 if self.dtype == "uint8" else 2) > _CIPHERTEXT_BYTES:
+        if math.prod(self.shape) * _BYTES[self.dtype] > _CIPHERTEXT_BYTES:
             raise ValueError(f"shape {self.shape}: more than {_CIPHERTEXT_BYTES:,} bytes an image")
         if self.task == LabelSets.task:
             _require_few_labels(self.num_classes)

@@ -32,7 +32,7 @@ from ppvit.datasets.source import (
 )
 from ppvit.datasets.splits import Layout, find_layout, split_of
 from ppvit.datasets.trees import Entry, entries, is_archive
-from ppvit.datasets.understood import tell
+from ppvit.datasets.understood import note_on_links, tell
 
 _MOST_FOLDERS = 2**20
 _NAMED = 5  # links, folders or endings that a message lists
@@ -52,6 +52,7 @@ class _Survey:
     folders: set[tuple[str, ...]] = field(default_factory=set)
     others: Counter[tuple[tuple[str, ...], str]] = field(default_factory=Counter)  # by folders and ending
     other_example: str = ""
+    linked: list[str] = field(default_factory=list)  # folders that are links
     dangling: list[str] = field(default_factory=list)  # the first of them
     dangling_count: int = 0
     size_bytes: int = 0
@@ -103,7 +104,7 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
         raise PpvitError(f"{path}: class missing in train: '{unknown[0]}'; add images of it or take it out of val")
     by_label = {split: {labels[name]: n for name, n in of_split.items()} for split, of_split in counts.items()}
     check_classes(classes, by_label["train"], by_label["test"], where=str(path))
-    tell(str(path), classes, by_label, places, left_out, layout.notes)
+    tell(str(path), classes, by_label, places, left_out, [*layout.notes, *note_on_links(survey.linked)])
     _warn(survey, layout, path)
     read = partial(_samples, path, layout, labels, held_out)
     size_bytes = shard_bytes(survey.images.total(), survey.size_bytes)
@@ -150,6 +151,7 @@ def _survey(path: Path) -> _Survey:
             survey.dangling += [entry.name] if survey.dangling_count <= _NAMED else []
         elif entry.is_folder:
             survey.folders.add(entry.parts)
+            survey.linked += [entry.name] if entry.is_linked_folder else []
         elif image_extension(entry.parts[-1]):
             survey.images[entry.parts[:-1]] += 1
             survey.size_bytes += entry.size

@@ -42,7 +42,7 @@ class Entry:
 
     ``read`` gives the file's bytes and works until the next entry is asked for; for a folder it gives none. Names are
     in Unicode's composed form (NFC), as macOS and others spell the same name in two ways; bytes that are no UTF-8 are
-    shown as ``\\xe4``. ``dangling`` is a link to nothing; ``path`` is where a file lies that is in no archive.
+    shown as ``\\xe4``. ``dangling`` is a link to nothing; ``path`` is where it lies, if in no archive.
     """
 
     parts: tuple[str, ...]
@@ -53,8 +53,13 @@ class Entry:
     path: Path | None = None
 
     @classmethod
-    def folder(cls, parts: tuple[str, ...]) -> Entry:
-        return cls(parts, 0, bytes, is_folder=True)
+    def folder(cls, parts: tuple[str, ...], path: Path | None = None) -> Entry:
+        return cls(parts, 0, bytes, is_folder=True, path=path)
+
+    @property
+    def is_linked_folder(self) -> bool:
+        """Whether it is a link to a folder, into which DVC does not look when it compares."""
+        return self.is_folder and self.path is not None and self.path.is_symlink()
 
     @property
     def name(self) -> str:
@@ -121,7 +126,7 @@ def _folder(
         elif stat.S_ISDIR(found.st_mode):
             if child.is_symlink():
                 _require_end(path, above, visits)
-            yield Entry.folder(inside)
+            yield Entry.folder(inside, path)
             yield from _folder(root, path, inside, above, visits)
         elif stat.S_ISREG(found.st_mode):
             yield Entry(inside, found.st_size, partial(_read_file, path), path=path)

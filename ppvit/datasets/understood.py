@@ -44,6 +44,17 @@ def tell(
     print("\n".join(printable(line) for line in lines))
 
 
+def note_on_links(folders: Sequence[str]) -> list[str]:
+    """What to know of folders that are links, if there are any."""
+    if not folders:
+        return []
+    first, more = ", ".join(folders[:_LEFT_OUT]), len(folders) - _LEFT_OUT
+    told = f"{first} and {more} more" if more > 0 else first
+    return [
+        f"DVC sees no changes in folders that are links ({told}): after one, dvc repro --force --single-item download"
+    ]
+
+
 def _images(count: int) -> str:
     return f"{count:,} image{'' if count == 1 else 's'}"
 

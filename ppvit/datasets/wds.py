@@ -32,7 +32,7 @@ from ppvit.datasets.source import (
 )
 from ppvit.datasets.splits import split_of
 from ppvit.datasets.trees import Entry, entries, is_passed_over, tar_entries
-from ppvit.datasets.understood import tell
+from ppvit.datasets.understood import note_on_links, tell
 
 _TEXT = ("txt", "json")
 _NAMES_BYTES = 2**24  # of classes.txt
@@ -88,13 +88,15 @@ def open_webdataset(request: Request) -> Source:
 
 
 def _shards(path: Path) -> _Shards:
-    paths = [path] if path.is_file() else sorted(_tars(path))
+    found = [] if path.is_file() else list(entries(path))
+    paths = [path] if path.is_file() else sorted(_tars(found))
     split_by: dict[str, list[Path]] = {}
     sets: dict[tuple[Path, frozenset[str]], set[str]] = {}
     for shard in paths:
         split, of = _split_of(shard, path) if path.is_dir() else ("", (path, frozenset()))
         split_by.setdefault(split, []).append(shard)
         sets.setdefault(of, set()).add(split)
+    notes = note_on_links([entry.name for entry in found if entry.is_linked_folder])
     if not paths:
         raise PpvitError(f"{path} holds no shards; expected are files such as train-000000.tar and test-000000.tar")
     several = [of for of, splits in sets.items() if "train" in splits and len(splits - {""}) > 1]
@@ -106,11 +108,10 @@ def _shards(path: Path) -> _Shards:
             f"{path} holds train and test shards of {first} and of {second}; set dataset.path to one of them"
         )
     if not split_by.keys() & {"val", "test"}:
-        return _Shards({"": paths})
+        return _Shards({"": paths}, tuple(notes))
     if "train" not in split_by:
         held = "test" if "test" in split_by else "val"
         raise PpvitError(f"{path} holds {held} shards but no train shards; add train-*.tar")
-    notes = []
     if unused := split_by.pop("", []):
         warn(f"{path}: {len(unused)} shards belong to no split and were ignored, such as {unused[0].name}")
     if "test" not in split_by:
@@ -119,9 +120,9 @@ def _shards(path: Path) -> _Shards:
     return _Shards({split: split_by[split] for split in ("train", "val", "test") if split in split_by}, tuple(notes))
 
 
-def _tars(path: Path) -> Iterator[Path]:
-    for entry in entries(path):
-        if entry.path is not None and _SHARD.fullmatch(entry.parts[-1]):
+def _tars(found: list[Entry]) -> Iterator[Path]:
+    for entry in found:
+        if entry.path is not None and not entry.is_folder and _SHARD.fullmatch(entry.parts[-1]):
             if entry.dangling:
                 raise PpvitError(f"{entry.path} links to nothing; bring back what it points to, or remove it")
             yield entry.path

@@ -16,6 +16,7 @@ from torch import Tensor
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
+from ppvit.models.refusals import why_not
 from ppvit.models.weights_file import brief, classes_of, find_weights, misfit, read_weights, solo_learn_backbone
 
 # our embedded backbone is a plain timm architecture with other sizes, so that everybody's timm can build it
@@ -89,7 +90,7 @@ def load_backbone(
         hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
         raise UsageError(f"model.name '{name}' is not a timm model; {hint}")
     model_args = dict(arguments)
-    if not is_convolutional(architecture) and not (any_kind and _fits_any_size(architecture)):
+    if not is_convolutional(architecture) and not _fits_any_size(architecture, any_kind):
         model_args["img_size"] = image_size
     if not pretrained:
         torch.manual_seed(0)
@@ -117,16 +118,33 @@ def backbone_of(config: Config, embedded: Path, any_kind: bool = False) -> Backb
     return load_backbone(model.name, Path(model.checkpoint), size, embedded, model.pretrained, any_kind)
 
 
-def _fits_any_size(architecture: str) -> bool:
-    """Whether timm builds it without a size of images."""
+def _fits_any_size(architecture: str, any_kind: bool) -> bool:
+    """Whether timm builds it without a size of images.
+
+    Raises:
+        UsageError: it does, and it can be neither adapted nor fine-tuned here; not for ``any_kind``.
+    """
+    if is_model_in_modules(architecture, ("vision_transformer", "deit", "eva", "beit")):  # most; all have a size
+        return False
     try:
         with torch.device("meta"):  # takes no memory
             timm.create_model(architecture, img_size=224)
     except TypeError as error:
-        return "img_size" in str(error)
+        if "img_size" not in str(error):
+            return False
     except Exception:  # of this size only
         return False
-    return False
+    else:
+        return False
+    if not any_kind:
+        with torch.device("meta"):
+            reason = why_not(timm.create_model(architecture))
+        if reason is not None:
+            raise UsageError(
+                f"model.name {architecture} is neither a ResNet nor a model that a key can be undone in: {reason}; "
+                "choose a timm ViT such as vit_base_patch16_224, or another model of docs/backbones.md"
+            )
+    return True
 
 
 def is_convolutional(architecture: str) -> bool:

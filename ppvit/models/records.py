@@ -55,6 +55,8 @@ class Stem(Record):
 
     blocks: Annotated[int, Field(ge=0, le=2**20)] = 0
     nibbles: bool = False
+    bias: Literal[True] = True
+    order: Annotated[int, Field(ge=1, le=2**20)] = 1
     tokens: Annotated[int, Field(ge=1, le=2**20)] = 1
     token_width: _Size = 1
     adaptive_matrix: Annotated[int, Field(ge=1, le=2**16)] = 1
@@ -69,7 +71,7 @@ class Pretrained(Record):
     """What timm says of checkpoints, ``pretrained_cfg``: how pictures are prepared, and where head and first layer are.
 
     Attributes:
-        first_conv, classifier: names of modules; distilled models have two heads.
+        first_conv, classifier: names of modules; distilled models have two heads, models with a stem say none.
     """
 
     input_size: Annotated[list[_Size], Field(min_length=3, max_length=3)]
@@ -79,7 +81,7 @@ class Pretrained(Record):
     std: Annotated[list[float], Field(min_length=3, max_length=3)]
     num_classes: Annotated[int, Field(ge=0, le=2**20)]
     first_conv: _Modules
-    classifier: _Modules
+    classifier: _Modules | None
 
 
 class ModelConfiguration(Record):

@@ -310,7 +310,8 @@ def claimed(kind):
         "TIFF": tiff(DEEP, 16, t256=side, t257=side),
         "TGA": bytes([0, 0, 2]) + bytes(9) + struct.pack("<HH", side, side) + bytes([24, 0]),
         "QOI": b"qoif" + struct.pack(">II", side, side) + bytes([3, 0]),
-        "GIF": b"GIF89a" + struct.pack("<HH", side, side) + bytes(3) + b"," + struct.pack("<4HB", 0, 0, side, side, 0) + b"\x08\x01\x00\x00;",
+        "GIF": b"GIF89a" + struct.pack("<HH", side, side) + bytes(3)
+        + b"," + struct.pack("<4HB", 0, 0, side, side, 0) + b"\x08\x01\x00\x00;",
         "BLP": b"BLP2" + struct.pack("<iBBBBII", 1, 1, 0, 0, 0, side, side) + bytes(2000),
         "PCX": b"\x0a\x05\x01\x08" + struct.pack("<4H", 0, 0, side - 1, side - 1) + bytes(53) + b"\3" + bytes(70),
         "WEBP": b"RIFF" + struct.pack("<I", 100) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4)

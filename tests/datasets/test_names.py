@@ -1,5 +1,6 @@
 """Names of classes in every spelling, encoding and script: kept apart, or the same, and never garbled in silence."""
 
+import csv
 import json
 import struct
 import tarfile
@@ -224,10 +225,21 @@ def test_odd_names_go_through_the_raw_data_set(tmp_path, capsys):
     assert source.classes == sorted(ODD)
     told = capsys.readouterr()
     assert "\u202e" not in told.out + told.err  # which turns what follows it on a terminal
-    write_raw(source, make_config().dataset, tmp_path / "raw")
+    write_raw(source, make_config(dataset={"name": "imagefolder"}).dataset, tmp_path / "raw")
     assert read_dataset(tmp_path / "raw")[0]["classes"] == sorted(ODD)
     assert json.loads((tmp_path / "raw/dataset.json").read_text(encoding="utf-8"))["classes"] == sorted(ODD)
 
 
 def test_odd_names_are_no_errors():
     check_names(ODD, "here")
+
+
+def test_the_list_of_findings_runs_nothing_in_a_spreadsheet(tmp_path):
+    names = ["=HYPERLINK(1)", "+1", "-2+3", "@cmd", 'quo"ted', "a,b"]
+    for name in names:
+        fill(tmp_path / "d" / name, ("=1.png", encoded(1)), ("2.png", encoded(2)))  # all the same pixels
+    write_raw(open_at(tmp_path / "d"), make_config(dataset={"name": "imagefolder"}).dataset, tmp_path / "raw")
+    with (tmp_path / "raw/findings.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    assert {"'=HYPERLINK(1)", "'@cmd", 'quo"ted', "a,b"} <= {*cells}

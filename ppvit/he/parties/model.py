@@ -14,7 +14,7 @@ from ppvit.core.files import write_json
 from ppvit.data.labels import TaskName, recorded
 from ppvit.he.algorithms import Floats
 from ppvit.models import Backbone, save_model
-from ppvit.models.stems import patch_projection
+from ppvit.models.stems import patch_projection, patch_side
 
 
 def save_model_with_head(
@@ -31,11 +31,11 @@ def save_model_with_head(
         size: side of the images in pixels.
         task: of the images.
     """
-    projection: Any = patch_projection(backbone.model)
+    projection = patch_projection(backbone.model)
     if projection is None:
         return
     # what a model says that was adapted to no cipher: blocks are its patches
-    plain = make_cipher("none", None, size, projection.kernel_size[0])
+    plain = make_cipher("none", None, size, patch_side(projection))
     record = {"method": "linear", "num_classes": len(bias), **recorded(task), **plain.record}
     model = with_head(backbone, weight, bias)
     whole = Backbone(model, backbone.architecture, backbone.model_args, (0.5,) * 3, (0.5,) * 3)
