@@ -356,6 +356,16 @@ def test_processes_change_nothing(tmp_path, monkeypatch):
     assert sha256_of_folder(downloaded(folder, bad_images="skip")) == alone
 
 
+def test_pictures_that_are_stored_inverted_are_taken_as_they_look():
+    grey = np.arange(0, 40_000, 100, dtype=np.uint16).reshape(20, 20)
+    buffer = io.BytesIO()
+    Image.fromarray(40_000 - grey).save(buffer, "TIFF", tiffinfo={262: 0})  # white is zero
+    inverted, plain = checked.examine([(buffer.getvalue(), "tif", "x"), (picture(grey), "png", "y")], "error")
+    assert inverted.look == plain.look
+    assert inverted.pixels != plain.pixels
+    assert inverted.extremes == (100, 40_000)
+
+
 def test_few_images_are_in_memory_and_their_order_stays(monkeypatch):
     monkeypatch.setenv("PPVIT_WORKERS", "2")
     monkeypatch.setattr(checked, "_ALONE_SECONDS", 0.0)
@@ -473,6 +483,8 @@ def test_first_images_are_the_first_as_stored(tmp_path):
     assert len(PlainImages(out, "test", settings(first_images=7), resize)) == 4
     with pytest.raises(PpvitError, match=r"asks for 11 training images, data/raw/imagefolder has 10"):
         PlainImages(out, "train", settings(first_images=11), resize)
+    with pytest.raises(PpvitError, match=r"none of the first 5 training images of .* is of class 'b'"):
+        PlainImages(out, "train", settings(first_images=5), resize)
     with pytest.raises(ValueError, match=r"dataset.first_images 7 and dataset.train_fraction 0.5 both"):
         make_config(dataset={"first_images": 7, "train_fraction": 0.5})
     from ppvit.config import load
