@@ -83,8 +83,8 @@ class PlainImages:
     def _first(self, labels: np.ndarray, count: int) -> np.ndarray:
         if count > len(labels):
             raise PpvitError(
-                f"dataset.first_images asks for {count} training images, {self.folder} has {len(labels)}; set it lower, "
-                "or to 0, which takes all"
+                f"dataset.first_images asks for {count} training images, {self.folder} has {len(labels)}; set it "
+                "lower, or to 0, which takes all"
             )
         lacking = np.flatnonzero(self.labelling.counts(labels[:count]) == 0)
         if len(lacking) and self.labelling.task == "multiclass":
