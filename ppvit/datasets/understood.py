@@ -19,6 +19,7 @@ def tell(
     places: Mapping[str, str],
     left_out: Mapping[str, int],
     notes: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> None:
     """Print it, a line for each split.
 
@@ -29,10 +30,12 @@ def tell(
         places: split -> where it comes from.
         left_out: folder or file -> images in it that are in no split.
         notes: sentences without a full stop.
+        sizes: split -> images, where they carry several labels, so that ``counts`` do not add up to them.
     """
-    total = sum(sum(split.values()) for split in counts.values())
+    sizes = sizes or {split: sum(of_split.values()) for split, of_split in counts.items()}
+    total = sum(sizes.values())
     lines = [f"{where}: {_images(total)} of {len(classes):,} classes"]
-    lines += [f"  {split:<5} {sum(counts[split].values()):>9,} from {place}" for split, place in places.items()]
+    lines += [f"  {split:<5} {sizes[split]:>9,} from {place}" for split, place in places.items()]
     most = sorted(left_out.items(), key=lambda each: -each[1])
     lines += [f"  not used: {_images(count)} in {folder}" for folder, count in most[:_LEFT_OUT]]
     if len(most) > _LEFT_OUT:
