@@ -3,10 +3,13 @@
 import io
 import struct
 import zlib
+from types import MappingProxyType
 
 import numpy as np
 import pillow_heif
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from ppvit.core.errors import PpvitError
@@ -34,6 +37,19 @@ def refused(*arguments, **options):
         decode(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def require_pixels_or_a_line(data, name, value_range):
+    """What is damaged is read all the same, or refused with its name in one line."""
+    try:
+        found = decode(data, name, value_range, "last")
+    except PpvitError as error:
+        found = str(error)
+    if isinstance(found, str):
+        assert found.startswith(f"{name}: ")
+        assert "\n" not in found
+    else:
+        assert (found.dtype, found.ndim, found.shape[2]) == (np.uint8, 3, 3)
 
 
 def test_every_ending_that_pillow_opens_is_in_the_table_or_left_out_for_a_reason():
@@ -275,7 +291,7 @@ def test_frames_are_refused_or_chosen(kind):
     options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100}}.get(kind, {})
     data = encoded(FRAMES[0], kind, save_all=True, append_images=FRAMES[1:], **options)
     line = refused(data, "a.gif")
-    assert line == "a.gif: it holds 4 frames; set dataset.frames to first, middle or last, or keep the one meant"
+    assert line == "a.gif: it holds several frames; set dataset.frames to first, middle or last, or keep the one meant"
     for frames, value in (("first", 10), ("middle", 90), ("last", 250)):
         assert np.abs(decode(data, "a.gif", frames=frames).astype(int) - value).max() <= 2
 
@@ -387,3 +403,36 @@ def test_what_systems_leave_behind_is_no_file_of_the_users():
     assert is_noise(("__MACOSX", "cats", "a.png"))
     assert not is_noise(("cats", "a.png"))
     assert not is_noise(("_cats", ".hidden", "_a.png"))
+
+
+def test_a_tiff_of_very_many_pages_is_refused_at_the_second():
+    seeks = []
+
+    class Counting:
+        format, is_animated, tag_v2 = "TIFF", True, MappingProxyType({254: 0})
+
+        def seek(self, number):
+            seeks.append(number)
+
+    with pytest.raises(PpvitError, match="several frames"):
+        rasters._seek(Counting(), "error")
+    assert seeks == [0, 1]
+
+
+WHOLE = {
+    **{kind: encoded(RGB, kind) for kind in ("TGA", "QOI", "DDS", "PCX", "SGI", "ICO", "JPEG2000", "AVIF", "DIB")},
+    "BLP": encoded(Image.fromarray(RGB).quantize(9), "BLP"),
+    "deep TIFF": tiff(DEEP, 16),
+    "deep PNG": encoded(DEEP, "PNG"),
+    "pages": encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]),
+    "HEIF": heic(),
+}
+
+
+@given(st.sampled_from(list(WHOLE)), st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=6))
+@example("TGA", [(2, 1)])
+def test_any_damage_gives_pixels_or_a_line(kind, damage):
+    data = bytearray(WHOLE[kind])
+    for place, value in damage:
+        data[place % len(data)] = value
+    require_pixels_or_a_line(bytes(data), "a.tga", (0, 65535))

@@ -158,12 +158,12 @@ def test_frames_are_chosen_for_the_data_set(of_8_bits, tmp_path):
         path.unlink()
         others = [Image.new("L", (8, 8), 99), Image.new("L", (8, 8), 7)]
         others[0].save(path.with_suffix(".tif"), save_all=True, append_images=[others[1], grey])
-    with pytest.raises(PpvitError, match="it holds 3 frames; set dataset.frames"):
+    with pytest.raises(PpvitError, match="it holds several frames; set dataset.frames"):
         encrypted_of(folder, tmp_path)
     digests, *_ = encrypted_of(folder, tmp_path, frames="last")
     assert digests == of_8_bits
     file = next(folder.glob("test/0/*"))
-    with pytest.raises(PpvitError, match="it holds 3 frames"):
+    with pytest.raises(PpvitError, match="it holds several frames"):
         read_images([file], 16)
     assert read_images([file], 16, frames="last").std() > 0
 

@@ -133,7 +133,7 @@ def test_one_table_is_divided_by_class(tmp_path, capsys, way):
     assert sorted(train + test) == sorted(by_datasets(of))
     assert sorted(label for _, label in test) == [0, 0, 1, 1, 2, 2]
     assert source.val is None
-    assert "no test split" in capsys.readouterr().err
+    assert "them too, download.holdout_fraction of each class" in capsys.readouterr().out
     assert read(open_at(path, "huggingface", test_fraction=0.2, seed=1).test()) != test
 
 
@@ -146,7 +146,7 @@ def test_validation_stands_in_for_a_missing_test_split(tmp_path, capsys, names, 
     source = open_at(folder, "huggingface")
     assert read(source.test()) == by_datasets(made(6, 50))
     assert source.val is None
-    assert "the validation split is the test split" in capsys.readouterr().err
+    assert "val is used as the test split, since there is no other" in capsys.readouterr().out
 
 
 def test_a_test_split_without_labels_is_not_used(tmp_path, capsys):
@@ -155,11 +155,11 @@ def test_a_test_split_without_labels_is_not_used(tmp_path, capsys):
         splits = {**SPLITS, "test": made(3, label=labels)}
         source = open_at(hub_folder(tmp_path / f"{number}", splits), "huggingface")
         assert read(source.test()) == by_datasets(SPLITS["validation"])
-        assert "the test split carries no labels and is not used" in capsys.readouterr().err
+        assert "the test split carries no labels and is not used" in capsys.readouterr().out
     splits = {**SPLITS, "train": made(9, label=[0, 1, 2, None, -1, 0, 1, 2, 0])}
     source = open_at(hub_folder(tmp_path / "some", splits), "huggingface")
     assert [sample.origin[-2] for sample in source.train()] == list("0125678")
-    assert "2 of 9 images of train have no label and are left out" in capsys.readouterr().err
+    assert "2 of 9 images of train have no label and are left out" in capsys.readouterr().out
     with pytest.raises(PpvitError, match="no image has a label"):
         open_at(hub_folder(tmp_path / "none", {"train": made(3, label=[-1] * 3)}), "huggingface")
 
@@ -236,7 +236,7 @@ def test_named_classes_without_images_are_left_out(tmp_path, capsys):
     source = open_at(hub_folder(tmp_path / "d", {"train": of, "test": of}), "huggingface")
     assert source.classes == ["x", "z"]
     assert [sample.label for sample in source.train()] == [1, 0, 0, 1]
-    assert "2 classes have no image and are left out, such as 'w'" in capsys.readouterr().err
+    assert "2 classes have no image and are left out, such as w" in capsys.readouterr().out
 
 
 def test_columns_are_chosen_where_there_are_several(tmp_path):
@@ -333,7 +333,7 @@ def test_configurations_by_folder(tmp_path):
 def test_splits_that_are_not_used_are_said(tmp_path, capsys):
     folder = hub_folder(tmp_path / "d", {**SPLITS, "extra": made(3), "train_unclean": made(3)})
     assert read(open_at(folder, "huggingface").train()) == by_datasets(SPLITS["train"])
-    assert "splits that are not used: extra, train_unclean" in capsys.readouterr().err
+    assert "splits that are not used: extra, train_unclean" in capsys.readouterr().out
     hub_folder(tmp_path / "e", {"train_a": made(3), "train_b": made(3), "test": made(3)})
     with pytest.raises(UsageError, match="train_a and train_b could both be the train split"):
         open_at(tmp_path / "e", "huggingface")
