@@ -29,7 +29,8 @@ from ppvit.core.reading import read_bounded, read_json
 from ppvit.datasets.splits import split_of
 
 ENDINGS = (".parquet", ".arrow")
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]{8,})?$")  # with a hash, by older versions of datasets
+_NUMBER = re.compile(r"([-_. ]*\d+)+$")
 _CARD_BYTES = 2**24  # of README.md
 _MOST_FILES = 2**17
 
@@ -103,7 +104,10 @@ def _files(root: Path) -> list[str]:
             raise PpvitError(f"{root} holds more than {_MOST_FILES:,} files; set dataset.path to one data set")
     files = next((sorted(found[ending]) for ending in ENDINGS if found[ending]), [])
     if not files:
-        raise PpvitError(f"{root} holds no .parquet and no .arrow files; set dataset.path to the folder that has them")
+        raise PpvitError(
+            f"{root} holds no .parquet and no .arrow files; for images in class folders set dataset.name=imagefolder, "
+            "for tars webdataset"
+        )
     return files
 
 
@@ -165,7 +169,8 @@ def _split_of(name: str) -> str:
     """What a file calls its split: its own name without the shard's number, or the folder's where that is a number."""
     *folders, file = name.split("/")
     stem = _SHARD.sub("", file.rpartition(".")[0])
-    return next((part for part in (stem, *reversed(folders)) if split_of(part)[0]), stem)
+    name = next((part for part in (stem, *reversed(folders)) if split_of(part)[0]), stem)
+    return _NUMBER.sub("", name) or name
 
 
 def _chosen(

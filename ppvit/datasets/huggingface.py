@@ -69,7 +69,9 @@ def open_huggingface(request: Request) -> Source:
     counts = {split: rows.counts() for split, rows in assigned.items()}
     several = label.kind.startswith("several")
     check_classes(classes, counts["train"], counts["test"], str(found.root), several)
-    tell(str(found.root), classes, counts, places, {}, (*found.notes, *notes, *more))
+    images = {split: rows.rows() - rows.missing() for split, rows in assigned.items()}
+    told = (*found.notes, *notes, *more)
+    tell(str(found.root), classes, counts, places, {}, told, images if several else None)
     size_bytes = sum(rows.size_bytes() for rows in assigned.values())
     read = {split: rows.samples for split, rows in assigned.items()}
     described = f"{found.root.name}, column {label.name}"
@@ -156,7 +158,8 @@ def _numbered(
             "download the data set again"
         )
     missing = [name for number, name in enumerate(column.names) if number not in there]
-    notes = (f"{len(missing)} classes have no image and are left out, such as {missing[0]}",) if missing else ()
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    notes = (f"classes without an image are left out: {', '.join(missing[:3])}{more}",) if missing else ()
     return [column.names[value] for value in ordered], numbers, notes
 
 

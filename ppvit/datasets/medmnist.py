@@ -128,9 +128,10 @@ class _File:
         several, classes = self.info.kind == "labels", list(self.info.classes)
         counts = {split: counted(labels[split]) for split in splits}
         check_classes(classes, counts["train"], counts["test"], str(self.path), several)
-        grades = ("its grades are ordered; they are learned and scored as classes",)
+        grades = "its grades are ordered; they are learned and scored as classes"
         places = {split: f"{split}_images{self._sliced}" for split in splits}
-        tell(str(self.path), classes, counts, places, {}, grades if self.info.kind == "grades" else ())
+        images = {split: len(labels[split]) for split in splits} if several else None
+        tell(str(self.path), classes, counts, places, {}, [grades] if self.info.kind == "grades" else [], images)
         read = {split: partial(self._samples, split, labels[split]) for split in splits}
         size_bytes = sum(shard_bytes(len(labels[s]), len(labels[s]) * self._slice_bytes(shapes[s])) for s in splits)
         return Source(classes, read["train"], read["test"], description, size_bytes, read.get("val"), several)
