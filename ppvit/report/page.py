@@ -25,6 +25,7 @@ from ppvit.evasion.verdicts import draw_curve, threat_rows
 from ppvit.places import Places
 from ppvit.report.claims import Tables, read_results, read_tables, unconfirmed
 from ppvit.report.compare import three_ways
+from ppvit.report.known_images import known_images
 from ppvit.report.pictures import examples, over_ciphers, recovered
 
 NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which would overlap
@@ -49,7 +50,8 @@ def write_page(config: Config, places: Places) -> str:
     headline = HEADLINES[plain.labelling.task]
     values = read_results(config, places, len(plain), plain.labelling)
     tables = read_tables(config, places, plain.labelling, plain.labelling.counts(plain.labels), values)
-    summary = summary_rows(values, headline)
+    known, doubtful = known_images(plain.manifest)
+    summary = summary_rows(values, headline, known)
     columns = examples(config, places.raw, config.report.images)
     told = recovered(places.pictures)
     page = _render(
@@ -58,6 +60,8 @@ def write_page(config: Config, places: Places) -> str:
         values=values,
         headline=headline,
         summary=summary,
+        known=known,
+        doubtful=doubtful,
         verdict=values["audit"]["verdict"],
         warning=unconfirmed(values, headline),
         attacks=told.rows,
@@ -113,9 +117,9 @@ def label_rows(labels: list[LabelRow], classes: list[str], images: int) -> list[
 
 
 def summary_rows(
-    values: dict[str, dict[str, Any]], headline: Headline = HEADLINES["multiclass"]
+    values: dict[str, dict[str, Any]], headline: Headline = HEADLINES["multiclass"], known: str = ""
 ) -> list[tuple[str, str]]:
-    """The figures that matter, as (name, value) texts."""
+    """The figures that matter, as (name, value) texts; ``known``: see :func:`known_images`."""
     evaluate, verify, finetune, adapt = (values[stage] for stage in ("evaluate", "verify", "finetune", "adapt"))
     rows = [
         (
@@ -124,6 +128,7 @@ def summary_rows(
         )
     ]
     rows.append((f"{headline.words}, encrypted anew by the owner", headline.text(verify[headline.name])))
+    rows += [("test images", known)] if known else []
     if warning := unconfirmed(values, headline):
         rows.insert(0, ("WARNING", warning))
     if plain := headline.of(verify, "plain_"):
