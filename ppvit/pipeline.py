@@ -115,7 +115,7 @@ _READS: dict[str, Callable[[Config], set[str]]] = {
 
 _IMAGES = ("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.seed")
 _RESIZE = ("encrypt.resize_filter", "encrypt.crop")
-_BACKBONE = ("model.name", "model.checkpoint", "model.pretrained")
+_BACKBONE = ("model.name", "model.checkpoint", "model.pretrained", "model.mean", "model.std")
 _EVERYTHING: tuple[str, ...] = (
     *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
     *("evaluate", "robustness", "verify", "audit", "threats", "he", "report"),

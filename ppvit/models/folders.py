@@ -17,7 +17,8 @@ from ppvit.core.files import atomic_output, write_json
 from ppvit.core.reading import first_reason
 from ppvit.core.reading import read_record as read_checked
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
-from ppvit.models.backbones import Backbone, is_whole_in_file
+from ppvit.models.backbones import Backbone
+from ppvit.models.building import is_whole_in_file
 from ppvit.models.records import ModelConfiguration, ModelRecord
 from ppvit.models.stems import install_stem, stem_of
 from ppvit.models.tensors import read_tensors, require_tensors, tensor_names
