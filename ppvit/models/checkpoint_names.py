@@ -51,11 +51,11 @@ _TABLE: dict[str, tuple[tuple[str, str], ...]] = {
         (rf"\b(attention|self_attn)\.{_Q}_proj\.", r"attn.\2."),
         (r"\b(attention\.output\.dense|attention\.o_proj|self_attn\.out_proj)\.", "attn.proj."),
         (r"\battention\.attention\.relative_position_bias\.", "attn."),
-        (r"\battention\.relative_position_bias\.", "attn."),
+        (r"^(blocks\.\d+)\.relative_position_bias\.", r"\1.attn."),
         (r"\bintermediate\.dense\.", "mlp.fc1."),
         (r"\boutput\.dense\.", "mlp.fc2."),
         (r"\bmlp\.weights_in\.", "mlp.fc1."),
-        (r"\bmlp\.weights_out\.", "mlp.fc2."),
+        (r"\bmlp\.(weights_out|down_proj)\.", "mlp.fc2."),
         (r"\b(layernorm_before|layer_norm1)\.", "norm1."),
         (r"\b(layernorm_after|layer_norm2)\.", "norm2."),
         (r"\blambda_(\d)$", r"gamma_\1"),
@@ -93,6 +93,7 @@ _TABLE: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "timm": ((r"^blocks\.\d+\.(\d+)\.(?=norm|attn|mlp|ls)", r"blocks.\1."),),  # DINOv2 in training: blocks in chunks
 }  # fmt: skip
+_JOINED = re.compile(r"\.attn\.[kv]\.(weight|bias)$|\.mlp\.up_proj\.|^pooler\.")  # with others, or left out
 _RULES = {writer: [(re.compile(old), new) for old, new in rules] for writer, rules in _TABLE.items()}
 _HEADS = ("head.weight", "fc.weight", "head.fc.weight", "classifier.weight")
 
@@ -189,7 +190,7 @@ def _renamed(name: str, writer: str) -> str:
 
 
 def _transformers_shapes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join queries, keys and values, which timm has in one tensor; give tokens and positions the batch's dimension."""
+    """Join what timm has in one tensor: queries, keys and values, gate and value; give tokens their first dimension."""
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         stem, _, last = name.rpartition(".attn.")
@@ -200,12 +201,15 @@ def _transformers_shapes(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 renamed[f"{stem}.attn.qkv.{of}"] = torch.cat([part for part in parts if part is not None])
             elif of == "bias" and parts[2] is not None:  # BEiT has no bias of keys
                 renamed[f"{stem}.attn.q_bias"], renamed[f"{stem}.attn.v_bias"] = value, parts[2]
+        elif ".mlp.gate_proj." in name:
+            other = state.get(name.replace("gate_proj", "up_proj"))
+            renamed[name.replace("gate_proj", "fc1")] = value if other is None else torch.cat([value, other])
         elif name.startswith("attn_pool.in_proj."):
             of, width = name.rpartition(".")[2], len(value) // 3
             renamed[f"attn_pool.q.{of}"], renamed[f"attn_pool.kv.{of}"] = value[:width], value[width:]
         elif name in ("cls_token", "pos_embed") and value.ndim < 3:
             renamed[name] = value.reshape(1, -1, value.shape[-1])
-        elif not re.search(r"\.attn\.[kv]\.(weight|bias)$", name) and not name.startswith("pooler."):
+        elif not _JOINED.search(name):
             renamed[name] = value
     if "head.weight" in renamed and "head.bias" not in renamed:
         renamed["head.bias"] = torch.zeros(len(renamed["head.weight"]))  # CLIP's projection has none
