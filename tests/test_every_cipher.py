@@ -18,6 +18,7 @@ from ppvit.verbs import adapt, audit, encrypt, evaluate, finetune, verify
 
 VARIANTS = {name: {"name": name} for name in CIPHERS} | {
     "subblock_etc block keys": {"name": "subblock_etc", "key_scope": "block"},
+    "orthogonal float16": {"name": "orthogonal", "storage": "float16"},
     "orthogonal uint8": {"name": "orthogonal", "storage": "uint8"},
     "pe image keys": {"name": "pe", "key_scope": "image"},
     "neuracrypt": {"name": "neuracrypt", "token_width": 16},

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,18 +29,20 @@ from torch import Tensor, nn
 from ppvit.adaptation.embedding import (
     encrypt_embedding,
     fold_normalization,
-    position_offset,
     read_embedding,
     write_embedding,
 )
+from ppvit.adaptation.positions import position_offset, position_table
 from ppvit.ciphers import Cipher
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import Backbone, model_input
-from ppvit.models.stems import install_stem, normalize_input, patch_projection
+from ppvit.models.projections import PatchProjection
+from ppvit.models.refusals import why_not
+from ppvit.models.stems import install_stem, normalize_input, patch_projection, patch_side
 
 TOLERANCE_FLOAT64 = 1e-6  # largest accepted logit difference; measured ones are near 1e-13
 TOLERANCE_FLOAT32 = 1e-3
-CHECKED_IMAGES = 1  # of noise: no two blocks of it are alike, so a wrong place of any block or value shows
+CHECKED_IMAGES = 4  # of the data set: unlike noise, they have blocks far from the middle, which rounding moves most
 
 
 def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
@@ -47,8 +50,7 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
 
     Raises:
         UsageError: the cipher has no affine map, the patch embedding is no non-overlapping convolution of the block's
-            size (such as a ResNet, with any key), or blocks are scrambled and the model knows positions by anything but
-            one learned absolute embedding.
+            size (such as a ResNet, with any key).
     """
     if isinstance(model, ResNet):
         if not cipher.keyed:
@@ -64,42 +66,42 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
             f"no exact adaptation exists for cipher '{cipher.name}', because {why}; set adapt.enabled=false to "
             "fine-tune the unadapted model"
         )
-    name = type(model).__name__
-    projection = patch_projection(model)
-    if not isinstance(projection, nn.Conv2d):
+    reason = why_not(model)
+    if reason is not None:
         raise UsageError(
-            f"{name} has no patch convolution at its input, so it cannot be adapted; choose a plain timm ViT"
+            f"{type(model).__name__} cannot be adapted to cipher '{cipher.name}': {reason}; choose a plain timm ViT, "
+            "or another model of docs/backbones.md"
         )
-    if projection.kernel_size != projection.stride or projection.padding != (0, 0) or projection.in_channels != 3:
-        raise UsageError(f"{name} has overlapping patches, so it cannot be adapted; choose a plain timm ViT")
-    if projection.kernel_size != (cipher.block_size, cipher.block_size):
+    side = patch_side(cast(PatchProjection, patch_projection(model)))
+    if side != cipher.block_size:
         raise UsageError(
-            f"the model's patches have {projection.kernel_size[0]} pixels a side; set cipher.block_size to that, not "
-            f"{cipher.block_size}"
+            f"the model's patches have {side} pixels a side; set cipher.block_size to that, not {cipher.block_size}"
         )
-    scrambled = np.any(affine.block_permutation != np.arange(len(affine.block_permutation)))
-    absolute = (
-        isinstance(model, VisionTransformer) and model.pos_embed is not None and getattr(model, "rope", None) is None
-    )
-    if scrambled and not absolute:
+    table = position_table(model)
+    if table is not None and len(table) != cipher.blocks:
         raise UsageError(
-            f"{name} knows patch positions by other means than one learned absolute embedding, so scrambled blocks "
-            "cannot be undone; use cipher.name shuffle or np, or a plain timm ViT"
+            f"the model is for images of {len(table)} patches, these have {cipher.blocks}; set dataset.image_size to "
+            "what the model is for"
         )
 
 
-def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dict[str, float]:
-    """Adapt ``backbone.model`` in place and compare it with the plain model.
+def adapt_model(
+    backbone: Backbone, cipher: Cipher, enabled: bool = True, images: np.ndarray | None = None
+) -> dict[str, float]:
+    """Adapt ``backbone.model`` in place and compare it with the plain model, on an image of noise and on those given.
 
     Args:
         backbone: takes normalised plain images; afterwards encrypted ones scaled to [-1, 1].
         cipher: with the key in place.
         enabled: False only folds the normalisation: the unadapted baseline.
+        images: plain images to compare on as well, uint8, (n, H, W, 3).
 
     Returns:
+        ``checked_images``, n + 1, and the largest differences of logits over all of them:
         ``max_logit_difference_float64`` and ``..._float32`` between plain model on plain images and this model on
-        encrypted ones, and ``..._stored`` in float64 on ciphertext as stored, for ciphers that round it; nothing for
-        ciphers that make tokens, which leave nothing to compare.
+        encrypted ones, and for ciphers that round their ciphertext ``..._stored`` in float64 on it as stored, with
+        ``clipped_percent`` of its values where it is stored as whole numbers; nothing for ciphers that make tokens,
+        which leave nothing to compare.
 
     Raises:
         UsageError: the model is not adaptable to this cipher.
@@ -117,7 +119,7 @@ def adapt_model(backbone: Backbone, cipher: Cipher, enabled: bool = True) -> dic
         affine = cipher.affine_map() if enabled else None
         adapted = plain if affine is None else encrypt_embedding(plain, affine)
         change = partial(write_embedding, embedding=adapted)
-    differences = _compare(backbone, cipher, change)
+    differences = _compare(backbone, cipher, change, images)
     if not all(map(math.isfinite, differences.values())):
         raise PpvitError(
             f"the logits of {backbone.architecture} are not numbers: its weights are damaged; fetch model.checkpoint "
@@ -153,11 +155,15 @@ def make_token_model(model: nn.Module, cipher: Cipher) -> None:
         model.pos_embed[0, position_offset(model) :].zero_()
 
 
-def _compare(backbone: Backbone, cipher: Cipher, change: Callable[[nn.Module], None]) -> dict[str, float]:
-    """Let ``change`` adapt the model and measure; noise images reach every pixel and every block alike."""
+def _compare(
+    backbone: Backbone, cipher: Cipher, change: Callable[[nn.Module], None], given: np.ndarray | None
+) -> dict[str, float]:
+    """Let ``change`` adapt the model and measure."""
     model = backbone.model
     size = cipher.image_size
-    images = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, size, size, 3), dtype=np.uint8)
+    # no two blocks of noise are alike, so a wrong place of any block or value shows
+    noise = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    images = noise if given is None else np.concatenate([noise, given])
     stored = cipher.encrypt(images, np.arange(len(images)))
     exact = stored if cipher.image_keys else cipher.encrypt_exactly(images)
     plain, encrypted, rounded = (_channels_first(batch).double() for batch in (images, exact, stored))
@@ -167,9 +173,14 @@ def _compare(backbone: Backbone, cipher: Cipher, change: Callable[[nn.Module], N
     plain64 = _logits(model.double(), normalized)
     change(model)  # in float64
     adapted64 = _logits(model, model_input(encrypted))
-    differences = {"max_logit_difference_float64": (adapted64 - plain64).abs().max().item()}
+    differences: dict[str, float] = {"checked_images": len(images)}
+    differences["max_logit_difference_float64"] = (adapted64 - plain64).abs().max().item()
     if cipher.dtype != exact.dtype:  # what rounding the ciphertext to its storage costs, beside adaptation
         differences["max_logit_difference_stored"] = (_logits(model, model_input(rounded)) - plain64).abs().max().item()
+        if cipher.dtype.kind == "u":
+            bounds = np.iinfo(cipher.dtype)
+            outside = (np.round(exact) < bounds.min) | (np.round(exact) > bounds.max)
+            differences["clipped_percent"] = 100 * float(outside.mean())
     adapted32 = _logits(model.float(), model_input(encrypted.float()))
     return differences | {"max_logit_difference_float32": (adapted32 - plain32).abs().max().item()}
 
@@ -179,6 +190,5 @@ def _channels_first(images: np.ndarray) -> Tensor:
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    with torch.inference_mode():
-        logits: Tensor = model(images)
-    return logits
+    with torch.inference_mode():  # one by one: large pictures take much memory in float64
+        return torch.cat([model(image) for image in images.split(1)])

@@ -7,6 +7,7 @@ depends on a key. For permutations and signs that moves float32 numbers and chan
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -16,10 +17,11 @@ from ppvit.adaptation.adapt import require_adaptable
 from ppvit.adaptation.embedding import decrypt_embedding, encrypt_embedding, read_embedding, write_embedding
 from ppvit.ciphers import AffineMap, Cipher
 from ppvit.core.errors import UsageError
-from ppvit.models.stems import patch_projection
+from ppvit.models.mixing import mixing_weights
+from ppvit.models.projections import KeyedProjection, is_order, set_token_order
+from ppvit.models.stems import patch_projection, projection_name, token_order
 
-_FIRST = frozenset({"patch_embed", "pos_embed", "stem", "conv1"})  # names of layers in which a key can be
-_MOVED = "patch_embed.proj.weight"
+_FIRST = frozenset({"patch_embed", "pos_embed", "stem", "conv1", "embeds"})  # names of layers in which a key can be
 
 
 def move_model(model: nn.Module, old: Cipher, new: Cipher) -> dict[str, Tensor]:
@@ -40,7 +42,11 @@ def move_model(model: nn.Module, old: Cipher, new: Cipher) -> dict[str, Tensor]:
         require_adaptable_or_keyed(model, cipher)
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
     maps = cast(AffineMap, old.affine_map()), cast(AffineMap, new.affine_map())
-    write_embedding(model, encrypt_embedding(decrypt_embedding(read_embedding(model), maps[0]), maps[1]))
+    moved = encrypt_embedding(decrypt_embedding(read_embedding(model), maps[0]), maps[1])
+    order = token_order(model)
+    if order is not None and moved.order is None:  # a key may leave the blocks where they are; the layer stays
+        moved = replace(moved, order=torch.arange(len(order)))
+    write_embedding(model, moved)
     state = model.state_dict()
     if {name: tensor.shape for name, tensor in state.items()} != before:
         raise UsageError(
@@ -52,7 +58,8 @@ def move_model(model: nn.Module, old: Cipher, new: Cipher) -> dict[str, Tensor]:
 
 def require_adaptable_or_keyed(model: nn.Module, cipher: Cipher) -> None:
     """As :func:`ppvit.adaptation.adapt.require_adaptable`, for models whose first layer a key has replaced too."""
-    if isinstance(patch_projection(model), nn.Conv2d) or cipher.affine_map() is None:
+    keyed = isinstance(patch_projection(model), KeyedProjection) or token_order(model) is not None
+    if not keyed or cipher.affine_map() is None:
         require_adaptable(model, cipher)
 
 
@@ -68,15 +75,21 @@ def move_adapter(tensors: Mapping[str, Tensor], base: nn.Module, old: Cipher, ne
         UsageError: the adapter changes the first layers in another way than by a patch embedding of its own.
     """
     moved = dict(tensors)
+    projection, first = patch_projection(base), projection_name(base)
+    mixing = tuple(mixing_weights(base))
     for name, tensor in tensors.items():
-        if not _FIRST & set(name.split(".")) or name.endswith("patch_embed.proj.bias"):
+        keyed = _FIRST & set(name.split(".")) or any(f".{weight.rpartition('.')[0]}." in name for weight in mixing)
+        if not keyed or name.endswith(f".{first}.bias"):
             continue
-        projection = patch_projection(base)
-        if not name.endswith(f".{_MOVED}") or projection is None or projection.weight.shape != tensor.shape:
+        if projection is not None and name.endswith(f".{first}.token_order") and is_order(tensor):
+            set_token_order(projection, tensor)
+            moved[name] = move_model(base, old, new)[f"{first}.token_order"].clone()
+            continue
+        if not name.endswith(f".{first}.weight") or projection is None or projection.weight.shape != tensor.shape:
             raise UsageError(
                 f"the adapter's '{name}' cannot be moved to another key; train again on the shards of the new key"
             )
         with torch.no_grad():
             projection.weight.copy_(tensor)
-        moved[name] = move_model(base, old, new)[_MOVED].to(tensor.dtype).clone()
+        moved[name] = move_model(base, old, new)[f"{first}.weight"].to(tensor.dtype).clone()
     return moved

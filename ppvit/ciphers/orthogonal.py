@@ -17,7 +17,7 @@ from ppvit.ciphers.keys import Key
 from ppvit.core.errors import UsageError
 
 _UNIT = 2.0**-24  # entries of the matrix are multiples of it, so that sums of products with pixels are exact
-_QUANTISED_SCALE = 0.5  # a white block has coordinates of up to 4 * 127.5; most photographs then fit into 8 bits
+_QUANTISED_SCALE = 0.25  # of 16,000 values of white blocks, which have the largest, one is beyond 4 * 127.5
 
 
 @CIPHERS.register()
@@ -27,9 +27,12 @@ class Orthogonal(Cipher):
     ``y = c Q (x - 127.5) + 127.5`` for every block x of B values; Q is Haar distributed. Key space: B (B - 1) / 2 real
     numbers.
 
-    ``storage: float16`` (c = 1) decrypts bit exactly: rounding moves a value by some hundredths of a grey level.
-    ``storage: uint8`` (c = 1/2, rounded, clipped) loses about 0.6 grey levels (root mean square) and more where it
-    clips; adaptation is then as exact as that rounding.
+    A value of y is at most 127.5 sqrt(B) from the middle. Under a key drawn without knowledge of the image it is a
+    coordinate of a random direction: at most 127.5 times a standard normal number, for any image.
+
+    ``storage: float32`` and ``float16`` (c = 1) hold all of that and decrypt bit exactly. ``float16`` moves values by
+    some hundredths of a grey level, which ``adapt`` measures in logits. ``storage: uint8`` (c = 1/4, rounded, clipped
+    beyond 4 standard deviations) loses about 1.2 grey levels (root mean square), and adaptation is as exact as that.
 
     Sums are exact whatever their order, because the entries of Q are rounded to multiples of 2^-24: batch and threads
     do not change a byte of the ciphertext. Between machines Q itself could differ where its last bits in float64, which
@@ -37,20 +40,20 @@ class Orthogonal(Cipher):
     """
 
     name = "orthogonal"
-    options: ClassVar[dict[str, Any]] = {"storage": "float16"}
+    options: ClassVar[dict[str, Any]] = {"storage": "float32"}
     storage: str
 
     def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
         super().__init__(key, image_size, block_size, **options)
-        if self.storage not in ("float16", "uint8"):
-            raise UsageError(f"cipher.storage '{self.storage}' must be float16 or uint8")
+        if self.storage not in ("float32", "float16", "uint8"):
+            raise UsageError(f"cipher.storage '{self.storage}' must be float32, float16 or uint8")
         self.dtype = np.dtype(self.storage)
-        self.lossless = self.storage == "float16"
+        self.lossless = self.storage != "uint8"
         self._scale = 1.0 if self.lossless else _QUANTISED_SCALE
 
     @classmethod
     def isometry(cls, settings: Mapping[str, Any]) -> Isometry:
-        return "length" if settings["storage"] == "float16" else "none"  # uint8 rounds and clips
+        return "none" if settings["storage"] == "uint8" else "length"  # uint8 rounds and clips
 
     @cached_property
     def _matrix(self) -> np.ndarray:
@@ -62,7 +65,7 @@ class Orthogonal(Cipher):
     def encrypt(self, images: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
         exact = self.encrypt_exactly(images)
         if self.lossless:
-            return exact.astype(np.float16)
+            return exact.astype(self.dtype)
         return np.clip(np.round(exact), 0, 255).astype(np.uint8)
 
     def encrypt_exactly(self, images: np.ndarray) -> np.ndarray:

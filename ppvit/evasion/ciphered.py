@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppvit.adaptation.embedding import Embedding, decrypt_embedding, read_embedding, write_embedding
+from ppvit.adaptation.embedding import decrypt_embedding, read_embedding, write_embedding
 from ppvit.ciphers import AffineMap, Cipher
 from ppvit.ciphers.gather import FlatMap
 from ppvit.core.errors import UsageError
@@ -129,5 +130,5 @@ def whole_bytes(model: nn.Module, affine: AffineMap) -> nn.Module:
     plain = decrypt_embedding(read_embedding(model), affine)
     high = plain.weight[..., : plain.weight.shape[-1] // 2] * (17 / 16)
     stand_in = copy.deepcopy(model)
-    write_embedding(stand_in, Embedding(high, plain.bias, plain.positions))
+    write_embedding(stand_in, replace(plain, weight=high, nibbles=False))
     return stand_in.to(next(model.parameters()).device).eval().requires_grad_(False)

@@ -17,7 +17,9 @@ from ppvit.core.files import write_json
 from ppvit.core.reading import read_json
 from ppvit.export.finished import Finished
 from ppvit.models import load_model
-from ppvit.models.folders import read_configuration
+from ppvit.models.folders import StoredModel, read_configuration
+from ppvit.models.mixing import mixing_axes
+from ppvit.models.stems import projection_name
 from ppvit.models.tensors import tensor_names
 from ppvit.tuners import TUNERS, export_lora, load_adapter, load_finetuned
 
@@ -27,7 +29,7 @@ _HEAD = "head.safetensors"
 FILES = (_ADAPTER, _ADAPTER_CONFIG, _MODEL, _MODEL_CONFIG, _HEAD)
 
 # where adaptation and training on ciphertext put the key; see ppvit.adaptation.embedding and ppvit.models.stems
-_KEYED = frozenset({"patch_embed", "pos_embed", "stem"})
+_KEYED = frozenset({"patch_embed", "pos_embed", "stem", "embeds"})
 _FIRST = ("conv1",)  # of a ResNet, whose blocks have a conv1 too
 
 
@@ -59,11 +61,11 @@ def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Pa
     """
     method = finished.record["method"]
     base = set(tensor_names(adapted / _MODEL, "adapt"))
-    heads = _heads(adapted)
+    heads, projection = _heads(adapted), projection_name(StoredModel(adapted, "adapt").skeleton(None))
     if (finetuned / _ADAPTER_CONFIG).exists():
         _write_adapter(folder, finished, adapted, finetuned, as_lora)
         names = tensor_names(folder / _ADAPTER, "finetune")
-        revealing = [name for name in names if _in_adapter_reveals(name, base, heads)]
+        revealing = [name for name in names if _in_adapter_reveals(name, base, heads, projection)]
         stock = TUNERS[method].stock
         return Weights("adapter", as_lora and not stock, as_lora or stock, sorted(revealing) if finished.keyed else [])
     if as_lora:
@@ -73,7 +75,7 @@ def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Pa
         return Weights("head", False, True, [])
     shutil.copyfile(finetuned / _MODEL, folder / _MODEL)
     shutil.copyfile(finetuned / _MODEL_CONFIG, folder / _MODEL_CONFIG)
-    revealing = [name for name in model.state_dict() if _in_first_layers(name)]
+    revealing = [name for name in model.state_dict() if _holds_key(name, projection)]
     return Weights("model", False, True, sorted(revealing) if finished.keyed else [])
 
 
@@ -108,22 +110,29 @@ def _write_head(folder: Path, adapted: nn.Module, finetuned: nn.Module, heads: t
     return True
 
 
-def _in_adapter_reveals(name: str, base: Iterable[str], heads: tuple[str, ...]) -> bool:
+def _in_adapter_reveals(name: str, base: Iterable[str], heads: tuple[str, ...], projection: str) -> bool:
     """Whether a tensor of an adapter file reveals the key.
 
-    Any in the first layers does. So may any that replaces one of the base as a whole (peft's ``modules_to_save``),
+    Any in the layers that hold it does. So may any that replaces one of the base as a whole (``modules_to_save``),
     the head excepted: whoever has the public checkpoint can compare the two.
     """
     name = name.removeprefix("base_model.model.")
-    return not name.startswith(heads) and (name in base or _in_first_layers(name))
+    return not name.startswith(heads) and (name in base or _holds_key(name, projection))
 
 
-def _in_first_layers(name: str) -> bool:
+def _holds_key(name: str, projection: str) -> bool:
+    """Whether a tensor is of the first layers, an order of patches, or between the patches of an MLP-Mixer.
+
+    Args:
+        name: in the model.
+        projection: the name of the patch projection; empty where there is none.
+    """
     parts = name.split(".")
-    return parts[0] in _FIRST or bool(_KEYED & set(parts))
+    first = parts[0] in _FIRST or bool(_KEYED & set(parts)) or (projection and name.startswith(f"{projection}."))
+    return bool(first or parts[-1] == "token_order" or mixing_axes(name))
 
 
 def _heads(adapted: Path) -> tuple[str, ...]:
     """Beginnings of the names of the classification head's tensors; distilled models have two heads."""
-    classifier = read_configuration(adapted, "adapt").pretrained_cfg.classifier
+    classifier = read_configuration(adapted, "adapt").pretrained_cfg.classifier or []
     return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))

@@ -16,7 +16,9 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
 from ppvit.models.building import create
 from ppvit.models.checkpoint_config import has_configuration
-from ppvit.models.checkpoints import Given, Origin, load_checkpoint, three
+from ppvit.models.checkpoints import load_checkpoint
+from ppvit.models.normalization import Given, Origin, three
+from ppvit.models.refusals import why_not
 from ppvit.models.weights_file import brief, find_weights
 
 # our embedded backbone is a plain timm architecture with other sizes, so that everybody's timm can build it
@@ -97,23 +99,22 @@ def load_backbone(
         hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
         raise UsageError(f"model.name '{name}' is not a timm model; {hint}")
     model_args = dict(arguments)
-    if not is_convolutional(architecture) and not (any_kind and _fits_any_size(architecture)):
+    if not is_convolutional(architecture) and not _fits_any_size(architecture, any_kind):
         model_args["img_size"] = image_size
     if not pretrained:
         torch.manual_seed(0)
         model = create(architecture, model_args)
         model_args["num_classes"] = cast(int, model.num_classes)
-        origin = _of_timm(model, architecture, "random weights")
+        origin = _of_timm(model, architecture, "random weights").given(mean, std)
     elif weights is not None:
-        model, origin = load_checkpoint(name, architecture, model_args, weights)
+        model, origin = load_checkpoint(name, architecture, model_args, weights, mean, std)
     elif _on_hub(architecture):
         model = _from_hub(architecture, model_args)
-        origin = _of_timm(model, architecture, "weights of timm's hub")
+        origin = _of_timm(model, architecture, "weights of timm's hub").given(mean, std)
     else:
         raise UsageError(
             f"there are no pretrained weights of {name}; set model.pretrained=false, or model.checkpoint to a file"
         )
-    origin = origin.given(mean, std)
     return Backbone(model.eval(), architecture, model_args, origin.mean, origin.std, origin)
 
 
@@ -150,16 +151,33 @@ def backbone_of(config: Config, embedded: Path, any_kind: bool = False) -> Backb
     )
 
 
-def _fits_any_size(architecture: str) -> bool:
-    """Whether timm builds it without a size of images."""
+def _fits_any_size(architecture: str, any_kind: bool) -> bool:
+    """Whether timm builds it without a size of images.
+
+    Raises:
+        UsageError: it does, and it can be neither adapted nor fine-tuned here; not for ``any_kind``.
+    """
+    if is_model_in_modules(architecture, ("vision_transformer", "deit", "eva", "beit")):  # most; all have a size
+        return False
     try:
         with torch.device("meta"):  # takes no memory
             timm.create_model(architecture, img_size=224)
     except TypeError as error:
-        return "img_size" in str(error)
+        if "img_size" not in str(error):
+            return False
     except Exception:  # of this size only
         return False
-    return False
+    else:
+        return False
+    if not any_kind:
+        with torch.device("meta"):
+            reason = why_not(timm.create_model(architecture))
+        if reason is not None:
+            raise UsageError(
+                f"model.name {architecture} is neither a ResNet nor a model that a key can be undone in: {reason}; "
+                "choose a timm ViT such as vit_base_patch16_224, or another model of docs/backbones.md"
+            )
+    return True
 
 
 def is_convolutional(architecture: str) -> bool:

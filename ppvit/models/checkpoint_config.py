@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself beside its tensors: configuration files of its folder, and values in the weights file.
+"""What a checkpoint says of itself beside its tensors: in files of its folder, and in the weights file.
 
 They tell what no tensor shows: how pictures are normalised, the number of attention heads, the activation, the pooling.
 Read are ``config.json`` of timm, ``config.json`` and ``preprocessor_config.json`` of transformers,
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import first_reason, read_bounded
@@ -24,6 +25,9 @@ from ppvit.models.weights_file import brief
 CONFIG_BYTES = 4 * 2**20  # names of 21,841 classes take one
 
 Colours = tuple[float, float, float]
+
+# of model_args: by dataset.image_size, by the tensors and by :attr:`Said.pooling`
+_DECIDED_HERE = ("img_size", "num_classes", "in_chans", "global_pool")
 
 _Text = Annotated[str, Field(max_length=200)]
 _Number = Annotated[float, Field(ge=-1000, le=1000)]
@@ -155,13 +159,14 @@ def _timm(folder: Path) -> Said | None:
         return None
     record = _checked(path, _Timm, content)
     mean, std = record.pretrained_cfg.mean or record.mean, record.pretrained_cfg.std or record.std
-    arguments = {name: value for name, value in record.model_args.items() if name not in ("img_size", "num_classes")}
+    arguments = {name: value for name, value in record.model_args.items() if name not in _DECIDED_HERE}
     try:
         ModelArguments.model_validate(arguments)
     except ValidationError as error:
         raise PpvitError(f"{path}: model_args: {first_reason(error)}; name a checkpoint of a plain model") from None
     name, _, _ = record.architecture.partition(".")
-    return Said("config.json", name, *_colours(path, mean, std), pooling=record.global_pool, arguments=arguments)
+    pooling = record.model_args.get("global_pool", record.global_pool)
+    return Said("config.json", name, *_colours(path, mean, std), pooling=pooling, arguments=arguments)
 
 
 def _transformers(folder: Path) -> Said | None:
@@ -210,19 +215,20 @@ def _open_clip(folder: Path) -> Said | None:
     if content is None:
         return None
     record = _checked(path, _OpenClip, content)
-    mean, std = _colours(path, record.preprocess_cfg.mean, record.preprocess_cfg.std)
+    given = record.preprocess_cfg  # what is not given is as CLIP has it
+    mean, std = _colours(path, given.mean or list(OPENAI_CLIP_MEAN), given.std or list(OPENAI_CLIP_STD))
     vision = record.model_cfg.vision_cfg
     said = Said(path.name, vision.timm_model_name, mean, std)
     if vision.timm_model_name is not None:
         return replace(said, pooling=vision.timm_pool if vision.timm_pool in ("token", "avg", "map") else None)
     if vision.pool_type != "tok":
-        raise PpvitError(f"{path}: pool_type {vision.pool_type} is not what timm's networks do; name another checkpoint")
+        raise PpvitError(
+            f"{path}: pool_type {vision.pool_type} is not what timm's networks do; name another checkpoint"
+        )
     heads = vision.width // vision.head_width if vision.width else None
     depth = vision.layers if isinstance(vision.layers, int) else None
     activation = "quick_gelu" if record.model_cfg.quick_gelu else "gelu"
-    return replace(
-        said, patch=vision.patch_size, depth=depth, width=vision.width, heads=heads, activation=activation
-    )
+    return replace(said, patch=vision.patch_size, depth=depth, width=vision.width, heads=heads, activation=activation)
 
 
 def _inside(weights: Path, values: Mapping[str, Any]) -> Said:
@@ -242,7 +248,9 @@ def _inside(weights: Path, values: Mapping[str, Any]) -> Said:
 
 
 def _plain(value: Any) -> Any:
-    return [float(each) if isinstance(each, int) else each for each in value] if isinstance(value, tuple | list) else value
+    return (
+        [float(each) if isinstance(each, int) else each for each in value] if isinstance(value, tuple | list) else value
+    )
 
 
 def _parsed(text: Any) -> Any:

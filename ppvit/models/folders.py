@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import timm
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, write_json
@@ -19,6 +20,7 @@ from ppvit.core.reading import read_record as read_checked
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
 from ppvit.models.backbones import Backbone
 from ppvit.models.building import is_whole_in_file
+from ppvit.models.projections import is_order
 from ppvit.models.records import ModelConfiguration, ModelRecord
 from ppvit.models.stems import install_stem, stem_of
 from ppvit.models.tensors import read_tensors, require_tensors, tensor_names
@@ -30,7 +32,8 @@ CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
 def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None:
     """Write a model so that ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads it, whole or not at all.
 
-    A model whose first layer was replaced (:mod:`ppvit.models.stems`) is loaded by :func:`load_model` alone.
+    A model whose first layer was replaced (:mod:`ppvit.models.stems`) is loaded by :func:`load_model` alone; plain timm
+    stops at names that it does not know, or at shapes.
 
     The model must take pixels scaled by :func:`model_input`; its configuration says so to timm's transforms.
 
@@ -41,8 +44,19 @@ def save_model(folder: Path, backbone: Backbone, record: dict[str, Any]) -> None
     """
     with atomic_output(folder, known_by=CONFIGURATION, holding='"ppvit"') as temporary:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.model.state_dict().items()}
-        save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_file(_each_its_own(state), temporary / WEIGHTS, metadata={"format": "pt"})
         write_json(temporary / CONFIGURATION, _configuration(backbone, record))
+
+
+def _each_its_own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in place of tensors that blocks share, as CoaT's do, which a safetensors file cannot hold."""
+    places = Counter(tensor.data_ptr() for tensor in state.values())
+    return {name: tensor.clone() if places[tensor.data_ptr()] > 1 else tensor for name, tensor in state.items()}
+
+
+def recorded(backbone: Backbone) -> dict[str, Any]:
+    """What a record keeps of where a backbone's weights and normalisation are from."""
+    return {} if backbone.origin is None else {"origin": backbone.origin.record()}
 
 
 def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +78,9 @@ def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]
             "std": [0.5, 0.5, 0.5],
             "num_classes": model.num_classes,
             "first_conv": timms.get("first_conv", "patch_embed.proj"),
-            "classifier": timms.get("classifier", "head"),
+            # where timm knows the head it drops it for other numbers of classes, and then loads whatever else fits,
+            # with a warning: a first layer that it does not know must stop it
+            "classifier": None if stem else timms.get("classifier", "head"),
         },
         "ppvit": record,
         **({"stem": stem} if stem else {}),
@@ -130,6 +146,12 @@ class StoredModel:
         drawn = torch.get_rng_state()
         model = copy.deepcopy(self._skeleton) if whole else self._build()
         state = read_tensors(self.weights, model.state_dict(), "its config.json", self.made_by)
+        for name, tensor in state.items():
+            if name.endswith("token_order") and not is_order(tensor):
+                raise PpvitError(
+                    f"{self.weights}: '{name}' is no order of {len(tensor)} patches; make it again: dvc repro --force "
+                    f"{self.made_by}"
+                )
         model.load_state_dict(state, strict=True, assign=whole)
         # weights that are loaded were drawn first, by models that keep more than weights: a new head must not depend
         # on that, so that training on ciphertext stays exactly training on plain images
@@ -152,7 +174,7 @@ class StoredModel:
         for name in sorted(would.keys() | written.keys()):
             if would.get(name) != written.get(name):
                 raise self._refused(f"'{name}' is not what {said.architecture} has")
-        cast(dict[str, Any], model.pretrained_cfg).update(said.pretrained_cfg.model_dump())
+        cast(dict[str, Any], model.pretrained_cfg).update(said.pretrained_cfg.model_dump(exclude_none=True))
         return model
 
     def _refused(self, why: str) -> PpvitError:

@@ -31,6 +31,7 @@ _SIZES = {
 }  # fmt: skip
 _RESNETS = ("resnet18", "resnet34", "resnet26", "resnet50", "resnet101", "resnet152", "resnext50_32x4d",
             "wide_resnet50_2", "wide_resnet101_2", "resnet18_cifar", "resnet10_micro_cifar")  # fmt: skip
+OTHER = "network"
 _MOST_TRIED = 24  # names of timm that are built to see whether they fit: a few seconds
 
 
@@ -68,7 +69,7 @@ class Network:
             if self.patch is not None
             else "",
             f"{self.positions} positions" if self.positions is not None else "",
-            f"{self.tokens} other tokens" if transformer else "",
+            f"{self.tokens} other token{'s' * (self.tokens != 1)}" if transformer else "",
             f"{self.channels} input channel{'s' * (self.channels != 1)}" if self.channels is not None else "",
             f"{self.classes} classes" if self.classes else "no classes",
         ]
@@ -77,14 +78,16 @@ class Network:
 
 def network_of(state: Mapping[str, Tensor]) -> Network:
     """What a state is of, under timm's names or those of OpenCLIP."""
-    first = next((value for name, value in state.items() if _FIRST.search(name) and value.ndim == 4), None)
+    kernels = [(name, value) for name, value in state.items() if value.ndim == 4]
+    named = [value for name, value in kernels if is_first_layer(name)]
+    first = next(iter(named or [value for _, value in kernels if value.shape[1] == 3]), None)
     blocks = {int(match[1]) for name in state if (match := _BLOCK.match(name))}
     stages: dict[int, set[int]] = {}
     for name in state:
         if match := _STAGE.match(name):
             stages.setdefault(int(match[1]), set()).add(int(match[2]))
     depth = (len(blocks),) if blocks else tuple(len(stages[stage]) for stage in sorted(stages))
-    kind = next((kind for name, kind in _KINDS.items() if name in state), "Vision Transformer" if blocks else "network")
+    kind = next((kind for name, kind in _KINDS.items() if name in state), "Vision Transformer" if blocks else OTHER)
     positions = _find(state, "pos_embed", "positional_embedding")
     names = ("cls_token", "class_embedding", "dist_token", "reg_token", "register_tokens")
     tokens = [value for name, value in state.items() if name.split(".")[-1] in names]
@@ -106,21 +109,23 @@ def is_first_layer(name: str) -> bool:
 
 
 def _find(state: Mapping[str, Tensor], *names: str) -> Tensor | None:
-    return next((value for name, value in state.items() if name.removeprefix("visual.").removeprefix("trunk.") in names), None)
+    return next(
+        (value for name, value in state.items() if name.removeprefix("visual.").removeprefix("trunk.") in names), None
+    )
 
 
 def differs(held: Network, wanted: Network) -> list[str]:
     """Names of the attributes in which two networks are not the same network.
 
-    Numbers of classes may differ, and numbers of positions where those of the file are of a square of patches, since
-    timm resamples them.
+    What the first does not tell counts for nothing. Numbers of classes may differ, and numbers of positions where
+    those of the file are of a square of patches, since timm resamples them.
     """
     compared = [field.name for field in fields(Network) if field.name not in ("classes", "positions", "channels")]
-    different = [name for name in compared if getattr(held, name) != getattr(wanted, name)]
-    if held.channels not in (wanted.channels, 1):
+    told = [name for name in compared if getattr(held, name) not in (None, (), OTHER)]
+    different = [name for name in told if getattr(held, name) != getattr(wanted, name)]
+    if held.channels not in (wanted.channels, 1, None):
         different.append("channels")
-    both = held.positions is not None and wanted.positions is not None
-    if (held.positions is None) != (wanted.positions is None) or (both and not _resampled(held, wanted)):
+    if held.positions is not None and wanted.positions is not None and not _resampled(held, wanted):
         different.append("positions")
     return different
 
@@ -191,7 +196,9 @@ def _some(names: list[str]) -> str:
 
 def attention_heads(model: nn.Module) -> int | None:
     """Number of attention heads of a Transformer's blocks."""
-    return next((heads for module in model.modules() if isinstance(heads := getattr(module, "num_heads", None), int)), None)
+    return next(
+        (heads for module in model.modules() if isinstance(heads := getattr(module, "num_heads", None), int)), None
+    )
 
 
 def activation(model: nn.Module) -> str | None:
@@ -212,6 +219,11 @@ def same_network(one: nn.Module, other: nn.Module) -> bool:
     """Whether two models compute the same from the same tensors, as far as they show it."""
 
     def shown(model: nn.Module) -> tuple[object, ...]:
-        return repr(model), attention_heads(model), getattr(model, "global_pool", None), getattr(model, "num_classes", 0)
+        return (
+            repr(model),
+            attention_heads(model),
+            getattr(model, "global_pool", None),
+            getattr(model, "num_classes", 0),
+        )
 
     return shown(one) == shown(other)

@@ -1,5 +1,5 @@
-"""First layers that timm does not have: patch embeddings for ciphers with keys per block position, nibbles or tokens,
-and the normalisation in front of a ResNet.
+"""Where a model embeds patches, and first layers that timm does not have: patch embeddings for ciphers with keys per
+block position, nibbles or tokens, patches put in order, and the normalisation in front of a ResNet.
 
 A model whose first layer was replaced says so in its ``config.json`` (``stem``), from which :func:`install_stem` builds
 it again.
@@ -7,65 +7,24 @@ it again.
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
 from timm.models import ResNet
+from timm.models.gemma4_vit import Gemma4PatchEmbed
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ppvit.core.errors import UsageError
-
-
-class KeyedProjection(nn.Module):
-    """The patch projection for ciphers of :class:`ppvit.ciphers.AffineMap`: (n, 3, H, W) in [-1, 1] to (n, D, h, w).
-
-    Args:
-        patch_size: p.
-        width: D.
-        blocks: N, for a kernel at every patch position; 0 for one that all positions share.
-        nibbles: split bytes into nibbles first: 2 B inputs a patch, all high nibbles before all low ones.
-        bias: whether there is one; all positions share it, because values are centred.
-
-    Attributes:
-        weight: (D, V), or (N, D, V) with a kernel a position; V = B = 3 p^2, or 2 B for nibbles; flattened as C, h, w.
-        bias: (D,) or None.
-    """
-
-    def __init__(self, patch_size: int, width: int, blocks: int = 0, nibbles: bool = False, bias: bool = True) -> None:
-        super().__init__()
-        self.patch_size, self.blocks, self.nibbles = patch_size, blocks, nibbles
-        values = 3 * patch_size**2 * (2 if nibbles else 1)
-        self.weight = nn.Parameter(torch.zeros((blocks, width, values) if blocks else (width, values)))
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
-
-    def forward(self, images: Tensor) -> Tensor:
-        values = scaled_nibbles(images) if self.nibbles else images
-        count, channels, height, width = values.shape
-        p = self.patch_size
-        grid = values.reshape(count, channels, height // p, p, width // p, p)
-        patches = grid.permute(2, 4, 0, 1, 3, 5).reshape(-1, count, channels * p * p)  # (N, n, V)
-        if self.blocks:
-            tokens = torch.bmm(patches, self.weight.transpose(1, 2))  # all positions in one product
-            tokens = tokens if self.bias is None else tokens + self.bias
-        else:
-            tokens = functional.linear(patches, self.weight, self.bias)
-        return tokens.permute(1, 2, 0).reshape(count, -1, height // p, width // p)
-
-
-def scaled_nibbles(images: Tensor) -> Tensor:
-    """High and low nibbles of pixels, each scaled from 0..15 to [-1, 1]: (n, 3, H, W) in [-1, 1] to (n, 6, H, W)."""
-    pixels = torch.round(images * 127.5 + 127.5)
-    high = torch.floor(pixels / 16)
-    return (torch.cat([high, pixels - 16 * high], dim=1) - 7.5) / 7.5
-
-
-def expand_to_nibbles(weight: Tensor) -> Tensor:
-    """The weight over nibbles that equals one over bytes: (..., B) to (..., 2 B).
-
-    ``x = 16 h + l`` with all of them scaled to [-1, 1] is ``(16 h + l) / 17``, since 15 * 17 = 255.
-    """
-    return torch.cat([weight * (16 / 17), weight / 17], dim=-1)
+from ppvit.models.projections import (
+    KeyedPatches,
+    KeyedProjection,
+    OrderedConv2d,
+    OrderedLinear,
+    PatchProjection,
+    add_bias,
+    set_token_order,
+)
 
 
 class TokenEmbedding(nn.Module):
@@ -143,16 +102,94 @@ def normalize_input(model: ResNet, mean: tuple[float, ...], std: tuple[float, ..
     layer.scale.copy_(2 * torch.tensor(std, dtype=dtype).view(3, 1, 1))
 
 
-def patch_projection(model: nn.Module) -> nn.Conv2d | KeyedProjection | None:
-    """The layer that embeds patches, in a Vision Transformer or a ConvMixer; None where there is none."""
-    stem = getattr(model, "stem", None)
-    if isinstance(stem, nn.Sequential) and isinstance(stem[0], nn.Conv2d | KeyedProjection):
-        return stem[0]
-    embedding = getattr(model, "patch_embed", None)
-    projection = getattr(embedding, "proj", None)
-    if isinstance(projection, nn.Conv2d | KeyedProjection) and not hasattr(embedding, "backbone"):
-        return projection
+def patch_projection(model: nn.Module) -> PatchProjection | None:
+    """The layer that embeds patches of pixels, which do not overlap; None where there is none.
+
+    It is found by what it does, not by its name: the first layer of the model takes three colours, by kernels as large
+    as the step between them and without padding, and is the only one that does.
+    """
+    found = _locate(model)
+    return None if found is None else found[2]
+
+
+def projection_name(model: nn.Module) -> str:
+    """The name of :func:`patch_projection` in the model, such as ``patch_embed.proj``; empty where there is none."""
+    found = _locate(model)
+    return "" if found is None else f"{found[0]}.{found[1]}".lstrip(".")
+
+
+def first_layer(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """Name and module of the first layer that has weights; None for a model without any."""
+    layers = ((name, module) for name, module in model.named_modules() if not any(module.children()))
+    return next((found for found in layers if any(True for _ in found[1].parameters(recurse=False))), None)
+
+
+def _locate(model: nn.Module) -> tuple[str, str, PatchProjection] | None:
+    """Name of the module that holds the patch projection, its name in there, and itself."""
+    found = first_layer(model)
+    if found is None or "original_module" in found[0].split("."):  # of which peft trains a copy
+        return None
+    name, layer = found
+    owner, _, own = name.rpartition(".")
+    if isinstance(layer, KeyedProjection) or (
+        cuts_patches(layer) and not any(other is not layer and cuts_patches(other) for other in model.modules())
+    ):
+        return owner, own, cast(PatchProjection, layer)
+    if type(layer) in (nn.Linear, OrderedLinear) and patch_side(cast(nn.Linear, layer)) == _patch_size(
+        model.get_submodule(owner)
+    ):
+        return owner, own, cast(nn.Linear, layer)
     return None
+
+
+def cuts_patches(layer: nn.Module) -> bool:
+    """Whether it is a convolution of three colours by kernels as large as the step between them, without padding."""
+    return (
+        type(layer) in (nn.Conv2d, OrderedConv2d)  # others do more, such as standardise their weights
+        and isinstance(layer, nn.Conv2d)
+        and layer.in_channels == 3
+        and layer.kernel_size == layer.stride
+        and layer.kernel_size[0] == layer.kernel_size[1] > 1
+        and layer.padding in ((0, 0), "valid")
+        and (layer.dilation, layer.groups) == ((1, 1), 1)
+    )
+
+
+def _patch_size(embedding: nn.Module) -> int | None:
+    size = getattr(embedding, "patch_size", None)
+    return size[0] if isinstance(size, tuple) and len(size) == 2 and size[0] == size[1] else None
+
+
+def patch_side(projection: PatchProjection) -> int:
+    """The side of the patches in pixels."""
+    if isinstance(projection, KeyedProjection):
+        return projection.patch_size
+    if isinstance(projection, nn.Linear):
+        return math.isqrt(projection.in_features // 3)
+    return projection.kernel_size[0]
+
+
+def takes_channels_last(model: nn.Module) -> bool:
+    """Whether patches reach the projection cut out and flattened as h, w, C, not as C, h, w."""
+    found = _locate(model)
+    return found is not None and bool(getattr(model.get_submodule(found[0]), "channels_last", False))
+
+
+def input_scale(model: nn.Module) -> tuple[float, float]:
+    """(a, c) where patches reach the projection as ``a x + c``: Gemma 4 scales pixels itself; else (1, 0)."""
+    found = _locate(model)
+    scales = found is not None and isinstance(model.get_submodule(found[0]), Gemma4PatchEmbed)
+    return (2.0, -1.0) if scales else (1.0, 0.0)
+
+
+def token_order(model: nn.Module) -> Tensor | None:
+    """The order in which the patch projection hands patches on, see :class:`OrderedConv2d`; None: as they come.
+
+    Returns:
+        int64 (N,); patch i of the plain image is patch ``token_order[i]`` of the ciphertext.
+    """
+    order: Tensor | None = getattr(patch_projection(model), "token_order", None)
+    return order
 
 
 def stem_of(model: nn.Module) -> dict[str, Any] | None:
@@ -167,6 +204,11 @@ def stem_of(model: nn.Module) -> dict[str, Any] | None:
     projection = patch_projection(model)
     if isinstance(projection, KeyedProjection):
         stem |= {"blocks": projection.blocks, "nibbles": projection.nibbles}
+    if getattr(projection, "bias_was_added", False):
+        stem["bias"] = True
+    order = token_order(model)
+    if order is not None:
+        stem["order"] = len(order)
     layers = getattr(model, "stem", None)
     if isinstance(layers, nn.Sequential) and isinstance(layers[-1], AdaptivePermutation):
         stem["adaptive_matrix"] = layers[-1].blocks
@@ -177,8 +219,9 @@ def install_stem(model: nn.Module, stem: dict[str, Any]) -> None:
     """Replace a model's first layers, in its dtype; weights are zero (a learned matrix: the identity) until loaded.
 
     Args:
-        model: a timm ViT, ConvMixer or ResNet.
-        stem: ``blocks`` and ``nibbles`` (:class:`KeyedProjection`), ``tokens`` and ``token_width``
+        model: a timm model.
+        stem: ``blocks`` and ``nibbles`` (:class:`KeyedProjection`), ``order`` (the number of patches that
+            :func:`token_order` is of), ``bias`` (a projection that has none gets one), ``tokens`` and ``token_width``
             (:class:`TokenEmbedding`), ``adaptive_matrix`` (:class:`AdaptivePermutation`), ``normalization``
             (:class:`InputNormalization`).
 
@@ -191,19 +234,28 @@ def install_stem(model: nn.Module, stem: dict[str, Any]) -> None:
         layers.conv1 = nn.Sequential(InputNormalization().to(dtype), layers.conv1)
     if "tokens" in stem:
         layers.patch_embed = TokenEmbedding(stem["tokens"], stem["token_width"], layers.embed_dim).to(dtype)
+    if stem.keys() & {"bias", "blocks", "order"} and patch_projection(model) is None:
+        raise UsageError(f"{type(model).__name__} has no layer that embeds patches, so it takes no keyed one")
+    if "bias" in stem:
+        add_bias(cast(PatchProjection, patch_projection(model)))
     if "blocks" in stem:
-        old = patch_projection(model)
-        if old is None:
-            raise UsageError(f"{type(model).__name__} has no layer that embeds patches, so it takes no keyed one")
-        width = old.weight.shape[-2] if isinstance(old, KeyedProjection) else old.out_channels
-        patch_size = old.patch_size if isinstance(old, KeyedProjection) else old.kernel_size[0]
-        new = KeyedProjection(patch_size, width, stem["blocks"], stem["nibbles"], old.bias is not None).to(dtype)
-        if hasattr(model, "patch_embed"):
-            layers.patch_embed.proj = new
-        else:
-            layers.stem[0] = new
+        _install_keyed(model, stem["blocks"], stem["nibbles"], dtype)
+    if "order" in stem:
+        set_token_order(cast(PatchProjection, patch_projection(model)), torch.arange(stem["order"]))
     if "adaptive_matrix" in stem:
         add_adaptive_matrix(model, stem["adaptive_matrix"])
+
+
+def _install_keyed(model: nn.Module, blocks: int, nibbles: bool, dtype: torch.dtype) -> None:
+    owner, name, old = cast(tuple[str, str, PatchProjection], _locate(model))
+    kind = KeyedPatches if isinstance(old, nn.Linear | KeyedPatches) else KeyedProjection
+    width = old.weight.shape[-2] if isinstance(old, KeyedProjection) else len(old.weight)
+    new = kind(patch_side(old), width, blocks, nibbles, old.bias is not None).to(dtype)
+    if isinstance(new, KeyedPatches):
+        new.channels_last = takes_channels_last(model)
+        new.scale, new.shift = input_scale(model)
+    cast(Any, new).bias_was_added = getattr(old, "bias_was_added", False)
+    setattr(model.get_submodule(owner), name, new)
 
 
 def add_adaptive_matrix(model: nn.Module, blocks: int) -> None:

@@ -93,9 +93,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         held = f"'{printable(others[0][:100])}', which is no tensor" if others else "no tensors"
         raise PpvitError(f"{path} holds {held}; save the model's state_dict alone, or under 'state_dict'")
     _require_plain(state, path)
-    said = {name: vars(content[name]) if isinstance(content[name], argparse.Namespace) else content[name]
-            for name in ("hyper_parameters", "args", "arch") if part and name in content}  # fmt: skip
-    return Checkpoint(clean_state_dict(state), part, {**metadata, **said})
+    said: dict[str, Any] = {**metadata}
+    for name in ("hyper_parameters", "args") if part else ():
+        if name in content:
+            said[name] = vars(content[name]) if isinstance(content[name], argparse.Namespace) else content[name]
+    return Checkpoint(clean_state_dict(state), part, said)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

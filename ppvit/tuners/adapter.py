@@ -12,7 +12,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.tuners.base import TUNERS, Tuner, head_names, linear_names
+from ppvit.tuners.base import TUNERS, Tuner, head_names, require_listed
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel, register
 
 
@@ -77,8 +77,8 @@ class Adapter(Tuner):
     stock = False
 
     def attach(self, model: nn.Module) -> nn.Module:
-        targets = self.settings.target_modules or list(self.targets)
-        linear_names(model, targets)
+        named = self.settings.target_modules
+        targets = require_listed(model, named or list(self.targets), "" if named else self.name)
         config = BottleneckConfig(
             r=self.settings.rank,
             dropout=self.settings.dropout,

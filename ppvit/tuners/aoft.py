@@ -18,7 +18,7 @@ from ppvit.core.errors import UsageError
 from ppvit.tuners.base import TUNERS, Tuner, head_names
 from ppvit.tuners.extension import register
 from ppvit.tuners.orthogonal import difference_update, orthogonal_columns, product_update, random_vector
-from ppvit.tuners.structured import StructuredConfig, StructuredLinear, StructuredModel, Update, checked_targets
+from ppvit.tuners.structured import StructuredConfig, StructuredLinear, StructuredModel, Update, chosen_targets
 
 
 @dataclass
@@ -146,7 +146,7 @@ class AoftLora(Tuner):
             scaling=self.settings.alpha / self.settings.rank if self.form == "lora" else 1.0,
             scaled=self.settings.scaled,
             dropout=self.settings.dropout,
-            target_modules=checked_targets(model, self.settings.target_modules or list(self.targets), self.form),
+            target_modules=chosen_targets(self, model, self.form),
             modules_to_save=head_names(model),
         )
         return get_peft_model(model, config)

@@ -16,6 +16,8 @@ from ppvit.config import Finetune
 from ppvit.core.errors import UsageError
 from ppvit.core.registry import Registry
 from ppvit.models.batch_norm import batch_norm_names
+from ppvit.models.mixing import mixing_weights
+from ppvit.models.stems import patch_projection
 from ppvit.tuners.convolutions import convolution_names
 
 TUNERS: Registry[type[Tuner]] = Registry("ppvit.tuners", "finetune.method")
@@ -33,7 +35,8 @@ class Tuner(ABC):
     reads: ClassVar[tuple[str, ...]] = ("rank", "alpha", "dropout", "target_modules")
     """parameters of the section ``finetune`` that this method reads and not every method does"""
     targets: ClassVar[tuple[str, ...]] = ()
-    """linear layers that the method attaches to where ``finetune.target_modules`` is empty; ends of module names"""
+    """linear layers that the method attaches to where ``finetune.target_modules`` is empty; ends of module names. Most
+    methods take all linear layers of a model that lacks one of them."""
     zero_start: ClassVar[bool] = True
     """whether the model gives the logits of its base before the first step"""
     mergeable: ClassVar[bool] = True
@@ -91,8 +94,12 @@ class Tuner(ABC):
             UsageError: an ending in ``finetune.target_modules`` matches no layer; the method takes linear layers only,
                 and the model has none.
         """
-        if self.convolutions and not linear_layers(model):
+        layers = linear_layers(model)
+        if self.convolutions and not layers:
             return convolution_names(model, self.settings.target_modules)
+        lacking = any(not any(_ends_in(name, ending) for name in layers) for ending in self.targets)
+        if layers and lacking and not self.settings.target_modules:
+            return "|".join(re.escape(name) for name in layers)
         return linear_names(model, self.settings.target_modules or list(self.targets))
 
     def saved_modules(self, model: nn.Module) -> list[str]:
@@ -135,13 +142,44 @@ def freeze_all_but(model: nn.Module, modules: list[str]) -> None:
 
 
 def linear_layers(model: nn.Module) -> list[str]:
-    """Module names of the linear layers, heads excepted."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return [name for name in linear if name not in head_names(model)]
+    """Module names of the linear layers that take an adapter.
+
+    Left out are heads; what holds the key after adaptation, which is a linear patch projection and what mixes patches
+    in an MLP-Mixer; and layers that the model goes past, where an adapter would change nothing.
+    """
+    left_out = {*head_names(model), *(name.rpartition(".")[0] for name in mixing_weights(model))}
+    projection = patch_projection(model)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module is not projection
+        and name not in left_out
+        and not _is_passed_by(model, name)
+    ]
 
 
-def linear_names(model: nn.Module, endings: list[str]) -> str:
-    """A regular expression that matches the linear layers whose names end in one of ``endings``, heads excepted.
+def _is_passed_by(model: nn.Module, name: str) -> bool:
+    """Whether the model reads the layer's weight without calling it, as timm's BEiT, EVA and Swin V2 do where q and v
+    have learned biases and k has none."""
+    owner, _, own = name.rpartition(".")
+    attention = model.get_submodule(owner)
+    learned = getattr(attention, "q_bias", None) is not None
+    return own == "qkv" and learned and not getattr(attention, "qkv_bias_separate", False)
+
+
+def _ends_in(name: str, ending: str) -> bool:
+    return name == ending or name.endswith(f".{ending}")
+
+
+def linear_names(model: nn.Module, endings: list[str], method: str = "") -> str:
+    """A regular expression that matches the linear layers whose names end in one of ``endings``, as far as they take an
+    adapter.
+
+    Args:
+        model: a timm model.
+        endings: of module names.
+        method: the method whose own choice they are; empty where they are the user's.
 
     Raises:
         UsageError: an ending matches nothing, or there are no linear layers.
@@ -153,13 +191,38 @@ def linear_names(model: nn.Module, endings: list[str]) -> str:
             f"{type(model).__name__} has no linear layers but its head; set finetune.method to one that works without: "
             f"{others}"
         )
+    known = ", ".join(sorted({re.sub(r"^(.*?\d+\.)+(?=\D)", "", name) for name in linear}))
     for ending in endings:
-        if not any(name == ending or name.endswith(f".{ending}") for name in linear):
-            known = sorted({re.sub(r"^.*?\d+\.", "", name) for name in linear})
+        if any(_ends_in(name, ending) for name in linear):
+            continue
+        if method:
             raise UsageError(
-                f"finetune.target_modules: no linear layer ends in '{ending}'; there are {', '.join(known)}"
+                f"finetune.method {method} is for linear layers that end in '{ending}', and {type(model).__name__} has "
+                f"none that takes an adapter, but {known}; use another method, such as lora"
             )
-    return r"(.*\.)?(" + "|".join(re.escape(ending) for ending in sorted(endings)) + ")"
+        raise UsageError(f"finetune.target_modules: no linear layer ends in '{ending}'; there are {known}")
+    names = r"(.*\.)?(" + "|".join(re.escape(ending) for ending in sorted(endings)) + ")"
+    if target_layers(model, names).keys() <= set(linear):
+        return names
+    return "|".join(re.escape(name) for name in linear if re.fullmatch(names, name))
+
+
+def require_listed(model: nn.Module, endings: list[str], method: str = "") -> list[str]:
+    """``endings``, if each of them names layers, and only such as take an adapter; arguments: :func:`linear_names`.
+
+    Raises:
+        UsageError: one does not.
+    """
+    names = linear_names(model, endings, method)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for ending in endings:
+        beside = [name for name in linear if _ends_in(name, ending) and not re.fullmatch(names, name)]
+        if beside:
+            raise UsageError(
+                f"finetune.target_modules: '{ending}' also names {beside[0]}, which takes no adapter; name more of the "
+                "ones that are meant"
+            )
+    return endings
 
 
 def target_layers(model: nn.Module, names: str) -> dict[str, nn.Linear]:

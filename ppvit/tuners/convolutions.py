@@ -24,7 +24,8 @@ def convolution_names(model: nn.Module, endings: list[str]) -> str:
     Raises:
         UsageError: an ending matches nothing.
     """
-    found = [name for name, module in model.named_modules() if _takes_lora(module, model)]
+    projection = patch_projection(model)
+    found = [name for name, module in model.named_modules() if module is not projection and _takes_lora(module)]
     for ending in endings:
         if not any(_ends_in(name, ending) for name in found):
             known = sorted({re.sub(r"^(.*?\d+\.)+(?=\D)", "", name) for name in found})
@@ -35,13 +36,8 @@ def convolution_names(model: nn.Module, endings: list[str]) -> str:
     return "|".join(re.escape(name) for name in chosen)
 
 
-def _takes_lora(module: nn.Module, model: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.groups == 1
-        and module.dilation == (1, 1)
-        and module is not patch_projection(model)
-    )
+def _takes_lora(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == 1 and module.dilation == (1, 1)
 
 
 def _ends_in(name: str, ending: str) -> bool:

@@ -24,7 +24,7 @@ from torch.nn import functional
 from ppvit.core.errors import UsageError
 from ppvit.tuners.base import TUNERS, Tuner, head_names
 from ppvit.tuners.extension import register
-from ppvit.tuners.structured import StructuredConfig, StructuredLinear, StructuredModel, Update, checked_targets
+from ppvit.tuners.structured import StructuredConfig, StructuredLinear, StructuredModel, Update, chosen_targets
 
 
 @dataclass
@@ -100,7 +100,7 @@ class HtaLora(Tuner):
         config = HtaConfig(
             form=self.form,
             dropout=self.settings.dropout,
-            target_modules=checked_targets(model, self.settings.target_modules or list(self.targets), self.form),
+            target_modules=chosen_targets(self, model, self.form),
             modules_to_save=head_names(model),
         )
         return get_peft_model(model, config)

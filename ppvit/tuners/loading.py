@@ -21,6 +21,7 @@ from ppvit.core.provenance import ADAPTER, ADAPTER_CONFIGURATION, RECORD
 from ppvit.core.reading import read_json
 from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.models.folders import StoredModel
+from ppvit.models.stems import token_order
 from ppvit.models.tensors import read_some, read_tensors, require_tensors
 from ppvit.models.weights_file import brief
 from ppvit.tuners.base import TUNERS
@@ -118,9 +119,15 @@ class _Stored:
         path, of_what = self.folder / ADAPTER, f"method {self.record.method}"
         expected = get_peft_model_state_dict(self.skeleton, save_embedding_layers=False)
         require_tensors(path, expected, of_what, "finetune")
-        tuned = self._extended(self.base.load(self.record.num_classes))
+        base = self.base.load(self.record.num_classes)
+        order = token_order(base)
+        tuned = self._extended(base)
         assert isinstance(tuned, PeftModel)
-        set_peft_model_state_dict(tuned, read_tensors(path, expected, of_what, "finetune"))
+        state = read_tensors(path, expected, of_what, "finetune")
+        for name, tensor in state.items():  # a patch embedding that trained as a whole has it too, and did not train it
+            if name.endswith(".token_order") and (order is None or not torch.equal(tensor, order)):
+                raise _refused(path, f"'{name}' is not that of the base, and {self.record.method} does not train it")
+        set_peft_model_state_dict(tuned, state)
         for name, parameter in tuned.named_parameters():
             mask = getattr(parameter, "structural_mask", None)  # see ppvit.tuners.melo
             if mask is not None and parameter[~mask].any():

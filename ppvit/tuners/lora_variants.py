@@ -12,7 +12,6 @@ from typing import Any, ClassVar, cast
 import torch
 from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model, initialize_lora_eva_weights
 from peft.tuners.lora import LoraLayer
-from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError, UsageError
@@ -165,7 +164,8 @@ class Eva(Lora):
 
     def _require_rows(self, model: PeftModel, batch: Tensor) -> None:
         with torch.no_grad():
-            tokens = cast(VisionTransformer, model.get_base_model()).forward_features(batch[:1]).shape[1]
+            base: Any = model.get_base_model()
+            tokens = base.forward_features(batch[:1]).numel() // base.num_features  # whatever the order of its axes
         directions = round(self.rho * self.settings.rank)
         if len(batch) * tokens < directions:
             raise UsageError(

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from ppvit.core.provenance import Made
+from ppvit.data.labels import ClassNumbers
 from ppvit.models import read_record
+from ppvit.models.mixing import mixing_axes
 from ppvit.models.tensors import read_some, tensor_names
 from ppvit.tuners.records import read_finetuned_record
 
@@ -23,20 +25,21 @@ def made_models(adapted: Path, finetuned: Path) -> tuple[Made, Made]:
     base = read_record(adapted, "adapt")
     if "blocks_sha256" in tuned:  # the model of `he` was trained on no adapted one
         base = {**base, "blocks_sha256": blocks_sha256(adapted)}
+    tuned = {"task": ClassNumbers.task, **tuned}  # which is not written
     return Made(finetuned, tuned, "finetune"), Made(adapted, base, "adapt")
 
 
 def blocks_sha256(adapted: Path) -> str:
     """SHA-256 of the weights in an adapted model's blocks, in hex: which checkpoint it is, whatever the key.
 
-    A key changes the first layer and the order of position embeddings, and nothing in the blocks. A model without
-    tensors named ``blocks.`` counts as a whole.
+    A key changes the first layer and the order of position embeddings, and in the blocks only what weighs patches in an
+    MLP-Mixer, which is left out. A model without tensors named ``blocks.`` counts as a whole.
 
     Raises:
         PpvitError: the weights are missing or damaged.
     """
     path = adapted / "model.safetensors"
-    names = sorted(tensor_names(path, "adapt"))
+    names = [name for name in sorted(tensor_names(path, "adapt")) if not mixing_axes(name)]
     digest = hashlib.sha256()
     for name in [each for each in names if each.startswith("blocks.")] or names:
         tensor = read_some(path, [name], "adapt")[name]

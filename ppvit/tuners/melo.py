@@ -5,13 +5,12 @@ Sources: MeLo (Zhu et al., arXiv 2311.08236); Lin, Imaizumi, Kiya, arXiv 2507.11
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from ppvit.core.errors import UsageError
+from ppvit.models.stems import TokenEmbedding, projection_name
 from ppvit.tuners.base import TUNERS, Tuner, head_names, keep_zero, linear_names
 
 
@@ -27,7 +26,10 @@ class Melo(Tuner):
 
     name = "melo"
     reads = ("rank", "alpha", "dropout")
-    unfrozen: ClassVar[tuple[str, ...]] = ()
+
+    def unfrozen(self, model: nn.Module) -> list[str]:
+        """Modules that train as a whole, besides the head."""
+        return []
 
     def attach(self, model: nn.Module) -> nn.Module:
         rank = self.settings.rank
@@ -35,8 +37,8 @@ class Melo(Tuner):
             r=2 * rank,
             lora_alpha=2 * self.settings.alpha,  # type: ignore[arg-type]  # peft takes any number
             lora_dropout=self.settings.dropout,
-            target_modules=linear_names(model, ["attn.qkv"]),
-            modules_to_save=[*head_names(model), *self.unfrozen],
+            target_modules=linear_names(model, ["attn.qkv"], self.name),
+            modules_to_save=[*head_names(model), *self.unfrozen(model)],
         )
         tuned = get_peft_model(model, config)
         for name, parameter in tuned.named_parameters():
@@ -68,4 +70,12 @@ class LoraPatch(Melo):
     """
 
     name = "lora_patch"
-    unfrozen = ("patch_embed.proj",)
+
+    def unfrozen(self, model: nn.Module) -> list[str]:
+        tokens = isinstance(getattr(model, "patch_embed", None), TokenEmbedding)
+        if not (name := "patch_embed.proj" if tokens else projection_name(model)):
+            raise UsageError(
+                f"finetune.method {self.name} trains the patch embedding, which {type(model).__name__} does not have; "
+                "use melo"
+            )
+        return [name]

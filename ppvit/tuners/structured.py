@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ppvit.core.errors import UsageError
-from ppvit.tuners.base import linear_names
+from ppvit.tuners.base import Tuner, require_listed
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel
 
 PARTS = ("q", "k", "v")
@@ -147,19 +147,25 @@ def split_target(ending: str) -> tuple[str, str]:
     return (f"{path}.qkv" if path else "qkv", last) if last in PARTS else (ending, WHOLE)
 
 
-def checked_targets(model: nn.Module, endings: list[str], form: str) -> list[str]:
-    """``endings``, if every one of them is found in the model.
+def checked_targets(model: nn.Module, endings: list[str], form: str, method: str = "") -> list[str]:
+    """``endings``, if every one of them is found in the model; ``method`` as of :func:`linear_names`.
 
     Raises:
         UsageError: one matches no linear layer, names rows twice, or names rows where whole layers are needed.
     """
     targets = [split_target(ending) for ending in endings]
-    linear_names(model, [module for module, _ in targets])
+    require_listed(model, [module for module, _ in targets], method)
     for module, part in targets:
         if part != WHOLE and (form == "adapter" or (module, WHOLE) in targets):
             why = "the output of whole layers only" if form == "adapter" else f"{module} already"
             raise UsageError(f"finetune.target_modules: '{part}' of {module}, but the method adapts {why}; remove it")
     return list(dict.fromkeys(endings))
+
+
+def chosen_targets(tuner: Tuner, model: nn.Module, form: str) -> list[str]:
+    """The layers that the user names, or those that a method of ours is for; see :func:`checked_targets`."""
+    named = tuner.settings.target_modules
+    return checked_targets(model, named or list(tuner.targets), form, "" if named else tuner.name)
 
 
 class Blocks(NamedTuple):

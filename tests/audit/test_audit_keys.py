@@ -245,7 +245,7 @@ def test_key_space_is_what_combinatorics_says(name, bits):
     assert found.says.startswith("Broken by patience" if bits < 64 else "Out of reach")
 
 
-@pytest.mark.parametrize("storage", ["float16", "uint8"])
+@pytest.mark.parametrize("storage", ["float32", "float16", "uint8"])
 def test_a_rotation_leaks_in_part_from_ciphertext_alone(storage):
     """Calibration of the specification: pictures that correlate by 0.5 or more with the plain ones."""
     cipher = make_cipher("orthogonal", Key(bytes(range(32))), SIZE, BLOCK, storage=storage)

@@ -176,7 +176,7 @@ def test_keygen_with_a_passphrase(tmp_path):
             "error: data/encrypted/digits/train/manifest.json is missing; "
             "run the stage that writes it: dvc repro encrypt",
         ),
-        (("adapt",), 1, "error: models/pretrained/vit_micro_patch4_32.safetensors is missing"),
+        (("adapt",), 1, "error: data/raw/digits/dataset.json is missing"),
     ],
 )
 def test_errors_are_one_line(project, arguments, code, told):

@@ -227,7 +227,9 @@ def prefixed(state: dict, prefix: str) -> dict:
     return {prefix + name: value for name, value in state.items()}
 
 
-@pytest.mark.parametrize("prefix", ["model.", "net.", "module.", "_orig_mod.", "model._orig_mod.", "module.model.", "a.b."])
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "module.", "_orig_mod.", "model._orig_mod.", "module.model.", "a.b."]
+)
 def test_a_network_in_wrappers(prefix, tmp_path):
     theirs = tiny()
     beside = {} if prefix in ("module.", "_orig_mod.") else {"criterion.weight": torch.ones(7)}

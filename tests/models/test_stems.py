@@ -11,15 +11,13 @@ from torch.nn import functional
 
 from ppvit.core.errors import UsageError
 from ppvit.models import model_input
+from ppvit.models.projections import KeyedProjection, expand_to_nibbles, scaled_nibbles
 from ppvit.models.stems import (
     AdaptivePermutation,
-    KeyedProjection,
     TokenEmbedding,
     add_adaptive_matrix,
-    expand_to_nibbles,
     install_stem,
     patch_projection,
-    scaled_nibbles,
     stem_of,
 )
 

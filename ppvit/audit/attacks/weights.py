@@ -1,10 +1,11 @@
 """Attack by comparison of weights: a model that was adapted to a key is the public checkpoint, rearranged by that key.
 
 Adaptation folds the normalisation, whose mean and std are public, and then permutes and negates columns of the patch
-embedding (or multiplies it by a matrix) and permutes rows of the position embedding (``ppvit.adaptation.embedding``).
-Whoever has the checkpoint therefore only has to find which column is which. Fine-tuning adds noise, so columns are
-compared by least squares under one-to-one assignment: the permutation of maximum likelihood for Gaussian noise of any
-size.
+embedding (or multiplies it by a matrix) and permutes rows of the position embedding, or what mixes patches in an
+MLP-Mixer (``ppvit.adaptation.embedding``). Whoever has the checkpoint therefore only has to find which column is which.
+Fine-tuning adds noise, so columns are compared by least squares under one-to-one assignment: the permutation of maximum
+likelihood for Gaussian noise of any size. A model that knows places in another way holds the order of the blocks as a
+list, which is read as it stands, with no checkpoint at all.
 
 Where the model was not adapted it holds no key, and the attack finds the identity, which is no better than a guess. But
 a patch embedding that was trained on ciphertext (`full`, `lora_patch`) has moved from public weights under the
@@ -13,17 +14,21 @@ influence of the key, so what training added is compared with the public weights
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from ppvit.adaptation.embedding import Embedding
 from ppvit.audit.base import attack
 from ppvit.audit.view import Finding, KeySpace, View, decrypt, nearest_rotation, not_attacked
 from ppvit.ciphers import AffineMap
-from ppvit.models.stems import expand_to_nibbles
+from ppvit.models.mixing import mixing_axes
+from ppvit.models.projections import expand_to_nibbles
+
+_REFINEMENTS = 5  # of the order of patches; it settles in two
 
 
 @attack(
@@ -45,7 +50,7 @@ def find(view: View) -> Iterator[Finding]:
     for variant, model, embedding in observed:
         key = recover_key(view.public, embedding, view.space, np.random.default_rng(view.seed))
         images = decrypt(view.encrypted, key, view.block_size)
-        needs = f"the public checkpoint and the {model} model"
+        needs = f"the public checkpoint and the {model} model" + _where_blocks_stand(embedding, view.space)
         yield Finding(needs, images, key, variant=variant, headline=not variant)
 
 
@@ -70,10 +75,8 @@ def recover_key(public: Embedding, observed: Embedding, space: KeySpace, rng: np
         rng: guesses the parts of which the model says nothing: no position embedding, or patches of another size.
     """
     key = space.guess(rng)
-    places, seen_places = public.positions, observed.positions
-    if space.scrambles and places is not None and seen_places is not None and len(places) == space.blocks:
-        # a bias that every position carries (see write_embedding) adds the same to every assignment
-        key = replace(key, block_permutation=match(seen_places.numpy() @ places.numpy().T))
+    if space.scrambles and (blocks := block_order(public, observed, space.blocks)) is not None:
+        key = replace(key, block_permutation=blocks)
     weight = (expand_to_nibbles(public.weight) if space.nibbles else public.weight).numpy()
     seen = (expand_to_nibbles(observed.weight) if space.nibbles and not observed.nibbles else observed.weight).numpy()
     if weight.shape != seen.shape[-2:] or weight.shape[1] != space.values:
@@ -87,6 +90,65 @@ def recover_key(public: Embedding, observed: Embedding, space: KeySpace, rng: np
     found = [_match_columns(kernel, weight, _of_position(key, t), space) for t, kernel in enumerate(kernels)]
     permutations, signs = zip(*found, strict=True)
     return replace(key, value_permutation=np.stack(permutations), sign=np.stack(signs))
+
+
+def block_order(public: Embedding, observed: Embedding, blocks: int) -> np.ndarray | None:
+    """The order of the blocks under which ``observed`` is most like ``public``, intp (N,); None where neither tells.
+
+    Args:
+        public, observed: as of :func:`recover_key`.
+        blocks: N.
+    """
+    if observed.order is not None and len(observed.order) == blocks:
+        return np.argsort(observed.order.numpy())  # given in the clear: patch i is block order[i] of the ciphertext
+    places, seen = public.positions, observed.positions
+    if places is not None and seen is not None and len(places) == len(seen) == blocks:
+        # a bias that every position carries (see write_embedding) adds the same to every assignment
+        return match(seen.numpy() @ places.numpy().T)
+    if public.mixing and public.mixing.keys() == observed.mixing.keys():
+        return _order_of_mixing(public.mixing, observed.mixing)
+    return None
+
+
+def _order_of_mixing(public: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> np.ndarray:
+    """The order of the patches in weights that mix them; those between patches and patches have two axes to reorder.
+
+    Sorted, a row says which patch it is of whatever the order of its columns; once that is known, the columns can be
+    put in order too, so that rows are compared value by value.
+    """
+
+    def features(weights: Mapping[str, Tensor], columns: np.ndarray | None) -> np.ndarray:
+        found = []
+        for name, tensor in weights.items():
+            values, axes = tensor.numpy(), mixing_axes(name)
+            if len(axes) == 2:
+                pairs = np.stack([values, values.T])  # rows and columns of every patch
+                pairs = np.sort(pairs) if columns is None else pairs[..., columns]
+                found.append(np.concatenate([*pairs, np.diagonal(values)[:, None]], axis=1))
+            else:
+                found.append(np.moveaxis(values, axes[0], 0).reshape(values.shape[axes[0]], -1))
+        return np.concatenate(found, axis=1)
+
+    order = match(_closeness(features(observed, None), features(public, None)))
+    for _ in range(_REFINEMENTS if any(len(mixing_axes(name)) == 2 for name in public) else 0):
+        # W^[t, u] = W[kb[t], kb[u]]: column kb[u] of the public weights is column u
+        order = match(_closeness(features(observed, np.argsort(order)), features(public, np.arange(len(order)))))
+    return order
+
+
+def _closeness(seen: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Inner products about the mean, in units of each column's deviation: (N, d) and (N, d) to (N, N)."""
+    middle, scale = known.mean(axis=0), known.std(axis=0) + np.finfo(float).tiny
+    return np.asarray(((seen - middle) / scale) @ ((known - middle) / scale).T)
+
+
+def _where_blocks_stand(observed: Embedding, space: KeySpace) -> str:
+    """What gave the order of the blocks away, as the end of a sentence about a model."""
+    if not space.scrambles:
+        return ""
+    if observed.order is not None:
+        return ", in which the order of the blocks is given in the clear"
+    return ", whose weights between patches tell their order" if observed.mixing else ""
 
 
 def _match_columns(
