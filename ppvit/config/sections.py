@@ -100,7 +100,7 @@ class Model(Section):
         "overlap; with cipher.name=none or adapt.enabled=false also ResNets: timm's, or resnet18_cifar for 32 px",
     )
     checkpoint: Text = NO_MODEL
-    """leave as it is for the weights that come with ppvit or from timm's hub; or the path of your own weights file"""
+    """leave as it is for the weights that come with ppvit or from timm's hub; or the path of your own file or folder"""
     pretrained: bool = True
     """false starts from random weights: for baselines, and for networks that have no others"""
     mean: Normalization = Field([])
