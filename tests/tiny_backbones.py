@@ -21,7 +21,7 @@ def _made(name: str, create: Callable[..., torch.nn.Module], variant: str, **arg
     """Register a network with timm as ``name``: ``create`` for the variant of timm, with other arguments."""
 
     def build(pretrained: bool = False, **given: Any) -> torch.nn.Module:
-        return create(variant, pretrained=False, **{**arguments, **given})
+        return create(variant, pretrained=pretrained, **{**arguments, **given})
 
     build.__name__, build.__module__ = name, __name__
     register_model(build)

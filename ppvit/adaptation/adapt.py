@@ -36,9 +36,18 @@ from ppvit.adaptation.positions import position_offset, position_table
 from ppvit.ciphers import Cipher
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import Backbone, model_input
+from ppvit.models.mixing import mixing_weights
 from ppvit.models.projections import PatchProjection
 from ppvit.models.refusals import why_not
-from ppvit.models.stems import install_stem, normalize_input, patch_projection, patch_side
+from ppvit.models.stems import (
+    install_stem,
+    normalize_input,
+    patch_projection,
+    patch_side,
+    projection_name,
+    stem_of,
+    token_order,
+)
 
 TOLERANCE_FLOAT64 = 1e-6  # largest accepted logit difference; measured ones are near 1e-13
 TOLERANCE_FLOAT32 = 1e-3
@@ -135,6 +144,20 @@ def adapt_model(
             "a way that adaptation does not reach; set adapt.enabled=false"
         )
     return differences
+
+
+def way_of(model: nn.Module) -> str:
+    """Where an adapted model has the order of the blocks, and who can load it: the end of a sentence about it."""
+    if token_order(model) is not None:
+        where = f"in '{projection_name(model)}.token_order'"
+    elif mixing_weights(model):
+        where = "in its weights between patches"
+    elif position_table(model) is not None:
+        where = "in its position embedding"
+    else:
+        where = "nowhere, since it stays as it is"
+    loads = "plain timm loads it as well" if stem_of(model) is None else "only ppvit loads it, plain timm stops"
+    return f"{where}; {loads}"
 
 
 def make_token_model(model: nn.Module, cipher: Cipher) -> None:
