@@ -73,12 +73,17 @@ def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]
             "num_classes": model.num_classes,
             # for other colours or classes than these timm drops the layers that it knows by these names, and then loads
             # whatever else fits, with a warning: a first layer that it does not know must stop it
-            "first_conv": None if stem else timms.get("first_conv", "patch_embed.proj"),
-            "classifier": None if stem else timms.get("classifier", "head"),
+            "first_conv": None if stem else _as_written(timms.get("first_conv", "patch_embed.proj")),
+            "classifier": None if stem else _as_written(timms.get("classifier", "head")),
         },
         "ppvit": record,
         **({"stem": stem} if stem else {}),
     }
+
+
+def _as_written(names: Any) -> Any:
+    """Names of modules as JSON has them: distilled models have two heads, in a tuple."""
+    return list(names) if isinstance(names, tuple) else names
 
 
 def read_configuration(folder: Path, made_by: str) -> ModelConfiguration:

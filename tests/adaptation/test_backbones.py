@@ -418,7 +418,7 @@ def test_refusals_give_the_true_reason(architecture, reason, key):
 
 
 def test_networks_without_a_size_are_built_for_any(tmp_path):
-    """From a weights file of their own, with its classes; what no key can be undone in is refused before any weights."""
+    """From a weights file, with its classes; what no key can be undone in is refused before any weights."""
     path = tmp_path / "weights.safetensors"
     model = network("test_convnext", num_classes=5).model
     save_file(model.state_dict(), path)
