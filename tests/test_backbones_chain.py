@@ -1,24 +1,19 @@
 """One network of every kind of positions through all stages: what it computes, what it leaks, what leaves the house."""
 
-from dataclasses import replace
-
 import pytest
 import timm
 import torch
 from conftest import make_config, make_places, read_result, write_raw
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_backbones import KINDS, ORDERED, PATCH_4, TABLES
+from tiny_backbones import KINDS, ORDERED, PATCH_4
 
-from ppvit.adaptation.rekey import move_model
-from ppvit.ciphers import make_cipher, keys
+from ppvit.ciphers import keys
 from ppvit.ciphers.keyed import load_cipher
-from ppvit.core.errors import UsageError
 from ppvit.data.plain import PlainImages
 from ppvit.export import export
-from ppvit.models import backbone_of, load_model, model_input
+from ppvit.models import load_model, model_input
 from ppvit.models.stems import projection_name, token_order
-from ppvit.tuners import load_adapter, load_finetuned
 from ppvit.verbs import adapt, audit, encrypt, evaluate, finetune, verify
 
 OLD, NEW = keys.Key(bytes(range(32))), keys.Key(bytes(range(1, 33)))
