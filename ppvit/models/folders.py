@@ -72,7 +72,9 @@ def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]
             "std": [0.5, 0.5, 0.5],
             "num_classes": model.num_classes,
             "first_conv": timms.get("first_conv", "patch_embed.proj"),
-            "classifier": timms.get("classifier", "head"),
+            # where timm knows the head it drops it for other numbers of classes, and then loads whatever else fits,
+            # with a warning: a first layer that it does not know must stop it
+            "classifier": None if stem else timms.get("classifier", "head"),
         },
         "ppvit": record,
         **({"stem": stem} if stem else {}),
@@ -166,7 +168,7 @@ class StoredModel:
         for name in sorted(would.keys() | written.keys()):
             if would.get(name) != written.get(name):
                 raise self._refused(f"'{name}' is not what {said.architecture} has")
-        cast(dict[str, Any], model.pretrained_cfg).update(said.pretrained_cfg.model_dump())
+        cast(dict[str, Any], model.pretrained_cfg).update(said.pretrained_cfg.model_dump(exclude_none=True))
         return model
 
     def _refused(self, why: str) -> PpvitError:

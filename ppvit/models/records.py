@@ -71,7 +71,7 @@ class Pretrained(Record):
     """What timm says of checkpoints, ``pretrained_cfg``: how pictures are prepared, and where head and first layer are.
 
     Attributes:
-        first_conv, classifier: names of modules; distilled models have two heads.
+        first_conv, classifier: names of modules; distilled models have two heads, models with a stem say none.
     """
 
     input_size: Annotated[list[_Size], Field(min_length=3, max_length=3)]
@@ -81,7 +81,7 @@ class Pretrained(Record):
     std: Annotated[list[float], Field(min_length=3, max_length=3)]
     num_classes: Annotated[int, Field(ge=0, le=2**20)]
     first_conv: _Modules
-    classifier: _Modules
+    classifier: _Modules | None
 
 
 class ModelConfiguration(Record):
