@@ -8,8 +8,21 @@ from typing import Any
 
 import timm.models as timm
 import torch
-from timm.models import beit, cait, convit, convnext, eva, focalnet, mlp_mixer, naflexvit, register_model
-from timm.models import swin_transformer, swin_transformer_v2, vision_transformer_relpos, vision_transformer_sam
+from timm.models import (
+    beit,
+    cait,
+    convit,
+    convnext,
+    eva,
+    focalnet,
+    mlp_mixer,
+    naflexvit,
+    register_model,
+    swin_transformer,
+    swin_transformer_v2,
+    vision_transformer_relpos,
+    vision_transformer_sam,
+)
 
 _VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 _MIXER = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_blocks": 2}
@@ -86,3 +99,4 @@ ORDERED = {  # timm alone stops at them: the patch projection puts the patches i
 }  # fmt: skip
 KINDS = TABLES | ORDERED
 PATCH_4 = {"swin", "swinv2", "convnext", "focalnet"}
+MIXERS = {"mixer", "gmixer", "resmlp", "gmlp"}
