@@ -405,7 +405,7 @@ OVERLAP, STEM = (
         ("focalnet_large_fl3", OVERLAP.format("7 x 7")),
         ("crossvit_9_240", r"it cuts patches of two sizes at once \(12 and 16 pixels\)"),
         ("tnt_s_patch16_224", "pixels inside its patches are tokens of their own"),
-        ("tresnet_m", r"pixels are moved into 48 channels before its first convolution"),
+        ("tresnet_m", "takes 48 channels that are made of pixels before"),
     ],
 )
 def test_refusals_give_the_true_reason(architecture, reason, key):
