@@ -11,6 +11,8 @@ import jinja2
 import matplotlib.figure
 import numpy as np
 
+from ppvit.ciphers import Cipher
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import printable
 from ppvit.core.files import atomic_output
@@ -24,6 +26,7 @@ from ppvit.report.compare import WAYS, three_ways
 from ppvit.report.pictures import examples, over_ciphers, recovered
 
 NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which would overlap
+_SHORT_SIDE = 4  # of a block in pixels: 48 values and less
 _NAME_LETTERS = 24  # of a class in a drawing
 
 
@@ -54,6 +57,7 @@ def write_page(config: Config, places: Places) -> str:
         values=values,
         summary=summary,
         verdict=values["audit"]["verdict"],
+        short_key=short_key(load_cipher(config)),
         warning=unconfirmed(values),
         attacks=told.rows,
         threats=threat_rows(values["threats"]),
@@ -120,6 +124,21 @@ def summary_rows(values: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         rows.append(("accuracy under attack, strongest attacker", _percent(robust)))
     rows.append(("leak so far", values["audit"]["verdict"]))
     return rows
+
+
+def short_key(cipher: Cipher) -> str:
+    """A sentence where blocks are so small that the part of the key which acts inside them is short; else empty."""
+    form = cipher.affine_map()
+    blocks_alone = form is not None and form.matrix is None and form.sign.min() > 0
+    if form is not None and blocks_alone:
+        blocks_alone = bool((form.value_permutation == np.arange(form.value_permutation.shape[-1])).all())
+    if not cipher.keyed or blocks_alone or cipher.block_size > _SHORT_SIDE:
+        return ""
+    return (
+        f"Patches of {cipher.block_size} x {cipher.block_size} pixels make blocks of {cipher.values} values, so what the "
+        f"key does inside a block is short: those of 16 x 16 pixels have {3 * 16**2}. Fewer images tell the values of a "
+        "block apart."
+    )
 
 
 def _percent(value: float) -> str:
