@@ -132,12 +132,3 @@ def _holds_key(name: str, projection: str) -> bool:
     parts = name.split(".")
     first = parts[0] in _FIRST or bool(_KEYED & set(parts)) or (projection and name.startswith(f"{projection}."))
     return bool(first or parts[-1] == "token_order" or mixing_axes(name))
-<<<<<<< HEAD
-=======
-
-
-def _heads(adapted: Path) -> tuple[str, ...]:
-    """Beginnings of the names of the classification head's tensors; distilled models have two heads."""
-    classifier = read_configuration(adapted, "adapt").pretrained_cfg.classifier or []
-    return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
->>>>>>> main

@@ -62,12 +62,8 @@ def write_page(config: Config, places: Places) -> str:
         headline=headline,
         summary=summary,
         verdict=values["audit"]["verdict"],
-<<<<<<< HEAD
         short_key=short_key(load_cipher(config)),
-        warning=unconfirmed(values),
-=======
         warning=unconfirmed(values, headline),
->>>>>>> main
         attacks=told.rows,
         threats=threat_rows(values["threats"]),
         sentences=told.sentences,
@@ -162,9 +158,9 @@ def short_key(cipher: Cipher) -> str:
     if not cipher.keyed or blocks_alone or cipher.block_size > _SHORT_SIDE:
         return ""
     return (
-        f"Patches of {cipher.block_size} x {cipher.block_size} pixels make blocks of {cipher.values} values, so the part "
-        f"of the key that acts inside a block is short: blocks of 16 x 16 pixels have {3 * 16**2}. Fewer images tell the "
-        "values of a block apart."
+        f"Patches of {cipher.block_size} x {cipher.block_size} pixels make blocks of {cipher.values} values, so what "
+        f"the key does inside a block is short: blocks of 16 x 16 pixels have {3 * 16**2}. Fewer images tell the values "
+        "of a block apart."
     )
 
 
