@@ -5,7 +5,7 @@
 Compared, on one core, at 224 px, on photographs and (where `PPVIT_ASSETS` names the folder) upscaled CIFAR-10 images,
 plain and encrypted with `block`: bytes against raw pixels, writing and reading speed of stored PNG
 (`ppvit.data.images.encode_png`), Pillow's PNG at its default and at level 0, lossless WebP, PPM, NPY and zstd. PNG and
-WebP are read by `ppvit.data.images.decode`, as the loader does.
+WebP are read by `ppvit.data.decoding.decode`, as the loader does.
 Aim: encrypted photographs do not compress, so choose by speed among the formats that everybody's loader reads.
 PPM and NPY are faster, but timm looks for png and few image loaders read NPY.
 """
@@ -23,7 +23,7 @@ from timing import alternate, benchmark, one_core, print_table, spread
 
 from ppvit.ciphers import make_cipher
 from ppvit.ciphers.keys import DEMO_KEY
-from ppvit.data import images
+from ppvit.data import decoding, images
 
 SIZE, COUNT, ROUNDS = 224, 16, 7
 
@@ -52,7 +52,7 @@ def _write_npy(image: np.ndarray) -> bytes:
 
 
 def _decode(data: bytes) -> np.ndarray:
-    return images.decode(data, "benchmark")
+    return decoding.decode(data, "benchmark")
 
 
 def formats() -> dict[str, Format]:

@@ -30,6 +30,7 @@ from ppvit.evaluation.shards import score_shards
 from ppvit.models import load_backbone, read_record, save_model
 from ppvit.training.finetuning import finetune as train
 from ppvit.tuners import save_finetuned
+from ppvit.tuners.records import read_finetuned_record
 
 
 def import_images(
@@ -42,6 +43,11 @@ def import_images(
     seed: int = 0,
     resize_filter: str = "bicubic",
     crop: str = "center",
+    value_range: Sequence[float] = (),
+    window: Sequence[float] = (),
+    frames: str = "error",
+    bad_images: str = "error",
+    duplicates: str = "warn",
 ) -> dict[str, PlainImages]:
     """Take images as they are, as raw shards, and give them at one size.
 
@@ -52,7 +58,8 @@ def import_images(
         dataset: another kind of source, see ``ppvit list datasets``.
         test_fraction: share held out as test, stratified, where the source has no test split.
         seed: which images are held out, and the order of all.
-        resize_filter, crop: as of the section ``encrypt``.
+        resize_filter, crop, value_range, window: as of the section ``encrypt``.
+        bad_images, duplicates, frames: as of the section ``dataset``.
 
     Returns:
         ``train`` and ``test`` images; ``.classes`` are the names of the classes.
@@ -62,10 +69,20 @@ def import_images(
         PpvitError: images are missing or damaged.
     """
     require_apart(Path(source), Path(out))
-    settings = checked(Dataset, name=dataset, path=str(source), image_size=image_size, seed=seed)
-    resizing = checked(Encrypt, resize_filter=resize_filter, crop=crop)
-    write_raw(open_source(dataset, Path(source), cache_folder(), test_fraction, seed), dataset, Path(out))
-    return {split: PlainImages(Path(out), split, settings, resizing) for split in SPLITS}
+    settings = checked(
+        Dataset,
+        name=dataset,
+        path=str(source),
+        image_size=image_size,
+        seed=seed,
+        bad_images=bad_images,
+        duplicates=duplicates,
+        frames=frames,
+    )
+    given = {"value_range": [*map(float, value_range)], "window": [*map(float, window)]}
+    preparing = checked(Encrypt, resize_filter=resize_filter, crop=crop, **given)
+    write_raw(open_source(dataset, Path(source), cache_folder(), test_fraction, seed), settings, Path(out))
+    return {split: PlainImages(Path(out), split, settings, preparing) for split in SPLITS}
 
 
 def encrypt_images(
@@ -150,7 +167,7 @@ def finetune(
 
 
 def evaluate(encrypted: Path | str, adapted: Path | str, finetuned: Path | str) -> dict[str, Any]:
-    """Accuracy, cross-entropy and calibration on the encrypted test images.
+    """Accuracy, cross-entropy and calibration on the encrypted test images; multi-label, AUROC and average precision.
 
     Raises:
         PpvitError: shards or models are missing, damaged or not made for each other.
@@ -166,6 +183,7 @@ def predict(
     *,
     resize_filter: str = "bicubic",
     crop: str = "center",
+    frames: str = "error",
 ) -> np.ndarray:
     """Encrypt plain images and classify them.
 
@@ -173,10 +191,11 @@ def predict(
         images: files, or pixels, uint8 (n, H, W, 3), of the cipher's size.
         cipher: with the key under which the model was trained.
         adapted, finetuned: folders of the model.
-        resize_filter, crop: of files: as given to :func:`import_images`.
+        resize_filter, crop, frames: of files: as given to :func:`import_images`. The range of grey values above 8 bits
+            is that of the shards that the model was trained on.
 
     Returns:
-        Probability of every class, float32, (n, C).
+        Probability of every class, float32, (n, C); each image's add up to 1, or multi-label, each is its own.
 
     Raises:
         PpvitError: an image cannot be read; a model of another key, cipher or size.
@@ -185,6 +204,8 @@ def predict(
     if isinstance(images, np.ndarray):
         plain = images
     else:
-        plain = read_images([Path(each) for each in images], cipher.image_size, resize_filter, crop)
+        value_range = read_finetuned_record(Path(finetuned)).get("value_range")
+        paths = [Path(each) for each in images]
+        plain = read_images(paths, cipher.image_size, resize_filter, crop, value_range, frames)
         asked = Made("the images to predict", {"resize_filter": resize_filter, "crop": crop})
     return probabilities(plain, cipher, Path(adapted), Path(finetuned), asked).numpy()

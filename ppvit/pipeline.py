@@ -103,18 +103,34 @@ def _model_read_by_he(config: Config) -> set[str]:
     return set(type(config.model).model_fields) if config.he.features == "backbone" else set()  # pixels need no model
 
 
+def _dataset_read_by_download(config: Config) -> set[str]:
+    from ppvit.datasets import CHOICES, DATASETS
+
+    read = getattr(DATASETS[config.dataset.name], "reads", ())
+    return set(type(config.dataset).model_fields) - (set(CHOICES) - set(read))
+
+
 # sections of which only a part is read, depending on what is chosen; in all stages, or in one
 _READS: dict[str, Callable[[Config], set[str]]] = {
     "cipher": _cipher_reads,
     "finetune": _finetune_reads,
     "adversarial": _adversarial_reads,
     "audit": _audit_reads,
+    "download.dataset": _dataset_read_by_download,
     "he": _he_reads,
     "he.model": _model_read_by_he,
 }
 
-_IMAGES = ("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.seed")
-_RESIZE = ("encrypt.resize_filter", "encrypt.crop")
+_IMAGES = (
+    *("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.frames"),
+    *("dataset.first_images", "dataset.seed"),
+)
+_PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
+_DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
+# what only some data sets read: ppvit.datasets.CHOICES, whose import the help of the command does not need
+_CHOICES = tuple(
+    f"dataset.{name}" for name in ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")
+)
 _BACKBONE = ("model.name", "model.checkpoint", "model.pretrained")
 _EVERYTHING: tuple[str, ...] = (
     *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
@@ -140,7 +156,7 @@ STAGES: dict[str, Stage] = {
             "download",
             "owner",
             "Fetch a data set, or take your own, as plain shards.",
-            ("dataset.name", "dataset.path", "dataset.seed", "download"),
+            ("dataset.name", "dataset.path", *_DOWNLOADED, "dataset.seed", *_CHOICES, "download"),
             (),
             ("raw",),
         ),
@@ -156,7 +172,7 @@ STAGES: dict[str, Stage] = {
             "adapt",
             "owner",
             "Adapt pretrained weights to the key, exactly.",
-            ("dataset.name", "dataset.image_size", "cipher", *_RESIZE, "model", "adapt"),
+            ("dataset.name", "dataset.image_size", "cipher", "dataset.frames", *_PREPARE, "model", "adapt"),
             ("raw", "embedded"),
             ("adapted", "results"),
         ),
@@ -192,9 +208,10 @@ STAGES: dict[str, Stage] = {
                 "dataset.name",
                 "dataset.image_size",
                 "dataset.test_fraction",
+                "dataset.frames",
                 "dataset.seed",
                 "cipher",
-                *_RESIZE,
+                *_PREPARE,
                 "verify",
             ),
             ("raw", "adapted", "finetuned"),
@@ -204,7 +221,7 @@ STAGES: dict[str, Stage] = {
             "audit",
             "owner",
             "Attack the privacy of what the trainer sees, and measure what leaks.",
-            (*_IMAGES, "cipher", *_RESIZE, *_BACKBONE, "audit"),
+            (*_IMAGES, "cipher", *_PREPARE, *_BACKBONE, "audit"),
             ("raw", "embedded", *_TRAINED),
             ("pictures", "results"),
         ),
@@ -212,7 +229,7 @@ STAGES: dict[str, Stage] = {
             "threats",
             "owner",
             "Measure robustness to adversarial images made with the key, the weights, other models or nothing.",
-            (*_IMAGES, "cipher", *_RESIZE, "model", "adapt", *_ADVERSARY, "threats"),
+            (*_IMAGES, "cipher", *_PREPARE, "model", "adapt", *_ADVERSARY, "threats"),
             ("raw", "embedded", "adapted", "finetuned"),
             ("results",),
         ),
@@ -220,7 +237,7 @@ STAGES: dict[str, Stage] = {
             "he",
             "both",
             "Train a linear head on CKKS ciphertexts: all parties, or one of them by its own verb.",
-            (*_IMAGES, *_RESIZE, *_BACKBONE, "he"),
+            (*_IMAGES, *_PREPARE, *_BACKBONE, "he"),
             ("raw", "embedded"),
             ("he", "results"),
         ),

@@ -22,6 +22,7 @@ from typing import Any
 from study import ROOT, Variant
 
 from ppvit.config import NO_MODEL, Config
+from ppvit.core.files import as_json
 from ppvit.core.reading import read_json, sha256_of
 from ppvit.core.results import environment, read_times
 from ppvit.pipeline import STAGES
@@ -81,7 +82,7 @@ class Run:
             self.stage("download")
         checkpoint = self.config.model.checkpoint
         weights = self.places.embedded if checkpoint == NO_MODEL else ROOT / checkpoint
-        both = _sha256(self.places.raw / "dataset.json") + _sha256(weights)
+        both = _images_sha256(self.places.raw / "dataset.json") + _sha256(weights)
         return hashlib.sha256(both.encode()).hexdigest()[:16]
 
     def is_current(self) -> bool:
@@ -141,3 +142,10 @@ def _stage(name: str, config: Config, places: Places) -> dict[str, Any]:
 @functools.cache
 def _sha256(path: Path) -> str:
     return sha256_of(path)
+
+
+def _images_sha256(description: Path) -> str:
+    """Of what says which images there are; the SHA-256 that the whole file had before it told of checks."""
+    told = read_json(description, "download")
+    kept = {name: value for name, value in told.items() if name not in ("wide", "checks")}
+    return hashlib.sha256(as_json(kept).encode()).hexdigest()

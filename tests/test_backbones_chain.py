@@ -186,8 +186,12 @@ def test_trained_first_layers_are_key_material_and_move_to_another_key(kind, met
 def uncalled(tuned):
     """The adapted layers that a forward pass does not go through."""
     left = {module: name for name, module in tuned.named_modules() if isinstance(module, BaseTunerLayer)}
-    for module in left:
-        module.register_forward_hook(lambda module, *_: left.pop(module, None))
+
+    def called(module, *_):
+        left.pop(module, None)
+
+    for module in list(left):
+        module.register_forward_hook(called)
     logits(tuned, torch.zeros(1, 3, 32, 32))
     return list(left.values())
 

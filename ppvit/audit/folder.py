@@ -19,11 +19,11 @@ from ppvit.core.files import atomic_output, require_apart, write_json
 from ppvit.core.git import keep_out_of_git
 from ppvit.core.reading import read_bounded
 from ppvit.core.results import Stopwatch
-from ppvit.data import images
+from ppvit.data import decoding
+from ppvit.data.decoded import Decoded
 from ppvit.data.pictures import image_grid
 from ppvit.data.tar_index import IMAGE_BYTES
 
-_ENDINGS = (".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")  # lossless; JPEG would have damaged most ciphertext
 _MOST = 100  # images that are pooled
 _SIDE = 4096  # pixels; dataset.image_size is no more
 _PIXELS = 2**26  # of all pictures together; fewer large ones are taken
@@ -50,7 +50,7 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
         PpvitError: a picture cannot be read.
     """
     require_apart(folder, out)
-    encrypted = read_folder(folder)
+    encrypted, lossy = read_folder(folder)
     size = encrypted.shape[1]
     if block_size is not None and (block_size < 2 or size % block_size):
         raise UsageError(f"--block-size {block_size} does not divide the side of the pictures, {size} pixels")
@@ -58,6 +58,7 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
     block_size = block_size or guess_block_size(encrypted)
     values: dict[str, Any] = {
         "images": len(encrypted),
+        "lossy_images": lossy,
         "image_size": size,
         "block_size": block_size,
         "block_size_guessed": guessed,
@@ -80,8 +81,10 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
         write_json(temporary / "audit.json", values)
     width = max(len(row[0]) for row in rows)
     table = [f"{name:<{width}}  {like}  {picture}".rstrip() for name, like, picture in rows]
-    block = f"{len(encrypted)} pictures, {size} px, blocks of {block_size} px{' (guessed)' if guessed else ''}"
-    return "\n".join([block, "likeness to a picture, 0 noise .. 1 smooth:", *table, str(values["verdict"])])
+    told = f"{len(encrypted)} pictures, {size} px, blocks of {block_size} px{' (guessed)' if guessed else ''}"
+    if lossy:  # as pictures come from social networks
+        told += f"; {lossy} of them are JPEG or as lossy, which damaged the ciphertext and may hide what leaks"
+    return "\n".join([told, "likeness to a picture, 0 noise .. 1 smooth:", *table, str(values["verdict"])])
 
 
 def _pool(encrypted: np.ndarray, block_size: int, seed: int) -> np.ndarray:
@@ -121,8 +124,10 @@ def _verdict(values: dict[str, Any]) -> str:
     return "Nothing found: none of these attacks made anything like a picture. That is no proof of security."
 
 
-def read_folder(folder: Path) -> np.ndarray:
-    """All pictures of a folder: uint8, (n, H, H, 3).
+def read_folder(folder: Path) -> tuple[np.ndarray, int]:
+    """All pictures of a folder: uint8, (n, H, H, 3), and how many of them were stored with loss.
+
+    Grey values above 8 bits all take the range of the folder to 0..255.
 
     Raises:
         UsageError: there are none, their sizes differ, or they are not square.
@@ -130,34 +135,50 @@ def read_folder(folder: Path) -> np.ndarray:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; name one that holds encrypted pictures")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
+    paths = sorted(path for path in folder.rglob("*") if _is_picture(path.relative_to(folder)))
     if not paths:
-        raise UsageError(f"{folder} holds no pictures ({', '.join(_ENDINGS)}); name a folder that does")
-    width, height = _size(paths[0])
+        endings = ", ".join(sorted(decoding.IMAGE_EXTENSIONS))
+        raise UsageError(f"{folder} holds no pictures ({endings}); name a folder that does")
+    first, (width, height) = _read(paths[0])
     if height != width:
         raise UsageError(f"{paths[0]} has {width} x {height} pixels; the attacks need square pictures")
     if width > _SIDE:
         raise UsageError(f"{paths[0]} has {width} x {height} pixels; the attacks take pictures of up to {_SIDE} pixels")
-    pictures: list[np.ndarray] = []
+    pictures: list[Decoded] = []
+    lossy = 0
     for path in paths[: min(2 * _MOST, max(_SHOWN, _PIXELS // width**2))]:
-        if (found := _size(path)) != (width, height):  # before anything is decoded
+        data, found = _read(path) if pictures else (first, (width, height))
+        if found != (width, height):  # before anything is decoded
             raise UsageError(
                 f"{path} has {found[0]} x {found[1]} pixels and {paths[0].name} has {width} x {height}; "
                 "audit pictures of one size at a time"
             )
-        pictures.append(images.decode(read_bounded(path, IMAGE_BYTES), str(path)))
-    return np.stack(pictures)
+        pictures.append(decoding.decoded(data, str(path)))
+        lossy += decoding.is_lossy(data)
+    return np.stack(_alike(pictures)), lossy
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height as the file says; pixels are not decoded."""
+def _is_picture(path: Path) -> bool:
+    return decoding.image_extension(path.name) is not None and not decoding.is_noise(path.parts)
+
+
+def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
+    """A file, and the width and height that it says; pixels are not decoded."""
+    data = read_bounded(path, IMAGE_BYTES)
     try:
-        with images.opened(read_bounded(path, IMAGE_BYTES)) as picture:
-            return picture.size
-    except PpvitError:
-        raise
-    except Exception as error:  # Pillow's readers name none of those that a damaged file ends in
-        raise PpvitError(f"{path}: this image cannot be decoded ({error}); replace or remove it") from None
+        return data, decoding.size_of(data, decoding.image_extension(path.name))
+    except PpvitError as error:
+        raise PpvitError(f"{path}: {error}") from None
+    except Exception as error:  # readers name none of those that a damaged file ends in
+        why = decoding.reason(error)
+        raise PpvitError(f"{path}: this image cannot be decoded ({why}); replace or remove it") from None
+
+
+def _alike(pictures: list[Decoded]) -> list[np.ndarray]:
+    wide = [each.values for each in pictures if each.values.dtype != np.uint8]
+    low, high = (min(v.min() for v in wide), max(v.max() for v in wide)) if wide else (0, 255)
+    value_range = float(low), float(high if high > low else low + 1)
+    return [decoding.to_rgb(each.values, value_range, each.inverted) for each in pictures]
 
 
 def likeness(pictures: np.ndarray, block_size: int) -> float:

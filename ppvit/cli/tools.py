@@ -24,12 +24,18 @@ def show(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("show.png"),
     count: Annotated[int, typer.Option(help="Number of images.")] = 4,
     ciphers: Annotated[bool, typer.Option("--ciphers", help="One image under every cipher instead.")] = False,
+    findings: Annotated[
+        bool, typer.Option("--findings", help="Print what download found: bad files, duplicates, two labels; as CSV.")
+    ] = False,
     **places: Path | None,
 ) -> None:
     """Draw images plain, encrypted and decrypted side by side, as a PNG (owner)."""
     config = load(params, overrides)
     from ppvit.verbs import show
 
+    if findings:
+        print(show.findings(config, places_of(config, places)), end="")
+        return
     show.run(config, places_of(config, places), out, count, ciphers)
     print(out)
 
@@ -40,16 +46,23 @@ def predict(
     ],
     overrides: Overrides = None,
     params: Params = PARAMS,
-    top: Annotated[int, typer.Option(help="Number of classes to print.", min=1)] = 3,
+    top: Annotated[
+        int | None, typer.Option(help="Number of classes to print; by default 3, of several labels all.", min=1)
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability above which one of several labels is printed; by default 0.5.", min=0, max=1),
+    ] = None,
     **places: Path | None,
 ) -> None:
     """Encrypt images with the key and classify them with the fine-tuned model (owner)."""
     config = load(params, overrides)
     from ppvit.verbs import predict
 
-    answers = predict.run(config, places_of(config, places), images, top)
+    answers = predict.run(config, places_of(config, places), images, top, threshold)
     for image, predictions in zip(images, answers, strict=True):
-        print(f"{image}: " + ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions))
+        told = ", ".join(f"{each.name} {each.percent:.1f} %" for each in predictions)
+        print(printable(f"{image}: {told or 'no label above the threshold'}"))
 
 
 def export(

@@ -24,6 +24,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, le=1e300)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 _Number = Annotated[float, Field(ge=-1e300, le=1e300)]
@@ -35,7 +36,8 @@ _KINDS: dict[str, Any] = {
     r"(finetuned|adapted)_id": Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}\z")],
     r"(\w+_)?percent|key_percent_of_\w+": Percent,
     r"(\w+_)?ssim(_of_\w+)?": Annotated[float, Field(ge=-1, le=1)],
-    r"\w+_(bytes|images|epoch|steps|surrogates|queries)|images|(trainable_)?parameters|epochs|seed": Count,
+    r"(\w+_)?auroc|average_precision|f1": Share,
+    r"\w+_(bytes|labels|images|epoch|steps|surrogates|queries)|images|(trainable_)?parameters|epochs|seed": Count,
     r"iterations|columns|key_switches|ring|modulus_bits|multiplicative_depth": Count,
     r"\w+_(seconds|per_second|loss|mi)|max_\w+|cross_entropy|epsilon": Amount,
     r"method|attacks|norm|algorithm|loss|mode|features|k2_attack": Annotated[
@@ -51,6 +53,8 @@ _TRAINERS = {
     r"attack_steps|selected_epoch|(finetuned|adapted)_id",
     "evaluate": r"(class_)?accuracy(_min)?_percent|cross_entropy|calibration_error_percent|images|"
     r"(finetuned|adapted)_id",
+    "evaluate multilabel": r"auroc|average_precision|f1|(accuracy|exact_match|calibration_error)_percent|cross_entropy|"
+    r"scored_labels|images|(finetuned|adapted)_id",
     "robustness": r"\w+_accuracy_percent|interval_(low|high)_percent|masking_\w+|attacks|images|seed|norm|epsilon|"
     r"verdict|(finetuned|adapted)_id",
 }
@@ -60,29 +64,40 @@ _NEEDED = {
     "finetune": "method trainable_parameters epochs adapter_bytes finetuned_id adapted_id",
     "evaluate": "accuracy_percent class_accuracy_min_percent cross_entropy calibration_error_percent images "
     "finetuned_id adapted_id",
+    "evaluate multilabel": "auroc average_precision f1 accuracy_percent exact_match_percent cross_entropy "
+    "calibration_error_percent scored_labels images finetuned_id adapted_id",
     "robustness": "clean_accuracy_percent images norm epsilon verdict finetuned_id adapted_id",
     "verify": "accuracy_percent chance_percent images finetuned_id adapted_id",
+    "verify multilabel": "auroc chance_auroc images finetuned_id adapted_id",
     "audit": "audited_images verdict finetuned_id adapted_id",
     "threats": "images verdict finetuned_id adapted_id",
     "he": "accuracy_percent folded_accuracy_percent twin_accuracy_percent logistic_regression_accuracy_percent "
     "key_switches train_images iterations algorithm loss mode features ring modulus_bits multiplicative_depth",
+    "he multilabel": "auroc folded_auroc twin_auroc logistic_regression_auroc "
+    "key_switches train_images iterations algorithm loss mode features ring modulus_bits multiplicative_depth",
 }
 
 
-def read_result(path: Path, stage: str) -> dict[str, Any]:
+def read_result(path: Path, stage: str, task: str = "multiclass") -> dict[str, Any]:
     """Read the result file of a stage, and check every figure in it: known, of its type, in range, none missing.
+
+    Args:
+        path: the file.
+        stage: its name.
+        task: of the data set; ``multilabel`` has figures of its own.
 
     Raises:
         PpvitError: the file is missing, too large, no JSON, or a figure in it cannot be right.
     """
     values = read_json(path, stage, RESULT_BYTES)
-    if reason := wrong_figure(values, stage):
+    if reason := wrong_figure(values, stage, task):
         raise PpvitError(f"{path}: {reason}; make it again: dvc repro --force {stage}")
     return dict(values)
 
 
-def wrong_figure(values: Any, stage: str) -> str | None:
+def wrong_figure(values: Any, stage: str, task: str = "multiclass") -> str | None:
     """What is wrong with the first bad figure of a result, and None where all can be right."""
+    stage = f"{stage} {task}" if f"{stage} {task}" in _NEEDED else stage
     if not isinstance(values, dict):
         return "there are no names and values in it"
     for name, value in values.items():

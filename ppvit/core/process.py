@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import signal
@@ -44,6 +45,7 @@ def prepared_process(of_another: bool = False) -> Iterator[None]:
     """
     with one_line_errors(), stops_in_one_line("" if of_another else _command()):
         share_processors()
+        _print_any_letter()
         _quieten_trackers()
         if "DVC_STAGE" in os.environ and not of_another:
             # from a thread: the shell that DVC may have started us with would go on without it
@@ -57,6 +59,12 @@ def _command() -> str:
     program, *arguments = sys.argv
     name = os.path.basename(program)
     return shlex.join(["ppvit" if name == "__main__.py" else name, *arguments])
+
+
+def _print_any_letter() -> None:
+    """Print names of classes and files in any encoding of the terminal: what it lacks is escaped, as on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _quieten_trackers() -> None:

@@ -26,8 +26,10 @@ _PARAMETERS = {
     "image_size": "dataset.image_size",
     "model": "model.name",
     "num_classes": "number of classes",
+    "task": "task",
     "resize_filter": "encrypt.resize_filter",
     "crop": "encrypt.crop",
+    "value_range": "encrypt.value_range",
     "blocks_sha256": "weights of the checkpoint",
 }
 _LETTERS = 80  # of a value in a message

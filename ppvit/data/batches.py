@@ -20,10 +20,11 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
+from ppvit.data.labels import labelling_of
 from ppvit.data.shards import ShardReader, read_manifest
 
 
-class EncryptedImages(Dataset[tuple[Tensor, int]]):
+class EncryptedImages(Dataset[tuple[Tensor, Any]]):
     """One split of encrypted shards.
 
     Args:
@@ -34,6 +35,7 @@ class EncryptedImages(Dataset[tuple[Tensor, int]]):
         folder: of this split.
         manifest: its ``manifest.json``.
         num_classes: C.
+        labelling: how they are labelled.
 
     Raises:
         PpvitError: missing, truncated or altered shards, or a class number out of range; on reading, a sample of the
@@ -48,12 +50,13 @@ class EncryptedImages(Dataset[tuple[Tensor, int]]):
                 f"{self.folder} holds the split {self.manifest['split']}; make it again: dvc repro encrypt"
             )
         self.num_classes: int = self.manifest["num_classes"]
+        self.labelling = labelling_of(self.manifest["task"], self.num_classes)
         self._shape, self._dtype = tuple(self.manifest["shape"]), np.dtype(self.manifest["dtype"])
         self._reader = ShardReader(
             self.folder,
             split,
             self.manifest["shards"],
-            self.num_classes,
+            self.labelling,
             2 * math.prod(self._shape) * self._dtype.itemsize + 2**16,  # twice its bytes, for encoders of others
         )
 
@@ -61,7 +64,7 @@ class EncryptedImages(Dataset[tuple[Tensor, int]]):
         return len(self._reader)
 
     def labels(self) -> np.ndarray:
-        """All class numbers, int64, (n,)."""
+        """All labels: class numbers, int64 (n,), or multi-label, bool (n, C)."""
         return self._reader.labels()
 
     def ciphertext(self, indices: np.ndarray) -> np.ndarray:
@@ -74,17 +77,17 @@ class EncryptedImages(Dataset[tuple[Tensor, int]]):
             return np.empty((0, *self._shape), self._dtype)
         return np.stack([self._decode(index) for index in indices])
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Image, uint8 or float (3, H, W), or tokens, float16 (N, T); and class number."""
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        """Image, uint8 or float (3, H, W), or tokens, float16 (N, T); and target, see :func:`load_batches`."""
         image = self._decode(index)
         image = image.transpose(2, 0, 1) if image.ndim == 3 else image
-        return torch.from_numpy(image.copy()), self._reader.label(index)
+        return torch.from_numpy(image.copy()), self._reader.target(index)
 
     def _decode(self, index: int) -> np.ndarray:
         return images.decode_array(self._reader.image(index), self._reader.name(index), self._shape, self._dtype)
 
 
-Images = EncryptedImages | Subset[tuple[Tensor, int]]
+Images = EncryptedImages | Subset[tuple[Tensor, Any]]
 """what is trained on: a split, or a part of one"""
 
 
@@ -107,8 +110,9 @@ def epoch_batches(
     return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
 
 
-def load_batches(dataset: Dataset[tuple[Tensor, int]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read batches in order: ciphertext as :class:`EncryptedImages` gives it, stacked, and labels, int64 (n,).
+def load_batches(dataset: Dataset[tuple[Tensor, Any]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read batches in order: ciphertext as :class:`EncryptedImages` gives it, stacked, and targets, int64 (n,),
+    or multi-label, float32 (n, C).
 
     Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
 

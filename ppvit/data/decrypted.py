@@ -9,6 +9,7 @@ import numpy as np
 from ppvit.ciphers import Cipher
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.data.batches import EncryptedImages
+from ppvit.data.manifests import PREPARED
 from ppvit.data.plain import image_id
 
 
@@ -23,8 +24,8 @@ class DecryptedImages:
     Attributes:
         folder: of the split.
         classes: their numbers; the names are not in the shards.
-        labels: class numbers, int64, (n,).
-        resizing: as when it was encrypted.
+        labelling, labels: as of :class:`ppvit.data.plain.PlainImages`.
+        prepared: as when it was encrypted.
         images_per_shard: as when it was encrypted.
 
     Raises:
@@ -44,8 +45,9 @@ class DecryptedImages:
         self._first_id = image_id(split, 0)
         self.folder = self._encrypted.folder
         self.classes = [str(number) for number in range(self._encrypted.num_classes)]
+        self.labelling = self._encrypted.labelling
         self.labels = self._encrypted.labels()
-        self.resizing = {name: self._encrypted.manifest[name] for name in ("resize_filter", "crop")}
+        self.prepared = {name: self._encrypted.manifest[name] for name in PREPARED}
         sizes = [shard["samples"] for shard in self._encrypted.manifest["shards"]]
         self.images_per_shard: int = sizes[0]
         if set(sizes[:-1]) - {sizes[0]} or sizes[-1] > sizes[0]:

@@ -22,6 +22,7 @@ from ppvit.core.progress import tqdm
 from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
+from ppvit.data.labels import LabelSets, recorded
 from ppvit.data.plain import Plain, encrypted_batches
 from ppvit.data.shards import SCHEMA, Shard, shard_records, write_shard
 
@@ -39,10 +40,11 @@ def write_encrypted(splits: Mapping[str, Plain], cipher: Cipher, out: Path, imag
         images_per_shard: images in one tar.
 
     Raises:
-        PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full.
+        PpvitError: a class is missing in a split, or no label tells images apart; an image cannot be decoded, the disk
+            is full.
     """
     for split, plain in splits.items():
-        _require_every_class(split, plain)
+        _require_classes(split, plain)
     ciphertext_bytes = int(np.prod(cipher.shape)) * cipher.dtype.itemsize
     require_free_space(out, sum(len(plain) for plain in splits.values()) * (ciphertext_bytes + 2048))
     with atomic_output(out, known_by=KNOWN_BY) as folder:
@@ -58,9 +60,10 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
             "schema": SCHEMA,
             "split": split,
             "num_classes": len(splits[split].classes),
+            **recorded(splits[split].labelling.task),
             "count": len(splits[split]),
             **cipher.record,
-            **splits[split].resizing,
+            **splits[split].prepared,
             "shape": list(cipher.shape),
             "dtype": cipher.dtype.name,
             "shards": shard_records(shards),
@@ -69,9 +72,16 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
         write_json(folder / split / "_info.json", _timm_info(split, shards))
 
 
-def _require_every_class(split: str, plain: Plain) -> None:
-    missing = np.flatnonzero(np.bincount(plain.labels, minlength=len(plain.classes)) == 0)
-    if len(missing):
+def _require_classes(split: str, plain: Plain) -> None:
+    counts = plain.labelling.counts(plain.labels)
+    missing = np.flatnonzero(counts == 0)
+    if isinstance(plain.labelling, LabelSets):
+        if ((counts == 0) | (counts == len(plain))).all():
+            raise PpvitError(
+                f"{plain.folder}: no label is carried by some of the {len(plain)} {split} images and not by others, so "
+                "there is nothing to tell apart; take more images"
+            )
+    elif len(missing):
         raise PpvitError(
             f"{plain.folder}: class '{plain.classes[missing[0]]}' has no {split} image; add one or remove the class"
         )
@@ -109,7 +119,7 @@ def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int,
     batches = encrypted_batches(plain, cipher, start, stop)
     encoded = (images.encode_array(image) for batch in batches for image in batch)
     samples = (
-        {extension: content, "cls": str(label).encode()}
+        {extension: content, "cls": plain.labelling.text(label).encode()}
         for (extension, content), label in zip(encoded, plain.labels[start:stop], strict=True)
     )
     return write_shard(path, samples, first_index=start)

@@ -1,73 +1,18 @@
-"""Plain pictures in and out: decoding any user image to RGB, bringing it to the model's size, storing it losslessly."""
+"""Pictures at the model's size, and their lossless storage; for decoding those of users see ``decoding``."""
 
 from __future__ import annotations
 
 import io
-import logging
 import struct
-import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ppvit.core.errors import PpvitError
 from ppvit.data import npy
 
-PIXELS = 2**27  # of an image, at most; decoding one takes up to 1 GiB, with transparency 2
-# what Pillow may take bytes for, whatever their name says: plain rasters, no EPS, which starts Ghostscript, and no PSD
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 _PNG = b"\x89PNG\r\n\x1a\n"  # with which every PNG begins
-# what Pillow remarks of damaged tags: what cannot be decoded is an error anyway
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
-Image.MAX_IMAGE_PIXELS = None  # opened() has a bound of its own, without a warning below it
-
-
-def opened(data: bytes) -> Image.Image:
-    """An encoded image of which nothing but the header has been read.
-
-    Raises:
-        ValueError: it has more than 2^27 pixels.
-        Exception: whatever Pillow stumbles over in a damaged header.
-    """
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    if image.width * image.height > PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels are more than {PIXELS:,}")
-    return image
-
-
-def decode(data: bytes, where: str) -> np.ndarray:
-    """Decode an encoded image to RGB as a person sees it: rotated as its EXIF says, transparency on white.
-
-    Args:
-        data: the file's bytes (one of ``FORMATS``; 1-, 8- and 16-bit grey, palette, CMYK, alpha).
-        where: the file's name for the error.
-
-    Returns:
-        uint8, (H, W, 3).
-
-    Raises:
-        PpvitError: not an image, truncated, or larger than 2^27 pixels.
-    """
-    try:
-        with opened(data) as image:
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except Exception as error:  # Pillow's readers name none of those that a damaged file ends in
-        reason = "of no kind that is read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise PpvitError(f"{where}: this image cannot be decoded ({reason}); replace or remove it") from None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips wide grey to 255 on conversion, so it is scaled first: 16 bits by 257, else by its maximum
-        grey = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if grey.max() <= 65535 and grey.min() >= 0 and grey.max() > 255 else max(255.0, grey.max())
-        return Image.fromarray(np.clip(grey * (255.0 / top), 0, 255).round().astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
 
 
 def to_square(image: np.ndarray, size: int, resize_filter: str = "bicubic", crop: str = "center") -> np.ndarray:

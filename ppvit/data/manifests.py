@@ -8,15 +8,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ppvit.core.reading import Record
+from ppvit.data.labels import MOST_LABELS, LabelSets, TaskName
 
 SCHEMA = 2  # version of manifest.json and dataset.json
 SPLITS = ("train", "test")
+PREPARED = ("resize_filter", "crop", "value_range")  # how pictures were brought to 8 bits and to one size
+RAW_SPLITS = ("train", "val", "test")  # of plain data; nothing is trained or scored on val, which not all have
 _SAMPLES = 2**31  # of a split, at most
 _BYTES = {"uint8": 1, "float16": 2, "float32": 4}
 _CIPHERTEXT_BYTES = 2**28  # of an image, at most; 4096 x 4096 pixels in float32 take 192 MiB
 _CLASSES = 2**20
 
 Line = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{Cc}]*$")]
+ValueRange = Annotated[list[Annotated[float, Field(ge=-1e38, le=1e38)]], Field(min_length=2, max_length=2)]
 Setting = bool | int | float | Annotated[str, Field(max_length=100)]
 
 
@@ -44,6 +48,7 @@ class EncryptedManifest(_Versioned):
 
     split: Literal["train", "test"]
     num_classes: int = Field(ge=1, le=_CLASSES)
+    task: TaskName = "multiclass"
     count: int = Field(ge=1, le=_SAMPLES)
     cipher: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     key_id: Annotated[str, Field(pattern=r"^pk-[0-9a-f]{16}$")] | None
@@ -52,6 +57,7 @@ class EncryptedManifest(_Versioned):
     isometry: Literal["values", "length", "none"]
     resize_filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
     crop: Literal["center", "squash", "pad"]
+    value_range: ValueRange | None
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16", "float32"]
@@ -63,7 +69,9 @@ class EncryptedManifest(_Versioned):
             raise ValueError(f"shape {self.shape} is not that of images of {self.image_size} pixels")
         if math.prod(self.shape) * _BYTES[self.dtype] > _CIPHERTEXT_BYTES:
             raise ValueError(f"shape {self.shape}: more than {_CIPHERTEXT_BYTES:,} bytes an image")
-        if self.num_classes > self.count:
+        if self.task == LabelSets.task:
+            _require_few_labels(self.num_classes)
+        elif self.num_classes > self.count:
             raise ValueError(f"num_classes {self.num_classes}: there are {self.count} images, at least one of each")
         _require_in_order(self.shards, "", self.count)
         return self
@@ -73,6 +81,7 @@ class Counts(Record):
     """Images of each split."""
 
     train: int = Field(ge=1, le=_SAMPLES)
+    val: int | None = Field(None, ge=1, le=_SAMPLES)
     test: int = Field(ge=1, le=_SAMPLES)
 
 
@@ -80,7 +89,48 @@ class RawShards(Record):
     """Tars of each split."""
 
     train: list[ShardRecord] = Field(min_length=1)
+    val: list[ShardRecord] | None = Field(None, min_length=1)
     test: list[ShardRecord] = Field(min_length=1)
+
+
+class Wide(Record):
+    """Grey training images above 8 bits: how many, and the lowest and highest value in them."""
+
+    images: int = Field(ge=1, le=_SAMPLES)
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"the lowest value {self.low:g} is above the highest {self.high:g}")
+        return self
+
+
+Found = Annotated[int, Field(ge=0, le=_SAMPLES)]
+
+
+class Checks(Record):
+    """Numbers of images that `download` found something about; see :mod:`ppvit.datasets.duplicates`."""
+
+    unreadable: Found
+    """that cannot be decoded and were left out"""
+    two_labels: Found
+    """whose pixels occur under another label too, in any split"""
+    train_repeated: Found
+    """beyond the first with these pixels in the split"""
+    val_repeated: Found
+    test_repeated: Found
+    val_known: Found
+    """whose pixels are those of a training image"""
+    test_known: Found
+    """whose pixels are those of a training or validation image"""
+    val_near: Found
+    """that look like a training image, with other pixels"""
+    test_near: Found
+    """that look like a training or validation image, with other pixels"""
+    test_dropped: Found
+    """that were left out for either"""
 
 
 class RawManifest(_Versioned):
@@ -88,7 +138,10 @@ class RawManifest(_Versioned):
 
     name: Line
     classes: list[Line] = Field(min_length=1, max_length=_CLASSES)
+    task: TaskName = "multiclass"
     source: str = Field(max_length=10_000)
+    wide: Wide | None = None
+    checks: Checks | None = None
     counts: Counts
     shards: RawShards
 
@@ -96,8 +149,12 @@ class RawManifest(_Versioned):
     def _agrees_with_itself(self) -> Self:
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("two classes have the same name")
-        for split in SPLITS:
-            _require_in_order(getattr(self.shards, split), f"{split}-", getattr(self.counts, split))
+        if self.task == LabelSets.task:
+            _require_few_labels(len(self.classes))
+        for split in RAW_SPLITS:
+            shards, count = getattr(self.shards, split), getattr(self.counts, split)
+            if shards is not None or count is not None:
+                _require_in_order(shards or [], f"{split}-", count or 0)
         return self
 
 
@@ -112,9 +169,15 @@ class SealedManifest(_Versioned):
     """``dataset.json`` of a sealed data set: a :class:`RawManifest` once it is open."""
 
     name: Line
+    task: TaskName = "multiclass"
     sealed: Box
     counts: Counts
     shards: RawShards
+
+
+def _require_few_labels(count: int) -> None:
+    if count > MOST_LABELS:
+        raise ValueError(f"{count} classes are more than the {MOST_LABELS} that images with several labels may have")
 
 
 def _require_in_order(shards: list[ShardRecord], prefix: str, count: int) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ppvit.config import Dataset, Encrypt
-from ppvit.data import images
+from ppvit.core.errors import PpvitError
+from ppvit.data import decoding, images
+from ppvit.data.labels import Labelling, labelling_of
 from ppvit.data.sealed import read_dataset
 from ppvit.data.shards import SPLITS, ShardReader
 
@@ -25,8 +27,9 @@ class Plain(Protocol):
 
     folder: Path
     classes: list[str]
+    labelling: Labelling
     labels: np.ndarray
-    resizing: dict[str, str]
+    prepared: dict[str, Any]
 
     def __len__(self) -> int: ...
 
@@ -41,35 +44,41 @@ class PlainImages:
     Args:
         raw: folder that `download` wrote.
         split: ``train`` or ``test``.
-        dataset: image_size, the fractions and the seed are used.
-        encrypt: resize_filter and crop are used.
+        dataset: image_size, first_images, the fractions, frames and the seed are used.
+        encrypt: resize_filter, crop, value_range and window are used.
 
     Attributes:
         folder: ``raw``.
         classes: names, in order of their numbers.
-        labels: class numbers, int64, (n,).
-        resizing: how images are brought to their size, as shards record it.
-        made: that and the number of classes, for :func:`ppvit.core.provenance.require_made_alike`.
+        labelling: how they are labelled.
+        labels: class numbers, int64 (n,), or multi-label, bool (n, C).
+        prepared: how images are brought to 8 bits and to their size, as shards record it.
+        made: that, the number of classes and the task, for :func:`ppvit.core.provenance.require_made_alike`.
 
-    A fraction is stratified. The order is a seeded permutation, so that neither shards nor batches group classes,
-    whatever order the source had.
+    A fraction is stratified, see :class:`ppvit.data.labels.Labelling`; ``first_images`` takes the first as they are
+    stored. The order is a seeded permutation, so that neither shards nor batches group classes, whatever order the
+    source had.
     """
 
     def __init__(self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt) -> None:
         self.folder = raw
         self.manifest, seal = read_dataset(raw)
         self.classes: list[str] = self.manifest["classes"]
+        self.labelling = labelling_of(self.manifest["task"], len(self.classes))
         opened = None if seal is None else partial(seal.member, split)
-        self._reader = ShardReader(raw, split, self.manifest["shards"][split], len(self.classes), opened=opened)
+        self._reader = ShardReader(raw, split, self.manifest["shards"][split], self.labelling, opened=opened)
         labels = self._reader.labels()
+        if split == "train" and dataset.first_images:
+            labels = _first(labels, dataset.first_images, raw)
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
-        self._selected = select(labels, fraction, seed=(dataset.seed, SPLITS.index(split)))
+        strata = self.labelling.strata(labels)
+        self._selected = select(strata, fraction, seed=(dataset.seed, SPLITS.index(split)))
         self.labels = labels[self._selected]
         self.image_size = dataset.image_size
         self._first_id = image_id(split, 0)
-        self._encrypt = encrypt
-        self.resizing: dict[str, str] = {"resize_filter": encrypt.resize_filter, "crop": encrypt.crop}
-        self.made = {**self.resizing, "num_classes": len(self.classes)}
+        self._frames = dataset.frames
+        self.prepared = prepared(encrypt, self.manifest)
+        self.made = {**self.prepared, "num_classes": len(self.classes), "task": self.labelling.task}
 
     def __len__(self) -> int:
         return len(self._selected)
@@ -87,8 +96,58 @@ class PlainImages:
         return np.stack([self._read_one(index) for index in self._selected[start:stop]])
 
     def _read_one(self, index: int) -> np.ndarray:
-        plain = images.decode(self._reader.image(index), self._reader.name(index))
-        return images.to_square(plain, self.image_size, self._encrypt.resize_filter, self._encrypt.crop)
+        encoded, where = self._reader.image(index), self._reader.name(index)
+        value_range, extension = self.prepared["value_range"], self._reader.extension(index)
+        plain = decoding.decode(encoded, where, value_range, self._frames, extension)
+        return images.to_square(plain, self.image_size, self.prepared["resize_filter"], self.prepared["crop"])
+
+
+def prepared(encrypt: Encrypt, dataset: dict[str, Any]) -> dict[str, Any]:
+    """How images of a data set are brought to 8 bits and to one size, as shards and models record it.
+
+    Args:
+        encrypt: resize_filter, crop, value_range and window are used.
+        dataset: what ``dataset.json`` holds; its ``wide`` is the range that was found.
+
+    Returns:
+        ``resize_filter``, ``crop``, and ``value_range``: [low, high], the grey values above 8 bits that become 0 and
+        255, or None where none is needed.
+    """
+    wide = dataset.get("wide")
+    value_range = [wide["low"], wide["high"]] if wide else None
+    if encrypt.window:
+        centre, width = encrypt.window
+        value_range = [centre - width / 2, centre + width / 2]
+    return {
+        "resize_filter": encrypt.resize_filter,
+        "crop": encrypt.crop,
+        "value_range": encrypt.value_range or value_range,
+    }
+
+
+def print_range(plain: PlainImages) -> None:
+    """Say how grey values above 8 bits are brought to 8 bits, where there are any or a range is given."""
+    if (value_range := plain.prepared["value_range"]) is None:
+        return
+    wide, (low, high) = plain.manifest["wide"], value_range
+    if wide is None:
+        print("no image has grey values above 8 bits; encrypt.value_range and encrypt.window change nothing")
+        return
+    found = [wide["low"], wide["high"]]
+    source = "the extremes" if value_range == found else f"as given; the extremes are {found[0]:g} and {found[1]:g}"
+    print(
+        f"{wide['images']} images have grey values above 8 bits: {low:g} .. {high:g} become 0 .. 255 ({source} of the "
+        "training images); images of 8 bits stay as they are"
+    )
+
+
+def _first(labels: np.ndarray, count: int, raw: Path) -> np.ndarray:
+    if count > len(labels):
+        raise PpvitError(
+            f"dataset.first_images asks for {count} training images, {raw} has {len(labels)}; set it lower, or to 0, "
+            "which takes all"
+        )
+    return labels[:count]
 
 
 def image_id(split: str, index: int) -> int:
@@ -96,24 +155,24 @@ def image_id(split: str, index: int) -> int:
     return (*SPLITS, "query").index(split) * 2**32 + index
 
 
-def select(labels: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
-    """Indices of a stratified random fraction, in random order; at least one image of every class.
+def select(strata: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
+    """Indices of a stratified random fraction, in random order; at least one image of every stratum.
 
     Args:
-        labels: int64, (n,).
-        fraction: share of every class, in (0, 1].
+        strata: int64, (n,).
+        fraction: share of every stratum, in (0, 1].
         seed: equal seeds give equal indices; a smaller fraction gives a subset of a larger one.
 
     Returns:
         intp, (m,).
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    rank = np.empty(len(labels), np.int64)  # place of each image among those of its class
-    shuffled = labels[order]
-    for label in np.unique(labels):
-        members = np.flatnonzero(shuffled == label)
+    order = np.random.default_rng(seed).permutation(len(strata))
+    rank = np.empty(len(strata), np.int64)  # place of each image among those of its stratum
+    shuffled = strata[order]
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(shuffled == stratum)
         rank[members] = np.arange(len(members))
-    kept = np.maximum(1, np.round(fraction * np.bincount(labels))).astype(np.int64)
+    kept = np.maximum(1, np.round(fraction * np.bincount(strata))).astype(np.int64)
     chosen: np.ndarray = order[rank < kept[shuffled]]
     return chosen
 

@@ -4,7 +4,7 @@ AES-256-SIV (RFC 5297) under a sub-key (HKDF-SHA256) of a key of the key ring, w
 associated data: what was altered, cut, moved, exchanged or sealed with another key does not open. It is deterministic,
 so that DVC finds equal data equal: whoever sees two states of one data set sees which samples are the same in both.
 Sizes of images to the byte, their formats and how many there are stay visible. Labels are written at one length and
-origins at multiples of 64 bytes; class names are sealed with the manifest.
+origins at multiples of 64 bytes; class names, and what `download` found about images, are sealed with the manifest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ppvit.data.shards import read_manifest
 
 UNSEALED = "none"  # value of download.key_id
 _ORIGIN_BYTES = 64
-_SECRET = ("classes", "source")  # of the manifest
+_SECRET = ("classes", "source", "wide", "checks")  # of the manifest
 
 
 class Seal:
@@ -84,11 +84,13 @@ class Seal:
     def _associated(self, place: tuple[str, ...]) -> list[bytes]:
         return [each.encode() for each in (self._name, *place)]
 
-    def samples(self, split: str, samples: Iterable[dict[str, bytes]]) -> Iterator[dict[str, bytes]]:
-        """Samples of raw shards, sealed in their order."""
+    def samples(
+        self, split: str, samples: Iterable[dict[str, bytes]], set_bytes: int = 0
+    ) -> Iterator[dict[str, bytes]]:
+        """Samples of raw shards, sealed in their order; multi-label, ``set_bytes`` is what the longest label takes."""
         for index, sample in enumerate(samples):
             yield {
-                extension: self.seal(_at_one_length(extension, content), split, str(index), _kind(extension))
+                extension: self.seal(_at_one_length(extension, content, set_bytes), split, str(index), _kind(extension))
                 for extension, content in sample.items()
             }
 
@@ -99,12 +101,12 @@ class Seal:
             PpvitError: see :meth:`open`.
         """
         plain = self.open(content, where, split, str(index), _kind(extension))
-        return plain.rstrip(b"\0") if extension == "txt" else plain
+        return plain.rstrip({"txt": b"\0", "cls": b" "}[extension]) if extension in ("txt", "cls") else plain
 
     def manifest(self, values: dict[str, Any]) -> dict[str, Any]:
-        """``dataset.json`` with the names of classes and source sealed, and all else in it bound to them."""
+        """``dataset.json`` with what tells of the images sealed, and all else in it bound to that."""
         kept = {name: value for name, value in values.items() if name not in _SECRET}
-        secret = {name: values[name] for name in _SECRET}
+        secret = {name: values[name] for name in _SECRET if name in values}
         box = base64.b64encode(self.seal(_json(secret), "manifest", _json(kept).decode())).decode()
         return {**kept, "sealed": {"key_id": self.key_id, "box": box}}
 
@@ -120,7 +122,7 @@ def read_dataset(folder: Path) -> tuple[dict[str, Any], Seal | None]:
     said = read_json(path, "download")
     if not (isinstance(said, dict) and "sealed" in said):
         return read_manifest(folder, "download", path.name), None
-    kept = read_record(path, SealedManifest, "download").model_dump(by_alias=True)
+    kept = read_record(path, SealedManifest, "download").model_dump(by_alias=True, exclude_unset=True)
     sealed = kept.pop("sealed")
     seal = Seal(keys.load(sealed["key_id"]), kept["name"])
     secret = seal.open(base64.b64decode(sealed["box"]), str(path), "manifest", _json(kept).decode())
@@ -136,10 +138,10 @@ def _kind(extension: str) -> str:
     return extension if extension in ("cls", "txt") else "image"
 
 
-def _at_one_length(extension: str, content: bytes) -> bytes:
-    """A class number or an origin at a length that does not tell which."""
+def _at_one_length(extension: str, content: bytes, set_bytes: int) -> bytes:
+    """A class number, class numbers or an origin at a length that does not tell which."""
     if extension == "cls":
-        return content.rjust(8, b"0")
+        return content.ljust(set_bytes) if set_bytes else content.rjust(8, b"0")
     if extension == "txt":
         return content.ljust((len(content) // _ORIGIN_BYTES + 1) * _ORIGIN_BYTES, b"\0")
     return content

@@ -25,10 +25,12 @@ import numpy as np
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import Record, read_record, sha256_of
-from ppvit.data.manifests import SCHEMA, SPLITS, EncryptedManifest, RawManifest
-from ppvit.data.tar_index import IMAGE, IMAGE_BYTES, ORIGIN, Index, Opener, identity_of, index_shard
+from ppvit.data.labels import Labelling
+from ppvit.data.manifests import RAW_SPLITS, SCHEMA, SPLITS, EncryptedManifest, RawManifest
+from ppvit.data.tar_index import ANY_CLASS, IMAGE, IMAGE_BYTES, IMAGES, ORIGIN, Index, Opener, identity_of, index_shard
 
 __all__ = [
+    "RAW_SPLITS",
     "SCHEMA",
     "SPLITS",
     "Shard",
@@ -121,7 +123,7 @@ class ShardReader:
         folder: the folder of shards.
         split: its name, for messages.
         shards: what the manifest says of them.
-        classes: number of classes.
+        labelling: what labels may be.
         image_bytes: an encoded image may have.
         opened: opens the members of raw shards, where they are sealed; see :class:`ppvit.data.tar_index.Opener`.
 
@@ -130,7 +132,7 @@ class ShardReader:
 
     Raises:
         PpvitError: a shard is missing, truncated or altered, holds a member that is neither an image of a known kind
-            nor a label (nothing is ever unpickled), or a class number out of range.
+            nor a label (nothing is ever unpickled), or a label that the labelling does not have.
     """
 
     def __init__(
@@ -138,22 +140,23 @@ class ShardReader:
         folder: Path,
         split: str,
         shards: list[dict[str, Any]],
-        classes: int = 10**9,
+        labelling: Labelling = ANY_CLASS,
         image_bytes: int = IMAGE_BYTES,
         opened: Opener | None = None,
     ) -> None:
-        self._opened = opened
+        self._opened, self._labelling = opened, labelling
         indices: list[Index] = []
         for record in shards:
             path, first = Path(folder) / record["name"], sum(len(index.labels) for index in indices)
             told = record["samples"], record["sha256"]
-            indices.append(index_shard(path, *told, first, classes, image_bytes, opened))
+            indices.append(index_shard(path, *told, first, labelling, image_bytes, opened))
         if not indices:
             raise PpvitError(f"{folder}: the manifest lists no {split} shards; make them again: dvc repro --force")
         # arrays, not lists of objects: 40 bytes an image, and forked workers share them
         self._shards = [(index.path, index.identity) for index in indices]
         self._shard_of = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.labels) for index in indices])
         self._places = np.concatenate([index.places for index in indices])
+        self._extensions = np.concatenate([index.extensions for index in indices])
         self._labels = np.concatenate([index.labels for index in indices])
 
     def __len__(self) -> int:
@@ -176,13 +179,18 @@ class ShardReader:
         """
         return self._read(index, IMAGE)
 
-    def label(self, index: int) -> int:
-        """The class number of a sample."""
-        return int(self._labels[index])
+    def extension(self, index: int) -> str:
+        """Under which the encoded image of a sample was stored."""
+        return IMAGES[int(self._extensions[index])]
+
+    def target(self, index: int) -> Any:
+        """The label of a sample as training takes it: a class number, or float32 (C,) of 0 and 1."""
+        target = self._labelling.targets(self._labels[index : index + 1])[0]
+        return target if target.ndim else int(target)
 
     def labels(self) -> np.ndarray:
-        """All class numbers, int64, (number of samples,)."""
-        return self._labels.astype(np.int64)
+        """All labels: class numbers, int64 (number of samples,), or multi-label, bool (number of samples, C)."""
+        return self._labels.astype(np.int64) if self._labels.ndim == 1 else self._labels
 
     def _read(self, index: int, kind: int) -> bytes:
         offset, size = (int(number) for number in self._places[index, kind])

@@ -16,17 +16,20 @@ import numpy as np
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import open_regular
+from ppvit.data.decoding import IMAGE_EXTENSIONS
+from ppvit.data.labels import ClassNumbers, Labelling
 
 # npy: arrays of numbers, for ciphertext that is no 8-bit image
-IMAGE_EXTENSIONS = frozenset({"jpg", "png", "webp", "bmp", "ppm", "pgm", "tif", "gif", "npy"})
+IMAGES = tuple(sorted({*IMAGE_EXTENSIONS.values(), "npy"}))
 IMAGE_BYTES = 2**29  # of an encoded image, at most
 IMAGE, ORIGIN = range(2)  # what is read of a sample later; its label is read at once
 _LABEL = 2
-_MEMBER = re.compile(r"(\d{8})\.([a-z]+)", re.ASCII)
+_MEMBER = re.compile(r"(\d{8})\.([a-z0-9]+)", re.ASCII)
 _BLOCK = 512  # of a tar
 _LEAST_BYTES = 4 * _BLOCK  # that a sample takes: two headers, an image, a label
-_LABEL_BYTES = 64  # at most, sealed or not
+_SEAL_BYTES = 44  # at most, that sealing adds to a label
 _ORIGIN_BYTES = 2**17  # at most; a zip can hold paths of 64 KiB
+ANY_CLASS = ClassNumbers(10**9)
 _REMEDY = "fetch it (dvc pull) or make it again (dvc repro)"
 
 
@@ -45,13 +48,17 @@ class Index:
         identity: tells whether the file is still the one that was indexed, see :func:`identity_of`.
         places: offset and size of the image and the origin of every sample, int64, (samples, 2, 2); an origin may have
             size 0.
-        labels: class numbers, int32, (samples,).
+        extensions: of the images, by their places in ``IMAGES``, uint8, (samples,).
+        labels: as :meth:`ppvit.data.labels.Labelling.empty` gives them, (samples, ...).
+        labelled: which samples have a label, bool, (samples,).
     """
 
     path: Path
     identity: tuple[int, ...]
     places: np.ndarray
+    extensions: np.ndarray
     labels: np.ndarray
+    labelled: np.ndarray
 
 
 def identity_of(descriptor: int) -> tuple[int, ...]:
@@ -65,7 +72,7 @@ def index_shard(
     samples: int,
     sha256: str,
     first: int = 0,
-    classes: int = 10**9,
+    labelling: Labelling = ANY_CLASS,
     image_bytes: int = IMAGE_BYTES,
     opened: Opener | None = None,
 ) -> Index:
@@ -75,7 +82,7 @@ def index_shard(
         path: of the tar.
         samples, sha256: as the manifest has them.
         first: number of its first sample within the split.
-        classes: class numbers are below.
+        labelling: what labels may be.
         image_bytes: an encoded image may have.
         opened: opens members, where they are sealed.
 
@@ -88,16 +95,17 @@ def index_shard(
             identity = identity_of(file.fileno())
             if samples * _LEAST_BYTES > identity[2]:
                 raise _mismatch(path, f"{samples:,} samples do not fit into its {identity[2]:,} bytes")
-            index = Index(path, identity, np.zeros((samples, 2, 2), np.int64), np.full(samples, -1, np.int32))
+            places, labelled = np.zeros((samples, 2, 2), np.int64), np.zeros(samples, bool)
+            index = Index(path, identity, places, np.zeros(samples, np.uint8), labelling.empty(samples), labelled)
             for member, offset in _members(file, path, identity[2]):
-                _enter(index, member, offset, file, first, classes, image_bytes, opened)
+                _enter(index, member, offset, file, first, labelling, image_bytes, opened)
             file.seek(0)
             # the hash comes last, so that a known kind of damage is named before "was altered"
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise _mismatch(path, f"{samples} samples and their SHA-256 compared")
     except FileNotFoundError:
         raise PpvitError(f"{path} is missing; {_REMEDY}") from None
-    incomplete = np.flatnonzero((index.places[:, IMAGE, 1] == 0) | (index.labels < 0))
+    incomplete = np.flatnonzero((index.places[:, IMAGE, 1] == 0) | ~index.labelled)
     if len(incomplete):
         raise PpvitError(f"{path}: sample {first + incomplete[0]:08d} has no image or no label; make the shard again")
     return index
@@ -131,42 +139,37 @@ def _enter(
     offset: int,
     file: BufferedReader,
     first: int,
-    classes: int,
+    labelling: Labelling,
     image_bytes: int,
     opened: Opener | None,
 ) -> None:
-    number, kind = _parse_member(index.path, member)
+    number, kind, extension = _parse_member(index.path, member)
     row, where = number - first, f"{index.path}: sample {number:08d}"
     if not 0 <= row < len(index.labels):
         raise _mismatch(index.path, f"sample {number:08d} is not one of its {len(index.labels)} from {first:08d} on")
-    if (index.labels[row] >= 0) if kind == _LABEL else index.places[row, kind, 1]:
+    if index.labelled[row] if kind == _LABEL else index.places[row, kind, 1]:
         raise PpvitError(f"{where} has two {('images', 'origins', 'labels')[kind]}; make the shard again")
     if kind == _LABEL:
         file.seek(offset)
-        content = file.read(min(member.size, _LABEL_BYTES))
+        content = file.read(min(member.size, labelling.text_bytes + _SEAL_BYTES))
         text = content if opened is None else opened(content, where, number, "cls")
-        index.labels[row] = _class_number(text[:20], where, classes)
+        index.labels[row] = labelling.parsed(text[: labelling.text_bytes + 1], where)
+        index.labelled[row] = True
     elif member.size > (image_bytes if kind == IMAGE else _ORIGIN_BYTES):
         raise PpvitError(f"{where}: {member.name} has {member.size:,} bytes, too many; make the shard again")
     else:
         index.places[row, kind] = offset, member.size
+        if kind == IMAGE:
+            index.extensions[row] = IMAGES.index(extension)
 
 
-def _class_number(text: bytes, where: str, classes: int) -> int:
-    if not re.fullmatch(rb"[0-9]{1,9}", text):
-        raise PpvitError(f"{where}: .cls holds {text!r}, not a class number; make the shard again")
-    if (label := int(text)) >= classes:
-        raise PpvitError(f"{where} has class {label}, the manifest says {classes} classes; make the shard again")
-    return label
-
-
-def _parse_member(path: Path, member: tarfile.TarInfo) -> tuple[int, int]:
+def _parse_member(path: Path, member: tarfile.TarInfo) -> tuple[int, int, str]:
     match = _MEMBER.fullmatch(member.name)
     extension = match[2] if match and member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else ""
-    kind = IMAGE if extension in IMAGE_EXTENSIONS else {"cls": _LABEL, "txt": ORIGIN}.get(extension)
+    kind = IMAGE if extension in IMAGES else {"cls": _LABEL, "txt": ORIGIN}.get(extension)
     if match is None or kind is None:
         raise PpvitError(
             f"{path}: member '{member.name}' is no image, label or origin of a sample and was not read; "
             "make the shards again or ask whoever sent them"
         )
-    return int(match[1]), kind
+    return int(match[1]), kind, extension

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ppvit.datasets.local import own_data
-from ppvit.datasets.source import DATASETS, Request, Sample, Source
+from ppvit.datasets.source import CHOICES, DATASETS, Request, Sample, Source
 
-__all__ = ["DATASETS", "Request", "Sample", "Source", "open_source"]
+__all__ = ["CHOICES", "DATASETS", "Request", "Sample", "Source", "open_source"]
 
 
-def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, seed: int) -> Source:
+def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, seed: int, **choices: Any) -> Source:
     """Open a data set.
 
     Args:
@@ -19,9 +20,10 @@ def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, 
         cache: folder for downloads.
         test_fraction: share held out as test, stratified, where the data set brings no test split.
         seed: which images are held out.
+        choices: further fields of :class:`Request`, which only some data sets read.
 
     Raises:
         UsageError: an unknown name (the nearest is suggested) or a path that does not exist.
         PpvitError: the data are missing, damaged or not laid out as the data set needs, or cannot be fetched.
     """
-    return DATASETS[name](Request(name, own_data(Path(path)), Path(cache), test_fraction, seed))
+    return DATASETS[name](Request(name, own_data(Path(path)), Path(cache), test_fraction, seed, **choices))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import read_bounded
-from ppvit.datasets.fetch import fetch, md5_of
+from ppvit.datasets.fetch import fetch, verified
 from ppvit.datasets.imagefolder import open_imagefolder
 from ppvit.datasets.local import find
 from ppvit.datasets.source import DATASETS, Request, Sample, Source, array_samples, shard_bytes
@@ -49,8 +49,7 @@ def open_cifar(request: Request) -> Source:
     if archive is None:
         return open_imagefolder(request, expected_classes=int(request.name.removeprefix("cifar")))
     official = _official(request.name)
-    if md5_of(archive) != official.tgz_md5:
-        raise PpvitError(f"{archive} is not the official archive (MD5 {official.tgz_md5}); copy or download it again")
+    verified(archive, official.tgz_md5)
     return _source(official, partial(_extract, archive, folder_name))
 
 

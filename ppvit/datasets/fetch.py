@@ -21,6 +21,7 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.files import require_free_space
 from ppvit.core.private import make_private
 from ppvit.core.progress import tqdm
+from ppvit.core.reading import open_regular
 
 _TIMEOUT_SECONDS = 30
 _ATTEMPTS = 4  # of one address, each going on where the one before stopped
@@ -71,9 +72,24 @@ def fetch(urls: tuple[str, ...], target: Path, md5: str) -> Path:
 
 
 def md5_of(path: Path) -> str:
-    """MD5 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
+    """MD5 of a regular file's bytes, in hex."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def verified(path: Path, md5: str) -> Path:
+    """``path``, if it is a file with this checksum.
+
+    Raises:
+        PpvitError: it is another, or cannot be read.
+    """
+    try:
+        found = md5_of(path)
+    except OSError as error:
+        raise PpvitError(f"{path} cannot be read ({error.strerror}); put the official file there") from None
+    if found != md5:
+        raise PpvitError(f"{path} is not the official file (MD5 {md5}) and was not read; copy or download it again")
+    return path
 
 
 def _fetch_verified(url: str, target: Path, md5: str) -> None:

@@ -45,10 +45,12 @@ class HoldOut:
                     f"{where}: class '{class_name}' has a single image and there is no test split; "
                     "add images of it, remove the class, or bring train and test folders of your own"
                 )
-            held_out = min(max(round(count * test_fraction), 1), count - 1)
-            self._highest[class_name] = int(
-                np.partition(np.frombuffer(of_class, np.uint64), held_out - 1)[held_out - 1]
-            )
+            ranks_of_class = np.frombuffer(of_class, np.uint64)
+            last = min(max(round(count * test_fraction), 1), count - 1) - 1
+            highest = np.partition(ranks_of_class, last)[last]
+            # images of one name, in two spellings of Unicode, have one rank and stay together
+            held_out = int(np.count_nonzero(ranks_of_class <= highest))
+            self._highest[class_name] = int(highest)
             self.train_counts[class_name], self.test_counts[class_name] = count - held_out, held_out
 
     def is_test(self, class_name: str, image: str) -> bool:

@@ -1,8 +1,9 @@
 """Any folder, tar or zip of images sorted into class folders.
 
-Layouts, each with up to two more folders around it::
+Layouts, each with any folders around it, and split folders recognised by meaning (:mod:`ppvit.datasets.splits`)::
 
-    train/<class>/**.jpg  test/<class>/**.jpg     val/ or valid/ stands in for test/ where there is none
+    train/<class>/**.jpg  test/<class>/**.jpg     and val/, which stands in for test/ where there is none
+    <class>/train/**.jpg  <class>/test/**.jpg
     <class>/**.jpg                                test is held out, stratified (download.holdout_fraction, dataset.seed)
 
 Classes are numbered in the order of their sorted names. Whatever lies deeper in a class folder belongs to the class.
@@ -11,63 +12,57 @@ Classes are numbered in the order of their sorted names. Whatever lies deeper in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data.decoding import image_extension
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.local import only_archive
 from ppvit.datasets.source import (
     DATASETS,
-    IMAGE_EXTENSIONS,
     Request,
     Sample,
     Source,
     check_classes,
-    check_header,
-    image_extension,
     shard_bytes,
     warn,
 )
+from ppvit.datasets.splits import Layout, find_layout, split_of
 from ppvit.datasets.trees import Entry, entries, is_archive
+from ppvit.datasets.understood import note_on_links, tell
 
-_TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation")  # the first that exists is the test split
-_MOST_WRAPPERS = 2
 _MOST_FOLDERS = 2**20
+_NAMED = 5  # links, folders or endings that a message lists
+_ENDING_LETTERS = 12
+_SPLITS_ALONE = {split_of(name) for name in ("train", "val", "test")}
+# what lies beside images without being meant as any
+_TEXTS = frozenset(
+    ("txt", "json", "xml", "csv", "tsv", "md", "rst", "yaml", "yml", "toml", "ini", "cfg", "log", "html", "htm", "py")
+)
 
 
 @dataclass
 class _Survey:
     """What one look at all names gives; its size grows with the number of folders, not of images."""
 
-    images: Counter[tuple[str, ...]] = field(default_factory=Counter)  # by the outermost folders they lie in
+    images: Counter[tuple[str, ...]] = field(default_factory=Counter)  # by the folders they lie in
     folders: set[tuple[str, ...]] = field(default_factory=set)
-    others: int = 0
+    others: Counter[tuple[tuple[str, ...], str]] = field(default_factory=Counter)  # by folders and ending
     other_example: str = ""
+    linked: list[str] = field(default_factory=list)  # folders that are links
+    dangling: list[str] = field(default_factory=list)  # the first of them
+    dangling_count: int = 0
     size_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class _Layout:
-    depth: int  # of the folders around
-    splits: dict[str, str]  # folder name -> "train" or "test"; empty: class folders only
-
-    def locate(self, folders: tuple[str, ...]) -> tuple[str, str] | None:
-        """(split or "", class) of images in that folder of the tree, None where they belong to neither."""
-        folders = folders[self.depth :]
-        if not self.splits:
-            return ("", folders[0]) if folders else None
-        if len(folders) < 2 or folders[0] not in self.splits:
-            return None
-        return self.splits[folders[0]], folders[1]
 
 
 @DATASETS.register("imagefolder")
 def open_imagefolder(request: Request, expected_classes: int | None = None) -> Source:
     """Your own images: a folder, tar or zip that holds a folder for each class, or train and test folders of such.
+
+    What was understood is printed: splits, classes, numbers of images, and what is left out.
 
     Args:
         request: ``path`` is the folder or archive, or a folder with nothing but one archive in it.
@@ -75,7 +70,8 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
 
     Raises:
         UsageError: there is no path, or it is a file of another kind.
-        PpvitError: the layout has no two classes, a class lacks images in one split, or the archive is damaged.
+        PpvitError: the layout has no two classes or is not clear, a class lacks images in one split, most files of a
+            folder are no images that are read, links lead to nothing, or the archive is damaged.
     """
     if request.path is None:
         raise UsageError(
@@ -85,33 +81,39 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
     if path.is_file() and not is_archive(path):
         raise UsageError(f"dataset.path: {path} is neither a folder nor a tar or zip archive")
     survey = _survey(path)
-    layout = _layout(survey, path)
-    _warn(survey, layout, path)
-    counts = _count(survey, layout)
+    layout = find_layout(survey.images, str(path))
+    _require_readable(survey, layout, path)
+    counts, left_out = _count(survey, layout)
     held_out = None
-    train: dict[str, int] = counts["train"]
-    test: dict[str, int] = counts["test"]
-    if not layout.splits:
-        train = test = counts[""]
-        if len(train) > 1:  # otherwise check_classes says what is wrong
+    places = dict(layout.folders)
+    if "" in counts:
+        whole, place = counts.pop(""), layout.folders[""] or "class folders"
+        counts |= {"train": whole, "test": whole}
+        if len(whole) > 1:  # otherwise check_classes says what is wrong
             held_out = HoldOut(_class_and_name(path, layout), request.test_fraction, request.seed, str(path))
-            train, test = held_out.train_counts, held_out.test_counts
-    classes = sorted({*train, *test})
+            counts = {"train": held_out.train_counts, "test": held_out.test_counts}
+        places = {"train": place, "test": "them too, download.holdout_fraction of each class"}
+    classes = sorted({*counts["train"], *counts["test"]})
     if expected_classes not in (None, len(classes)):
         raise PpvitError(
             f"{path}: {request.name} has {expected_classes} classes, {len(classes)} class folders were found; "
             "for a data set of your own set dataset.name=imagefolder"
         )
     labels = {name: label for label, name in enumerate(classes)}
-    by_label = [{labels[name]: count for name, count in split.items()} for split in (train, test)]
-    check_classes(classes, by_label[0], by_label[1], where=str(path))
+    if unknown := sorted(counts.get("val", {}).keys() - labels.keys()):
+        raise PpvitError(f"{path}: class missing in train: '{unknown[0]}'; add images of it or take it out of val")
+    by_label = {split: {labels[name]: n for name, n in of_split.items()} for split, of_split in counts.items()}
+    check_classes(classes, by_label["train"], by_label["test"], where=str(path))
+    tell(str(path), classes, by_label, places, left_out, [*layout.notes, *note_on_links(survey.linked)])
+    _warn(survey, layout, path)
     read = partial(_samples, path, layout, labels, held_out)
     size_bytes = shard_bytes(survey.images.total(), survey.size_bytes)
-    return Source(classes, partial(read, "train"), partial(read, "test"), path.name, size_bytes)
+    val = partial(read, "val") if "val" in counts else None
+    return Source(classes, partial(read, "train"), partial(read, "test"), path.name, size_bytes, val)
 
 
 def _samples(
-    path: Path, layout: _Layout, labels: dict[str, int], held_out: HoldOut | None, wanted: str
+    path: Path, layout: Layout, labels: dict[str, int], held_out: HoldOut | None, wanted: str
 ) -> Iterator[Sample]:
     for entry in _images(path):
         place = layout.locate(entry.parts[:-1])
@@ -122,7 +124,6 @@ def _samples(
             split = "test" if held_out.is_test(class_name, _inner_name(entry, layout)) else "train"
         if split == wanted:
             image = entry.read()
-            check_header(image, f"{path}: {entry.name}")
             yield Sample(image, image_extension(entry.parts[-1]) or "", labels[class_name], entry.name)
 
 
@@ -130,12 +131,12 @@ def _images(path: Path) -> Iterator[Entry]:
     return (entry for entry in entries(path) if not entry.is_folder and image_extension(entry.parts[-1]))
 
 
-def _inner_name(entry: Entry, layout: _Layout) -> str:
+def _inner_name(entry: Entry, layout: Layout) -> str:
     # without the folders around, so that an archive splits as its folder does
-    return "/".join(entry.parts[layout.depth :])
+    return "/".join(entry.parts[len(layout.root) :])
 
 
-def _class_and_name(path: Path, layout: _Layout) -> Iterator[tuple[str, str]]:
+def _class_and_name(path: Path, layout: Layout) -> Iterator[tuple[str, str]]:
     for entry in _images(path):
         place = layout.locate(entry.parts[:-1])
         if place is not None:
@@ -145,75 +146,102 @@ def _class_and_name(path: Path, layout: _Layout) -> Iterator[tuple[str, str]]:
 def _survey(path: Path) -> _Survey:
     survey = _Survey()
     for entry in entries(path):
-        if entry.is_folder:
-            survey.folders.add(entry.parts[: _MOST_WRAPPERS + 2])
+        if entry.dangling:
+            survey.dangling_count += 1
+            survey.dangling += [entry.name] if survey.dangling_count <= _NAMED else []
+        elif entry.is_folder:
+            survey.folders.add(entry.parts)
+            survey.linked += [entry.name] if entry.is_linked_folder else []
         elif image_extension(entry.parts[-1]):
-            survey.images[entry.parts[:-1][: _MOST_WRAPPERS + 2]] += 1
+            survey.images[entry.parts[:-1]] += 1
             survey.size_bytes += entry.size
         elif entry.parts[-1] != "README.md":
-            survey.others += 1
+            survey.others[entry.parts[:-1], _ending(entry.parts[-1])] += 1
             survey.other_example = survey.other_example or entry.name
-        if len(survey.images) + len(survey.folders) > _MOST_FOLDERS:
+        if len(survey.images) + len(survey.folders) + len(survey.others) > _MOST_FOLDERS:
             raise PpvitError(
                 f"{path} holds more than {_MOST_FOLDERS:,} folders; sort the images into one for each class"
             )
-    if not survey.images:
-        endings = ", ".join(sorted(IMAGE_EXTENSIONS))
+    if survey.dangling:
+        told = _listed(survey.dangling, survey.dangling_count)
         raise PpvitError(
-            f"{path} holds no images ({endings}); "
-            "expected are class folders of images, or train and test folders of them"
+            f"{path}: {survey.dangling_count} links lead to nothing ({told}); "
+            "bring back what they point to (dvc checkout, git annex get), or remove them"
+        )
+    if not survey.images:
+        others = f" but {_by_ending(survey.others)}" if survey.others else ""
+        raise PpvitError(
+            f"{path} holds no images that are read{others}; expected are class folders of images, or train and test "
+            "folders of them"
         )
     return survey
 
 
-def _layout(survey: _Survey, path: Path) -> _Layout:
-    depth = 0
-    while depth < _MOST_WRAPPERS and _is_wrapper(survey, depth):
-        depth += 1
-    tops = sorted({folders[depth] for folders in survey.images if len(folders) > depth})
-    lower = {top.lower(): top for top in tops}
-    train = next((lower[name] for name in _TRAIN if name in lower), None)
-    test = next((lower[name] for name in _TEST if name in lower), None)
-    if train is None or test is None:
-        if not tops:
-            raise PpvitError(f"{path}: the images lie in no class folders; sort them into one folder per class")
-        return _Layout(depth, {})
-    layout = _Layout(depth, {train: "train", test: "test"})
-    for split in (train, test):
-        if not any(len(folders) > depth + 1 and folders[depth] == split for folders in survey.images):
+def _ending(name: str) -> str:
+    stem, dot, ending = name.rpartition(".")
+    return f".{ending.lower()[:_ENDING_LETTERS]}" if dot and stem else "without ending"
+
+
+def _by_ending(others: Mapping[tuple[tuple[str, ...], str], int]) -> str:
+    """``.dng: 37, .mov: 12``, the most frequent first."""
+    endings: Counter[str] = Counter()
+    for (_, ending), count in others.items():
+        endings[ending] += count
+    return _listed([f"{ending}: {count}" for ending, count in endings.most_common(_NAMED)], len(endings))
+
+
+def _listed(first: list[str], count: int) -> str:
+    return ", ".join(first) + (f" and {count - len(first)} more" if count > len(first) else "")
+
+
+def _require_readable(survey: _Survey, layout: Layout, path: Path) -> None:
+    """Refuse a class, or a split, of which most files are no images that are read."""
+    parents = {folder[:-1] for folder in layout.classes}
+    images: Counter[tuple[str, ...]] = Counter()
+    for folders, count in survey.images.items():
+        for depth in range(1, len(folders) + 1):
+            images[folders[:depth]] += count
+    unread: dict[tuple[str, ...], Counter[tuple[tuple[str, ...], str]]] = {}
+    for (folders, ending), count in survey.others.items():
+        for depth in range(1, len(folders) + 1):
+            folder = folders[:depth]
+            meant = folder[:-1] in parents or (split_of(folder[-1]) in _SPLITS_ALONE and not images[folder])
+            if meant and ending[1:] not in _TEXTS:
+                unread.setdefault(folder, Counter())[folders, ending] += count
+    for folder, others in sorted(unread.items()):
+        if others.total() > images[folder]:
             raise PpvitError(
-                f"{path}: {split}/ holds images but no class folders; sort them into {split}/<class>/ or take them away"
+                f"{path}: of the files in {'/'.join(folder)}, {images[folder]} are images that are read and "
+                f"{others.total()} are not ({_by_ending(others)}); convert these to JPEG or PNG, or take them away"
             )
-    return layout
 
 
-def _is_wrapper(survey: _Survey, depth: int) -> bool:
-    """Whether all images lie in one folder at this depth, and in two or more folders somewhere below it."""
-    tops = {folders[depth : depth + 1] for folders in survey.images}
-    return len(tops) == 1 and () not in tops and any(len(folders) > depth + 1 for folders in survey.images)
-
-
-def _count(survey: _Survey, layout: _Layout) -> dict[str, Counter[str]]:
-    counts: dict[str, Counter[str]] = {"": Counter(), "train": Counter(), "test": Counter()}
+def _count(survey: _Survey, layout: Layout) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """Images by split and class, and of no class by the outermost folder that has nothing but such."""
+    counts: dict[str, dict[str, int]] = {split: {} for split in layout.folders}
+    left_out: Counter[str] = Counter()
+    used = {folder[:depth] for folder in layout.classes for depth in range(len(folder))}
     for folders, images in survey.images.items():
-        place = layout.locate(folders)
-        if place:
-            counts[place[0]][place[1]] += images
-    return counts
+        if place := layout.locate(folders):
+            split, name = place
+            counts[split][name] = counts[split].get(name, 0) + images
+        else:
+            depth = next((depth for depth in range(len(folders) + 1) if folders[:depth] not in used), len(folders))
+            left_out["/".join(folders[:depth]) or "no folder"] += images
+    return counts, left_out
 
 
-def _warn(survey: _Survey, layout: _Layout, path: Path) -> None:
+def _warn(survey: _Survey, layout: Layout, path: Path) -> None:
     if survey.others:
-        warn(f"{path}: {survey.others} files that are no images were ignored, such as {survey.other_example}")
-    outside = sum(n for folders, n in survey.images.items() if layout.locate(folders) is None)
-    if outside:
-        where = (
-            f"outside {' and '.join(layout.splits)} or in no class folder" if layout.splits else "in no class folder"
+        endings = _by_ending(survey.others)
+        warn(
+            f"{path}: {survey.others.total()} files that are no images were ignored ({endings}), "
+            f"such as {survey.other_example}"
         )
-        warn(f"{path}: {outside} images that lie {where} were ignored")
-    class_depth = layout.depth + (2 if layout.splits else 1)
-    filled = {folders[:class_depth] for folders in survey.images}
-    for folder in sorted(survey.folders):
-        is_class = len(folder) == class_depth and (not layout.splits or folder[layout.depth] in layout.splits)
-        if is_class and folder not in filled:
-            warn(f"{path}: the folder {'/'.join(folder)} holds no images and is no class")
+    parents = {folder[:-1] for folder in layout.classes}
+    filled = {folders[:depth] for folders in survey.images for depth in range(len(folders) + 1)}
+    empty = sorted("/".join(folder) for folder in survey.folders if folder[:-1] in parents and folder not in filled)
+    for folder in empty[:_NAMED]:
+        warn(f"{path}: the folder {folder} holds no images and is no class")
+    if len(empty) > _NAMED:
+        warn(f"{path}: {len(empty) - _NAMED} more folders hold no images and are no classes")

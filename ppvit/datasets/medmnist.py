@@ -1,23 +1,27 @@
-"""MedMNIST v2 (Yang et al., Scientific Data 2023): 2D medical images at 28, 64, 128 or 224 pixels, one npz file each.
+"""MedMNIST v2 (Yang et al., Scientific Data 2023): medical images and volumes at 28 to 224 pixels, one npz file each.
 
-``<flag>`` is the 28 pixel file, ``<flag>_224`` the large one. The official train and test splits are used,
-``val`` is not.
+``<flag>.npz`` is the 28 pixel file, ``<flag>_224.npz`` the large one; ``dataset.source_size`` chooses. The official
+splits are kept. An image of ChestMNIST carries any number of its labels; the grades of RetinaMNIST are taken as
+classes; of volumes, ``dataset.slices`` takes the middle slice or all.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ppvit.core.errors import PpvitError
+import numpy as np
+
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data.labels import Label
 from ppvit.datasets.fetch import fetch, md5_of
 from ppvit.datasets.imagefolder import open_imagefolder
 from ppvit.datasets.local import find
-from ppvit.datasets.medmnist_info import INFO, SIZES
-from ppvit.datasets.npz import rows, shape_and_dtype
+from ppvit.datasets.medmnist_info import INFO, Info
+from ppvit.datasets.npz import array_names, rows, shape_and_dtype
 from ppvit.datasets.source import (
     DATASETS,
     Request,
@@ -25,91 +29,186 @@ from ppvit.datasets.source import (
     Source,
     array_samples,
     check_classes,
+    counted,
+    enter,
+    note,
     shard_bytes,
     warn,
 )
 
 _URL = "https://zenodo.org/records/10519652/files/{}.npz?download=1"
 _MOST_IMAGES = 2**24  # of a split
-_NAMES = {f"{flag}_{size}" if size != 28 else flag: (flag, size) for size in SIZES for flag in INFO}
-
-DATASETS.refuse(
-    "its images have several labels each", *(f"chestmnist{suffix}" for suffix in ("", "_64", "_128", "_224"))
-)
-DATASETS.refuse(
-    "it holds volumes, not images",
-    *(
-        f"{organ}mnist3d{suffix}"
-        for organ in ("organ", "nodule", "adrenal", "fracture", "vessel", "synapse")
-        for suffix in ("", "_64")
-    ),
-)
 
 
-@DATASETS.register(*_NAMES)
 def open_medmnist(request: Request) -> Source:
-    """Medical images of MedMNIST v2, 28 pixels wide or as the name says, with its official train and test images.
-
-    Opened are the user's npz file, else a folder of class folders, else the official download.
+    """Open the user's npz file, else a folder of class folders, else the official download.
 
     Raises:
+        UsageError: volumes are asked for without slices, a size that is not published, or one of several files at hand.
         PpvitError: the file is no MedMNIST npz of this data set, or cannot be fetched.
     """
-    flag, size = _NAMES[request.name]
-    info = INFO[flag]
-    if request.path is None:
-        path = fetch((_URL.format(request.name),), request.cache / f"{request.name}.npz", info.md5[size])
-        official = True
+    info = INFO[request.name]
+    _check_choices(request, info)
+    if info.kind == "grades":
+        note(f"the {len(info.classes)} grades of {request.name} are ordered; they are learned and scored as classes")
+    own = None if request.path is None else _own(request, info, request.path)
+    if request.path is not None and own is None:
+        return open_imagefolder(request, expected_classes=len(info.classes))
+    if own is None:
+        size = request.source_size or 28
+        name = _file_name(request.name, size)
+        path, official = fetch((_URL.format(name[:-4]),), request.cache / name, info.md5[size]), True
     else:
-        own = request.path if request.path.suffix == ".npz" else find(request.path, f"{request.name}.npz")
-        if own is None:
-            return open_imagefolder(request, expected_classes=len(info.classes))
-        path, official = own, md5_of(own) == info.md5[size]
+        path, official = own, md5_of(own) in info.md5.values()
         if not official:
+            size = request.source_size or next((s for s in info.md5 if path.name == _file_name(request.name, s)), 28)
             warn(
-                f"{path} differs from the official {request.name}.npz (MD5 {info.md5[size]}); "
+                f"{path} differs from the official {_file_name(request.name, size)} (MD5 {info.md5[size]}); "
                 "results may not be comparable"
             )
-    return _from_npz(path, list(info.classes), f"{request.name}.npz{'' if official else ', not the official file'}")
+    name = path.name if official else f"{request.name}.npz, not the official file"
+    axis = request.slice_axis if _is_volumes(request.name) else None
+    return _File(path, info, axis, request.slices == "all", request.source_size).source(name)
 
 
-def _from_npz(path: Path, classes: list[str], description: str) -> Source:
-    labels = {split: _labels(path, split, len(classes)) for split in ("train", "test")}
-    check_classes(classes, Counter(labels["train"]), Counter(labels["test"]), str(path))
-    size_bytes = sum(shard_bytes(len(labels[split]), _image_bytes(path, split, len(labels[split]))) for split in labels)
-    train, test = (
-        partial(_samples, path, split, labels[split], f"{path.name} {split}_images") for split in ("train", "test")
-    )
-    return Source(classes, train, test, description, size_bytes)
-
-
-def _samples(path: Path, split: str, labels: list[int], origin: str) -> Iterator[Sample]:
-    return array_samples(rows(path, f"{split}_images"), labels, origin)
-
-
-def _labels(path: Path, split: str, classes: int) -> list[int]:
-    shape, dtype = shape_and_dtype(path, f"{split}_labels")
-    if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
-        raise PpvitError(
-            f"{path}: {split}_labels has shape {shape}; only one label an image is supported, shape (n,) or (n, 1)"
+def _check_choices(request: Request, info: Info) -> None:
+    if request.source_size and request.source_size not in info.md5:
+        sizes = ", ".join(map(str, info.md5))
+        raise UsageError(f"dataset.source_size: {request.name} is published at {sizes} px; choose one of these")
+    if _is_volumes(request.name) and request.slices == "none":
+        raise UsageError(
+            f"dataset.name={request.name} holds volumes, not images; "
+            "set dataset.slices=middle for the middle slice of each, or all"
         )
-    if shape[0] > _MOST_IMAGES:
-        raise PpvitError(f"{path}: {split}_labels has {shape[0]:,} labels, more than {_MOST_IMAGES:,}")
-    if dtype.kind not in "ui":
-        raise PpvitError(f"{path}: {split}_labels is {dtype}; labels must be whole numbers")
-    labels = [int(row.reshape(())) for row in rows(path, f"{split}_labels")]
-    for number, label in enumerate(labels):
-        if not 0 <= label < classes:
+
+
+def _is_volumes(flag: str) -> bool:
+    return flag.endswith("3d")
+
+
+def _file_name(flag: str, size: int) -> str:
+    return f"{flag}.npz" if size == 28 else f"{flag}_{size}.npz"
+
+
+def _own(request: Request, info: Info, path: Path) -> Path | None:
+    """The npz file at the user's path; None where there is none of this data set."""
+    if path.suffix == ".npz":
+        return path
+    found = {size: file for size in info.md5 if (file := find(path, _file_name(request.name, size)))}
+    if not found:
+        return None
+    if request.source_size:
+        if request.source_size not in found:
             raise PpvitError(
-                f"{path}: {split}_labels[{number}] is {label}, expected 0 to {classes - 1}; is this the right file?"
+                f"{path} has no {_file_name(request.name, request.source_size)} but {found[min(found)].name}; "
+                "put it there, or set dataset.source_size to 0"
             )
-    return labels
+        return found[request.source_size]
+    if len(found) > 1:
+        raise UsageError(
+            f"{path} has {request.name} at {', '.join(map(str, found))} px; set dataset.source_size to one of these"
+        )
+    return next(iter(found.values()))
 
 
-def _image_bytes(path: Path, split: str, expected: int) -> int:
-    shape, dtype = shape_and_dtype(path, f"{split}_images")
-    if dtype != "uint8" or not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
-        raise PpvitError(f"{path}: {split}_images is {dtype} {shape}; expected is uint8 (n, H, W) or (n, H, W, 3)")
-    if shape[0] != expected:
-        raise PpvitError(f"{path}: {shape[0]} {split}_images but {expected} {split}_labels; copy or download it again")
-    return math.prod(shape)
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    info: Info
+    axis: int | None  # of volumes: along which they are sliced
+    every_slice: bool
+    size: int  # that was asked for, or 0
+
+    def source(self, description: str) -> Source:
+        """The splits of the file; ``val`` only if it is there, as in every official one."""
+        present = array_names(self.path)
+        splits = [s for s in ("train", "val", "test") if s != "val" or {"val_images", "val_labels"} & present]
+        labels = {split: self._labels(split) for split in splits}
+        shapes = {split: self._image_shape(split, len(labels[split])) for split in splits}
+        if self.axis is not None and self.every_slice:
+            labels = {s: [each for each in labels[s] for _ in range(shapes[s][self.axis])] for s in splits}
+        several, classes = self.info.kind == "labels", list(self.info.classes)
+        check_classes(classes, counted(labels["train"]), counted(labels["test"]), str(self.path), several)
+        read = {split: partial(self._samples, split, labels[split]) for split in splits}
+        size_bytes = sum(shard_bytes(len(labels[s]), len(labels[s]) * self._slice_bytes(shapes[s])) for s in splits)
+        return Source(classes, read["train"], read["test"], description, size_bytes, read.get("val"), several)
+
+    def _samples(self, split: str, labels: Sequence[Label]) -> Iterator[Sample]:
+        sliced = "" if self.axis is None else f" {'slices' if self.every_slice else 'middle slice'} of axis {self.axis}"
+        return array_samples(self._images(split), labels, f"{self.path.name} {split}_images{sliced}")
+
+    def _images(self, split: str) -> Iterator[np.ndarray]:
+        for array in rows(self.path, f"{split}_images"):
+            if self.axis is None:
+                yield array
+                continue
+            slices = np.moveaxis(array, self.axis, 0)  # (slices, H, W)
+            yield from slices if self.every_slice else slices[len(slices) // 2 :][:1]
+
+    def _slice_bytes(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape) if self.axis is None else math.prod(shape) // shape[self.axis]
+
+    def _labels(self, split: str) -> Sequence[Label]:
+        name, path, classes, several = f"{split}_labels", self.path, len(self.info.classes), self.info.kind == "labels"
+        shape, dtype = shape_and_dtype(path, name)
+        if several and shape[1:] != (classes,):
+            raise PpvitError(f"{path}: {name} has shape {shape}; expected is a 0 or 1 of each label, (n, {classes})")
+        if not several and shape[1:] not in ((), (1,)):
+            raise PpvitError(
+                f"{path}: {name} has shape {shape}; only one label an image is supported, shape (n,) or (n, 1)"
+            )
+        if shape[0] > _MOST_IMAGES:
+            raise PpvitError(f"{path}: {name} has {shape[0]:,} labels, more than {_MOST_IMAGES:,}")
+        if dtype.kind not in "ui":
+            raise PpvitError(f"{path}: {name} is {dtype}; labels must be whole numbers")
+        labels: list[Label] = []
+        highest = 1 if several else classes - 1
+        for number, row in enumerate(rows(path, name)):
+            wrong = row[(row < 0) | (row > highest)]
+            if wrong.size:
+                raise PpvitError(
+                    f"{path}: {name}[{number}] is {wrong.flat[0]}, expected 0 to {highest}; is this the right file?"
+                )
+            labels.append(tuple(np.flatnonzero(row).tolist()) if several else int(row.reshape(())))
+        return labels
+
+    def _image_shape(self, split: str, expected: int) -> tuple[int, ...]:
+        """Shape of an image or volume of the split, whose array is checked."""
+        shape, dtype = shape_and_dtype(self.path, f"{split}_images")
+        said = f"{self.path}: {split}_images is {dtype} {shape}"
+        if self.axis is not None:
+            if dtype != "uint8" or len(shape) != 4 or not all(shape[1:]):
+                raise PpvitError(f"{said}; expected are volumes, uint8 (n, D, H, W)")
+        elif dtype != "uint8" or not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
+            raise PpvitError(f"{said}; expected is uint8 (n, H, W) or (n, H, W, 3)")
+        if shape[0] != expected:
+            raise PpvitError(
+                f"{self.path}: {shape[0]} {split}_images but {expected} {split}_labels; copy or download it again"
+            )
+        if self.size and self.size != shape[1]:
+            sides = f"{shape[1]} x {shape[2]} px"
+            raise PpvitError(
+                f"{self.path}: {split}_images has images of {sides}, dataset.source_size is {self.size}; set it to 0"
+            )
+        return shape[1:]
+
+
+def _says(flag: str, info: Info) -> str:
+    counts = " + ".join(f"{count:,}" for count in info.counts)
+    kind = "volumes" if _is_volumes(flag) else "images"
+    return f"MedMNIST, {info.shows}: {counts} {kind}, {len(info.classes)} {info.kind}, {info.licence}."
+
+
+for _flag, _info in INFO.items():
+    enter(
+        _flag,
+        open_medmnist,
+        _says(_flag, _info),
+        reads=("source_size", *(("slices", "slice_axis") if _is_volumes(_flag) else ())),
+    )
+    for _size in _info.md5:
+        if _size != 28:
+            DATASETS.refuse(
+                f"its size is a parameter of its own: set dataset.name={_flag} and dataset.source_size={_size}",
+                f"{_flag}_{_size}",
+            )

@@ -1,4 +1,4 @@
-"""The 2D data sets of MedMNIST v2: class names and published MD5 sums.
+"""The data sets of MedMNIST v2: class names, numbers of images, licences and published MD5 sums.
 
 Taken from ``medmnist.INFO`` of the medmnist package 3.0.2 (Apache-2.0), whose import needs
 pandas, scikit-image and torch.
@@ -7,20 +7,33 @@ pandas, scikit-image and torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-SIZES = (28, 64, 128, 224)  # side in pixels
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Info:
-    """Class names in order of label number, and the MD5 of the npz file by side in pixels."""
+    """One data set.
 
+    Attributes:
+        shows: what is seen.
+        classes: names in order of label number.
+        md5: of the npz file, by side in pixels.
+        counts: images, or volumes, of train, val and test.
+        licence: as its publishers have it.
+        kind: ``labels``, of which an image carries any number; ``grades``, which are ordered; or plain ``classes``.
+    """
+
+    shows: str
     classes: tuple[str, ...]
     md5: dict[int, str]
+    counts: tuple[int, int, int]
+    licence: str
+    kind: Literal["classes", "labels", "grades"] = "classes"
 
 
 INFO = {
     "pathmnist": Info(
+        "colon tissue",
         (
             "adipose",
             "background",
@@ -38,8 +51,39 @@ INFO = {
             128: "ac42d08fb904d92c244187169d1fd1d9",
             224: "2c51a510bcdc9cf8ddb2af93af1eadec",
         },
+        (89996, 10004, 7180),
+        "CC BY 4.0",
+    ),
+    "chestmnist": Info(
+        "chest X-rays",
+        (
+            "atelectasis",
+            "cardiomegaly",
+            "effusion",
+            "infiltration",
+            "mass",
+            "nodule",
+            "pneumonia",
+            "pneumothorax",
+            "consolidation",
+            "edema",
+            "emphysema",
+            "fibrosis",
+            "pleural",
+            "hernia",
+        ),
+        {
+            28: "02c8a6516a18b556561a56cbdd36c4a8",
+            64: "9de6cd0b934ebb5b7426cfba5efbae16",
+            128: "db107e5590b27930b62dbaf558aebee3",
+            224: "45bd33e6f06c3e8cdb481c74a89152aa",
+        },
+        (78468, 11219, 22433),
+        "CC BY 4.0",
+        "labels",
     ),
     "dermamnist": Info(
+        "skin lesions",
         (
             "actinic keratoses and intraepithelial carcinoma",
             "basal cell carcinoma",
@@ -55,61 +99,60 @@ INFO = {
             128: "2defd784463fa5243564e855ed717de1",
             224: "8974907d8e169bef5f5b96bc506ae45d",
         },
+        (7007, 1003, 2005),
+        "CC BY-NC 4.0",
     ),
     "octmnist": Info(
-        (
-            "choroidal neovascularization",
-            "diabetic macular edema",
-            "drusen",
-            "normal",
-        ),
+        "retinal tomography",
+        ("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
         {
             28: "c68d92d5b585d8d81f7112f81e2d0842",
             64: "e229e9440236b774d9f0dfef9d07bdaf",
             128: "0a97e76651ace45c5d943ee3f65b63ae",
             224: "abc493b6d529d5de7569faaef2773ba3",
         },
+        (97477, 10832, 1000),
+        "CC BY 4.0",
     ),
     "pneumoniamnist": Info(
-        (
-            "normal",
-            "pneumonia",
-        ),
+        "chest X-rays of children",
+        ("normal", "pneumonia"),
         {
             28: "28209eda62fecd6e6a2d98b1501bb15f",
             64: "8f4eceb4ccffa70c672198ea285246c6",
             128: "05b46931834c231683c68f40c47b2971",
             224: "d6a3c71de1b945ea11211b03746c1fe1",
         },
+        (4708, 524, 624),
+        "CC BY 4.0",
     ),
     "retinamnist": Info(
-        (
-            "0",
-            "1",
-            "2",
-            "3",
-            "4",
-        ),
+        "retina photographs",
+        ("0", "1", "2", "3", "4"),
         {
             28: "bd4c0672f1bba3e3a89f0e4e876791e4",
             64: "afda852cc34dcda56f86ad2b2457dbcc",
             128: "e48e916a24454daf90583d4e6efb1a18",
             224: "eae7e3b6f3fcbda4ae613ebdcbe35348",
         },
+        (1080, 120, 400),
+        "CC BY 4.0",
+        "grades",
     ),
     "breastmnist": Info(
-        (
-            "malignant",
-            "normal, benign",
-        ),
+        "breast ultrasound",
+        ("malignant", "normal, benign"),
         {
             28: "750601b1f35ba3300ea97c75c52ff8f6",
             64: "742edef2a1fd1524b2efff4bd7ba9364",
             128: "363e4b3f8d712e9b5de15470a2aaadf1",
             224: "b56378a6eefa9fed602bb16d192d4c8b",
         },
+        (546, 78, 156),
+        "CC BY 4.0",
     ),
     "bloodmnist": Info(
+        "blood cells",
         (
             "basophil",
             "eosinophil",
@@ -126,8 +169,11 @@ INFO = {
             128: "adace1e0ed228fccda1f39692059dd4c",
             224: "b718ff6835fcbdb22ba9eacccd7b2601",
         },
+        (11959, 1712, 3421),
+        "CC BY 4.0",
     ),
     "tissuemnist": Info(
+        "kidney cells",
         (
             "Collecting Duct, Connecting Tubule",
             "Distal Convoluted Tubule",
@@ -144,8 +190,11 @@ INFO = {
             128: "61b955355d7425a89687b06cca3ce0c2",
             224: "b077128c4a949f0a4eb01517f9037b9c",
         },
+        (165466, 23640, 47280),
+        "CC BY 4.0",
     ),
     "organamnist": Info(
+        "abdominal CT, axial",
         (
             "bladder",
             "femur-left",
@@ -165,8 +214,11 @@ INFO = {
             128: "eeae80d0a227a8d099027e1b3cfd3b60",
             224: "50747347e05c87dd3aaf92c49f9f3170",
         },
+        (34561, 6491, 17778),
+        "CC BY 4.0",
     ),
     "organcmnist": Info(
+        "abdominal CT, coronal",
         (
             "bladder",
             "femur-left",
@@ -186,8 +238,11 @@ INFO = {
             128: "773c1f009daa3fe5d9a2a201b2a7ed94",
             224: "050f5e875dc056f6768abf94ec9995d1",
         },
+        (12975, 2392, 8216),
+        "CC BY 4.0",
     ),
     "organsmnist": Info(
+        "abdominal CT, sagittal",
         (
             "bladder",
             "femur-left",
@@ -207,5 +262,61 @@ INFO = {
             128: "ded0c5fa01a95dc4978b956f613e9b8e",
             224: "b354719e553fbbb2513d5533f52a4cb1",
         },
+        (13932, 2452, 8827),
+        "CC BY 4.0",
+    ),
+    "organmnist3d": Info(
+        "abdominal CT",
+        (
+            "liver",
+            "kidney-right",
+            "kidney-left",
+            "femur-right",
+            "femur-left",
+            "bladder",
+            "heart",
+            "lung-right",
+            "lung-left",
+            "spleen",
+            "pancreas",
+        ),
+        {28: "a0c5a1ff56af4f155c46d46fbb45a2fe", 64: "58a2205adf14a9d0a189cb06dc78bf10"},
+        (971, 161, 610),
+        "CC BY 4.0",
+    ),
+    "nodulemnist3d": Info(
+        "lung nodules in CT",
+        ("benign", "malignant"),
+        {28: "8755a7e9e05a4d9ce80a24c3e7a256f3", 64: "c47c5b7d457bf6332200d2ea6d64ecd8"},
+        (1158, 165, 310),
+        "CC BY 4.0",
+    ),
+    "adrenalmnist3d": Info(
+        "shapes of adrenal glands",
+        ("normal", "hyperplasia"),
+        {28: "bbd3c5a5576322bc4cdfea780653b1ce", 64: "17721accfe9fb005146a47d33bc54b2f"},
+        (1188, 98, 298),
+        "CC BY 4.0",
+    ),
+    "fracturemnist3d": Info(
+        "rib fractures in CT",
+        ("buckle rib fracture", "nondisplaced rib fracture", "displaced rib fracture"),
+        {28: "6aa7b0143a6b42da40027a9dda61302f", 64: "f01d7e6316aedf4210da0da5b7437b42"},
+        (1027, 103, 240),
+        "CC BY 4.0",
+    ),
+    "vesselmnist3d": Info(
+        "shapes of brain vessels",
+        ("vessel", "aneurysm"),
+        {28: "b41fd4f7e7e2feedddb201585ecafa1b", 64: "6bb274a8846e1097066dcd64e2c4520f"},
+        (1335, 191, 382),
+        "CC BY 4.0",
+    ),
+    "synapsemnist3d": Info(
+        "synapses by electron microscopy",
+        ("inhibitory synapse", "excitatory synapse"),
+        {28: "1235b78a3cd6280881dd7850a78eadb6", 64: "43bd14ebf3af9d3dd072446fedc14d5e"},
+        (1230, 177, 352),
+        "CC BY 4.0",
     ),
 }

@@ -14,7 +14,7 @@ import numpy as np
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import open_regular
 from ppvit.data import npy
-from ppvit.data.images import PIXELS
+from ppvit.data.decoding import PIXELS
 
 _ROW_BYTES = 3 * PIXELS  # of one image
 
@@ -50,6 +50,12 @@ def shape_and_dtype(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
         archive.open(f"{name}.npy") as file,
     ):
         return _header(archive, name, file)
+
+
+def array_names(path: Path) -> set[str]:
+    """The arrays that an npz file has; raises as :func:`rows`."""
+    with _whole(path), open_regular(path) as whole, zipfile.ZipFile(whole) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
 def _header(archive: zipfile.ZipFile, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:

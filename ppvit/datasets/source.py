@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from ppvit.core.errors import PpvitError, printable
 from ppvit.core.registry import Registry
 from ppvit.data import images
-from ppvit.data.tar_index import IMAGE_BYTES
-
-# file extension -> the extension under which the bytes are kept
-IMAGE_EXTENSIONS = {
-    "jpg": "jpg",
-    "jpeg": "jpg",
-    "jpe": "jpg",
-    "jfif": "jpg",
-    "png": "png",
-    "webp": "webp",
-    "bmp": "bmp",
-    "ppm": "ppm",
-    "pgm": "pgm",
-    "tif": "tif",
-    "tiff": "tif",
-    "gif": "gif",
-}
+from ppvit.data.labels import Label
+from ppvit.datasets.class_names import check_names
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: encoded bytes, their extension, a label in ``range(len(classes))``, and where it came from."""
+    """One image: encoded bytes, their extension, a label in ``range(len(classes))``, and where it came from.
+
+    The label of a multi-label data set is a tuple of class numbers in ascending order, possibly empty.
+    """
 
     image: bytes
     extension: str
-    label: int
+    label: Label
     origin: str
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set; each call of ``train`` or ``test`` starts again at the first image."""
+    """A data set; each call of ``train``, ``test`` or ``val`` starts again at the first image."""
 
     classes: list[str]
     train: Callable[[], Iterator[Sample]]
@@ -54,6 +41,10 @@ class Source:
     """where the images came from; the same text on every machine"""
     size_bytes: int
     """about how much disk the raw shards take; see :func:`shard_bytes`"""
+    val: Callable[[], Iterator[Sample]] | None = None
+    """the official validation split, where there is one: kept beside the others; nothing is trained or scored on it"""
+    multilabel: bool = False
+    """whether an image carries any number of the classes, and ``Sample.label`` is a tuple, instead of exactly one"""
 
 
 @dataclass(frozen=True)
@@ -67,10 +58,48 @@ class Request:
     """where downloads are kept"""
     test_fraction: float
     seed: int
+    source_size: int = 0
+    """side in pixels of the published file, where there are several; 0 takes the file at hand, or the smallest"""
+    slices: str = "none"
+    """of volumes: ``middle`` or ``all`` slices; ``none`` refuses them"""
+    slice_axis: int = 0
+    """of volumes: along which of the three axes they are sliced"""
+    subset: str = ""
+    """which part of a data set that consists of several; empty takes the usual or only one"""
+    image_column: str = ""
+    """of tables: where the images are; empty finds the only such column"""
+    label_column: str = ""
+    """of tables: where the labels are; empty finds the only such column"""
 
+
+CHOICES = ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")
+"""Fields of a request, and parameters of the section ``dataset``, that only some data sets read."""
 
 DATASETS: Registry[Callable[[Request], Source]] = Registry("ppvit.datasets", "dataset.name")
 """What opens each data set, by name. One more is a file in this folder with a function under ``@DATASETS.register``."""
+
+
+def enter(name: str, opener: Callable[[Request], Source], says: str, reads: tuple[str, ...] = ()) -> None:
+    """Register one of several data sets that are opened alike.
+
+    Args:
+        name: of the data set.
+        opener: what opens it.
+        says: the sentence on it in ``ppvit list datasets``: what is seen, images, classes, licence.
+        reads: those of ``CHOICES`` that it reads.
+    """
+
+    def open_named(request: Request) -> Source:
+        return opener(request)
+
+    open_named.__doc__ = says
+    vars(open_named)["reads"] = reads
+    DATASETS.register(name)(open_named)
+
+
+def note(message: str) -> None:
+    """Tell the user what was understood or chosen."""
+    print(f"note: {printable(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
@@ -83,56 +112,51 @@ def shard_bytes(images: int, image_bytes: int) -> int:
     return image_bytes + images * 6 * 512  # three headers, three paddings
 
 
-def image_extension(name: str) -> str | None:
-    """The normalised extension of a file that is named like an image, else None."""
-    return IMAGE_EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
-
-
-def check_header(image: bytes, where: str) -> None:
-    """Refuse bytes that do not begin like an image, or like one of more than 2^27 pixels; none is decoded.
-
-    Raises:
-        PpvitError: naming ``where``.
-    """
-    if not image:
-        raise PpvitError(f"{where} is empty; remove it or put the image back")
-    if len(image) > IMAGE_BYTES:
-        raise PpvitError(f"{where} has {len(image):,} bytes, more than {IMAGE_BYTES:,}; remove or convert it")
-    try:
-        images.opened(image).close()
-    except UnidentifiedImageError:
-        raise PpvitError(f"{where} is not an image, whatever its name says; remove or convert it") from None
-    except Exception as error:  # Pillow's readers name none of those that a damaged header ends in
-        raise PpvitError(f"{where} cannot be read as an image ({error}); remove or convert it") from None
-
-
-def array_samples(arrays: Iterable[np.ndarray], labels: Iterable[int], origin: str) -> Iterator[Sample]:
+def array_samples(arrays: Iterable[np.ndarray], labels: Iterable[Label], origin: str) -> Iterator[Sample]:
     """Samples of arrays, as PNG: each image uint8, (H, W) or (H, W, 3); ``origin`` gets the image's number appended."""
     for number, (image, label) in enumerate(zip(arrays, labels, strict=True)):
-        yield Sample(images.encode_png(image), "png", int(label), f"{origin}[{number}]")
+        number_or_numbers = label if isinstance(label, tuple) else int(label)  # of numpy's numbers, Python's
+        yield Sample(images.encode_png(image), "png", number_or_numbers, f"{origin}[{number}]")
 
 
-def check_classes(classes: list[str], train: Mapping[int, int], test: Mapping[int, int], where: str) -> None:
+def counted(labels: Iterable[Label]) -> Counter[int]:
+    """Images per class number; an image of several labels counts for each of them."""
+    return Counter(number for label in labels for number in (label if isinstance(label, tuple) else (label,)))
+
+
+def check_classes(
+    classes: list[str], train: Mapping[int, int], test: Mapping[int, int], where: str, multilabel: bool = False
+) -> None:
     """Refuse splits that cannot be trained on or would be scored wrongly.
 
     Args:
         classes: names; label numbers are their positions.
-        train: images per label number; labels without an image may be left out.
+        train: images per label number, see :func:`counted`; labels without an image may be left out.
         test: the same of the test split.
         where: the source, named in the error.
+        multilabel: whether an image may carry any number of labels. One label is enough then, and a label that a split
+            lacks is a warning: what cannot be measured of it is said with the results.
 
     Raises:
-        PpvitError: fewer than two classes, a class that one of the splits lacks, or a name that cannot be printed.
+        PpvitError: fewer than two classes, a class that one of the splits lacks, or names that cannot be printed or
+            told apart.
     """
-    if len(classes) < 2:
+    if multilabel and not classes:
+        raise PpvitError(f"{where}: at least one label is needed, found none; name the labels")
+    if len(classes) < 2 and not multilabel:
         found = f"only '{classes[0]}'" if classes else "none"
         raise PpvitError(f"{where}: at least two classes are needed, found {found}; give every class its own folder")
+    check_names(classes, where)
     for label, name in enumerate(classes):
-        if len(name) > 1000 or any(unicodedata.category(letter) == "Cc" for letter in name):
-            raise PpvitError(f"{where}: the name of class {label} has control characters or is too long; rename it")
         if not train.get(label) and not test.get(label):
             raise PpvitError(f"{where}: class {label} ('{name}') has no image; number the classes from 0 without gaps")
         if not train.get(label):
-            raise PpvitError(f"{where}: class missing in train: '{name}'; add images of it or take it out of test")
+            lacks = f"{where}: class missing in train: '{name}'"
+            if not multilabel:
+                raise PpvitError(f"{lacks}; add images of it or take it out of test")
+            warn(f"{lacks}; it cannot be learned")
         if not test.get(label):
-            raise PpvitError(f"{where}: class missing in test: '{name}'; add images of it or take it out of train")
+            lacks = f"{where}: class missing in test: '{name}'"
+            if not multilabel:
+                raise PpvitError(f"{lacks}; add images of it or take it out of train")
+            warn(f"{lacks}; it cannot be scored")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import tarfile
+import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +19,9 @@ from typing import Any, Self
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import open_regular, read_bounded
+from ppvit.data.decoding import is_noise
 from ppvit.data.tar_index import IMAGE_BYTES
+from ppvit.datasets.zip_names import member_names
 
 ARCHIVE_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
 _EXTENSIONS = (
@@ -27,6 +32,7 @@ _EXTENSION_BYTES = 2**20  # of a long name or a pax header, which tarfile reads 
 _MEMBER_BYTES = 2**36  # of a member; one below 0 leads tarfile back for ever, and one of 2^62 on through nothing
 _PIECE_BYTES = 2**12
 _DEEPEST = 100  # folders in each other
+_VISITS = 200  # of a folder by links: folders of links to each other would be walked through without end
 _COMPRESSED = {b"\x1f\x8b": "r|gz", b"BZh": "r|bz2", b"\xfd7zXZ\0": "r|xz"}  # by what such files begin with
 
 
@@ -34,17 +40,26 @@ _COMPRESSED = {b"\x1f\x8b": "r|gz", b"BZh": "r|bz2", b"\xfd7zXZ\0": "r|xz"}  # b
 class Entry:
     """A file or a folder inside a tree.
 
-    ``read`` gives the file's bytes and works until the next entry is asked for; for a folder it gives none.
+    ``read`` gives the file's bytes and works until the next entry is asked for; for a folder it gives none. Names are
+    in Unicode's composed form (NFC), as macOS and others spell the same name in two ways; bytes that are no UTF-8 are
+    shown as ``\\xe4``. ``dangling`` is a link to nothing; ``path`` is where it lies, if in no archive.
     """
 
     parts: tuple[str, ...]
     size: int
     read: Callable[[], bytes]
     is_folder: bool = False
+    dangling: bool = False
+    path: Path | None = None
 
     @classmethod
-    def folder(cls, parts: tuple[str, ...]) -> Entry:
-        return cls(parts, 0, bytes, is_folder=True)
+    def folder(cls, parts: tuple[str, ...], path: Path | None = None) -> Entry:
+        return cls(parts, 0, bytes, is_folder=True, path=path)
+
+    @property
+    def is_linked_folder(self) -> bool:
+        """Whether it is a link to a folder, into which DVC does not look when it compares."""
+        return self.is_folder and self.path is not None and self.path.is_symlink()
 
     @property
     def name(self) -> str:
@@ -65,17 +80,20 @@ def entries(path: Path) -> Iterator[Entry]:
     An archive is read from front to end, because jumping about in a compressed tar costs quadratic time. Hidden files
     and what operating systems leave behind (``__MACOSX``, ``Thumbs.db``) do not appear.
 
+    Links in a folder are followed, also out of it: DVC and git-annex keep files so. What links lead to must be read as
+    images only.
+
     Raises:
-        PpvitError: the archive is damaged, encrypted or of an unknown kind, an entry points out of the tree (absolute,
-            ``..``, or a link), or a file cannot be read.
+        PpvitError: the archive is damaged, encrypted or of an unknown kind, an entry of it points out of it (absolute,
+            ``..``, or a link), links lead round in a folder, or a file cannot be read.
     """
     if path.is_dir():
-        found = _folder(path.resolve(), path.resolve(), (), ())
+        found = _folder(path, path, (), (), Counter())
     elif _starts_like_zip(path):
         found = _zip(path)
     else:
         found = tar_entries(path)
-    return (entry for entry in found if not _is_noise(entry.parts))
+    return (entry for entry in found if not is_passed_over(entry.parts))
 
 
 def _starts_like_zip(path: Path) -> bool:
@@ -83,35 +101,54 @@ def _starts_like_zip(path: Path) -> bool:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")  # zipfile.is_zipfile also takes a tar that ends in a zip
 
 
-def _is_noise(parts: tuple[str, ...]) -> bool:
-    return not parts or any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini") for part in parts)
+def is_passed_over(parts: tuple[str, ...]) -> bool:
+    """Whether a path is hidden, or what an operating system leaves behind."""
+    return not parts or any(part.startswith(".") for part in parts) or is_noise(parts)
 
 
-def _folder(root: Path, folder: Path, parts: tuple[str, ...], above: tuple[Path, ...]) -> Iterator[Entry]:
+def _folder(
+    root: Path, folder: Path, parts: tuple[str, ...], above: tuple[Path, ...], visits: Counter[Path]
+) -> Iterator[Entry]:
     above = (*above, folder.resolve())
     if len(above) > _DEEPEST:
         raise PpvitError(f"{root} has more than {_DEEPEST} folders in each other, as in {parts[0]}; flatten them")
     try:
-        children = sorted(os.listdir(folder))
+        children = sorted(os.scandir(folder), key=lambda child: child.name)
     except OSError as error:
         raise PpvitError(f"{folder} cannot be read ({error.strerror}); check its permissions") from None
     for child in children:
-        path, inside = folder / child, (*parts, _text(child))
-        if _is_noise(inside):
+        path, inside = folder / child.name, (*parts, _text(child.name))
+        if is_passed_over(inside):
             continue
-        target = path.resolve() if path.is_symlink() else path
-        if target is not path and not (target.exists() and target.is_relative_to(root)):
-            raise PpvitError(
-                f"{path} links out of {root} or to nothing; "
-                "replace links by copies (cp -rL), so that changes are noticed"
-            )
-        if target.is_dir():
-            if target in above:
-                raise PpvitError(f"{path} links to a folder that holds it; remove the link")
-            yield Entry.folder(inside)
-            yield from _folder(root, path, inside, above)
-        elif target.is_file():
-            yield Entry(inside, target.stat().st_size, partial(_read_file, path))
+        found = _status(path)
+        if found is None:
+            yield Entry(inside, 0, bytes, dangling=True, path=path)
+        elif stat.S_ISDIR(found.st_mode):
+            if child.is_symlink():
+                _require_end(path, above, visits)
+            yield Entry.folder(inside, path)
+            yield from _folder(root, path, inside, above, visits)
+        elif stat.S_ISREG(found.st_mode):
+            yield Entry(inside, found.st_size, partial(_read_file, path), path=path)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of what a path leads to; None where that is nothing."""
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise PpvitError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _require_end(link: Path, above: tuple[Path, ...], visits: Counter[Path]) -> None:
+    target = link.resolve()
+    if target in above:
+        raise PpvitError(f"{link} links to a folder that holds it; remove the link")
+    visits[target] += 1
+    if visits[target] > _VISITS:
+        raise PpvitError(f"{link}: links lead to the folder {target} more than {_VISITS} times; remove some")
 
 
 def _read_file(path: Path) -> bytes:
@@ -193,11 +230,12 @@ def _zip(path: Path) -> Iterator[Entry]:
     with _whole(path):
         archive = zipfile.ZipFile(path)
     with archive:
-        for info in archive.infolist():
-            parts = _safe_parts(info.filename.replace("\\", "/"), path)  # some Windows tools write backslashes
+        members = archive.infolist()
+        for info, name in zip(members, member_names(members, str(path)), strict=True):
+            parts = _safe_parts(name, path)
             if not parts:
                 continue
-            if info.is_dir():
+            if name.endswith("/"):
                 yield Entry.folder(parts)
             elif stat.S_ISLNK(info.external_attr >> 16):
                 yield Entry(parts, 0, partial(_refuse_link, path, info.filename))
@@ -245,4 +283,5 @@ def _safe_parts(name: str, path: Path) -> tuple[str, ...]:
 
 
 def _text(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # file names need not be UTF-8
+    """A name in one spelling; two names that are no UTF-8 stay two."""
+    return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

@@ -1,97 +1,156 @@
-"""WebDataset shards of plain images: ``train-*.tar`` and ``test-*.tar``, or tars without a test split.
+"""WebDataset shards of plain images: tars in ``train/`` and ``test/`` or so named, or tars without a test split.
 
 A sample is an image and a ``.cls`` member with its class number, under one name. Text beside them (``.txt``, ``.json``)
-is not read, and anything else, such as a pickle, makes the whole shard refused. ``classes.txt`` beside the shards names
-the classes, one a line.
+is not read, and anything else, such as a pickle, makes the whole shard refused. ``classes.txt`` beside the shards, or
+``classnames.txt`` as CLIP benchmark writes it, names the classes, one a line.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import read_bounded
+from ppvit.data.decoding import IMAGE_EXTENSIONS
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.source import (
     DATASETS,
-    IMAGE_EXTENSIONS,
     Request,
     Sample,
     Source,
     check_classes,
-    check_header,
     shard_bytes,
     warn,
 )
-from ppvit.datasets.trees import Entry, tar_entries
+from ppvit.datasets.splits import split_of
+from ppvit.datasets.trees import Entry, entries, is_passed_over, tar_entries
+from ppvit.datasets.understood import note_on_links, tell
 
 _TEXT = ("txt", "json")
 _NAMES_BYTES = 2**24  # of classes.txt
 _SHARD = re.compile(r".*\.(tar|tar\.gz|tgz)")
-_SPLIT = re.compile(r"(?:.*[-_.])?(train|test|val|valid|validation)[-_.].*")
+_CLASS_FILES = ("classes.txt", "classnames.txt")
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """Shards by split, a single split "" if the names tell none; and what was decided of them."""
+
+    by_split: dict[str, list[Path]]
+    notes: tuple[str, ...] = ()
 
 
 @DATASETS.register("webdataset")
 def open_webdataset(request: Request) -> Source:
-    """Your own images as WebDataset shards: a tar, or a folder of train-*.tar and test-*.tar.
+    """Your own images as WebDataset shards: a tar, or train-*.tar and test-*.tar, or folders train and test of tars.
 
     Raises:
         UsageError: there is no path.
-        PpvitError: no shards, a damaged shard, a member that is refused, or a sample without image or class number.
+        PpvitError: no shards, shards of several data sets, a damaged shard, a member that is refused, or a sample
+            without image or class number.
     """
     if request.path is None:
         raise UsageError(
             "dataset.name=webdataset needs shards: set dataset.path to a tar, or a folder of train-*.tar and test-*.tar"
         )
-    shards = _shards(request.path)
+    path, found = request.path, _shards(request.path)
+    shards = found.by_split
     scans = {split: _scan(of_split) for split, of_split in shards.items()}
+    counts: dict[str, Counter[int]] = {split: images for split, (images, _) in scans.items()}
+    read = {split: partial(_samples, of_split) for split, of_split in shards.items()}
+    places = {split: _told(of_split, path) for split, of_split in shards.items()}
     if "" in shards:
-        held_out = HoldOut(_class_and_name(shards[""]), request.test_fraction, request.seed, str(request.path))
-        counts = [
-            Counter({int(k): n for k, n in split.items()}) for split in (held_out.train_counts, held_out.test_counts)
-        ]
-        train, test = (partial(_samples, shards[""], held_out, is_test) for is_test in (False, True))
-    else:
-        counts = [scans["train"][0], scans["test"][0]]
-        train, test = (partial(_samples, shards[split]) for split in ("train", "test"))
-    used = max(max(split, default=0) for split in counts) + 1
+        held_out = HoldOut(_class_and_name(shards[""]), request.test_fraction, request.seed, str(path))
+        halves = {"train": held_out.train_counts, "test": held_out.test_counts}
+        counts = {split: Counter({int(label): n for label, n in half.items()}) for split, half in halves.items()}
+        read = {split: partial(_samples, shards[""], held_out, split == "test") for split in halves}
+        places = {"train": places[""], "test": "them too, download.holdout_fraction of each class"}
+    used = max(max(counts[split], default=0) for split in ("train", "test")) + 1
     if used > (samples := sum(images.total() for images, _ in scans.values())):
         raise PpvitError(
-            f"{request.path}: class {used - 1} is the highest of {samples} samples; number the classes from 0 without "
-            "gaps"
+            f"{path}: class {used - 1} is the highest of {samples} samples; number the classes from 0 without gaps"
         )
-    classes = _class_names(request.path, used)
-    check_classes(classes, counts[0], counts[1], where=str(request.path))
+    if (beyond := max(counts.get("val", {}), default=0)) >= used:
+        raise PpvitError(f"{path}: class {beyond} is in val only; add images of it to train or take it out of val")
+    classes = _class_names(path, [shard for of_split in shards.values() for shard in of_split], used)
+    check_classes(classes, counts["train"], counts["test"], where=str(path))
+    tell(str(path), classes, counts, places, {}, found.notes)
     size_bytes = sum(shard_bytes(images.total(), size) for images, size in scans.values())
-    return Source(classes, train, test, request.path.name, size_bytes)
+    return Source(classes, read["train"], read["test"], path.name, size_bytes, read.get("val"))
 
 
-def _shards(path: Path) -> dict[str, list[Path]]:
-    """Shards by split; a single split "" if the names tell none."""
-    paths = [path] if path.is_file() else sorted(path.glob("*.t*"))
-    shards: dict[str, list[Path]] = {}
+def _shards(path: Path) -> _Shards:
+    found = [] if path.is_file() else list(entries(path))
+    paths = [path] if path.is_file() else sorted(_tars(found))
+    split_by: dict[str, list[Path]] = {}
+    sets: dict[tuple[Path, frozenset[str]], set[str]] = {}
     for shard in paths:
-        if _SHARD.fullmatch(shard.name):
-            match = _SPLIT.fullmatch(shard.name) if path.is_dir() else None
-            shards.setdefault(match[1] if match else "", []).append(shard)
-    if not shards:
+        split, of = _split_of(shard, path) if path.is_dir() else ("", (path, frozenset()))
+        split_by.setdefault(split, []).append(shard)
+        sets.setdefault(of, set()).add(split)
+    notes = note_on_links([entry.name for entry in found if entry.is_linked_folder])
+    if not paths:
         raise PpvitError(f"{path} holds no shards; expected are files such as train-000000.tar and test-000000.tar")
-    test = next((split for split in ("test", "val", "valid", "validation") if split in shards), None)
-    if test is None:
-        return {"": sorted(shard for of_split in shards.values() for shard in of_split)}
-    if "train" not in shards:
-        raise PpvitError(f"{path} holds {test} shards but no train shards; add train-*.tar")
-    unused = [shard.name for split in shards if split not in ("train", test) for shard in shards[split]]
-    if unused:
-        warn(
-            f"{path}: {len(unused)} shards belong neither to train nor to {test} and were ignored, such as {unused[0]}"
+    several = [of for of, splits in sets.items() if "train" in splits and len(splits - {""}) > 1]
+    if len(several) > 1:
+        first, second = (
+            f"'{' '.join((str(folder.relative_to(path)), *sorted(rest)))}'" for folder, rest in several[:2]
         )
-    return {"train": shards["train"], "test": shards[test]}
+        raise PpvitError(
+            f"{path} holds train and test shards of {first} and of {second}; set dataset.path to one of them"
+        )
+    if not split_by.keys() & {"val", "test"}:
+        return _Shards({"": paths}, tuple(notes))
+    if "train" not in split_by:
+        held = "test" if "test" in split_by else "val"
+        raise PpvitError(f"{path} holds {held} shards but no train shards; add train-*.tar")
+    if unused := split_by.pop("", []):
+        warn(f"{path}: {len(unused)} shards belong to no split and were ignored, such as {unused[0].name}")
+    if "test" not in split_by:
+        split_by["test"] = split_by.pop("val")
+        notes.append("val is used as the test split, since there is no other")
+    return _Shards({split: split_by[split] for split in ("train", "val", "test") if split in split_by}, tuple(notes))
+
+
+def _tars(found: list[Entry]) -> Iterator[Path]:
+    for entry in found:
+        if entry.path is not None and not entry.is_folder and _SHARD.fullmatch(entry.parts[-1]):
+            if entry.dangling:
+                raise PpvitError(f"{entry.path} links to nothing; bring back what it points to, or remove it")
+            yield entry.path
+
+
+def _split_of(shard: Path, path: Path) -> tuple[str, tuple[Path, frozenset[str]]]:
+    """The split of a shard, by its own name or that of the nearest folder; and which data set it is of.
+
+    Raises:
+        PpvitError: both say something else.
+    """
+    own, rest = split_of(shard.name.partition(".")[0])
+    for folder in shard.relative_to(path).parents:
+        split, others = split_of(folder.name)
+        if split is None:
+            continue
+        if own is None:
+            return split, (path / folder.parent, others)
+        if split != own and not others:
+            raise PpvitError(f"{shard}: its name says {own}, its folder {split}; rename one of them")
+        if split == own:
+            return own, (path / folder.parent, rest)
+    return own or "", (shard.parent, rest)
+
+
+def _told(shards: list[Path], path: Path) -> str:
+    first = shards[0].relative_to(path) if path.is_dir() else path.name
+    return f"{first}" if len(shards) == 1 else f"{len(shards):,} shards, such as {first}"
 
 
 def _class_and_name(shards: list[Path]) -> Iterator[tuple[str, str]]:
@@ -111,18 +170,38 @@ def _scan(shards: list[Path]) -> tuple[Counter[int], int]:
     return counts, size_bytes
 
 
-def _class_names(path: Path, count: int) -> list[str]:
-    file = (path if path.is_dir() else path.parent) / "classes.txt"
-    if not file.is_file():
+def _class_names(path: Path, shards: list[Path], count: int) -> list[str]:
+    file = _class_file(path, shards)
+    if file is None:
         return [str(label) for label in range(count)]
     try:
-        classes = read_bounded(file, _NAMES_BYTES).decode("utf-8").split("\n")
+        text = read_bounded(file, _NAMES_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PpvitError(f"{file} is not in UTF-8 ({error}); save it as such") from None
-    classes = [name.strip() for name in classes if name.strip()]
+    classes = [unicodedata.normalize("NFC", name.strip()) for name in text.rstrip().split("\n")]
+    if "" in classes:
+        raise PpvitError(f"{file}: line {classes.index('') + 1} is empty; write the name of that class")
     if len(classes) < count:
         raise PpvitError(f"{file} names {len(classes)} classes, the shards use {count}; add the missing lines")
     return classes
+
+
+def _class_file(path: Path, shards: list[Path]) -> Path | None:
+    """The file of class names: beside the shards, or in a folder around them that is still of the data set.
+
+    Raises:
+        PpvitError: it is a link that leaves the data set, which may lead to any file.
+    """
+    root = path if path.is_dir() else path.parent
+    folders = [Path(os.path.commonpath([shard.parent for shard in shards]))]
+    while folders[-1] != root:
+        folders.append(folders[-1].parent)
+    file = next((folder / name for folder in folders for name in _CLASS_FILES if (folder / name).is_file()), None)
+    if file is not None and not file.resolve().is_relative_to(root.resolve()):
+        raise PpvitError(
+            f"{file} links out of {root}; only images are read through such links: put a copy in its place"
+        )
+    return file
 
 
 def _samples(shards: list[Path], held_out: HoldOut | None = None, is_test: bool = False) -> Iterator[Sample]:
@@ -130,7 +209,6 @@ def _samples(shards: list[Path], held_out: HoldOut | None = None, is_test: bool 
         for key, label, (name, _, data) in _grouped(shard, with_images=True):
             if held_out is None or held_out.is_test(str(label), f"{shard.name}/{key}") == is_test:
                 where = f"{shard.name}: {name}"
-                check_header(data, where)
                 yield Sample(data, IMAGE_EXTENSIONS[name.rpartition(".")[2].lower()], label, where)
 
 
@@ -154,7 +232,7 @@ def _grouped(shard: Path, with_images: bool = False) -> Iterator[tuple[str, int,
 
 def _members(shard: Path) -> Iterator[tuple[str, str, Entry]]:
     for entry in tar_entries(shard):
-        if entry.is_folder:
+        if entry.is_folder or is_passed_over(entry.parts):
             continue
         stem, _, extension = entry.parts[-1].partition(".")
         extension = extension.lower()

@@ -31,7 +31,8 @@ def undo_adaptation(model: nn.Module, cipher: Cipher) -> None:
 
 
 def plain_batches(plain: PlainImages, cipher: Cipher | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (n, 3, H, W), encrypted where a cipher is given (or its tokens), and labels, int64 (n,)."""
+    """Images (n, 3, H, W), encrypted where a cipher is given (or its tokens), and targets, as
+    :func:`ppvit.data.batches.load_batches` gives them."""
     for start in range(0, len(plain), BATCH):
         stop = min(start + BATCH, len(plain))
         images = plain.read(start, stop)
@@ -39,4 +40,4 @@ def plain_batches(plain: PlainImages, cipher: Cipher | None) -> Iterator[tuple[T
             images = cipher.encrypt(images, plain.ids(start, stop))
         encrypted = torch.from_numpy(images)
         encrypted = encrypted.permute(0, 3, 1, 2) if encrypted.ndim == 4 else encrypted
-        yield encrypted, torch.from_numpy(plain.labels[start:stop])
+        yield encrypted, torch.from_numpy(plain.labelling.targets(plain.labels[start:stop]))

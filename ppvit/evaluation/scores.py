@@ -1,4 +1,7 @@
-"""Scores of a classifier on labelled images, and the tables that are drawn of them; no key is needed."""
+"""Scores of a classifier on labelled images, and the tables that are drawn of them; no key is needed.
+
+Multi-class here; those of images with several labels are in :mod:`ppvit.evaluation.label_scores`.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,30 @@ import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from ppvit.core.device import device
 from ppvit.core.errors import PpvitError
-from ppvit.models import model_input
-
-BATCH = 64
+from ppvit.core.measures import HEADLINES
+from ppvit.evaluation.calibration import Calibration
 
 
 class Scores:
     """Accuracy, confusion, cross-entropy and calibration of predictions; memory does not grow with their number.
 
-    Accuracy and confusion are torchmetrics', in float64. Its calibration error is not used: it keeps every prediction,
-    computes in float32, puts confidences of exactly 1 into a bin of their own, and does not tell the bins, which the
-    reliability diagram draws. It has no cross-entropy.
+    Accuracy and confusion are torchmetrics', in float64; it has no cross-entropy.
 
     Args:
         num_classes: C.
         calibration_bins: equal-width bins of the largest probability.
     """
+
+    headline: ClassVar[str] = HEADLINES["multiclass"].name
 
     def __init__(self, num_classes: int, calibration_bins: int = 15) -> None:
         from torchmetrics import MetricCollection  # takes a second to import
@@ -46,7 +47,7 @@ class Scores:
             }
         ).set_dtype(torch.float64)
         self._num_classes, self._cross_entropy = num_classes, 0.0
-        self._bins = np.zeros((3, calibration_bins))  # images, summed confidence, right answers
+        self._calibration = Calibration(calibration_bins)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits (n, C) in any float dtype, labels int64 (n,).
@@ -54,22 +55,16 @@ class Scores:
         Raises:
             PpvitError: a logit is not a number.
         """
-        logits, labels = logits.double().cpu(), labels.cpu()
-        if not torch.isfinite(logits).all():
-            raise PpvitError("the model's logits are not numbers; fine-tune with a lower finetune.learning_rate")
+        logits, labels = finite(logits), labels.cpu()
         self._metrics.update(logits, labels)
         self._cross_entropy += functional.cross_entropy(logits, labels, reduction="sum").item()
         confidence, predicted = functional.softmax(logits, 1).max(1)
-        bins = self._bins.shape[1]
-        places = np.clip(np.ceil(confidence.numpy() * bins).astype(int) - 1, 0, bins - 1)  # bins ((b-1)/B, b/B]
-        right = (predicted == labels).numpy()
-        for row, weights in enumerate((None, confidence.numpy(), right)):
-            self._bins[row] += np.bincount(places, weights, minlength=bins)
+        self._calibration.add(confidence.numpy(), (predicted == labels).numpy())
 
     @property
     def images(self) -> int:
         """Number of predictions."""
-        return int(self._bins[0].sum())
+        return self._calibration.answers
 
     @property
     def confusion(self) -> npt.NDArray[np.int64]:
@@ -92,12 +87,7 @@ class Scores:
 
     def calibration_error_percent(self) -> float:
         """Expected calibration error (Guo et al., arXiv 1706.04599, Eq. 3)."""
-        return 100.0 * float(np.abs(self._bins[2] - self._bins[1]).sum()) / self.images
-
-    def calibration_rows(self) -> list[tuple[float, float, int]]:
-        """Mean confidence in percent, accuracy in percent and images of every bin that has any."""
-        filled = self._bins[:, self._bins[0] > 0].T
-        return [(100 * confidence / count, 100 * right / count, int(count)) for count, confidence, right in filled]
+        return self._calibration.error_percent()
 
     def summary(self) -> dict[str, Any]:
         """The figures as result files name them."""
@@ -109,32 +99,42 @@ class Scores:
             "images": self.images,
         }
 
+    def remarks(self) -> list[str]:
+        """What cannot be measured, as sentences: all can."""
+        return []
 
-def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scores: Scores) -> Scores:
-    """Run a model over batches of images, uint8 (n, 3, H, W), and count its predictions in ``scores``."""
-    place = device()
-    model = model.to(place).eval()
-    with torch.inference_mode():
-        for images, labels in batches:
-            scores.add(model(model_input(images.to(place))), labels)
-    return scores
+    def chance(self) -> tuple[str, float]:
+        """Name and value of the headline figure of whoever does not look at the images, but knows the largest class."""
+        return HEADLINES["multiclass"].chance, 100.0 * float(self.confusion.sum(1).max()) / self.images
 
-
-def write_plots(folder: Path, scores: Scores) -> None:
-    """Tables for ``dvc plots``: one row a (true, predicted) image pair, a class, a calibration bin."""
-    pairs = [
-        (actual, predicted)
-        for (actual, predicted), count in np.ndenumerate(scores.confusion)
-        for _ in range(count)  # DVC's confusion template counts rows
-    ]
-    _write_csv(folder / "confusion.csv", ("actual", "predicted"), pairs)
-    accuracies = enumerate(scores.class_accuracy_percent().tolist())
-    _write_csv(folder / "class_accuracy.csv", ("class", "accuracy_percent"), accuracies)
-    header = ("confidence_percent", "accuracy_percent", "images")
-    _write_csv(folder / "calibration.csv", header, scores.calibration_rows())
+    def write_plots(self, folder: Path) -> None:
+        """Tables for ``dvc plots``: one row a (true, predicted) image pair, a class, a calibration bin."""
+        pairs = [
+            (actual, predicted)
+            for (actual, predicted), count in np.ndenumerate(self.confusion)
+            for _ in range(count)  # DVC's confusion template counts rows
+        ]
+        write_table(folder / "confusion.csv", ("actual", "predicted"), pairs)
+        accuracies = enumerate(self.class_accuracy_percent().tolist())
+        write_table(folder / "class_accuracy.csv", ("class", "accuracy_percent"), accuracies)
+        header = ("confidence_percent", "accuracy_percent", "images")
+        write_table(folder / "calibration.csv", header, self._calibration.rows())
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+def finite(logits: Tensor) -> Tensor:
+    """Logits as they are scored, float64 on the CPU.
+
+    Raises:
+        PpvitError: a logit is not a number.
+    """
+    logits = logits.double().cpu()
+    if not torch.isfinite(logits).all():
+        raise PpvitError("the model's logits are not numbers; fine-tune with a lower finetune.learning_rate")
+    return logits
+
+
+def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Write a table in CSV."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)

@@ -10,18 +10,18 @@ import numpy as np
 from ppvit.core.progress import tqdm
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.data.batches import EncryptedImages, load_batches
-from ppvit.evaluation.scores import BATCH, Scores, score
+from ppvit.evaluation.scoring import BATCH, AnyScores, score, scores_for
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
 
-def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bins: int = 15) -> Scores:
+def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bins: int = 15) -> AnyScores:
     """Predictions on every encrypted test image, scored.
 
     Args:
         encrypted: folder of shards.
         adapted, finetuned: folders of the model.
-        calibration_bins: see :class:`Scores`.
+        calibration_bins: see :func:`ppvit.evaluation.scoring.scores_for`.
 
     Raises:
         PpvitError: shards or models missing, damaged or not made for each other.
@@ -33,4 +33,4 @@ def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bi
     batches = tqdm(
         load_batches(dataset, order), total=len(order), desc="evaluate", unit="batch", disable=None, file=sys.stderr
     )
-    return score(model, batches, Scores(dataset.num_classes, calibration_bins))
+    return score(model, batches, scores_for(dataset.labelling, calibration_bins))

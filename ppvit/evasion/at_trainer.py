@@ -13,15 +13,17 @@ from torch import nn
 
 from ppvit.config import Robustness
 from ppvit.core.errors import UsageError
+from ppvit.data.labels import ClassNumbers, TaskName
 from ppvit.evasion import masking
 from ppvit.evasion.autoattack import require_package
 from ppvit.evasion.ball import GREY_LEVEL, Ball
-from ppvit.evasion.cascade import Adversary, cascade, classified_correctly
+from ppvit.evasion.cascade import Adversary, cascade, classified_correctly, share_right_percent
 from ppvit.evasion.curve import accuracy_against_epsilon, accuracy_against_steps
 from ppvit.evasion.isometry import plain_ball
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, percent
-from ppvit.evasion.verdicts import attack_names, interval_percent, trainers_verdict
+from ppvit.evasion.verdicts import SEVERAL_LABELS, attack_names, interval_percent, trainers_verdict
+from ppvit.models.tasks import task_of
 
 __all__ = ["attacks_and_adversary", "evaluate"]
 
@@ -33,6 +35,7 @@ def evaluate(
     classes: int,
     record: dict[str, Any],
     progress: Progress,
+    task: TaskName = ClassNumbers.task,
 ) -> tuple[dict[str, Any], dict[float, float]]:
     """The figures, and the curve of accuracy in percent against epsilon in grey levels.
 
@@ -43,17 +46,22 @@ def evaluate(
         classes: C.
         record: what the model's record says of the cipher.
         progress: what an interrupted run found.
+        task: of the model; of a multi-label one the first and the last figure are measured only.
 
     Returns:
         ``clean_accuracy_percent``; ``<attack>_accuracy_percent`` against this attack and all before it;
         ``headline_accuracy_percent``, the last of them, with its 95 % interval; the checks of
         :mod:`ppvit.evasion.masking`; ``verdict``. Where the cipher keeps no distances, the first and last only.
     """
+    public = {"images": len(sample), "seed": settings.seed, "norm": settings.norm, "epsilon": settings.epsilon}
+    if task != ClassNumbers.task:
+        clean = share_right_percent(model, sample, task_of(task))
+        why = f"Not measured by the trainer: {SEVERAL_LABELS}."
+        return {"clean_accuracy_percent": clean, **public, "verdict": why}, {0.0: clean}
     attack_names(settings.attack, classes)  # refuses a single class, whatever the cipher
     values: dict[str, Any] = {
         "clean_accuracy_percent": percent(classified_correctly(model, sample.images, sample.labels))
     }
-    public = {"images": len(sample), "seed": settings.seed, "norm": settings.norm, "epsilon": settings.epsilon}
     try:
         attacks, adversary = attacks_and_adversary(settings, classes, record)
     except UsageError as refusal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from ppvit.evasion.autoattack import SQUARE_QUERIES, perturb
 from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.pgd import PgdAttack
 from ppvit.evasion.sample import Sample
+from ppvit.models.tasks import Task
 
 BATCH = 64  # images attacked together; random starts depend on it, so it is the same everywhere
 
@@ -87,18 +88,30 @@ def classified_correctly(model: nn.Module, images: Tensor, labels: Tensor) -> np
     Raises:
         PpvitError: a logit is no number.
     """
+    answers = (logits.argmax(1) for logits in _logits(model, images))
+    return (torch.cat(list(answers)) == labels).numpy()
+
+
+def share_right_percent(model: nn.Module, sample: Sample, task: Task) -> float:
+    """Share of right answers: of the images, or multi-label, of images times labels.
+
+    Raises:
+        PpvitError: a logit is no number.
+    """
+    return 100 * float(task.right(torch.cat(list(_logits(model, sample.images))), sample.labels)) / len(sample)
+
+
+def _logits(model: nn.Module, images: Tensor) -> Iterator[Tensor]:
     device = _device(model)
-    right = []
-    with torch.no_grad():
-        for start in range(0, len(images), BATCH):
+    for start in range(0, len(images), BATCH):
+        with torch.no_grad():
             logits = model(images[start : start + BATCH].to(device))
-            if not torch.isfinite(logits).all():
-                raise PpvitError(
-                    "the fine-tuned model's logits are not numbers: its weights are damaged, or training diverged; "
-                    "fetch them again, or dvc repro finetune with a lower finetune.learning_rate"
-                )
-            right.append((logits.argmax(1).cpu() == labels[start : start + BATCH]).numpy())
-    return np.concatenate(right)
+        if not torch.isfinite(logits).all():
+            raise PpvitError(
+                "the fine-tuned model's logits are not numbers: its weights are damaged, or training diverged; "
+                "fetch them again, or dvc repro finetune with a lower finetune.learning_rate"
+            )
+        yield logits.cpu()
 
 
 def cascade(

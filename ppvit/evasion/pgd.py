@@ -13,10 +13,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ppvit.core.errors import PpvitError
 from ppvit.evasion.ball import Ball
+from ppvit.models.tasks import MULTICLASS, Task
 
 Start = Literal["none", "noise", "uniform", "n_fgsm"]
 InnerLoss = Literal["ce", "kl"]
@@ -107,12 +107,6 @@ def _start(origin: Tensor, ball: Ball, start: Start, generator: torch.Generator 
     return ball.project(origin + NOISE * noise, origin)
 
 
-def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
-    """KL(softmax z || softmax z') summed over images; logits z and z', (n, C) (TRADES; LoFT's second term)."""
-    clean, adversarial = (functional.log_softmax(logits, 1) for logits in (clean, adversarial))
-    return functional.kl_div(adversarial, clean, reduction="sum", log_target=True)
-
-
 @dataclass(frozen=True)
 class PgdAttack:
     """PGD against a classifier.
@@ -121,6 +115,7 @@ class PgdAttack:
         ball, steps, step_size, start: as of :func:`pgd`.
         inner_loss: ``ce``, cross-entropy with the labels; ``kl``, divergence from the logits of the clean images,
             which is flat at the start ``none``.
+        task: what logits mean, and so what both losses are.
     """
 
     ball: Ball
@@ -128,6 +123,7 @@ class PgdAttack:
     step_size: float
     start: Start = "uniform"
     inner_loss: InnerLoss = "ce"
+    task: Task = MULTICLASS
 
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
@@ -138,7 +134,7 @@ class PgdAttack:
             model: inputs to logits (n, C); not the wrapper of several processes, whose bookkeeping expects the
                 gradients of parameters.
             images: (n, ...), as the model takes them.
-            labels: int64, (n,).
+            labels: int64 (n,), or multi-label, float32 (n, C).
 
         Raises:
             PpvitError: as of :func:`pgd`.
@@ -151,7 +147,7 @@ class PgdAttack:
             def loss_of(moved: Tensor) -> Tensor:
                 logits = model(moved)
                 if self.inner_loss == "kl":
-                    return divergence(clean, logits)
-                return functional.cross_entropy(logits, labels, reduction="sum")
+                    return self.task.divergence(clean, logits)
+                return self.task.loss(logits, labels)
 
             return pgd(loss_of, images, self.ball, self.steps, self.step_size, self.start, generator)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from ppvit.data.batches import EncryptedImages
 from ppvit.models import model_input
@@ -18,7 +19,7 @@ class Sample:
 
     Attributes:
         images: float32, (n, 3, H, W), as the model takes them: pixels in [-1, 1] (:func:`ppvit.models.model_input`).
-        labels: int64, (n,).
+        labels: int64 (n,), or multi-label, float32 (n, C).
     """
 
     images: Tensor
@@ -36,7 +37,7 @@ def chosen(available: int, count: int, seed: int) -> np.ndarray:
 def draw(dataset: EncryptedImages, count: int, seed: int) -> Sample:
     """Up to ``count`` images of a split."""
     images, labels = zip(*(dataset[index] for index in chosen(len(dataset), count, seed).tolist()), strict=True)
-    return Sample(model_input(torch.stack(images)), torch.tensor(labels))
+    return Sample(model_input(torch.stack(images)), default_collate(list(labels)))
 
 
 def percent(hits: np.ndarray) -> float:

@@ -21,6 +21,13 @@ MASKING = {
 """Checks of :mod:`ppvit.evasion.masking`, and what it means that one fails."""
 
 
+SEVERAL_LABELS = (
+    "images carry several labels, and the attacks look for images that are given another class; fine-tuning with "
+    "finetune.adversarial tells the accuracy by label under PGD on images held out"
+)
+"""Why nothing of a multi-label model is measured under attack."""
+
+
 def verdict(values: dict[str, Any], keyed: bool) -> str:
     """One line: the figure to quote, what the key adds, and what not to believe."""
     accuracies = {

@@ -59,23 +59,25 @@ def front_matter(finished: Finished, weights: Weights) -> dict[str, Any]:
     if base is not None:
         values["base_model"] = base
         values["base_model_relation"] = "adapter" if weights.form == "adapter" else "finetune"
-    values["metrics"] = ["accuracy"]
+    values["metrics"] = [finished.headline.hub]
     values["model-index"] = [{"name": _title(finished), "results": _measured(finished)}]
     return values
 
 
 def _measured(finished: Finished) -> list[dict[str, Any]]:
-    figures = {f"cipher {finished.record['cipher']['name']}": finished.evaluate["accuracy_percent"]}
-    if finished.keyed and finished.verify is not None and "plain_accuracy_percent" in finished.verify:
-        figures["plain images, adaptation undone"] = finished.verify["plain_accuracy_percent"]
+    headline = finished.headline
+    figures = {f"cipher {finished.record['cipher']['name']}": finished.evaluate[headline.name]}
+    if finished.keyed and finished.verify is not None and f"plain_{headline.name}" in finished.verify:
+        figures["plain images, adaptation undone"] = finished.verify[f"plain_{headline.name}"]
+    told = f"{headline.words} in percent" if headline.unit else headline.words
     name = finished.config.dataset.name
     return [
         {
             "task": {"type": "image-classification"},
             "dataset": {"type": name, "name": name, "config": images, "split": "test"},
-            "metrics": [{"type": "accuracy", "value": round(percent, 2), "name": "accuracy in percent"}],
+            "metrics": [{"type": headline.hub, "value": round(value, headline.digits), "name": told}],
         }
-        for images, percent in figures.items()
+        for images, value in figures.items()
     ]
 
 

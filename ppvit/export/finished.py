@@ -9,6 +9,7 @@ from typing import Any
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.figures import read_result
+from ppvit.core.measures import HEADLINES, Headline
 from ppvit.core.provenance import Made, identities, require_made_alike
 from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
@@ -51,6 +52,11 @@ class Finished:
         """Whether a key encrypts the images: with cipher ``none`` there is nothing to reveal."""
         return self.record["key_id"] is not None
 
+    @property
+    def headline(self) -> Headline:
+        """The figure to compare the model by."""
+        return HEADLINES[self.record.get("task", "multiclass")]
+
 
 def read_finished(config: Config, places: Places) -> Finished:
     """Read all files of a run but the weights; arguments: see :func:`ppvit.export.export`.
@@ -74,9 +80,10 @@ def read_finished(config: Config, places: Places) -> Finished:
     )
     _require_parameters(config, record, base, f"{finetuned} was trained with")
     paths = {stage: places.result(stage) for stage in ("finetune", "evaluate", "verify", "audit")}
-    trained, evaluated = (read_result(paths[stage], stage) for stage in ("finetune", "evaluate"))
+    task = tuned_model.record["task"]
+    trained, evaluated = (read_result(paths[stage], stage, task) for stage in ("finetune", "evaluate"))
     verified, audited = (
-        read_result(paths[stage], stage) if paths[stage].exists() else None for stage in ("verify", "audit")
+        read_result(paths[stage], stage, task) if paths[stage].exists() else None for stage in ("verify", "audit")
     )
     found = {"finetune": trained, "evaluate": evaluated, "verify": verified, "audit": audited}
     counts = {split: manifest["count"] for split, manifest in manifests.items()}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the trainer has no params.yaml
 ALGORITHMS: Registry[type[Algorithm]] = Registry("ppvit.he", "he.algorithm")
 
 Floats = npt.NDArray[np.float64]
+# class numbers, (n,), or where images carry several labels, 0 and 1, (n, C)
 Labels = npt.NDArray[np.int64]
 Weights = list[Any]  # ciphertexts
 State = list[Weights]  # all that is carried from one iteration to the next
@@ -193,7 +194,7 @@ class Algorithm(ABC):
 
         Args:
             features: (n, d), the constant included.
-            labels: class numbers, (n,).
+            labels: (n,) or (n, C), see :data:`Labels`.
         """
 
     @abstractmethod
@@ -225,6 +226,11 @@ class Algorithm(ABC):
     @abstractmethod
     def weights_of(self, slots: list[Floats]) -> Floats:
         """Owner: weights, (C, d), from the decrypted slots of what :meth:`train` gave."""
+
+
+def truths(labels: npt.NDArray[np.integer], classes: int) -> Floats:
+    """What each one-against-rest classifier learns: 0 or 1, float64 (n, C)."""
+    return np.eye(classes)[labels] if labels.ndim == 1 else labels.astype(np.float64)
 
 
 def features_name(group: int, block: int) -> str:

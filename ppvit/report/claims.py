@@ -17,9 +17,12 @@ import numpy.typing as npt
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.figures import Amount, Count, Percent, read_result, read_rows
+from ppvit.core.measures import HEADLINES, Headline, LabelRow
 from ppvit.core.provenance import identities
+from ppvit.data.labels import Labelling, LabelSets
 from ppvit.evasion.verdicts import attack_names, interval_percent, trainers_verdict
 from ppvit.places import Places
+from ppvit.report.label_claims import exact_match_bounds, read_labels, sums, wrong_label
 
 STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")
 _OF_THE_MODEL = (
@@ -38,31 +41,33 @@ class Tables:
 
     Attributes:
         learning: training loss and accuracy in percent by epoch; empty where they were not kept.
-        confusion: number of images by true class (rows) and predicted class, (C, C).
-        calibration: mean confidence in percent, accuracy in percent and images of every bin.
+        confusion: number of images by true class (rows) and predicted class, (C, C); empty where images carry several.
+        labels: how well each label is told, where images carry several; else empty.
+        calibration: mean confidence in percent, accuracy in percent and images (or multi-label, answers) of every bin.
         curve: epsilon in grey levels and accuracy in percent.
     """
 
     learning: dict[str, list[tuple[int, float]]]
     confusion: npt.NDArray[np.int64]
+    labels: list[LabelRow]
     calibration: list[tuple[float, float, int]]
     curve: list[tuple[float, float]]
 
 
-def read_results(config: Config, places: Places, images: int, classes: int) -> dict[str, dict[str, Any]]:
+def read_results(config: Config, places: Places, images: int, labelling: Labelling) -> dict[str, dict[str, Any]]:
     """All result files by stage; that of ``he`` where there is one, since its library is an extra.
 
     Args:
         config: ``finetune.method`` and ``finetune.epochs`` are used.
         places: ``results`` is read; ``adapted`` and ``finetuned``, of which they must be.
         images: number of the owner's test images.
-        classes: number of the owner's classes.
+        labelling: of the owner's images.
 
     Raises:
         PpvitError: a result is missing, cannot be right, is of another model than `verify` measured, or contradicts
             the parameters, the owner's images or itself.
     """
-    values = {stage: read_result(places.result(stage), stage) for stage in STAGES}
+    values = {stage: read_result(places.result(stage), stage, labelling.task) for stage in STAGES}
     # of verify too: whoever writes dvc.lock decides what DVC runs again
     for name, there in identities(places.adapted, places.finetuned).items():
         folder = getattr(places, name.removesuffix("_id"))
@@ -77,25 +82,32 @@ def read_results(config: Config, places: Places, images: int, classes: int) -> d
     attacked = {name: getattr(config.robustness, name) for name in ("norm", "epsilon", "seed")}
     for name, asked in {**attacked, "images": min(images, config.robustness.images)}.items():
         _require(places, values, "robustness", name, asked, "by params.yaml it is")
+    several = isinstance(labelling, LabelSets)
     for stage in ("evaluate", "robustness"):
+        answers = values[stage]["images"] * (labelling.classes if several else 1)
         for name, percent in values[stage].items():
-            if name.endswith("accuracy_percent") and not _is_share(percent, values[stage]["images"]):
-                why = f"'{name}' {percent} is no share of {values[stage]['images']} images"
+            if name.endswith("accuracy_percent") and not _is_share(percent, answers):
+                why = f"'{name}' {percent} is no share of {answers} {'answers' if several else 'images'}"
                 raise _distrusted(places.result(stage), stage, why)
-    _require_agreement(config, places.result("robustness"), values["robustness"], classes)
+    _require_agreement(config, places.result("robustness"), values["robustness"], labelling)
     if places.result("he").exists():
-        values["he"] = read_result(places.result("he"), "he")
+        values["he"] = read_result(places.result("he"), "he", labelling.task)
     return values
 
 
 def read_tables(
-    config: Config, places: Places, per_class: npt.NDArray[np.int64], values: dict[str, dict[str, Any]]
+    config: Config,
+    places: Places,
+    labelling: Labelling,
+    per_class: npt.NDArray[np.int64],
+    values: dict[str, dict[str, Any]],
 ) -> Tables:
     """The trainer's tables.
 
     Args:
         config: ``finetune.epochs``, ``evaluate.calibration_bins`` and ``robustness.epsilons`` bound their lengths.
         places: ``live``, ``plots`` and ``curves`` are read.
+        labelling: of the owner's images.
         per_class: number of the owner's test images of every class, (C,).
         values: results by stage, which the tables must add up to.
 
@@ -112,10 +124,28 @@ def read_tables(
     clean = values["robustness"]["clean_accuracy_percent"]
     if curve[:1] != [(0.0, clean)]:
         raise _distrusted(places.curves / "curve.csv", "robustness", f"it does not begin with 0,{clean}, as the result")
-    confusion = _read_confusion(places.plots / "confusion.csv", per_class, places.raw)
-    calibration = _read_calibration(places.plots / "calibration.csv", config.evaluate.calibration_bins, per_class)
-    _require_sums(places.plots, confusion, calibration, values["evaluate"])
-    return Tables(learning, confusion, calibration, curve)
+    images, confusion, labels = values["evaluate"]["images"], np.zeros((0, 0), np.int64), []
+    if isinstance(labelling, LabelSets):
+        answers, path = images * labelling.classes, places.plots / "labels.csv"
+        labels = read_labels(path, per_class)
+        if why := wrong_label(labels, per_class, images):
+            raise _distrusted(path, "evaluate", why)
+        told, (least, most) = values["evaluate"]["exact_match_percent"], exact_match_bounds(labels, images)
+        if not (least - _ROUNDED <= told <= most + _ROUNDED and _is_share(told, images)):
+            why = (
+                f"by it 'exact_match_percent' is a share between {least:.6g} and {most:.6g}, evaluate.json says {told}"
+            )
+            raise _distrusted(path, "evaluate", why)
+        added = {name: ("labels.csv", value) for name, value in sums(labels, images).items()}
+    else:
+        answers = images
+        confusion = _read_confusion(places.plots / "confusion.csv", per_class, places.raw)
+        added = _sums_of(confusion)
+    calibration = _read_calibration(places.plots / "calibration.csv", config.evaluate.calibration_bins, answers)
+    apart = sum(abs(accuracy - confidence) * count for confidence, accuracy, count in calibration) / answers
+    added["calibration_error_percent"] = ("calibration.csv", apart)
+    _require_sums(places.plots, added, values["evaluate"])
+    return Tables(learning, confusion, labels, calibration, curve)
 
 
 def _read_confusion(path: Path, per_class: npt.NDArray[np.int64], raw: Path) -> npt.NDArray[np.int64]:
@@ -132,47 +162,47 @@ def _read_confusion(path: Path, per_class: npt.NDArray[np.int64], raw: Path) -> 
     return confusion
 
 
-def _read_calibration(path: Path, bins: int, per_class: npt.NDArray[np.int64]) -> list[tuple[float, float, int]]:
+def _read_calibration(path: Path, bins: int, answers: int) -> list[tuple[float, float, int]]:
     columns = {"confidence_percent": Amount, "accuracy_percent": Percent, "images": Count}
     rows = list(read_rows(path, "evaluate", columns, bins))
-    if sum(images for _, _, images in rows) != per_class.sum():
-        raise _distrusted(path, "evaluate", f"its images do not add up to {per_class.sum()}")
+    if sum(images for _, _, images in rows) != answers:
+        raise _distrusted(path, "evaluate", f"its images do not add up to {answers}")
     if any(confidence > 100 + _ROUNDED for confidence, _, _ in rows):  # a mean, whose rounding may pass 100
         raise _distrusted(path, "evaluate", "a confidence is more than 100 percent")
     return rows
 
 
-def _require_sums(
-    plots: Path,
-    confusion: npt.NDArray[np.int64],
-    calibration: list[tuple[float, float, int]],
-    evaluate: dict[str, Any],
-) -> None:
-    """The result file must say what its tables add up to."""
-    images = confusion.sum()
+def _sums_of(confusion: npt.NDArray[np.int64]) -> dict[str, tuple[str, float]]:
     there = confusion.sum(axis=1) > 0
     recalls = confusion.diagonal()[there] / confusion.sum(axis=1)[there]
-    sums = {
-        "accuracy_percent": ("confusion.csv", 100 * confusion.trace() / images),
+    return {
+        "accuracy_percent": ("confusion.csv", 100 * confusion.trace() / confusion.sum()),
         "class_accuracy_min_percent": ("confusion.csv", 100 * recalls.min()),
-        "calibration_error_percent": (
-            "calibration.csv",
-            sum(abs(accuracy - confidence) * count for confidence, accuracy, count in calibration) / images,
-        ),
     }
-    for name, (table, percent) in sums.items():
-        if not math.isclose(evaluate[name], percent, abs_tol=_ROUNDED):
-            why = f"it gives '{name}' {percent:.6g}, evaluate.json says {evaluate[name]:.6g}"
+
+
+def _require_sums(plots: Path, added: dict[str, tuple[str, float]], evaluate: dict[str, Any]) -> None:
+    """The result file must say what its tables add up to: table and figure by name."""
+    for name, (table, figure) in added.items():
+        if not math.isclose(evaluate[name], figure, abs_tol=_ROUNDED):
+            why = f"it gives '{name}' {figure:.6g}, evaluate.json says {evaluate[name]:.6g}"
             raise _distrusted(plots / table, "evaluate", why)
 
 
-def unconfirmed(values: dict[str, dict[str, Any]]) -> str:
-    """A sentence where the trainer's accuracy is not what the owner measured of the same model; else empty.
+def unconfirmed(values: dict[str, dict[str, Any]], headline: Headline = HEADLINES["multiclass"]) -> str:
+    """A sentence where the trainer's headline figure is not what the owner measured of the same model; else empty.
 
     Ciphertext made anew is the same to the bit, so that only rounding on another machine can turn single images.
     """
-    told, measured = values["evaluate"]["accuracy_percent"], values["verify"]["accuracy_percent"]
+    told, measured = values["evaluate"][headline.name], values["verify"][headline.name]
     images = values["verify"]["images"]
+    if headline.trusted is not None:
+        if abs(told - measured) <= headline.trusted:
+            return ""
+        return (
+            f"Do not trust the trainer's figures: it says a {headline.words} of {headline.text(told)} on {images} test "
+            f"images, the owner measured {headline.text(measured)} with the same model on the same images."
+        )
     turned = abs(told - measured) * images / 100
     if turned <= max(1, images // 200) + _ROUNDED:
         return ""
@@ -190,14 +220,16 @@ def _require(
         raise _distrusted(places.result(stage), stage, told)
 
 
-def _require_agreement(config: Config, path: Path, robustness: dict[str, Any], classes: int) -> None:
+def _require_agreement(config: Config, path: Path, robustness: dict[str, Any], labelling: Labelling) -> None:
     """What the trainer says of attacks must agree with itself: each goes on where the one before it left off."""
     if "headline_accuracy_percent" not in robustness:
         if not robustness["verdict"].startswith("Not measured by the trainer: "):
             raise _distrusted(path, "robustness", "'verdict' names a figure that is not there")
         return
+    if isinstance(labelling, LabelSets):
+        raise _distrusted(path, "robustness", "it has figures of attacks, which are made on images of one class alone")
     attacks = robustness.get("attacks", "").split(", ")
-    if attacks not in (attack_names(config.robustness.attack, classes), ["pgd"]):
+    if attacks not in (attack_names(config.robustness.attack, labelling.classes), ["pgd"]):
         raise _distrusted(path, "robustness", "'attacks' are not those of robustness.attack")
     left = robustness["clean_accuracy_percent"]
     for name in (f"{attack.replace('-', '_')}_accuracy_percent" for attack in attacks):

@@ -20,14 +20,15 @@ from ppvit.config import Adversarial, Finetune
 from ppvit.core.errors import UsageError
 from ppvit.core.results import Stopwatch
 from ppvit.evasion.ball import GREY_LEVEL, Ball
-from ppvit.evasion.pgd import PgdAttack, divergence
+from ppvit.evasion.pgd import PgdAttack
+from ppvit.models.tasks import Task
 from ppvit.training.monitor import DROP_PERCENT, Monitor
-from ppvit.training.objective import Objective, right
+from ppvit.training.objective import Objective
 from ppvit.training.scalars import REFRESHES, RunningAccuracy, automatic_weights
 from ppvit.tuners import trained_state
 
 
-def attack_of(loss: str, settings: Adversarial, ball: Ball) -> PgdAttack:
+def attack_of(loss: str, settings: Adversarial, ball: Ball, task: Task) -> PgdAttack:
     """The attack of training: by default kl from noise for TRADES, cross-entropy from a uniform start for AT."""
     inner = settings.inner_loss
     if inner == "auto":
@@ -35,7 +36,7 @@ def attack_of(loss: str, settings: Adversarial, ball: Ball) -> PgdAttack:
     start = settings.start
     if start == "auto":
         start = "noise" if inner == "kl" else "uniform"
-    return PgdAttack(ball, settings.steps, settings.step_size * GREY_LEVEL, start, inner)
+    return PgdAttack(ball, settings.steps, settings.step_size * GREY_LEVEL, start, inner, task)
 
 
 class Robust(Objective):
@@ -52,6 +53,7 @@ class Robust(Objective):
         accelerator: processes and device.
         steps_per_epoch: optimiser steps of an epoch.
         num_classes: C.
+        task: what logits mean.
         monitor: on images that are held out; None for no choice of the epoch.
 
     Attributes:
@@ -68,22 +70,23 @@ class Robust(Objective):
         accelerator: Accelerator,
         steps_per_epoch: int,
         num_classes: int,
+        task: Task,
         monitor: Monitor | None,
     ) -> None:
-        super().__init__(settings.label_smoothing)
+        super().__init__(settings.label_smoothing, task)
         self._trades = settings.adversarial == "trades"
         if self._trades:
             self.measures = (*Objective.measures, "train_natural_loss", "train_robust_loss")
             self.measures += ("train_robust_accuracy_percent",)
         self._seed, self._adversarial = settings.seed, adversarial
         self._accelerator, self._steps_per_epoch, self._monitor = accelerator, steps_per_epoch, monitor
-        self.attack = attack_of(settings.adversarial, adversarial, ball)
+        self.attack = attack_of(settings.adversarial, adversarial, ball, task)
         self.attack_seconds = 0.0
         self._strength = 1.0
         self._backend = compile_backend()
         self._compiled: nn.Module | None = None
         self._generator = torch.Generator(accelerator.device)
-        self._accuracy = RunningAccuracy(1 / num_classes, accelerator.device)
+        self._accuracy = RunningAccuracy(task.chance(num_classes), accelerator.device)
         self._epoch = self.selected_epoch = 0
         self._best_percent = -math.inf
         self._best: dict[str, Tensor] = {}
@@ -111,10 +114,12 @@ class Robust(Objective):
             return super().loss(model, moved, labels)
         # one pass over both: several processes expect a single one before the gradients are summed
         clean, adversarial = model(torch.cat([images, moved])).float().chunk(2)
-        natural, robust = self._cross_entropy(clean, labels), divergence(clean, adversarial)
+        natural = self._task.loss(clean, labels, self._label_smoothing)
+        robust = self._task.divergence(clean, adversarial)
         natural_weight, robust_weight = self.weights
         loss = natural_weight * natural + robust_weight * robust
-        measures = [loss, right(clean, labels), natural, robust, right(adversarial, labels)]
+        right, robustly_right = (self._task.right(logits, labels) for logits in (clean, adversarial))
+        measures = [loss, right, natural, robust, robustly_right]
         return loss, torch.stack([measure.detach().double() for measure in measures])
 
     def count(self, measured: Tensor, images: int) -> None:

@@ -18,6 +18,7 @@ from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages, Images
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.isometry import plain_ball
+from ppvit.models.tasks import Multiclass, task_of
 from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
 from ppvit.training.checkpoint import Checkpoint
@@ -46,14 +47,14 @@ class Defence:
     def __init__(
         self, settings: Finetune, adversarial: Adversarial, dataset: EncryptedImages, record: dict[str, Any]
     ) -> None:
-        if dataset.num_classes < 2:
+        if dataset.num_classes < 2 and dataset.labelling.task == Multiclass.name:
             raise PpvitError(
                 f"the shards have {dataset.num_classes} class, so there is nothing to attack; set "
                 "finetune.adversarial=none or dataset.name to a set of two classes or more"
             )
         self.settings, self.adversarial = settings, adversarial
         self.ball: Ball = plain_ball(adversarial.norm, adversarial.epsilon, record)
-        self._classes = dataset.num_classes
+        self._classes, self._task = dataset.num_classes, task_of(dataset.labelling.task)
         trained, held_out = hold_out(len(dataset), adversarial.monitor_images, settings.seed)
         self.images: Images = Subset(dataset, trained.tolist()) if len(held_out) else dataset
         self._held_out = Subset(dataset, held_out.tolist()) if len(held_out) else None
@@ -68,11 +69,11 @@ class Defence:
         warmed up."""
         monitor, adversarial = None, self.adversarial
         if not probe and self._held_out is not None:
-            monitor = Monitor(self._held_out, self.ball, settings.batch_size, accelerator)
+            monitor = Monitor(self._held_out, self.ball, self._task, settings.batch_size, accelerator)
         if probe:  # whose few epochs a warm-up of the run would spend below full strength
             adversarial = adversarial.model_copy(update={"warmup_epochs": 0})
         steps = math.ceil(len(self.images) / (settings.batch_size * settings.accumulation))
-        return Robust(settings, adversarial, self.ball, accelerator, steps, self._classes, monitor)
+        return Robust(settings, adversarial, self.ball, accelerator, steps, self._classes, self._task, monitor)
 
 
 def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) -> Checkpoint:

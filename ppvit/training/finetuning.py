@@ -17,12 +17,16 @@ from ppvit.config import Adversarial, Finetune
 from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
+from ppvit.data.labels import recorded
+from ppvit.data.manifests import PREPARED
 from ppvit.models import load_model, read_record
+from ppvit.models.tasks import task_of
 from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
 from ppvit.training.loop import Log, Training, make_accelerator
+from ppvit.training.objective import Objective
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import Tuner, make_tuner, trainable_parameters
 from ppvit.tuners.made import blocks_sha256
@@ -98,7 +102,11 @@ def finetune(
         checkpoints.append(robust_head(defence, model, determines))
         accelerator = make_accelerator(settings.precision)
         seed_everything(settings.seed)  # the method's new weights must not depend on whether the probe was resumed
-    objective = defence.objective(settings, accelerator) if defence else None
+    objective = (
+        defence.objective(settings, accelerator)
+        if defence
+        else Objective(settings.label_smoothing, task_of(dataset.labelling.task))
+    )
     model = attach(tuner, model, settings, images)
     parameters = trainable_parameters(model)
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
@@ -106,8 +114,9 @@ def finetune(
     training = Training(settings, accelerator, model, optimizer, images, checkpoints[-1], log, objective)
     training.run()
     kept = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
+    kept |= recorded(dataset.labelling.task)
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
-    kept |= {name: dataset.manifest[name] for name in ("resize_filter", "crop") if name in dataset.manifest}
+    kept |= {name: dataset.manifest[name] for name in PREPARED if name in dataset.manifest}
     kept["blocks_sha256"] = blocks_sha256(adapted)
     if defence:
         kept["adversarial"] = defence.adversarial.model_dump()

@@ -17,7 +17,7 @@ from ppvit.data.batches import Images, load_batches
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.pgd import PgdAttack, frozen
 from ppvit.models import model_input
-from ppvit.training.objective import right
+from ppvit.models.tasks import Task
 
 STEPS = 20
 DROP_PERCENT = 5.0  # below the best so far: the attack of training has become too weak
@@ -38,12 +38,13 @@ class Monitor:
     Args:
         dataset: the held-out images, encrypted.
         ball: of the attack.
+        task: what logits mean.
         batch_size: images a forward pass, over all processes.
         accelerator: processes and device.
     """
 
-    def __init__(self, dataset: Images, ball: Ball, batch_size: int, accelerator: Accelerator) -> None:
-        self._attack = PgdAttack(ball, STEPS, ball.epsilon / 4)
+    def __init__(self, dataset: Images, ball: Ball, task: Task, batch_size: int, accelerator: Accelerator) -> None:
+        self._attack = PgdAttack(ball, STEPS, ball.epsilon / 4, task=task)
         self._accelerator, self._images = accelerator, len(dataset)
         own = np.arange(len(dataset))[accelerator.process_index :: accelerator.num_processes]
         self._dataset = Subset(dataset, own.tolist())
@@ -58,11 +59,10 @@ class Monitor:
         for images, labels in load_batches(self._dataset, self._batches):
             inputs, labels = model_input(images.to(device)), labels.to(device)
             moved = self._attack.perturb(model, inputs, labels, generator)
-            counts += torch.stack([_right_answers(model, each, labels) for each in (inputs, moved)])
+            counts += torch.stack([self._right_answers(model, each, labels) for each in (inputs, moved)])
         clean, robust = (100 * self._accelerator.reduce(counts) / self._images).tolist()
         return clean, robust
 
-
-def _right_answers(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    with frozen(model), torch.no_grad():
-        return right(model(inputs), labels)
+    def _right_answers(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        with frozen(model), torch.no_grad():
+            return self._attack.task.right(model(inputs), labels)

@@ -1,4 +1,4 @@
-"""The loss that training minimises: the cross-entropy; against an attack see :mod:`ppvit.training.adversarial`."""
+"""The loss that training minimises: that of the task; against an attack see :mod:`ppvit.training.adversarial`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from ppvit.models.tasks import MULTICLASS, Task
 
 
 class Objective:
-    """Cross-entropy of the labels, and what :class:`ppvit.training.loop.Training` asks of any other objective.
+    """The task's loss of the labels, and what :class:`ppvit.training.loop.Training` asks of any other objective.
 
     Args:
         label_smoothing: share of the target probability spread over all classes.
+        task: what logits mean.
 
     Attributes:
         measures: names of what :meth:`loss` measures, ``train_loss`` first; shares end in ``_percent``.
@@ -21,8 +23,8 @@ class Objective:
 
     measures: tuple[str, ...] = ("train_loss", "train_accuracy_percent")
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        self._label_smoothing = label_smoothing
+    def __init__(self, label_smoothing: float = 0.0, task: Task = MULTICLASS) -> None:
+        self._label_smoothing, self._task = label_smoothing, task
 
     def begin_step(self, epoch: int, step: int) -> None:
         """Called in every process before an optimiser step, of which ``step`` is the number in its epoch."""
@@ -33,11 +35,11 @@ class Objective:
         Args:
             model: in training mode.
             images: as the model takes them, (n, ...).
-            labels: int64, (n,).
+            labels: int64 (n,), or multi-label, float32 (n, C).
         """
         logits = model(images).float()
-        loss = self._cross_entropy(logits, labels)
-        return loss, torch.stack([loss.detach(), right(logits, labels)]).double()
+        loss = self._task.loss(logits, labels, self._label_smoothing)
+        return loss, torch.stack([loss.detach(), self._task.right(logits, labels)]).double()
 
     def count(self, measured: Tensor, images: int) -> None:
         """Called with the measures of every batch that belongs to this process, and the number of its images."""
@@ -55,11 +57,3 @@ class Objective:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state` gave; called in every process."""
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, labels, label_smoothing=self._label_smoothing, reduction="sum")
-
-
-def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Number of right answers."""
-    return (logits.detach().argmax(1) == labels).sum()

@@ -20,7 +20,7 @@ class RunningAccuracy:
     """Natural accuracy of the training images since the last refresh.
 
     Args:
-        chance: the value before anything was seen, 1 / classes.
+        chance: the value before anything was seen.
         device: where images are counted, so that a GPU need not wait.
     """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ppvit.core.provenance import Made
+from ppvit.data.labels import ClassNumbers
 from ppvit.models import read_record
 from ppvit.models.mixing import mixing_axes
 from ppvit.models.tensors import read_some, tensor_names
@@ -24,6 +25,7 @@ def made_models(adapted: Path, finetuned: Path) -> tuple[Made, Made]:
     base = read_record(adapted, "adapt")
     if "blocks_sha256" in tuned:  # the model of `he` was trained on no adapted one
         base = {**base, "blocks_sha256": blocks_sha256(adapted)}
+    tuned = {"task": ClassNumbers.task, **tuned}  # which is not written
     return Made(finetuned, tuned, "finetune"), Made(adapted, base, "adapt")
 
 

@@ -11,6 +11,8 @@ from ppvit.config import Adversarial, Finetune
 from ppvit.core.errors import PpvitError
 from ppvit.core.provenance import RECORD
 from ppvit.core.reading import read_record
+from ppvit.data.labels import TaskName
+from ppvit.data.manifests import ValueRange
 from ppvit.models.records import ModelRecord
 
 
@@ -20,18 +22,21 @@ class FinetunedRecord(ModelRecord):
     Attributes:
         method: ``finetune.method``.
         num_classes: of the head.
+        task: what its logits mean, see :mod:`ppvit.models.tasks`; multi-class is not written.
         finetune: the section, which says what the method trained; `he` writes a linear model without.
         adversarial: the section, where it was trained against an attack.
-        resize_filter, crop: of the section ``encrypt``, as the shards say.
+        resize_filter, crop, value_range: how images were prepared, as the shards say.
         blocks_sha256: which checkpoint it was trained from, see :func:`ppvit.tuners.made.blocks_sha256`.
     """
 
     method: Annotated[str, Field(max_length=100)]
     num_classes: Annotated[int, Field(ge=1, le=2**20)]
+    task: TaskName = "multiclass"
     finetune: Finetune | None = None
     adversarial: Adversarial | None = None
     resize_filter: Annotated[str, Field(max_length=20)] = ""
     crop: Annotated[str, Field(max_length=20)] = ""
+    value_range: ValueRange | None = None
     blocks_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = ""
 
 

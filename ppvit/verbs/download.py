@@ -8,7 +8,7 @@ from ppvit.config import Config
 from ppvit.core.files import require_apart
 from ppvit.core.scratch import cache_folder
 from ppvit.data.sealed import Seal
-from ppvit.datasets import open_source
+from ppvit.datasets import CHOICES, open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.places import Places
 
@@ -29,6 +29,11 @@ def run(config: Config, places: Places, cache: Path | None = None) -> None:
     seal = Seal.of(config.download.key_id, config.dataset.name)
     require_apart(path, out)
     source = open_source(
-        config.dataset.name, path, cache or cache_folder(), config.download.holdout_fraction, config.dataset.seed
+        config.dataset.name,
+        path,
+        cache or cache_folder(),
+        config.download.holdout_fraction,
+        config.dataset.seed,
+        **{name: getattr(config.dataset, name) for name in CHOICES},
     )
-    write_raw(source, config.dataset.name, out, seal)
+    write_raw(source, config.dataset, out, seal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.data.encrypted import write_encrypted
-from ppvit.data.plain import PlainImages
+from ppvit.data.plain import PlainImages, print_range
 from ppvit.data.shards import SPLITS
 from ppvit.places import Places
 
@@ -22,4 +22,5 @@ def run(config: Config, places: Places) -> None:
     """
     cipher = load_cipher(config)
     splits = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in SPLITS}
+    print_range(splits["train"])
     write_encrypted(splits, cipher, places.encrypted, config.encrypt.images_per_shard)

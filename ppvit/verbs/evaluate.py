@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from ppvit.config import Config
 from ppvit.core.files import atomic_output
 from ppvit.core.provenance import one_model
 from ppvit.core.results import Stopwatch, write_result
-from ppvit.evaluation.scores import write_plots
 from ppvit.evaluation.shards import score_shards
 from ppvit.places import Places
 
-HEADLINE = ("accuracy_percent", "cross_entropy", "calibration_error_percent")
+HEADLINE = ("auroc", "accuracy_percent", "cross_entropy", "calibration_error_percent")
 
 
 def run(config: Config, places: Places) -> None:
@@ -18,9 +19,9 @@ def run(config: Config, places: Places) -> None:
 
     Args:
         config: ``evaluate`` is used.
-        places: ``encrypted``, ``adapted`` and ``finetuned`` are read; ``plots`` (``confusion.csv``,
-            ``class_accuracy.csv`` and ``calibration.csv``; classes are numbers, their names stay with the owner) and
-            the result are written.
+        places: ``encrypted``, ``adapted`` and ``finetuned`` are read; ``plots`` (``confusion.csv`` and
+            ``class_accuracy.csv``, or multi-label, ``labels.csv``; ``calibration.csv``; classes are numbers, their
+            names stay with the owner) and the result are written.
 
     Raises:
         PpvitError: shards or models missing, damaged or not made for each other.
@@ -28,7 +29,9 @@ def run(config: Config, places: Places) -> None:
     watch = Stopwatch()
     with one_model(places.adapted, places.finetuned) as identity:
         scores = score_shards(places.encrypted, places.adapted, places.finetuned, config.evaluate.calibration_bins)
-    with atomic_output(places.plots, known_by="confusion.csv") as folder:
-        write_plots(folder, scores)
     values = {**scores.summary(), **identity}
+    for remark in scores.remarks():
+        print(f"warning: {remark}", file=sys.stderr)
+    with atomic_output(places.plots, known_by="calibration.csv") as folder:
+        scores.write_plots(folder)
     write_result(places.result("evaluate"), values, watch, HEADLINE)

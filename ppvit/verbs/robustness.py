@@ -57,7 +57,7 @@ def run(config: Config, places: Places) -> None:
             "device": str(device()),
         }
         progress = Progress("robustness", determines, scratch_folder())
-        values, curve = evaluate(settings, model, sample, dataset.num_classes, record, progress)
+        values, curve = evaluate(settings, model, sample, dataset.num_classes, record, progress, dataset.labelling.task)
     with atomic_output(places.curves, known_by="curve.csv") as folder:
         write_curve(folder / "curve.csv", curve)
     write_result(places.result("robustness"), {**values, **identity}, watch, HEADLINE)

@@ -1,4 +1,4 @@
-"""Draw what encryption does to images: plain, encrypted and decrypted side by side."""
+"""Draw what encryption does to images, plain, encrypted and decrypted side by side; tell what was found about them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,24 @@ from ppvit.config import Config
 from ppvit.core.errors import UsageError
 from ppvit.core.files import atomic_output
 from ppvit.data.pictures import image_grid
+from ppvit.data.sealed import Seal
+from ppvit.datasets.findings_list import read_list
 from ppvit.places import Places
 from ppvit.report.pictures import examples, over_ciphers
+
+
+def findings(config: Config, places: Places) -> str:
+    """What the last `download` found about images, as CSV; see :mod:`ppvit.datasets.findings`.
+
+    Args:
+        config: ``dataset.name`` and ``download.key_id`` are used.
+        places: ``raw`` is read, and what a refused `download` left beside it.
+
+    Raises:
+        UsageError: no key to open it with.
+        PpvitError: it was altered, or is sealed with another key.
+    """
+    return read_list(places.raw, Seal.of(config.download.key_id, config.dataset.name))
 
 
 def run(config: Config, places: Places, out: Path, count: int = 4, ciphers: bool = False) -> None:

@@ -23,6 +23,7 @@ from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.reading import sha256_of_folder
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.core.scratch import scratch_folder
+from ppvit.data.labels import ClassNumbers
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.owner_checks import wrong_key
 from ppvit.evasion.at_owner import (
@@ -40,7 +41,7 @@ from ppvit.evasion.ciphered import rounds, through_cipher, through_map
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import recover
 from ppvit.evasion.sample import Sample, chosen, percent
-from ppvit.evasion.verdicts import attack_names, verdict
+from ppvit.evasion.verdicts import SEVERAL_LABELS, attack_names, verdict
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
@@ -56,7 +57,7 @@ def run(config: Config, places: Places) -> None:
         places: ``raw``, ``embedded``, ``adapted`` and ``finetuned`` are read; the result is written:
             ``k1_accuracy_percent`` .. ``k4_accuracy_percent``, ``headline_accuracy_percent``, the smallest of them,
             with its 95 % interval; ``naive_accuracy_percent``; what K2 and K3 achieved on the way; ``verdict``. Under a
-            cipher that nothing can be differentiated through, the verdict only.
+            cipher that nothing can be differentiated through, and for a multi-label data set, the verdict only.
 
     Raises:
         UsageError: fewer than two classes, or an epsilon that cannot be measured under this cipher.
@@ -77,6 +78,10 @@ def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple
     parameters = {**cipher.record, **plain["test"].made, "model": config.model.name}
     require_made_alike(*made_models(places.adapted, finetuned), Made(f"{places.raw}, by params.yaml,", parameters))
     classes = len(plain["test"].classes)
+    if plain["test"].labelling.task != ClassNumbers.task:
+        robustness = {name: getattr(config.robustness, name) for name in ("seed", "norm", "epsilon")}
+        images = min(len(plain["test"]), config.threats.images)
+        return {"images": images, **robustness, **identity, "verdict": f"Not measured: {SEVERAL_LABELS}."}, None
     attacks = attack_names(config.robustness.attack, classes)
     require_package("the threats (K4 asks as Square does)", otherwise="")
     model = load_finetuned(places.adapted, finetuned, classes).to(device()).eval().requires_grad_(False)

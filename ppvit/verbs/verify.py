@@ -10,17 +10,18 @@ from torch import nn
 from ppvit.ciphers import Cipher
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
+from ppvit.core.measures import HEADLINES
 from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.owner_checks import plain_batches, undo_adaptation, wrong_key
-from ppvit.evaluation.scores import Scores, score
+from ppvit.evaluation.scoring import AnyScores, score, scores_for
 from ppvit.models.stems import patch_projection
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
-HEADLINE = ("accuracy_percent", "plain_accuracy_percent", "wrong_key_accuracy_percent")
+HEADLINE = tuple(f"{which}{each.name}" for each in HEADLINES.values() for which in ("", "plain_", "wrong_key_"))
 
 
 def run(config: Config, places: Places) -> None:
@@ -29,6 +30,7 @@ def run(config: Config, places: Places) -> None:
     ``accuracy_percent``: under the owner's key, which must equal what the trainer reports;
     ``plain_accuracy_percent``: on plain images, with the adaptation undone;
     ``wrong_key_accuracy_percent``: under other keys (mean of ``verify.wrong_keys``), about chance when the key matters.
+    Multi-label, they are ``auroc``, ``plain_auroc`` and ``wrong_key_auroc``.
 
     Args:
         config: ``dataset``, ``cipher``, ``encrypt`` and ``verify`` are used.
@@ -50,16 +52,22 @@ def _measured(config: Config, places: Places) -> dict[str, Any]:
     require_made_alike(*made_models(places.adapted, places.finetuned), parameters)
     model = load_finetuned(places.adapted, places.finetuned, len(plain.classes))
 
-    def accuracy(network: nn.Module, used: Cipher | None) -> float:
-        return score(network, plain_batches(plain, used), Scores(len(plain.classes))).accuracy_percent()
+    def scored(network: nn.Module, used: Cipher | None) -> AnyScores:
+        return score(network, plain_batches(plain, used), scores_for(plain.labelling))
 
-    values: dict[str, Any] = {"accuracy_percent": accuracy(model, cipher)}
+    def figure(network: nn.Module, used: Cipher | None) -> float:
+        return float(scored(network, used).summary()[name])
+
+    ours = scored(model, cipher)
+    name = ours.headline
+    values: dict[str, Any] = {name: ours.summary()[name]}
     if cipher.keyed:
         others = [load_cipher(config, wrong_key(number)) for number in range(config.verify.wrong_keys)]
-        values["wrong_key_accuracy_percent"] = float(np.mean([accuracy(model, other) for other in others]))
-    values["chance_percent"] = 100.0 * float(np.bincount(plain.labels).max()) / len(plain)
+        values[f"wrong_key_{name}"] = float(np.mean([figure(model, other) for other in others]))
+    chance, value = ours.chance()
+    values[chance] = value
     if not cipher.keyed or (cipher.affine_map() is not None and patch_projection(model) is not None):
         undo_adaptation(model, cipher)
-        values["plain_accuracy_percent"] = accuracy(model, None)
+        values[f"plain_{name}"] = figure(model, None)
     values["images"] = len(plain)
     return values

@@ -212,7 +212,7 @@ def _numbers(schema: dict, name: str = ""):
         yield from _numbers(schema["items"], f"{name}[]")
     if schema.get("type") == "string" and "enum" not in schema:
         yield f"{name} (length)", {"minimum": 0, "maximum": schema.get("maxLength") or schema.get("pattern")}
-    if schema.get("type") in ("integer", "number"):
+    if schema.get("type") in ("integer", "number") and "enum" not in schema:
         yield name, schema
 
 

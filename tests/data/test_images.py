@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ppvit.core.errors import PpvitError
-from ppvit.data.images import decode, encode_png, to_square
+from ppvit.data.decoding import decode
+from ppvit.data.images import encode_png, to_square
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -52,7 +53,8 @@ def test_every_mode_becomes_rgb(mode):
     else:
         image = GREY.convert(mode)
     kind = "TIFF" if mode in ("F", "CMYK", "I") else "PNG"
-    rgb = decode(encoded(image, kind), "x")
+    ranges = {"I": (0, 255), "F": (0, 255), "I;16": (0, 65535)}
+    rgb = decode(encoded(image, kind), "x", ranges.get(mode))
     assert rgb.dtype == np.uint8
     assert rgb.shape == (16, 16, 3)
     if mode not in ("1", "P", "CMYK"):  # these quantise or convert colours

@@ -127,7 +127,7 @@ def test_pickle_as_a_label_is_told_not_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = write(tmp_path / "train-000000.tar", {"00000000.png": b"x", "00000000.cls": pickle.dumps(Explosive())})
     with pytest.raises(PpvitError, match="sample 00000000: .cls holds .* not a class number"):
-        ShardReader(tmp_path, "train", [record]).label(0)
+        ShardReader(tmp_path, "train", [record]).target(0)
     assert not (tmp_path / "exploded").exists()
 
 

@@ -29,8 +29,8 @@ def fill(folder, *files):
     return Path(folder)
 
 
-def open_at(path, name="imagefolder", test_fraction=0.2, seed=0):
-    return open_source(name, path, Path(path).parent / "cache", test_fraction, seed)
+def open_at(path, name="imagefolder", test_fraction=0.2, seed=0, **choices):
+    return open_source(name, path, Path(path).parent / "cache", test_fraction, seed, **choices)
 
 
 def origins(source, split):

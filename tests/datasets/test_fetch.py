@@ -151,12 +151,19 @@ def test_too_small_a_disk_is_noticed_before_the_transfer(server, tmp_path, monke
         ("imagenette", "ppvit.datasets.imagenette._URL", "imagenette2-320.tgz"),
         ("cifar10", "torchvision.datasets.CIFAR10.url", "cifar-10-python.tar.gz"),
         ("mnist", "torchvision.datasets.MNIST.mirrors", "train-images-idx3-ubyte.gz"),
+        ("fashion_mnist", "torchvision.datasets.FashionMNIST.mirrors", "train-images-idx3-ubyte.gz"),
+        ("kmnist", "torchvision.datasets.KMNIST.mirrors", "train-images-idx3-ubyte.gz"),
+        ("emnist", "torchvision.datasets.EMNIST.url", "gzip.zip"),
+        ("svhn", "torchvision.datasets.SVHN.split_list", "train_32x32.mat"),
+        ("usps", "torchvision.datasets.USPS.split_list", "usps.bz2"),
+        ("stl10", "torchvision.datasets.STL10.url", "stl10_binary.tar.gz"),
     ],
 )
 def test_without_network_the_error_says_what_to_do(tmp_path, monkeypatch, name, patch, file):
     monkeypatch.setattr(fetch_module.time, "sleep", lambda _: None)
     dead = "http://127.0.0.1:9/"
-    monkeypatch.setattr(patch, [dead] if name == "mnist" else f"{dead}{file}")
+    lists = {"mirrors": [dead], "split_list": {split: [dead, file, "0" * 32] for split in ("train", "test")}}
+    monkeypatch.setattr(patch, lists.get(patch.rpartition(".")[2], f"{dead}{file}"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PpvitError, match=r"; fetch it yourself and set dataset\.path to the file") as caught:
         open_source(name, NO_DATA, tmp_path / "cache", 0.2, 0)

@@ -182,7 +182,7 @@ def test_samples_that_were_altered_cut_or_exchanged_do_not_open(tmp_path, pictur
         opened = partial(Seal(KEY, "imagefolder").member, "train")
         return ShardReader(folder, "train", [record], opened=opened)
 
-    assert reader({}).label(9) == 1
+    assert reader({}).target(9) == 1
     image, label = found["00000003.png"], found["00000003.cls"]
     cases = [
         {"00000003.png": image[:-1] + bytes([image[-1] ^ 1])},
@@ -232,7 +232,7 @@ def test_a_plain_data_set_has_the_bytes_that_it_always_had(tmp_path, pictures):
     """Of a parameter that is off nothing is to be seen, so that nothing is downloaded or encrypted again for it."""
     _, places = downloaded(tmp_path, pictures, "none")
     manifest = json.loads((places.raw / "dataset.json").read_text())
-    assert list(manifest) == ["schema", "name", "classes", "source", "counts", "shards"]
+    assert list(manifest) == ["schema", "name", "classes", "source", "wide", "checks", "counts", "shards"]
     found = members(places.raw / "test-000000.tar")
     path = sorted(pictures.glob("test/*/*.png"))[0]
     assert hashlib.sha256(found["00000000.png"]).digest() == hashlib.sha256(path.read_bytes()).digest()

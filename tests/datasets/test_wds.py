@@ -78,7 +78,6 @@ def test_webdataset_members_that_may_run_code_are_refused(tmp_path, extension):
         ({"x/1.cls": b"3", "x/1.png": encoded()}, r"class 2 \('2'\) has no image"),
         ({"x/1.cls": b"2", "x/1.png": encoded()}, "class missing in test: '2'"),
         ({"x/1.cls": b"1", "x/1.png": encoded(), "x/1.jpg": encoded()}, "two images"),
-        ({"x/1.cls": b"1", "x/1.png": b"no image"}, r"x/1\.png is not an image"),
     ],
 )
 def test_bad_webdataset_samples(tmp_path, extra, message):
@@ -102,3 +101,127 @@ def test_webdataset_folders_without_usable_shards(tmp_path, capsys):
     (tmp_path / "w/train-0.tar").write_bytes((tmp_path / "w/train-0.tar").read_bytes()[:700])
     with pytest.raises(PpvitError, match=r"train-0\.tar is damaged"):
         open_at(tmp_path / "w", "webdataset")
+
+
+# --- layouts
+
+
+def of_split(source, split):
+    return [sample.origin for sample in getattr(source, split)()]
+
+
+def test_clip_benchmark(tmp_path, capsys):
+    """As its webdataset_builder writes it: folders of numbered tars, counts and names beside them."""
+    root = tmp_path / "wds_cifar10"
+    for split in ("train", "test"):
+        for number in range(2):
+            members = {
+                f"s{n:07d}.{extension}": content
+                for n in range(2 * number, 2 * number + 2)
+                for extension, content in (("cls", b"%d" % (n % 2)), ("webp", encoded(n, "webp")))
+            }
+            shard(root / split / f"{number}.tar", members)
+        (root / split / "nshards.txt").write_text("2\n")
+    (root / "classnames.txt").write_text("air plane\ndog\n")
+    (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
+    for path in (root, tmp_path):
+        source = open_at(path, "webdataset")
+        assert source.classes == ["air plane", "dog"]
+        assert [sample.label for sample in source.test()] == [0, 1, 0, 1]
+        assert [sample.image for sample in source.train()] == [encoded(n, "webp") for n in range(4)]
+    told = capsys.readouterr().out
+    assert "8 images of 2 classes" in told
+    assert "train         4 from 2 shards, such as train/0.tar" in told
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train-0.tar", "val-0.tar", "test-0.tar"),
+        ("train/0.tar", "valid/0.tar", "test/0.tar"),
+        ("cifar_training_0.tgz", "cifar_validation_0.tgz", "cifar_testing_0.tgz"),
+        ("imagenet-train-000.tar", "imagenet-val-000.tar", "imagenet-test-000.tar"),
+        ("a/b/train/x-0.tar", "a/b/val/x-0.tar", "a/b/test/x-0.tar"),
+        ("train/train-0.tar", "val/val-0.tar", "test/test-0.tar"),
+    ],
+)
+def test_three_splits_of_shards(tmp_path, train, val, test):
+    for number, name in enumerate((train, val, test)):
+        shard(tmp_path / "w" / name, two_each(10 * number))
+    source = open_at(tmp_path / "w", "webdataset")
+    for number, split in enumerate(("train", "val", "test")):
+        images = [sample.image for sample in getattr(source, split)()]
+        assert images == [encoded(10 * number + n, "jpg") for n in range(4)]
+
+
+def test_val_shards_are_the_test_split_where_there_is_no_other(tmp_path, capsys):
+    for split in ("train", "val"):
+        shard(tmp_path / f"w/{split}-0.tar", two_each())
+    source = open_at(tmp_path / "w", "webdataset")
+    assert len(of_split(source, "test")) == 4
+    assert source.val is None
+    assert "val is used as the test split" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a/train/0.tar", "a/test/0.tar", "b/train/0.tar", "b/test/0.tar"], "train and test shards of 'a' and of 'b'"),
+        (
+            ["cifar-train-0.tar", "cifar-test-0.tar", "mnist-train-0.tar", "mnist-test-0.tar"],
+            "of '. cifar' and of '. m",
+        ),
+        (["train/test-0.tar", "test/test-0.tar"], "its name says test, its folder train"),
+        (["val-0.tar"], "val shards but no train shards"),
+    ],
+)
+def test_shards_that_are_not_clear(tmp_path, names, told):
+    for name in names:
+        shard(tmp_path / "w" / name, two_each())
+    with pytest.raises(PpvitError, match=told):
+        open_at(tmp_path / "w", "webdataset")
+
+
+def test_a_class_of_val_shards_alone_is_refused(tmp_path):
+    for split in ("train", "val", "test"):
+        extra = {"x/1.cls": b"2", "x/1.png": encoded()} if split == "val" else {}
+        shard(tmp_path / f"w/{split}-0.tar", two_each() | extra)
+    with pytest.raises(PpvitError, match="class 2 is in val only"):
+        open_at(tmp_path / "w", "webdataset")
+
+
+def test_what_operating_systems_leave_in_shards_is_passed_over(tmp_path):
+    left = {
+        name: b"\0\5\x16\7"
+        for name in ("dir/._0000.jpeg", "._dir", "dir/.DS_Store", "__MACOSX/dir/._0.cls", "Thumbs.db", "a/desktop.ini")
+    }
+    shard(tmp_path / "w/train-0.tar", {**left, **two_each()})
+    shard(tmp_path / "w/test-0.tar", {**two_each(), **left})
+    (tmp_path / "w/._train-0.tar").write_bytes(b"\0\5\x16\7")
+    assert len(of_split(open_at(tmp_path / "w", "webdataset"), "train")) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cat\n\ndog\n", "line 2 is empty"),
+        ("cat\ncat\n", "classes 0 and 1 have the same name, 'cat'; rename"),
+        ("caf\u00e9\ncafe\u0301\n", "have the same name"),
+        ("cat\n", "names 1 classes, the shards use 2"),
+        ("cat\ndog\u2028bird\n", "control characters"),
+    ],
+)
+def test_lists_of_names_that_cannot_be_meant(tmp_path, text, told):
+    for split in ("train", "test"):
+        shard(tmp_path / f"w/{split}-0.tar", two_each())
+    (tmp_path / "w/classes.txt").write_bytes(text.encode())
+    with pytest.raises(PpvitError, match=told):
+        open_at(tmp_path / "w", "webdataset")
+
+
+@pytest.mark.parametrize("text", ["\ufeffcafe\u0301\ndog\n", "caf\u00e9\r\ndog\r\n\r\n\n", "caf\u00e9 \n dog"])
+def test_lists_of_names_as_editors_write_them(tmp_path, text):
+    for split in ("train", "test"):
+        shard(tmp_path / f"w/{split}-0.tar", two_each())
+    (tmp_path / "w/classes.txt").write_bytes(text.encode())
+    assert open_at(tmp_path / "w", "webdataset").classes == ["caf\u00e9", "dog"]

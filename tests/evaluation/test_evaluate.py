@@ -12,7 +12,7 @@ from sklearn import metrics
 from test_finetune import make_world, places_of, train
 
 from ppvit.core.errors import PpvitError
-from ppvit.evaluation.scores import Scores, write_plots
+from ppvit.evaluation.scores import Scores
 from ppvit.verbs import evaluate
 
 
@@ -65,7 +65,7 @@ def test_logits_that_are_no_numbers_are_refused():
 def test_plot_tables(tmp_path):
     scores = Scores(2, 10)
     scores.add(torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), torch.tensor([0, 1, 0]))
-    write_plots(tmp_path, scores)
+    scores.write_plots(tmp_path)
     with open(tmp_path / "confusion.csv") as file:
         assert sorted(map(tuple, csv.reader(file))) == [("0", "0"), ("0", "1"), ("1", "1"), ("actual", "predicted")]
     with open(tmp_path / "class_accuracy.csv") as file:

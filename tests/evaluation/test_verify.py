@@ -118,7 +118,7 @@ def test_pictures_to_predict_are_regular_files_of_bounded_size(tmp_path):
         (lambda: os.mkfifo(path), "is no regular file"),
         (lambda: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 2**33), "is larger than"),
         (lambda: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0"), "cannot be decoded"),
-        (lambda: claims_size(path, 100_000, 100_000), "100000 x 100000 pixels are more than"),
+        (lambda: claims_size(path, 100_000, 100_000), "10000000000 pixels are more than"),
         (lambda: None, "name an image file"),
     ):
         make()

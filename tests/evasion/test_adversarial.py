@@ -16,9 +16,10 @@ from ppvit.ciphers.gather import FlatMap
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.isometry import plain_ball
-from ppvit.evasion.pgd import PgdAttack, divergence, frozen, pgd
+from ppvit.evasion.pgd import PgdAttack, frozen, pgd
 from ppvit.models import model_input
 from ppvit.models.batch_norm import set_batch_norm
+from ppvit.models.tasks import MULTICLASS
 from ppvit.tuners.base import keep_zero
 
 SIGNED_PERMUTATIONS = [name for name, kind in CIPHERS.items() if kind.isometry(kind.options) == "values"]
@@ -170,7 +171,7 @@ def test_a_loss_that_is_no_number_is_told(bad):
 def test_divergence_is_the_formula():
     clean, moved = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
     p, q = (torch.exp(z) / torch.exp(z).sum(1, keepdim=True) for z in (clean, moved))
-    torch.testing.assert_close(divergence(clean, moved), (p * (p / q).log()).sum())
+    torch.testing.assert_close(MULTICLASS.divergence(clean, moved), (p * (p / q).log()).sum())
 
 
 @pytest.mark.parametrize("name", CIPHERS)

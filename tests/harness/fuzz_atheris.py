@@ -28,7 +28,8 @@ with atheris.instrument_imports(include=["ppvit", "tarfile"]):
     from ppvit.ciphers import keys
     from ppvit.config import default_yaml, load
     from ppvit.core.errors import PpvitError
-    from ppvit.data import images
+    from ppvit.data import decoding, images
+    from ppvit.data.labels import ClassNumbers
     from ppvit.data.shards import ShardReader, read_manifest
     from ppvit.models.folders import read_configuration
     from ppvit.models.tensors import tensor_names
@@ -41,7 +42,7 @@ SHAPE = (4, 4, 3)
 def read_shard(path: Path) -> None:
     """A tar as the only shard, under the hash that it has."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    reader = ShardReader(path.parent, "train", [{"name": path.name, "samples": 1, "sha256": digest}], 3)
+    reader = ShardReader(path.parent, "train", [{"name": path.name, "samples": 1, "sha256": digest}], ClassNumbers(3))
     reader.image(0)
 
 
@@ -55,7 +56,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "key": (f"{KEY.id}.key", lambda path: keys.load(KEY.id, path.parent)),
     "safetensors": ("model.safetensors", lambda path: tensor_names(path, "adapt")),
     "shard": ("000000.tar", read_shard),
-    "picture": ("a.png", lambda path: images.decode(path.read_bytes(), str(path))),
+    "picture": ("a.png", lambda path: decoding.decode(path.read_bytes(), str(path))),
     "ciphertext": ("a", lambda path: images.decode_array(path.read_bytes(), str(path), SHAPE, np.dtype("uint8"))),
     "tokens": ("a", lambda path: images.decode_array(path.read_bytes(), str(path), SHAPE, np.dtype("float16"))),
 }

@@ -18,6 +18,7 @@ from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.ckks.session import Session
 from ppvit.he.parties import owner
 from ppvit.he.parties.features import fit_whitening
+from ppvit.he.parties.score import accuracy_percent
 from ppvit.he.tiles import Tiles, packing, softmax, twin
 from ppvit.he.tiles.plan import TilesPlan, choose_chain, make_plan
 from ppvit.he.volley_revolver import quadratic_gradient
@@ -108,7 +109,7 @@ def test_features_with_a_large_common_part_end_where_the_paper_does():
         raw = np.c_[inverted, np.ones(len(labels))]
         accuracy.append(
             [
-                owner.accuracy_percent(
+                accuracy_percent(
                     x[tested] @ quadratic_gradient.train(x[kept], labels[kept], 10, 2).weights.T, labels[tested]
                 )
                 for x in (raw, whitening(inverted))
@@ -123,7 +124,7 @@ def test_twin_learns_and_tells_scores_that_the_cubic_cannot_follow():
     x, labels, test, test_labels = digits(256, 40)
     calm = twin.train(make_plan(256, 41, 10, 2), x, labels)
     assert calm.safe
-    assert owner.accuracy_percent(test @ calm.weights.T, test_labels) > 85
+    assert accuracy_percent(test @ calm.weights.T, test_labels) > 85
     assert not twin.train(make_plan(256, 41, 10, 3, learning_rate=40.0), x, labels).safe
 
 
@@ -148,8 +149,8 @@ def test_encrypted_training_equals_the_twin(settings, error, tmp_path, monkeypat
     assert np.abs(weights).max() > 0.5  # not a comparison of zeros
     agree = (test @ weights.T).argmax(1) == (test @ clear.T).argmax(1)
     assert agree.mean() > 0.995
-    assert owner.accuracy_percent(test @ weights.T, test_labels) == pytest.approx(
-        owner.accuracy_percent(test @ clear.T, test_labels), abs=0.3
+    assert accuracy_percent(test @ weights.T, test_labels) == pytest.approx(
+        accuracy_percent(test @ clear.T, test_labels), abs=0.3
     )
     k, f, rows = plan.blocks, math.log2(plan.tile), math.log2(plan.rows)
     expected = plan.iterations * k * (1 + rows)

@@ -10,7 +10,8 @@ import pytest
 from test_he import digits, encrypted_training
 
 from ppvit.core.errors import UsageError
-from ppvit.he.parties import divergence, owner
+from ppvit.he.parties import divergence
+from ppvit.he.parties.score import accuracy_percent
 from ppvit.he.tiles import Tiles, twin
 from ppvit.he.tiles.plan import make_plan
 from ppvit.he.volley_revolver import VolleyRevolver
@@ -37,7 +38,7 @@ def test_divergence_is_refused_with_a_rate_at_which_any_number_of_iterations_is_
     assert rate < 16
     clear = twin.train(make_plan(512, 41, 10, iterations, "refresh", rate, loss=loss), x, labels)
     assert clear.safe
-    assert owner.accuracy_percent(test @ clear.weights.T, test_labels) > 85
+    assert accuracy_percent(test @ clear.weights.T, test_labels) > 85
 
 
 def test_fifty_encrypted_iterations_at_the_suggested_rate_equal_the_twin(tmp_path, monkeypatch):

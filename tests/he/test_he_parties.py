@@ -27,6 +27,7 @@ from ppvit.he.parties import owner
 from ppvit.he.parties.features import backbone_of, extract
 from ppvit.he.parties.folders import OwnersFiles, read_manifest, read_plan, weights_name
 from ppvit.he.parties.model import save_model_with_head
+from ppvit.he.parties.score import accuracy_percent
 from ppvit.he.parties.trainer import run as run_trainer
 from ppvit.he.volley_revolver import quadratic_gradient
 from ppvit.models import model_input
@@ -96,7 +97,7 @@ def test_trainer_needs_no_secret_and_gives_the_twins_head(finished):
     assert result["upload_bytes"] == sum(uploaded) > 100_000
     features, labels = extract(configured(), finished / "raw", "test", 1000, None)
     head = load_file(finished / "models/he/head.safetensors")
-    assert owner.accuracy_percent(features @ head["weight"].T + head["bias"], labels) == pytest.approx(
+    assert accuracy_percent(features @ head["weight"].T + head["bias"], labels) == pytest.approx(
         result["folded_accuracy_percent"]
     )
 
@@ -142,12 +143,12 @@ def test_wrong_key_is_told_and_gives_chance_when_forced(finished, tmp_path):
     kept = load_file(finished / "owner" / "kept.safetensors")
     features, labels = kept["features"], kept["labels"]
     wrongly = [
-        owner.accuracy_percent(features @ random.permutation(weights.ravel()).reshape(weights.shape).T, labels)
+        accuracy_percent(features @ random.permutation(weights.ravel()).reshape(weights.shape).T, labels)
         for random in map(np.random.default_rng, range(50))
     ]
     # three classes: one draw of a random head may be lucky, the mean over its rearrangements is chance
     assert np.mean(wrongly) == pytest.approx(100 / 3, abs=8)
-    assert owner.accuracy_percent(features @ right.T, labels) > 80
+    assert accuracy_percent(features @ right.T, labels) > 80
     with pytest.raises(PpvitError, match="keys were mixed up"):
         shutil.copytree(finished / "trainer" / "data", tmp_path / "trainer" / "data")
         run_trainer(tmp_path / "trainer")

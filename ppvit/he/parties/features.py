@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not nee
     from ppvit.models import Backbone
 
 CLIP = 3.0  # standard deviations
+_OF_DATASET = ("name", "image_size", "train_fraction", "first_images", "frames", "seed")
+_OF_ENCRYPT = ("resize_filter", "crop", "value_range", "window")
 _FLOOR = 1e-3  # added to standard deviations: constant features stay small
 _RIDGE = 0.3  # of the mean variance, added to every component's: small ones are not blown up
 
@@ -108,8 +110,8 @@ def settings_of(config: Config) -> dict[str, Any]:
     dataset, encrypt, model = config.dataset, config.encrypt, config.model
     settings = {
         "he.features": config.he.features,
-        **{f"dataset.{name}": getattr(dataset, name) for name in ("name", "image_size", "train_fraction", "seed")},
-        **{f"encrypt.{name}": getattr(encrypt, name) for name in ("resize_filter", "crop")},
+        **{f"dataset.{name}": getattr(dataset, name) for name in _OF_DATASET},
+        **{f"encrypt.{name}": getattr(encrypt, name) for name in _OF_ENCRYPT},
     }
     if config.he.features == "backbone":
         settings |= {f"model.{name}": getattr(model, name) for name in ("name", "checkpoint", "pretrained")}
@@ -157,7 +159,7 @@ def extract(
         backbone: from :func:`backbone_of`; without it pixels, or the mean of their colours, scaled to 0..1.
 
     Returns:
-        float32 (n, D) and int64 (n,).
+        float32 (n, D) and int64, (n,) or (n, C).
     """
     plain = PlainImages(raw, split, config.dataset, config.encrypt)
     count = min(count, len(plain))
@@ -165,7 +167,7 @@ def extract(
     for start in range(0, count, BATCH):
         images = plain.read(start, min(start + BATCH, count))
         parts.append(_pixels(images, config.he.features) if backbone is None else _pooled(images, backbone))
-    return np.concatenate(parts), plain.labels[:count]
+    return np.concatenate(parts), plain.labels[:count].astype(np.int64)
 
 
 def _pixels(images: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[np.float32]:

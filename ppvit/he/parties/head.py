@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
-from sklearn.linear_model import LogisticRegression
 
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output
+from ppvit.core.measures import HEADLINES
 from ppvit.core.results import Stopwatch, peak_memory_bytes, write_result
+from ppvit.data.labels import TaskName
 from ppvit.data.plain import BATCH
 from ppvit.he.algorithms import Floats
 from ppvit.he.parties import owner as owners
@@ -21,13 +22,14 @@ from ppvit.he.parties.features import backbone_of, extract, require_same_setting
 from ppvit.he.parties.folders import OwnersFiles, read_plan
 from ppvit.he.parties.kept import Kept, read_kept
 from ppvit.he.parties.measured import TRAINING, read_owners_measured, read_sent, read_training
+from ppvit.he.parties.score import figure, headline_of, logistic_regression, reference_figure
 from ppvit.places import Places
 
 if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not need it
     from ppvit.models import Backbone
 
 STEPS = ("keys", "encrypt", "train", "decrypt")
-HEADLINE = ("accuracy_percent",)
+HEADLINE = tuple(each.name for each in HEADLINES.values())
 _RANDOM = ("max_weight_error", "upload_bytes", "key_bytes", "download_bytes")  # change with every encryption
 EXPECTED_ERROR = 5e-3  # of a weight: the noise of the scheme stays below
 _SAME = 0.05  # of a whitened feature, whose deviation is 1: another machine's arithmetic stays far below
@@ -37,8 +39,9 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
     """Decrypt the head, fold the whitening into it, measure it on test images, and write it.
 
     ``accuracy_percent`` clips test features as training did; ``folded_accuracy_percent`` is that of the plain linear
-    head, which does not clip. ``wall_seconds`` is the sum of what keys, encryption, training and this step took, and
-    ``peak_memory_bytes`` the largest of theirs; loading of libraries is in none.
+    head, which does not clip; where images carry several labels both are ``auroc``. ``wall_seconds`` is the sum of what
+    keys, encryption, training and this step took, and ``peak_memory_bytes`` the largest of theirs; loading of libraries
+    is in none.
 
     Args:
         config: of the run.
@@ -64,29 +67,34 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
     error = _weight_error(weights, kept.twin_weights)
     backbone = backbone_of(config, places.embedded)
     features, labels = extract(config, places.raw, "test", np.iinfo(np.int64).max, backbone)
-    if features.shape[1] != whitening.matrix.shape[1] or labels.max() >= plan.classes:
+    classes = labels.max() + 1 if labels.ndim == 1 else labels.shape[1]
+    if features.shape[1] != whitening.matrix.shape[1] or classes > plan.classes:
         raise PpvitError(
-            f"{places.raw} has {features.shape[1]} features and {labels.max() + 1} classes or more, training had "
+            f"{places.raw} has {features.shape[1]} features and {classes} classes or more, training had "
             f"{whitening.matrix.shape[1]} and {plan.classes}: it is another data set; decrypt with the one of encrypt"
         )
     _require_same_features(config, places, kept, backbone)
     white = whitening(features)
     weight, bias = whitening.fold(weights)
     in_the_clear = Stopwatch()
-    reference = LogisticRegression(max_iter=1000).fit(kept.features[:, :-1], kept.labels)
+    reference = logistic_regression(kept.features[:, :-1], kept.labels)
     fit_seconds = in_the_clear.seconds()
-    scores = white @ weights.T
+    headline = headline_of(labels)
+    scored = {
+        "": white @ weights.T,
+        "folded_": features @ weight.T + bias,
+        "twin_": white @ kept.twin_weights.T,
+    }
+    largest = 100.0 * float(np.bincount(labels).max()) / len(labels) if labels.ndim == 1 else 0.5
     values = {
-        "accuracy_percent": owners.accuracy_percent(scores, labels),
-        "folded_accuracy_percent": owners.accuracy_percent(features @ weight.T + bias, labels),
-        "twin_accuracy_percent": owners.accuracy_percent(white @ kept.twin_weights.T, labels),
-        "logistic_regression_accuracy_percent": 100.0 * reference.score(white[:, :-1], labels),
+        **{f"{which}{headline.name}": figure(scores, labels) for which, scores in scored.items()},
+        f"logistic_regression_{headline.name}": reference_figure(reference, white[:, :-1], labels),
         "logistic_regression_seconds": round(fit_seconds, 3),
-        "chance_percent": 100.0 * float(np.bincount(labels).max()) / len(labels),
+        headline.chance: largest,
         "max_weight_error": error,
         **{
             name: measured[name]
-            for name in ("validation_accuracy_percent", "max_scores", "keys_seconds", "encrypt_seconds")
+            for name in (f"validation_{headline.name}", "max_scores", "keys_seconds", "encrypt_seconds")
         },
         "train_seconds": training.train_seconds,
         **{name: measured[name] for name in ("upload_bytes", "key_bytes")},
@@ -108,7 +116,8 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
         if backbone is not None:
             from ppvit.he.parties.model import save_model_with_head
 
-            save_model_with_head(folder, backbone, weight, bias, config.dataset.image_size)
+            task: TaskName = "multiclass" if labels.ndim == 1 else "multilabel"
+            save_model_with_head(folder, backbone, weight, bias, config.dataset.image_size, task)
         save_file({"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}, folder / "head.safetensors")
     decrypt_seconds = round(watch.seconds(), 3)
     memory = (

@@ -27,7 +27,7 @@ class Kept:
         whitening: from raw features, (D,), to (d,), the constant included.
         twin_weights: float64, (C, d).
         features: whitened, float64 (n, d).
-        labels: int64, (n,).
+        labels: int64, (n,) or (n, C).
         data: the id of their encryption, see :func:`ppvit.he.parties.folders.id_of_data`.
     """
 
@@ -66,7 +66,7 @@ def read_kept(owner: OwnersFiles, plan: Plan, sent: Sent) -> Kept:
         "matrix": (d - 1, None), "offset": (d - 1,), "bound": (1,),
         "twin_weights": (classes, d), "features": (n, d), "labels": (n,),
     }  # fmt: skip
-    most = 8 * ((d - 1) * (_MAX_FEATURES + 1) + 1 + classes * d + n * d + n) + _HEADER_BYTES
+    most = 8 * ((d - 1) * (_MAX_FEATURES + 1) + 1 + classes * d + n * d + n * classes) + _HEADER_BYTES
     try:
         stored = read_bounded(path, most)
         arrays = load(stored)
@@ -79,6 +79,9 @@ def read_kept(owner: OwnersFiles, plan: Plan, sent: Sent) -> Kept:
             f"{path} is of {data or 'data that it does not name'}, {sent.told_by} of {sent.id}: ppvit he encrypt was "
             "ended on its way, or files were mixed up; run ppvit he encrypt again"
         )
+    several = "labels" in arrays and arrays["labels"].ndim == 2  # of an image
+    if several:
+        shapes["labels"] = (n, classes)
     for name, shape in shapes.items():
         array = arrays.get(name)
         if array is None or not _fits(array, shape, np.int64 if name == "labels" else np.float64):
@@ -87,7 +90,7 @@ def read_kept(owner: OwnersFiles, plan: Plan, sent: Sent) -> Kept:
         np.isfinite(arrays[name]).all() for name in shapes if name != "bound"
     ):
         raise PpvitError(f"{path} has numbers that are none; run ppvit he encrypt again")
-    if not ((arrays["labels"] >= 0) & (arrays["labels"] < classes)).all():
+    if not ((arrays["labels"] >= 0) & (arrays["labels"] < (2 if several else classes))).all():
         raise PpvitError(f"{path}: labels are no classes of the plan beside it; run ppvit he encrypt again")
     whitening = Whitening(arrays["matrix"], arrays["offset"], float(arrays["bound"][0]))
     return Kept(whitening, arrays["twin_weights"], arrays["features"], arrays["labels"], sent.id)

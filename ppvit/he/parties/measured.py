@@ -40,8 +40,9 @@ class Encryption(Record):
     """``encrypt.json`` of the owner; ``settings`` are those of :func:`ppvit.he.parties.features.settings_of`."""
 
     data: DataId
-    settings: dict[str, str | int | float | bool]
-    validation_accuracy_percent: float | None = Field(ge=0, le=100)
+    settings: dict[str, str | int | float | bool | list[float]]
+    validation_accuracy_percent: float | None = Field(None, ge=0, le=100)
+    validation_auroc: float | None = Field(None, ge=0, le=1)
     max_scores: float = Field(ge=0)
     encrypt_seconds: Seconds
     upload_bytes: Bytes

@@ -11,12 +11,15 @@ from torch import nn
 from ppvit.adaptation.embedding import fold_normalization, read_embedding, write_embedding
 from ppvit.ciphers import make_cipher
 from ppvit.core.files import write_json
+from ppvit.data.labels import TaskName, recorded
 from ppvit.he.algorithms import Floats
 from ppvit.models import Backbone, save_model
 from ppvit.models.stems import patch_projection, patch_side
 
 
-def save_model_with_head(folder: Path, backbone: Backbone, weight: Floats, bias: Floats, size: int) -> None:
+def save_model_with_head(
+    folder: Path, backbone: Backbone, weight: Floats, bias: Floats, size: int, task: TaskName = "multiclass"
+) -> None:
     """Add the whole model to a folder, for `evaluate` on plain images (``cipher.name: none``).
 
     Backbones without a patch convolution cannot take the scaling of pixels in, so for them the head stands alone.
@@ -26,13 +29,14 @@ def save_model_with_head(folder: Path, backbone: Backbone, weight: Floats, bias:
         backbone: changed in place.
         weight, bias: (C, D) and (C,).
         size: side of the images in pixels.
+        task: of the images.
     """
     projection = patch_projection(backbone.model)
     if projection is None:
         return
     # what a model says that was adapted to no cipher: blocks are its patches
     plain = make_cipher("none", None, size, patch_side(projection))
-    record = {"method": "linear", "num_classes": len(bias), **plain.record}
+    record = {"method": "linear", "num_classes": len(bias), **recorded(task), **plain.record}
     model = with_head(backbone, weight, bias)
     whole = Backbone(model, backbone.architecture, backbone.model_args, (0.5,) * 3, (0.5,) * 3)
     save_model(folder / "model", whole, record)

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from ppvit.config import Config, He
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output, require_free_space, write_json
 from ppvit.core.results import Stopwatch, peak_memory_bytes
+from ppvit.data.labels import LabelSets
 from ppvit.data.plain import PlainImages
 from ppvit.he.algorithms import ALGORITHMS, Algorithm, Floats, Labels, Plan
 from ppvit.he.ckks.forks import Forks, Report, process_count
@@ -51,6 +52,7 @@ from ppvit.he.parties.folders import (
 from ppvit.he.parties.kept import Kept, write_kept
 from ppvit.he.parties.measured import TRAINING, TRAINING_BYTES, read_sent
 from ppvit.he.parties.refresh import answer_trainer
+from ppvit.he.parties.score import figure, headline_of
 from ppvit.places import Places
 
 VALIDATION = 0.2  # share of the training images on which settings may be compared; never the test images
@@ -60,12 +62,16 @@ def planned(config: Config, places: Places) -> Algorithm:
     """The algorithm that ``he.algorithm`` names, laid out for the sizes of the data set.
 
     Raises:
-        UsageError: beyond the bounds, or no parameter set has 128 bits of security.
+        UsageError: softmax with several labels an image; beyond the bounds; no parameter set has 128 bits of security.
     """
     settings = config.he
     kind = ALGORITHMS[settings.algorithm]
     plain = PlainImages(places.raw, "train", config.dataset, config.encrypt)
-    images, classes = min(settings.train_images, len(plain)), len(plain.manifest["classes"])
+    images, classes = min(settings.train_images, len(plain)), len(plain.classes)
+    if settings.loss == "softmax" and isinstance(plain.labelling, LabelSets):
+        raise UsageError(
+            "he.loss softmax is for images of one class each, and these carry several labels; set he.loss=sigmoid"
+        )
     if kind.whitened:
         width = components_of(settings, images)
     else:
@@ -188,7 +194,7 @@ def encrypt(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -
     measured = {
         "data": data,
         "settings": settings_of(config),
-        "validation_accuracy_percent": _validate(algorithm, config.he, raw_features, labels),
+        f"validation_{headline_of(labels).name}": _validate(algorithm, config.he, raw_features, labels),
         "max_scores": clear.largest_score,
         "encrypt_seconds": round(watch.seconds(), 3),
         "upload_bytes": folder_bytes(trainer / "data"),
@@ -199,14 +205,16 @@ def encrypt(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -
 
 
 def _validate(algorithm: Algorithm, settings: He, features: np.ndarray, labels: Labels) -> float | None:
-    """Accuracy of the twin on held-out training images: what to compare settings by."""
+    """Headline figure of the twin on held-out training images: what to compare settings by."""
     held_out = int(VALIDATION * len(labels))
     kept = len(labels) - held_out
     if min(held_out, kept - algorithm.plan.columns) < 1:
         return None
+    if labels.ndim == 2 and np.array_equal(labels[kept:].min(0), labels[kept:].max(0)):
+        return None  # no label tells the images apart
     whitening = whitening_for(algorithm, settings, features[:kept])
     clear = algorithm.with_images(kept).twin(whitening(features[:kept]), labels[:kept])
-    return accuracy_percent(whitening(features[kept:]) @ clear.weights.T, labels[kept:])
+    return figure(whitening(features[kept:]) @ clear.weights.T, labels[kept:])
 
 
 @dataclass(frozen=True)
@@ -225,7 +233,7 @@ class _Encryption:
 
 
 def encrypt_data(session: SecretSession, algorithm: Algorithm, features: Floats, labels: Labels, out: Path) -> None:
-    """Write every ciphertext of features, (n, d), and labels, (n,); on all processors."""
+    """Write every ciphertext of features, (n, d), and labels; on all processors."""
     count = process_count(algorithm.plan.images)
 
     def slots() -> Iterator[tuple[str, Floats]]:
@@ -270,11 +278,6 @@ def decrypt_weights(session: SecretSession, algorithm: Algorithm, folder: Path) 
     except (ValueError, RuntimeError) as error:  # SEAL's, of a ciphertext with an impossible scale
         raise PpvitError(f"{folder} cannot be decrypted ({error}); train again: ppvit he train") from None
     return algorithm.weights_of(slots)
-
-
-def accuracy_percent(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose largest score, of (n, C), is that of their class."""
-    return 100.0 * float((scores.argmax(1) == labels).mean())
 
 
 def folder_bytes(folder: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ppvit.he.algorithms import truths
 from ppvit.he.tiles.plan import TilesPlan
 
 
@@ -34,10 +35,10 @@ def label_slots(plan: TilesPlan, labels: np.ndarray) -> np.ndarray:
 
     Args:
         plan: the layout.
-        labels: class numbers, int64 (m,), m at most ``plan.rows``.
+        labels: int64, (m,) or (m, C), m at most ``plan.rows``.
     """
     tiles = np.zeros((plan.rows, plan.tile, plan.lanes))
-    tiles[: len(labels), :, : plan.classes] = (np.eye(plan.classes)[labels] - 0.5)[:, None]
+    tiles[: len(labels), :, : plan.classes] = (truths(labels, plan.classes) - 0.5)[:, None]
     return tiles.ravel()
 
 

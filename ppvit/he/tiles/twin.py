@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ppvit.core.errors import UsageError
-from ppvit.he.algorithms import WORTHLESS, Floats, Labels, Twin
+from ppvit.he.algorithms import WORTHLESS, Floats, Labels, Twin, truths
 from ppvit.he.tiles.plan import TilesPlan, choose_chain
 from ppvit.he.tiles.softmax import coefficients
 
@@ -36,13 +36,13 @@ def train(plan: TilesPlan, features: Floats, labels: Labels) -> Twin:
     Args:
         plan: iterations, batches, learning rate, l2 and loss are used.
         features: float64 (n, d), the constant included.
-        labels: class numbers, int64 (n,).
+        labels: int64, (n,) or (n, C), see :data:`ppvit.he.algorithms.Labels`.
 
     Returns:
         What training gives; where it diverges, what it gave until then.
     """
     weights = ahead = np.zeros((plan.classes, features.shape[1]))
-    targets = np.eye(plan.classes)[labels]
+    targets = truths(labels, plan.classes)
     k0, k1, k2, k3 = (0.5, C1, 0.0, C3) if plan.loss == "sigmoid" else (*coefficients(plan.classes), 0.0)
     largest: list[float] = []
     with np.errstate(over="ignore", invalid="ignore"):

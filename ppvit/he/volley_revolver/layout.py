@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppvit.core.errors import UsageError
+from ppvit.he.algorithms import truths
 from ppvit.he.ckks.arithmetic import Arithmetic, Value, Vector
 from ppvit.he.ckks.scheme import CAPS, Parameters
 from ppvit.he.volley_revolver.quadratic_gradient import CUBIC, INITIAL_WEIGHT, LINEAR, column_steps, momentum
@@ -166,10 +167,10 @@ def prepare(
     Args:
         layout: from `make_layout`.
         features: (n, d), float64, the constant included.
-        labels: (n,), 0..C-1.
+        labels: (n,), 0..C-1, or (n, C), 0 and 1.
         initial_weight: of every class and feature.
     """
-    truth = np.eye(layout.classes)[labels]
+    truth = truths(labels, layout.classes)
     starts = range(0, layout.samples, layout.rows)
     return Upload(
         [layout.pack(features[start : start + layout.rows]) for start in starts],

@@ -14,6 +14,8 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from ppvit.he.algorithms import truths
+
 # p(z) = 1/2 + LINEAR z + CUBIC z^3, the paper's least-squares fit to the sigmoid
 LINEAR = 0.10679534503216294
 CUBIC = -0.00038503259805075
@@ -75,12 +77,12 @@ def train(
 
     Args:
         features: (n, d), float64, the constant included.
-        labels: (n,), 0..C-1.
+        labels: (n,), 0..C-1, or (n, C), 0 and 1.
         classes: C.
         iterations: T, at least 1.
         initial_weight: of every class and feature.
     """
-    truth = np.eye(classes)[labels]  # (n, C)
+    truth = truths(labels, classes)  # (n, C)
     steps = column_steps(features)
     weights = velocity = np.full((classes, features.shape[1]), initial_weight)
     largest = 0.0

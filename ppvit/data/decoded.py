@@ -1,0 +1,54 @@
+"""What decoders of all kinds share: what they give, how much they take on, and which frame is meant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppvit.core.errors import PpvitError
+
+PIXELS = 2**28  # of an image, at most; decoding one takes up to 2 GiB, with transparency 4
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture as its file holds it.
+
+    Attributes:
+        values: uint8, (H, W, 3), or grey values above 8 bits, float32 or float64, (H, W).
+        inverted: whether low values are white, as in DICOM's MONOCHROME1 and TIFF's WhiteIsZero; of grey values above
+            8 bits only, since inverting comes after the range (DICOM PS3.3, C.7.6.3.1.2).
+    """
+
+    values: np.ndarray
+    inverted: bool = False
+
+
+def require_size(width: int, height: int) -> None:
+    """Refuse what a header promises before memory is taken for it.
+
+    Raises:
+        ValueError: no pixels, or more than 2^28.
+    """
+    if width < 1 or height < 1:
+        raise ValueError("it has no pixels")
+    if width * height > PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than {PIXELS:,}")
+
+
+def chosen_frame(count: int, frames: str) -> int:
+    """Which of ``count`` frames is meant.
+
+    Args:
+        count: at least 1.
+        frames: value of ``dataset.frames``.
+
+    Raises:
+        PpvitError: there are several, and none is to be chosen.
+    """
+    if count < 1:
+        raise ValueError("it holds no frames")
+    if count > 1 and frames == "error":
+        raise PpvitError(f"it holds {count} frames; set dataset.frames to first, middle or last, or keep the one meant")
+    return {"error": 0, "first": 0, "middle": (count - 1) // 2, "last": count - 1}[frames]

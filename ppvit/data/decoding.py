@@ -1,0 +1,229 @@
+"""Pictures of any kind as their files hold them, and as the 8-bit RGB that ciphers and models take.
+
+One rule for a data set, never one by picture: 8-bit pictures stay as they are, and grey ones above 8 bits all take the
+same range of values to 0..255. The range is given (``encrypt.value_range``, ``encrypt.window``) or found over the
+training images by `download`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from ppvit.core.errors import PpvitError
+from ppvit.data import dicom, rasters
+from ppvit.data.decoded import PIXELS, Decoded
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "PIXELS",
+    "Decoded",
+    "decode",
+    "decoded",
+    "extension_of",
+    "image_extension",
+    "is_lossy",
+    "is_noise",
+    "pixels",
+    "reason",
+    "size_of",
+    "to_rgb",
+]
+
+# format, by Pillow's name, and its endings; under the first of them the bytes are kept
+_FORMATS = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
+    "PNG": ("png", "apng"),
+    "WEBP": ("webp",),
+    "AVIF": ("avif", "avifs"),
+    "HEIF": ("heic", "heif", "hif"),  # by pillow-heif
+    "JPEG2000": ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
+    "TIFF": ("tif", "tiff"),
+    "GIF": ("gif",),
+    "BMP": ("bmp",),
+    "DIB": ("dib",),
+    "PPM": ("ppm", "pgm", "pbm", "pnm", "pfm"),
+    "TGA": ("tga", "icb", "vda", "vst"),
+    "QOI": ("qoi",),
+    "DDS": ("dds",),
+    "BLP": ("blp",),
+    "FTEX": ("ftc", "ftu"),
+    "GBR": ("gbr",),
+    "ICO": ("ico",),
+    "ICNS": ("icns",),
+    "CUR": ("cur",),
+    "PCX": ("pcx",),
+    "DCX": ("dcx",),
+    "FLI": ("fli", "flc"),
+    "SGI": ("sgi", "bw", "rgb", "rgba"),
+    "SUN": ("ras",),
+    "XBM": ("xbm",),
+    "XPM": ("xpm",),
+    "MSP": ("msp",),
+    "PIXAR": ("pxr",),
+    "DICOM": ("dcm", "dicom", "dic", "ima"),  # by pydicom
+}
+_BY_OTHERS = ("HEIF", "DICOM")  # than Pillow
+_UNMARKED = ("TGA", "GBR")  # nothing at the beginning of a file tells
+_APART = ("PPM",)  # its endings tell what is in the file, and are kept
+IMAGE_EXTENSIONS = {
+    ending: ending if kind in _APART else endings[0] for kind, endings in _FORMATS.items() for ending in endings
+}
+"""file extension, lower case -> the extension under which the bytes are kept; the one table of what is an image"""
+
+
+def image_extension(name: str) -> str | None:
+    """The extension under which a file's bytes are kept, if its name is that of an image, else None."""
+    return IMAGE_EXTENSIONS.get(_ending(name)) if "." in name else None
+
+
+def extension_of(data: bytes) -> str:
+    """The extension under which an encoded image of no name is kept, by its header; errors: see :func:`size_of`."""
+    if dicom.is_dicom(data):
+        return _FORMATS["DICOM"][0]
+    with rasters.opened(data, _formats(None)) as image:
+        kind = str(image.format)
+    endings = (endings for name, endings in _FORMATS.items() if kind == name or kind.lower() in endings)
+    return next(endings)[0]
+
+
+def is_noise(parts: Sequence[str]) -> bool:
+    """Whether a path is of what macOS and Windows leave in folders and archives, and of no file of the user's.
+
+    Args:
+        parts: of the path, its folders first.
+    """
+    return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1].lower() in _LEFT_BEHIND
+
+
+_LEFT_BEHIND = (".ds_store", "thumbs.db", "desktop.ini")
+
+
+def size_of(data: bytes, extension: str | None = None) -> tuple[int, int]:
+    """Width and height of an encoded image as its header says, before EXIF turns it; no pixels are decoded.
+
+    Pillow would take bytes for anything; so it is asked for the formats that begin in a way of their own, and for TGA,
+    which does not, only where the extension says so.
+
+    Raises:
+        UnidentifiedImageError: it is of no kind that is read.
+        PpvitError: what would read it is not installed.
+        ValueError: it has more than 2^28 pixels.
+        Exception: whatever readers stumble over in a damaged header.
+    """
+    if dicom.is_dicom(data):
+        return dicom.size_of(data)
+    with rasters.opened(data, _formats(extension)) as image:
+        return int(image.width), int(image.height)
+
+
+def is_lossy(data: bytes) -> bool:
+    """Whether an encoded image, of which :func:`size_of` is known, was stored with loss, as JPEG is."""
+    return not dicom.is_dicom(data) and rasters.is_lossy(data)
+
+
+def _formats(extension: str | None) -> list[str]:
+    named = [kind for kind in _UNMARKED if extension in _FORMATS[kind]]
+    return [kind for kind in _FORMATS if kind not in (*_BY_OTHERS, *_UNMARKED)] + named
+
+
+def reason(error: Exception) -> str:
+    """Why an image was not read, in a few words, from whatever its reader raised."""
+    if isinstance(error, UnidentifiedImageError):
+        return "of no kind that is read"
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def pixels(data: bytes, where: str, frames: str = "error", extension: str | None = None) -> np.ndarray:
+    """Decode an encoded image: as a person sees it, or the grey values themselves where they have more than 8 bits.
+
+    Args:
+        data: the file's bytes, of any format in ``IMAGE_EXTENSIONS``.
+        where: the file's name for the error.
+        frames: which picture is taken of several pages or an animation: ``first``, ``middle``, ``last``, or none
+            (``error``).
+        extension: of the file; by default that of ``where``. Only formats that cannot be told by their first bytes,
+            such as TGA, need it.
+
+    Returns:
+        uint8, (H, W, 3): rotated as EXIF says, transparency on white. Or float32 or float64, (H, W): values before any
+        range is applied, finite.
+
+    Raises:
+        PpvitError: not an image, truncated, larger than 2^28 pixels, several frames, or not all values are finite.
+    """
+    return decoded(data, where, frames, extension).values
+
+
+def decoded(data: bytes, where: str, frames: str = "error", extension: str | None = None) -> Decoded:
+    """The same as :func:`pixels`, and whether grey values above 8 bits are inverted."""
+    try:
+        if dicom.is_dicom(data):
+            found = dicom.read(data, frames)
+        else:
+            found = rasters.read(data, _formats(extension or _ending(where)), frames)
+    except PpvitError as error:
+        raise PpvitError(f"{where}: {error}") from None
+    except MemoryError:  # which says nothing of the file
+        raise
+    except Exception as error:  # readers name none of those that a damaged file ends in
+        raise PpvitError(f"{where}: this image cannot be decoded ({reason(error)}); replace or remove it") from None
+    if found.values.dtype != np.uint8 and not np.isfinite(found.values).all():
+        raise PpvitError(f"{where}: some of its values are not finite (NaN or infinite); replace or remove it")
+    return found
+
+
+def _ending(name: str) -> str:
+    return name.rpartition(".")[2].lower()
+
+
+def to_rgb(values: np.ndarray, value_range: Sequence[float] | None, inverted: bool = False) -> np.ndarray:
+    """Bring what :func:`pixels` gives to 8 bits: linear from ``value_range`` to 0..255, clipped.
+
+    Args:
+        values: uint8, (H, W, 3), which are returned as they are, or float, (H, W).
+        value_range: lowest and highest value that is told apart, of the whole data set; None where there are none above
+            8 bits.
+        inverted: whether low values are white.
+
+    Returns:
+        uint8, (H, W, 3).
+
+    Raises:
+        PpvitError: ``value_range`` is missing, or has no width.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if value_range is None:
+        raise PpvitError("its grey values have more than 8 bits; set encrypt.value_range to the lowest and the highest")
+    low, high = value_range
+    if not low < high:
+        raise PpvitError(f"no range from {low:g} to {high:g}; set encrypt.value_range to the lowest and the highest")
+    with np.errstate(over="ignore"):  # a range beyond half of what float32 holds; clipped below
+        scaled = (np.clip(values, low, high) - low) * (255 / (high - low))
+    grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=-1)
+
+
+def decode(
+    data: bytes,
+    where: str,
+    value_range: Sequence[float] | None = None,
+    frames: str = "error",
+    extension: str | None = None,
+) -> np.ndarray:
+    """Decode an encoded image to RGB; arguments: see :func:`pixels` and :func:`to_rgb`.
+
+    Returns:
+        uint8, (H, W, 3).
+
+    Raises:
+        PpvitError: see there; names ``where``.
+    """
+    found = decoded(data, where, frames, extension)
+    try:
+        return to_rgb(found.values, value_range, found.inverted)
+    except PpvitError as error:
+        raise PpvitError(f"{where}: {error}") from None

@@ -1,0 +1,261 @@
+"""Data sets of images as Hugging Face `datasets` keeps them on a disk.
+
+:mod:`ppvit.datasets.hub_folders` finds the files of each split, :mod:`ppvit.datasets.hub_tables` reads them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ppvit.core.errors import PpvitError, UsageError, printable
+from ppvit.data import decoding
+from ppvit.data.labels import MOST_LABELS, Label
+from ppvit.datasets import hub_tables
+from ppvit.datasets.holdout import HoldOut
+from ppvit.datasets.hub_folders import ENDINGS, parts
+from ppvit.datasets.hub_tables import Column, columns_of
+from ppvit.datasets.source import (
+    DATASETS,
+    Request,
+    Sample,
+    Source,
+    check_classes,
+    counted,
+    note,
+    shard_bytes,
+)
+
+_LABEL_NAMES = ("label", "labels", "class", "classes", "category", "target")
+_IMAGE_NAMES = ("image", "img")
+_LABEL_KINDS = ("whole", "text", "several whole", "several text")
+_MOST_CLASSES = 2**16
+_NO_CLASS = -1  # in a column of class numbers: not labelled, as the test splits of competitions are
+
+
+def open_huggingface(request: Request) -> Source:
+    """A data set of the Hugging Face hub on your disk: its folder of parquet files, of save_to_disk, or one file.
+
+    Args:
+        request: ``path`` is the folder or file. ``subset`` chooses a configuration, ``image_column`` and
+            ``label_column`` the columns, where there are several.
+
+    Raises:
+        UsageError: there is no path, or several configurations or columns to choose from.
+        PpvitError: files are missing or damaged, or their labels do not fit.
+    """
+    if request.path is None:
+        raise UsageError(
+            "dataset.name=huggingface needs a data set: set dataset.path to its folder of parquet files, "
+            "as snapshot_download and `hf download` make it"
+        )
+    if request.path.is_file() and request.path.suffix.lower() not in ENDINGS:
+        raise UsageError(f"dataset.path: {request.path} is neither a folder nor a .parquet or .arrow file")
+    found = parts(request.path, request.subset)
+    columns = [columns_of(file, found.card) for files in found.splits.values() for file in files]
+    image = _chosen(columns, ("image",), request.image_column, "image", _IMAGE_NAMES, found.root)
+    label = _chosen(columns, _LABEL_KINDS, request.label_column, "label", _LABEL_NAMES, found.root)
+    values = {split: [_values(file, label) for file in files] for split, files in found.splits.items()}
+    classes, numbers = _numbered((v for files in values.values() for file in files for v in file), label, found.root)
+    splits = {
+        split: _Rows(found.root, files, image.name, [[_labelled(v, numbers) for v in file] for file in values[split]])
+        for split, files in found.splits.items()
+    }
+    train, test, val = _assigned(splits, found.root, request)
+    several = label.kind.startswith("several")
+    check_classes(classes, train.counts(), test.counts(), str(found.root), several)
+    size_bytes = sum(rows.size_bytes() for rows in (train, test, val) if rows)
+    described = f"{found.root.name}, column {label.name}"
+    return Source(classes, train.samples, test.samples, described, size_bytes, val.samples if val else None, several)
+
+
+def _chosen(
+    columns: Sequence[dict[str, Column]],
+    kinds: tuple[str, ...],
+    asked: str,
+    what: str,
+    usual: tuple[str, ...],
+    root: Path,
+) -> Column:
+    """The column of images or of labels, which all files must have."""
+    first = columns[0]
+    there = ", ".join(printable(name) for name in first)
+    candidates = [column for column in first.values() if column.kind in kinds]
+    if asked:
+        candidates = [column for column in candidates if column.name == asked]
+    elif what == "label":  # numbers may be anything, unless they stand for classes or are called labels
+        candidates = [column for column in candidates if column.names] or [
+            column for column in candidates if column.name.lower() in usual
+        ]
+    if len(candidates) > 1:
+        candidates = [column for column in candidates if column.name.lower() in usual] or candidates
+    if len(candidates) != 1:
+        several = ", ".join(printable(column.name) for column in candidates)
+        wrong = f"{several} could all be the {what}s" if candidates else f"no column holds {what}s"
+        raise UsageError(f"dataset.{what}_column: {root}: {wrong}; set it to one of {there}")
+    for each in columns:
+        if each.get(candidates[0].name) != candidates[0]:
+            raise PpvitError(
+                f"{root}: the column {printable(candidates[0].name)} is not the same in all files; "
+                "keep files of one data set there"
+            )
+    return candidates[0]
+
+
+# --- labels
+
+_Value = Any  # None where there is no label; a whole number or a text; or a tuple of either
+
+
+def _values(file: Path, column: Column) -> list[_Value]:
+    """What stands in the label column."""
+    found: list[_Value] = []
+    for number, value in enumerate(hub_tables.labels(file, column.name)):
+        if value is None or value == "" or (column.names and value == _NO_CLASS):
+            found.append(None)
+        elif column.kind.startswith("several"):
+            if any(each is None for each in value):
+                raise PpvitError(f"{file}: row {number} has a label that is missing; remove the row")
+            found.append(tuple(sorted(set(value))))
+        else:
+            found.append(value)
+    return found
+
+
+def _numbered(values: Iterable[_Value], column: Column, root: Path) -> tuple[list[str], dict[_Value, int]]:
+    """Class names, and the class number of each value: of named classes those that some image is of, in their order."""
+    several = column.kind.startswith("several")
+    there: set[_Value] = set()
+    for value in values:
+        there.update(value if several else () if value is None else (value,))
+        if len(there) > (MOST_LABELS if several else _MOST_CLASSES):
+            raise PpvitError(
+                f"{root}: the column {printable(column.name)} has more than {len(there) - 1:,} different values; "
+                "set dataset.label_column to the one of the labels"
+            )
+    ordered = sorted(there)
+    if column.names is None:
+        return [str(value) for value in ordered], {value: number for number, value in enumerate(ordered)}
+    if ordered and not 0 <= ordered[0] <= ordered[-1] < len(column.names):
+        wrong = ordered[0] if ordered[0] < 0 else ordered[-1]
+        raise PpvitError(f"{root}: the label {wrong} is none of the {len(column.names)} classes that have names")
+    if len(ordered) < len(column.names):
+        missing = [name for number, name in enumerate(column.names) if number not in there]
+        note(f"{root}: {len(missing)} classes have no image and are left out, such as '{missing[0]}'")
+    return [column.names[value] for value in ordered], {value: number for number, value in enumerate(ordered)}
+
+
+# --- splits
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of some files, each with its label; None leaves a row out."""
+
+    root: Path
+    files: list[Path]
+    image_column: str
+    labels: list[list[Label | None]]  # of each file
+
+    def samples(self) -> Iterator[Sample]:
+        for file, labels in zip(self.files, self.labels, strict=True):
+            images = hub_tables.images(file, self.image_column)
+            for number, (label, image) in enumerate(zip(labels, images, strict=True)):
+                if label is not None:
+                    where = self._name(file, number)
+                    data = _encoded(image, where)
+                    yield Sample(data, _extension(data), label, where)
+
+    def rows(self) -> int:
+        return sum(map(len, self.labels))
+
+    def missing(self) -> int:
+        return sum(label is None for labels in self.labels for label in labels)
+
+    def counts(self) -> Counter[int]:
+        return counted(label for labels in self.labels for label in labels if label is not None)
+
+    def size_bytes(self) -> int:
+        return shard_bytes(self.rows(), sum(file.stat().st_size for file in self.files))
+
+    def divided(self, test_fraction: float, seed: int) -> tuple[_Rows, _Rows]:
+        """Train and held-out test rows, stratified by class, or at random where images carry several labels."""
+        held_out = HoldOut(
+            ((_stratum(label), name) for label, name in self._named()), test_fraction, seed, str(self.root)
+        )
+        is_test = iter([held_out.is_test(_stratum(label), name) for label, name in self._named()])
+        chosen = [[label is not None and next(is_test) for label in labels] for labels in self.labels]
+        train, test = (
+            [
+                [label if in_test is wanted else None for label, in_test in zip(*of_file, strict=True)]
+                for of_file in zip(self.labels, chosen, strict=True)
+            ]
+            for wanted in (False, True)
+        )
+        return replace(self, labels=train), replace(self, labels=test)
+
+    def _named(self) -> Iterator[tuple[Label, str]]:
+        for file, labels in zip(self.files, self.labels, strict=True):
+            yield from ((label, self._name(file, number)) for number, label in enumerate(labels) if label is not None)
+
+    def _name(self, file: Path, number: int) -> str:
+        return f"{file.relative_to(self.root).as_posix()}[{number}]"
+
+
+def _stratum(label: Label) -> str:
+    return "of any labels" if isinstance(label, tuple) else str(label)
+
+
+def _encoded(image: Any, where: str) -> bytes:
+    """The bytes of an image: of ``struct<bytes, path>``, or as they are."""
+    data = image.get("bytes") if isinstance(image, dict) else image
+    if data is None:
+        path = image.get("path") if isinstance(image, dict) else None
+        what = f"no image but the path {printable(str(path))}" if path else "no image"
+        raise PpvitError(f"{where} holds {what}; write the images into the table, as push_to_hub does")
+    return bytes(data)
+
+
+def _extension(data: bytes) -> str:
+    try:
+        return decoding.extension_of(data)
+    except Exception:  # whatever readers stumble over: `download` decodes it too, says why that fails and keeps none
+        return "png"
+
+
+def _assigned(splits: dict[str, _Rows], root: Path, request: Request) -> tuple[_Rows, _Rows, _Rows | None]:
+    """Train, test and val, of the splits that carry labels."""
+    labelled = {
+        split: of for split, of in splits.items() if any(label is not None for each in of.labels for label in each)
+    }
+    unused = [split or "only" for split in splits if split not in labelled]
+    if unused:
+        note(f"{root}: the {' and '.join(unused)} split carries no labels and is not used")
+    for split, of in labelled.items():
+        if of.missing():
+            note(f"{root}: {of.missing():,} of {of.rows():,} images of {split or 'it'} have no label and are left out")
+    if not labelled:
+        raise PpvitError(f"{root}: no image has a label; set dataset.label_column to another column")
+    if len(labelled) == 1:
+        (only,) = labelled.values()
+        note(f"{root}: no test split; download.holdout_fraction of the images is held out")
+        return *only.divided(request.test_fraction, request.seed), None
+    if "train" not in labelled:
+        raise PpvitError(f"{root}: there is no train split but {' and '.join(labelled)}; download it as well")
+    if "test" not in labelled:
+        note(f"{root}: the validation split is the test split, since there is no other")
+        return labelled["train"], labelled["val"], None
+    return labelled["train"], labelled["test"], labelled.get("val")
+
+
+def _labelled(value: _Value, numbers: dict[_Value, int]) -> Label | None:
+    if value is None:
+        return None
+    return tuple(sorted(numbers[each] for each in value)) if isinstance(value, tuple) else numbers[value]
+
+
+DATASETS.register("huggingface")(open_huggingface)
+vars(open_huggingface)["reads"] = ("subset", "image_column", "label_column")

@@ -1,0 +1,51 @@
+"""Runs a model over labelled images and scores its answers, by the task that the images are for; no key is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ppvit.core.device import device
+from ppvit.data.labels import Labelling, LabelSets
+from ppvit.evaluation.label_scores import LabelScores
+from ppvit.evaluation.scores import Scores
+from ppvit.models import model_input
+
+BATCH = 64
+
+
+class AnyScores(Protocol):
+    """What :class:`ppvit.evaluation.scores.Scores` and :class:`ppvit.evaluation.label_scores.LabelScores` can both."""
+
+    headline: ClassVar[str]
+    """of the figures in :meth:`summary` the one to compare models by"""
+
+    def add(self, logits: Tensor, labels: Tensor) -> None: ...
+
+    def summary(self) -> dict[str, Any]: ...
+
+    def remarks(self) -> list[str]: ...
+
+    def chance(self) -> tuple[str, float]: ...
+
+    def write_plots(self, folder: Path) -> None: ...
+
+
+def scores_for(labelling: Labelling, calibration_bins: int = 15) -> AnyScores:
+    """Scores, with nothing counted yet, of a model for images that are labelled so."""
+    kind: type[LabelScores | Scores] = LabelScores if isinstance(labelling, LabelSets) else Scores
+    return kind(labelling.classes, calibration_bins)
+
+
+def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scores: AnyScores) -> AnyScores:
+    """Run a model over batches of images, uint8 (n, 3, H, W), and targets, and count its answers in ``scores``."""
+    place = device()
+    model = model.to(place).eval()
+    with torch.inference_mode():
+        for images, labels in batches:
+            scores.add(model(model_input(images.to(place))), labels)
+    return scores
