@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppvit.adaptation.adapt import CHECKED_IMAGES, TOLERANCE_FLOAT32, adapt_model
+from ppvit.adaptation.adapt import CHECKED_IMAGES, TOLERANCE_FLOAT32, adapt_model, way_of
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import say
@@ -41,6 +41,8 @@ def run(config: Config, places: Places) -> None:
     parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
     values = {**measured, "adapted": config.adapt.enabled, "parameters": parameters}
     write_result(places.result("adapt"), values, watch, HEADLINE)
+    if config.adapt.enabled and cipher.scrambles:
+        say(f"adapt: the adapted model has the order of the blocks {way_of(backbone.model)}")
     rounding = measured.get("max_logit_difference_stored", 0.0)
     if config.adapt.enabled and rounding > TOLERANCE_FLOAT32:
         say(
