@@ -164,8 +164,8 @@ def short_key(cipher: Cipher) -> str:
         return ""
     return (
         f"Patches of {cipher.block_size} x {cipher.block_size} pixels make blocks of {cipher.values} values, so what "
-        f"the key does inside a block is short: blocks of 16 x 16 pixels have {3 * 16**2}. Fewer images tell the values "
-        "of a block apart."
+        f"the key does inside a block is short: blocks of 16 x 16 pixels have {3 * 16**2}. Fewer images tell the "
+        "values of a block apart."
     )
 
 
