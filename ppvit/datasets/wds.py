@@ -92,7 +92,7 @@ def open_webdataset(request: Request) -> Source:
     classes = _class_names(file, used)
     check_classes(classes, counts["train"], counts["test"], str(path), several)
     notes = (*found.notes, *(["images carry any number of the classes"] if several else []))
-    tell(str(path), classes, counts, places, {}, notes, sizes)
+    tell(str(path), classes, counts, places, {}, notes, sizes if several else None)
     size_bytes = sum(shard_bytes(labels.total(), size) for labels, size in scans.values())
     return Source(classes, read["train"], read["test"], path.name, size_bytes, read.get("val"), several)
 
