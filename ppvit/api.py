@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from ppvit.datasets import CHOICES, open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.evaluation.prediction import probabilities, read_images
 from ppvit.evaluation.shards import score_shards
-from ppvit.models import load_backbone, read_record, save_model
+from ppvit.models import load_backbone, read_record, recorded, save_model
 from ppvit.training.finetuning import finetune as train
 from ppvit.tuners import save_finetuned
 from ppvit.tuners.records import read_finetuned_record
@@ -109,6 +109,8 @@ def adapt(
     checkpoint: Path | str | None = None,
     enabled: bool = True,
     images: np.ndarray | None = None,
+    mean: Sequence[float] | Literal["none"] = (),
+    std: Sequence[float] | Literal["none"] = (),
 ) -> dict[str, float]:
     """Adapt a pretrained timm model to the key, exactly, and write it; the trainer's.
 
@@ -121,6 +123,7 @@ def adapt(
         enabled: False writes the model unadapted, as a baseline.
         images: a few plain images to compare on, besides noise: uint8 (n, H, W, 3), such as
             ``plain["train"].read(0, 4)``.
+        mean, std: of the input by colour, pixels in 0..1; by default what the checkpoint says, ``"none"`` for none.
 
     Returns:
         Largest differences of logits between the plain model on plain images and the adapted one on encrypted ones.
@@ -129,9 +132,10 @@ def adapt(
         UsageError: an unknown model, or one that cannot be adapted to this cipher.
         PpvitError: weights that cannot be read.
     """
-    backbone = load_backbone(model, Path(checkpoint or NO_MODEL), cipher.image_size)
+    backbone = load_backbone(model, Path(checkpoint or NO_MODEL), cipher.image_size, mean=mean, std=std)
     measured = adapt_model(backbone, cipher, enabled, images)
-    save_model(Path(out), backbone, {**cipher.record, "model": model, "adapted": enabled})
+    record = {**cipher.record, "model": model, "adapted": enabled, **recorded(backbone)}
+    save_model(Path(out), backbone, record)
     return measured
 
 

@@ -150,8 +150,8 @@ def print_range(plain: PlainImages) -> None:
     found = [wide["low"], wide["high"]]
     source = "the extremes" if value_range == found else f"as given; the extremes are {found[0]:g} and {found[1]:g}"
     print(
-        f"{wide['images']} images have grey values above 8 bits: {low:g} .. {high:g} become 0 .. 255 ({source} of the "
-        "training images); images of 8 bits stay as they are"
+        f"{wide['images']} training images have grey values above 8 bits: {low:g} .. {high:g} become 0 .. 255 "
+        f"({source}); images of 8 bits stay as they are"
     )
 
 

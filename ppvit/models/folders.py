@@ -18,7 +18,8 @@ from ppvit.core.files import atomic_output, write_json
 from ppvit.core.reading import first_reason
 from ppvit.core.reading import read_record as read_checked
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
-from ppvit.models.backbones import Backbone, is_whole_in_file
+from ppvit.models.backbones import Backbone
+from ppvit.models.building import is_whole_in_file
 from ppvit.models.projections import is_order
 from ppvit.models.records import ModelConfiguration, ModelRecord
 from ppvit.models.stems import install_stem, stem_of
@@ -53,6 +54,11 @@ def _each_its_own(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() if places[tensor.data_ptr()] > 1 else tensor for name, tensor in state.items()}
 
 
+def recorded(backbone: Backbone) -> dict[str, Any]:
+    """What a record keeps of where a backbone's weights and normalisation are from."""
+    return {} if backbone.origin is None else {"origin": backbone.origin.record()}
+
+
 def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]:
     """What ``config.json`` says of a model."""
     model = backbone.model
@@ -71,14 +77,19 @@ def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]
             "mean": [0.5, 0.5, 0.5],
             "std": [0.5, 0.5, 0.5],
             "num_classes": model.num_classes,
-            "first_conv": timms.get("first_conv", "patch_embed.proj"),
-            # where timm knows the head it drops it for other numbers of classes, and then loads whatever else fits,
-            # with a warning: a first layer that it does not know must stop it
-            "classifier": None if stem else timms.get("classifier", "head"),
+            # for other colours or classes than these timm drops the layers that it knows by these names, and then loads
+            # whatever else fits, with a warning: a first layer that it does not know must stop it
+            "first_conv": None if stem else _as_written(timms.get("first_conv", "patch_embed.proj")),
+            "classifier": None if stem else _as_written(timms.get("classifier", "head")),
         },
         "ppvit": record,
         **({"stem": stem} if stem else {}),
     }
+
+
+def _as_written(names: Any) -> Any:
+    """Names of modules as JSON has them: distilled models have two heads, in a tuple."""
+    return list(names) if isinstance(names, tuple) else names
 
 
 def read_configuration(folder: Path, made_by: str) -> ModelConfiguration:

@@ -14,6 +14,8 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from ppvit.ciphers import Cipher
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import printable
 from ppvit.core.files import atomic_output
@@ -29,6 +31,7 @@ from ppvit.report.known_images import known_images
 from ppvit.report.pictures import examples, over_ciphers, recovered
 
 NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which would overlap
+_SHORT_SIDE = 4  # of a block in pixels: 48 values and less
 _NAME_LETTERS = 24  # of a class in a drawing
 
 
@@ -63,6 +66,7 @@ def write_page(config: Config, places: Places) -> str:
         known=known,
         doubtful=doubtful,
         verdict=values["audit"]["verdict"],
+        short_key=short_key(load_cipher(config)),
         warning=unconfirmed(values, headline),
         attacks=told.rows,
         threats=threat_rows(values["threats"]),
@@ -148,6 +152,21 @@ def summary_rows(
         rows.append(("accuracy under attack, strongest attacker", _percent(robust)))
     rows.append(("leak so far", values["audit"]["verdict"]))
     return rows
+
+
+def short_key(cipher: Cipher) -> str:
+    """A sentence where blocks are so small that the part of the key which acts inside them is short; else empty."""
+    form = cipher.affine_map()
+    blocks_alone = form is not None and form.matrix is None and form.sign.min() > 0
+    if form is not None and blocks_alone:
+        blocks_alone = bool((form.value_permutation == np.arange(form.value_permutation.shape[-1])).all())
+    if not cipher.keyed or blocks_alone or cipher.block_size > _SHORT_SIDE:
+        return ""
+    return (
+        f"Patches of {cipher.block_size} x {cipher.block_size} pixels make blocks of {cipher.values} values, so what "
+        f"the key does inside a block is short: blocks of 16 x 16 pixels have {3 * 16**2}. Fewer images tell the "
+        "values of a block apart."
+    )
 
 
 def _percent(value: float) -> str:

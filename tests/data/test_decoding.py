@@ -76,7 +76,7 @@ def test_every_lossless_format_gives_the_same_pixels(kind, name):
     image = Image.fromarray(RGB)
     if kind in ("GIF", "BLP"):  # of 256 colours
         image = image.quantize(64)
-    data = encoded(image, kind)
+    data = encoded(image, kind, **({"sizes": [image.size]} if kind == "ICO" else {}))
     np.testing.assert_array_equal(decode(data, name), np.asarray(image.convert("RGB")))
     assert size_of(data, name.rpartition(".")[2].lower()) == (16, 12)
 
@@ -330,14 +330,22 @@ def claimed(kind):
         + b"," + struct.pack("<4HB", 0, 0, side, side, 0) + b"\x08\x01\x00\x00;",
         "BLP": b"BLP2" + struct.pack("<iBBBBII", 1, 1, 0, 0, 0, side, side) + bytes(2000),
         "PCX": b"\x0a\x05\x01\x08" + struct.pack("<4H", 0, 0, side - 1, side - 1) + bytes(53) + b"\3" + bytes(70),
-        "WEBP": b"RIFF" + struct.pack("<I", 100) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4)
-        + (side - 1).to_bytes(3, "little") * 2 + bytes(80),
+        "WEBP": webp_of(side),
         "JPEG2000": resized(encoded(RGB, "JPEG2000", no_jp2=True), side),
         "ICO": icon_of(side),
         "AVIF": extent(encoded(RGB, "AVIF"), side),
         "HEIF": extent(heic(), side),
         "a later page": tiff_with_second_page(side),
     }[kind]  # fmt: skip
+
+
+def webp_of(side):
+    """An animation of one small frame on a canvas so large."""
+    canvas = bytes([2, 0, 0, 0]) + (side - 1).to_bytes(3, "little") * 2
+    frame = bytes(6) + (15).to_bytes(3, "little") + (11).to_bytes(3, "little") + bytes(4) + encoded(RGB, "WEBP")[12:]
+    chunks = ((b"VP8X", canvas), (b"ANIM", bytes(6)), (b"ANMF", frame))
+    body = b"WEBP" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def png_of(side):

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import make_config, write_raw
 
+from ppvit.ciphers import make_cipher
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import sha256_of
 from ppvit.places import Places
-from ppvit.report.page import summary_rows
+from ppvit.report.page import short_key, summary_rows
 from ppvit.verbs import report
 
 TIMES = {
@@ -173,6 +174,30 @@ def test_models_that_cannot_be_compared_have_no_adaptation_error():
     assert not any("logits" in name for name in dict(summary_rows(values)))
     values["adapt"] = {"adapted": True, "max_logit_difference_float64": 1e-14, "max_logit_difference_stored": 1e-3}
     assert dict(summary_rows(values))["adaptation error (logits of stored ciphertext)"] == "1.0e-03"
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "short"),
+    [
+        ("block", 4, True),
+        ("np", 2, True),
+        ("pixel_position", 4, True),
+        ("orthogonal", 4, True),
+        ("disposable", 4, True),  # a key for every image
+        ("scramble", 4, False),  # nothing happens inside a block
+        ("none", 4, False),
+        ("block", 8, False),
+    ],
+)
+def test_small_blocks_have_a_short_key(name, side, short, key):
+    told = short_key(make_cipher(name, key, 16, side))
+    assert bool(told) == short
+    assert not short or f"blocks of {3 * side**2} values" in told
+
+
+def test_the_page_warns_of_a_short_key(world, write):
+    write()
+    assert "<b>A short key.</b> Patches of 4 x 4 pixels make blocks of 48 values" in (world / "report.html").read_text()
 
 
 def test_missing_result_names_the_stage(world, write):
