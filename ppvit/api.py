@@ -23,7 +23,7 @@ from ppvit.data.batches import EncryptedImages
 from ppvit.data.encrypted import write_encrypted
 from ppvit.data.plain import PlainImages
 from ppvit.data.shards import SPLITS
-from ppvit.datasets import open_source
+from ppvit.datasets import CHOICES, open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.evaluation.prediction import probabilities, read_images
 from ppvit.evaluation.shards import score_shards
@@ -48,6 +48,7 @@ def import_images(
     frames: str = "error",
     bad_images: str = "error",
     duplicates: str = "warn",
+    **choices: Any,
 ) -> dict[str, PlainImages]:
     """Take images as they are, as raw shards, and give them at one size.
 
@@ -60,6 +61,7 @@ def import_images(
         seed: which images are held out, and the order of all.
         resize_filter, crop, value_range, window: as of the section ``encrypt``.
         bad_images, duplicates, frames: as of the section ``dataset``.
+        choices: further parameters of that section, such as ``subset``, which only some data sets read.
 
     Returns:
         ``train`` and ``test`` images; ``.classes`` are the names of the classes.
@@ -78,10 +80,13 @@ def import_images(
         bad_images=bad_images,
         duplicates=duplicates,
         frames=frames,
+        **choices,
     )
     given = {"value_range": [*map(float, value_range)], "window": [*map(float, window)]}
     preparing = checked(Encrypt, resize_filter=resize_filter, crop=crop, **given)
-    write_raw(open_source(dataset, Path(source), cache_folder(), test_fraction, seed), settings, Path(out))
+    read = {name: getattr(settings, name) for name in CHOICES}
+    opened = open_source(dataset, Path(source), cache_folder(), test_fraction, seed, **read)
+    write_raw(opened, settings, Path(out))
     return {split: PlainImages(Path(out), split, settings, preparing) for split in SPLITS}
 
 

@@ -504,3 +504,50 @@ def test_headline_is_the_strongest_attacker():
     for result in results.values():
         figures = [result.get(f"{name}_accuracy_percent", 100) for name in module("keyed_defence.tables").ATTACKERS]
         assert result["headline_accuracy_percent"] == min(figures)
+
+
+# --- the sweep over backbones
+
+
+@pytest.mark.parametrize(
+    ("name", "way", "loads"),
+    [("test_vit3", "tables", "loads"), ("test_convnext", "order", "stops"), ("mambaout_femto", "refused", "")],
+)
+def test_the_sweep_over_backbones_measures(name, way, loads):
+    found = module("backbones").row(name, True)
+    assert (found.name, found.way, found.timm) == (name, way, loads)
+    assert (found.difference < 1e-9 < 1e-7 < found.matters) if loads else found.reason.startswith("its stem is")
+
+
+def test_the_page_on_backbones_names_every_architecture_once():
+    """Of the timm that is installed, if it is the one that the page was made with."""
+    import timm
+
+    text = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
+    exact, _, rest = text.partition("## Every architecture that is refused")
+    rows = re.findall(r"^\| (\w+) \| \w+ \| \d+ \| (tables|order) \|", exact, re.M)
+    refused = [
+        name for names in re.findall(r"^\*\*\w+\*\*: .*?\. ([\w, ]+)\.$", rest, re.M) for name in names.split(", ")
+    ]
+    others = re.findall(r"^(\w+): ", rest.partition("## Not run")[2], re.M)
+    named = [*(name for name, _ in rows), *refused, *others]
+    assert len(named) == len(set(named))
+    if f"with timm {timm.__version__}" in text:
+        assert set(named) == set(module("backbones").architectures())
+    total = int(re.search(r"\| \*\*exact\*\* \| ([\d,]+) \|", text)[1].replace(",", ""))
+    assert total == len(rows) >= 350
+
+
+def test_the_page_on_backbones_is_of_what_was_found():
+    page = module("backbones_page")
+    rows = [
+        page.Row("a", "Plain", True, "tables", 16, 1e-15, 0.1, "loads", how="96 px"),
+        page.Row("b", "Windowed", False, "order", 4, 2e-15, 0.1, "stops", how="32 px"),
+        page.Row("c", "Mixed", True, "refused", reason="its patches overlap"),
+        page.Row("d", "", True, "not run", reason="2.0 billion parameters"),
+    ]
+    text = page.page(rows)
+    assert "2 (1) of timm's 4 (3) architectures" in text
+    assert "| Windowed | order | stops | 4 | 1 | 0 | 2e-15 |" in text
+    assert "**Mixed**: its patches overlap. c." in text
+    assert "d: 2.0 billion parameters." in text

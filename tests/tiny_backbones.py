@@ -34,7 +34,7 @@ def _made(name: str, create: Callable[..., torch.nn.Module], variant: str, **arg
     """Register a network with timm as ``name``: ``create`` for the variant of timm, with other arguments."""
 
     def build(pretrained: bool = False, **given: Any) -> torch.nn.Module:
-        return create(variant, pretrained=False, **{**arguments, **given})
+        return create(variant, pretrained=pretrained, **{**arguments, **given})
 
     build.__name__, build.__module__ = name, __name__
     register_model(build)
@@ -99,3 +99,4 @@ ORDERED = {  # timm alone stops at them: the patch projection puts the patches i
 }  # fmt: skip
 KINDS = TABLES | ORDERED
 PATCH_4 = {"swin", "swinv2", "convnext", "focalnet"}
+MIXERS = {"mixer", "gmixer", "resmlp", "gmlp"}

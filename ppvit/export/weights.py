@@ -17,11 +17,12 @@ from ppvit.core.files import write_json
 from ppvit.core.reading import read_json
 from ppvit.export.finished import Finished
 from ppvit.models import load_model
-from ppvit.models.folders import StoredModel, read_configuration
+from ppvit.models.folders import StoredModel
 from ppvit.models.mixing import mixing_axes
 from ppvit.models.stems import projection_name
 from ppvit.models.tensors import tensor_names
 from ppvit.tuners import TUNERS, export_lora, load_adapter, load_finetuned
+from ppvit.tuners.base import head_names
 
 _ADAPTER, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _MODEL, _MODEL_CONFIG = "model.safetensors", "config.json"
@@ -61,7 +62,8 @@ def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Pa
     """
     method = finished.record["method"]
     base = set(tensor_names(adapted / _MODEL, "adapt"))
-    heads, projection = _heads(adapted), projection_name(StoredModel(adapted, "adapt").skeleton(None))
+    model = StoredModel(adapted, "adapt").skeleton(None)
+    heads, projection = tuple(f"{name}." for name in head_names(model)), projection_name(model)
     if (finetuned / _ADAPTER_CONFIG).exists():
         _write_adapter(folder, finished, adapted, finetuned, as_lora)
         names = tensor_names(folder / _ADAPTER, "finetune")
@@ -70,12 +72,12 @@ def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Pa
         return Weights("adapter", as_lora and not stock, as_lora or stock, sorted(revealing) if finished.keyed else [])
     if as_lora:
         raise UsageError(f"finetune.method {method} trains no adapter, so no LoRA equals it; leave out --as-lora")
-    model = load_finetuned(adapted, finetuned, finished.record["num_classes"])
-    if _write_head(folder, load_model(adapted, "adapt"), model, heads):
+    trained = load_finetuned(adapted, finetuned, finished.record["num_classes"])
+    if _write_head(folder, load_model(adapted, "adapt"), trained, heads):
         return Weights("head", False, True, [])
     shutil.copyfile(finetuned / _MODEL, folder / _MODEL)
     shutil.copyfile(finetuned / _MODEL_CONFIG, folder / _MODEL_CONFIG)
-    revealing = [name for name in model.state_dict() if _holds_key(name, projection)]
+    revealing = [name for name in trained.state_dict() if _holds_key(name, projection)]
     return Weights("model", False, True, sorted(revealing) if finished.keyed else [])
 
 
@@ -130,9 +132,3 @@ def _holds_key(name: str, projection: str) -> bool:
     parts = name.split(".")
     first = parts[0] in _FIRST or bool(_KEYED & set(parts)) or (projection and name.startswith(f"{projection}."))
     return bool(first or parts[-1] == "token_order" or mixing_axes(name))
-
-
-def _heads(adapted: Path) -> tuple[str, ...]:
-    """Beginnings of the names of the classification head's tensors; distilled models have two heads."""
-    classifier = read_configuration(adapted, "adapt").pretrained_cfg.classifier or []
-    return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))

@@ -77,14 +77,19 @@ def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]
             "mean": [0.5, 0.5, 0.5],
             "std": [0.5, 0.5, 0.5],
             "num_classes": model.num_classes,
-            "first_conv": timms.get("first_conv", "patch_embed.proj"),
-            # where timm knows the head it drops it for other numbers of classes, and then loads whatever else fits,
-            # with a warning: a first layer that it does not know must stop it
-            "classifier": None if stem else timms.get("classifier", "head"),
+            # for other colours or classes than these timm drops the layers that it knows by these names, and then loads
+            # whatever else fits, with a warning: a first layer that it does not know must stop it
+            "first_conv": None if stem else _as_written(timms.get("first_conv", "patch_embed.proj")),
+            "classifier": None if stem else _as_written(timms.get("classifier", "head")),
         },
         "ppvit": record,
         **({"stem": stem} if stem else {}),
     }
+
+
+def _as_written(names: Any) -> Any:
+    """Names of modules as JSON has them: distilled models have two heads, in a tuple."""
+    return list(names) if isinstance(names, tuple) else names
 
 
 def read_configuration(folder: Path, made_by: str) -> ModelConfiguration:

@@ -96,7 +96,7 @@ class Pretrained(Record):
     mean: Annotated[list[float], Field(min_length=3, max_length=3)]
     std: Annotated[list[float], Field(min_length=3, max_length=3)]
     num_classes: Annotated[int, Field(ge=0, le=2**20)]
-    first_conv: _Modules
+    first_conv: _Modules | None
     classifier: _Modules | None
 
 

@@ -34,7 +34,7 @@ def why_not(model: nn.Module) -> str | None:
     if not isinstance(layer, nn.Conv2d):
         return f"its first layer, '{name}', is no convolution"
     if layer.in_channels != 3:
-        return f"pixels are moved into {layer.in_channels} channels before its first convolution, '{name}'"
+        return f"its first convolution, '{name}', takes {layer.in_channels} channels that are made of pixels before"
     (kernel, across), step = layer.kernel_size, layer.stride[0]
     sides = f"kernels of {kernel} x {across} pixels, {step} apart"
     if step < _PATCHES:

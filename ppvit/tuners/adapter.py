@@ -12,7 +12,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.tuners.base import TUNERS, Tuner, head_names, require_listed
+from ppvit.tuners.base import TUNERS, Tuner, head_names, listed_targets
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel, register
 
 
@@ -78,11 +78,11 @@ class Adapter(Tuner):
 
     def attach(self, model: nn.Module) -> nn.Module:
         named = self.settings.target_modules
-        targets = require_listed(model, named or list(self.targets), "" if named else self.name)
+        targets = listed_targets(model, named or list(self.targets), "" if named else self.name)
         config = BottleneckConfig(
             r=self.settings.rank,
             dropout=self.settings.dropout,
-            target_modules=list(dict.fromkeys(targets)),
+            target_modules=targets,
             modules_to_save=head_names(model),
         )
         return get_peft_model(model, config)

@@ -145,18 +145,27 @@ def linear_layers(model: nn.Module) -> list[str]:
     """Module names of the linear layers that take an adapter.
 
     Left out are heads; what holds the key after adaptation, which is a linear patch projection and what mixes patches
-    in an MLP-Mixer; and layers that the model goes past, where an adapter would change nothing.
+    in an MLP-Mixer; layers that see coordinates and no patches; and layers that the model goes past, where an adapter
+    would change nothing.
     """
-    left_out = {*head_names(model), *(name.rpartition(".")[0] for name in mixing_weights(model))}
-    projection = patch_projection(model)
+    heads = head_names(model)
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
-        and module is not projection
-        and name not in left_out
+        and name not in heads
+        and not _holds_key(model, name)
+        and not _COORDINATES & set(name.split("."))
         and not _is_passed_by(model, name)
     ]
+
+
+_COORDINATES = frozenset({"rel_pos", "cpb_mlp", "pos_proj"})  # timm's names of networks that make a bias of attention
+
+
+def _holds_key(model: nn.Module, name: str) -> bool:
+    mixing = (each.rpartition(".")[0] for each in mixing_weights(model))
+    return name in mixing or model.get_submodule(name) is patch_projection(model)
 
 
 def _is_passed_by(model: nn.Module, name: str) -> bool:
@@ -195,34 +204,45 @@ def linear_names(model: nn.Module, endings: list[str], method: str = "") -> str:
     for ending in endings:
         if any(_ends_in(name, ending) for name in linear):
             continue
+        reason = _why_none(model, ending)
         if method:
             raise UsageError(
-                f"finetune.method {method} is for linear layers that end in '{ending}', and {type(model).__name__} has "
-                f"none that takes an adapter, but {known}; use another method, such as lora"
+                f"finetune.method {method} is for layers that end in '{ending}': {reason}; use another method, such as "
+                f"lora, which works on {known}"
             )
-        raise UsageError(f"finetune.target_modules: no linear layer ends in '{ending}'; there are {known}")
+        raise UsageError(f"finetune.target_modules: {reason}; there are {known}")
     names = r"(.*\.)?(" + "|".join(re.escape(ending) for ending in sorted(endings)) + ")"
     if target_layers(model, names).keys() <= set(linear):
         return names
     return "|".join(re.escape(name) for name in linear if re.fullmatch(names, name))
 
 
-def require_listed(model: nn.Module, endings: list[str], method: str = "") -> list[str]:
-    """``endings``, if each of them names layers, and only such as take an adapter; arguments: :func:`linear_names`.
+def _why_none(model: nn.Module, ending: str) -> str:
+    """Why no linear layer with this end of its name takes an adapter."""
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and _ends_in(name, ending)]
+    if any(_holds_key(model, name) for name in found):
+        return f"'{ending}' holds the key after adaptation, and an adapter on it would tell the key"
+    if any(_is_passed_by(model, name) for name in found):
+        return f"{type(model).__name__} reads the weight of '{ending}' past the layer, so an adapter would do nothing"
+    return f"no linear layer ends in '{ending}'"
+
+
+def listed_targets(model: nn.Module, endings: list[str], method: str = "") -> list[str]:
+    """``endings``, for methods that take a list; whole names in place of one that names more than takes an adapter.
+
+    Args: see :func:`linear_names`.
 
     Raises:
-        UsageError: one does not.
+        UsageError: an ending matches nothing, or there are no linear layers.
     """
-    names = linear_names(model, endings, method)
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear_names(model, endings, method)
+    takes = linear_layers(model)
+    every = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    listed: list[str] = []
     for ending in endings:
-        beside = [name for name in linear if _ends_in(name, ending) and not re.fullmatch(names, name)]
-        if beside:
-            raise UsageError(
-                f"finetune.target_modules: '{ending}' also names {beside[0]}, which takes no adapter; name more of the "
-                "ones that are meant"
-            )
-    return endings
+        found, meant = ([name for name in names if _ends_in(name, ending)] for names in (every, takes))
+        listed += [ending] if found == meant else meant
+    return list(dict.fromkeys(listed))
 
 
 def target_layers(model: nn.Module, names: str) -> dict[str, nn.Linear]:

@@ -135,7 +135,7 @@ class Eva(Lora):
             inputs,
             forward_fn=forward,
             prepare_model_inputs_fn=None,
-            prepare_layer_inputs_fn=None,
+            prepare_layer_inputs_fn=_rows,
             gather_distributed_inputs=False,  # every process reads the same batches
             show_progress_bar=sys.stderr.isatty(),
         )
@@ -172,6 +172,11 @@ class Eva(Lora):
                 f"finetune.rank {self.settings.rank}: eva looks for {directions} directions in {len(batch)} training "
                 f"images of {tokens} tokens; lower finetune.rank"
             )
+
+
+def _rows(layer_input: tuple[Tensor, ...], model_input: Any, layer: str) -> Tensor:
+    """The inputs of a layer as rows, as peft does it, but for tensors that are not contiguous as well."""
+    return layer_input[0].reshape(-1, layer_input[0].shape[-1])
 
 
 def equal_batches(batches: Iterable[Tensor], size: int, most: int) -> list[Tensor]:

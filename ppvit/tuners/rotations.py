@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import BOFTConfig, HRAConfig, OFTConfig, get_peft_model
 from peft.tuners.boft import layer as boft_layer
+from peft.tuners.oft import layer as oft_layer
 from torch import nn
 
 from ppvit.core.errors import UsageError
@@ -40,7 +41,19 @@ class Oft(Tuner):
             target_modules=names,
             modules_to_save=head_names(model),
         )
-        return get_peft_model(model, config)
+        tuned = get_peft_model(model, config)
+        for module in tuned.modules():
+            if isinstance(module, oft_layer.Linear):
+                module.register_forward_pre_hook(_refuse_pictures)
+        return tuned
+
+
+def _refuse_pictures(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if inputs[0].ndim == 4:  # peft would take them for the input of a convolution
+        raise UsageError(
+            "finetune.method oft: peft rotates tokens (n, N, D), and this network gives its linear layers pictures "
+            "(n, H, W, D); use finetune.method=boft"
+        )
 
 
 @TUNERS.register()

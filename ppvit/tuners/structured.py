@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ppvit.core.errors import UsageError
-from ppvit.tuners.base import Tuner, require_listed
+from ppvit.tuners.base import Tuner, linear_names, listed_targets
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel
 
 PARTS = ("q", "k", "v")
@@ -148,18 +148,20 @@ def split_target(ending: str) -> tuple[str, str]:
 
 
 def checked_targets(model: nn.Module, endings: list[str], form: str, method: str = "") -> list[str]:
-    """``endings``, if every one of them is found in the model; ``method`` as of :func:`linear_names`.
+    """``endings``, if every one of them is found in the model, see :func:`ppvit.tuners.base.listed_targets`.
 
     Raises:
         UsageError: one matches no linear layer, names rows twice, or names rows where whole layers are needed.
     """
     targets = [split_target(ending) for ending in endings]
-    require_listed(model, [module for module, _ in targets], method)
+    linear_names(model, [module for module, _ in targets], method)
     for module, part in targets:
         if part != WHOLE and (form == "adapter" or (module, WHOLE) in targets):
             why = "the output of whole layers only" if form == "adapter" else f"{module} already"
             raise UsageError(f"finetune.target_modules: '{part}' of {module}, but the method adapts {why}; remove it")
-    return list(dict.fromkeys(endings))
+    rows = [ending for ending in endings if split_target(ending)[1] != WHOLE]
+    whole = listed_targets(model, [ending for ending in endings if ending not in rows], method)
+    return list(dict.fromkeys(ending for ending in [*endings, *whole] if ending in rows or ending in whole))
 
 
 def chosen_targets(tuner: Tuner, model: nn.Module, form: str) -> list[str]:

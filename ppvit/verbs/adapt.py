@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ppvit.adaptation.adapt import CHECKED_IMAGES, TOLERANCE_FLOAT32, adapt_model
+from ppvit.adaptation.adapt import CHECKED_IMAGES, TOLERANCE_FLOAT32, adapt_model, way_of
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import say
@@ -45,6 +45,8 @@ def run(config: Config, places: Places) -> None:
     values: dict[str, Any] = {**measured, "adapted": config.adapt.enabled, "parameters": parameters}
     values |= {"weights": str(backbone.origin)}
     write_result(places.result("adapt"), values, watch, HEADLINE)
+    if config.adapt.enabled and cipher.scrambles:
+        say(f"adapt: the adapted model has the order of the blocks {way_of(backbone.model)}")
     rounding = measured.get("max_logit_difference_stored", 0.0)
     if config.adapt.enabled and rounding > TOLERANCE_FLOAT32:
         say(

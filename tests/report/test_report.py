@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import make_config, write_raw
 
+from ppvit.ciphers import make_cipher
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import sha256_of
 from ppvit.places import Places
-from ppvit.report.page import summary_rows
+from ppvit.report.page import short_key, summary_rows
 from ppvit.verbs import report
 
 TIMES = {
@@ -175,6 +176,30 @@ def test_models_that_cannot_be_compared_have_no_adaptation_error():
     assert dict(summary_rows(values))["adaptation error (logits of stored ciphertext)"] == "1.0e-03"
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "short"),
+    [
+        ("block", 4, True),
+        ("np", 2, True),
+        ("pixel_position", 4, True),
+        ("orthogonal", 4, True),
+        ("disposable", 4, True),  # a key for every image
+        ("scramble", 4, False),  # nothing happens inside a block
+        ("none", 4, False),
+        ("block", 8, False),
+    ],
+)
+def test_small_blocks_have_a_short_key(name, side, short, key):
+    told = short_key(make_cipher(name, key, 16, side))
+    assert bool(told) == short
+    assert not short or f"blocks of {3 * side**2} values" in told
+
+
+def test_the_page_warns_of_a_short_key(world, write):
+    write()
+    assert "<b>A short key.</b> Patches of 4 x 4 pixels make blocks of 48 values" in (world / "report.html").read_text()
+
+
 def test_missing_result_names_the_stage(world, write):
     (world / "results" / "verify.json").unlink()
     with pytest.raises(PpvitError, match=r"verify\.json is missing; run the stage that writes it: dvc repro verify"):
@@ -240,3 +265,41 @@ def test_times_are_on_a_page_of_their_own_which_the_report_shows(world, write):
     assert "time of verify" not in write()
     assert "time of evaluate" not in write()
     assert (world / "results" / "times" / "index.html").read_text().count("not measured in this folder") == 2
+
+
+CHECKS = {
+    **dict.fromkeys(("unreadable", "two_labels", "train_repeated", "val_repeated", "test_repeated"), 0),
+    **dict.fromkeys(("val_known", "val_near", "test_known", "test_near", "test_dropped"), 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "told", "doubtful"),
+    [
+        ({}, "none of 80 has the pixels of training images or looks like one", False),
+        (
+            {"test_known": 10, "test_near": 6},
+            "of 80, 10 are training images too and 6 more look like one (20.0 %)",
+            True,
+        ),
+        (
+            {"test_known": 10, "test_near": 6, "test_dropped": 16},
+            "10 that are training images too and 6 that look like one were left out; 80 remain",
+            False,
+        ),
+        ({"two_labels": 4}, "in all splits, 4 images have the pixels of one under another label", True),
+        (None, "not checked for images of training", True),
+    ],
+)
+def test_known_test_images_stand_beside_the_accuracy(world, write, found, told, doubtful):
+    path = world / "raw" / "dataset.json"
+    manifest = json.loads(path.read_text())
+    if found is not None:
+        path.write_text(json.dumps({**manifest, "checks": {**CHECKS, **found}}))
+    summary = write()
+    assert told in summary
+    assert summary.index("test images") < summary.index("trainable parameters")
+    page = (world / "report.html").read_text()
+    assert told in page
+    assert page.index(told) < page.index("What leaks.")
+    assert ("by heart" in page) is doubtful
