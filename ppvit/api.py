@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,11 +23,11 @@ from ppvit.data.batches import EncryptedImages
 from ppvit.data.encrypted import write_encrypted
 from ppvit.data.plain import PlainImages
 from ppvit.data.shards import SPLITS
-from ppvit.datasets import open_source
+from ppvit.datasets import CHOICES, open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.evaluation.prediction import probabilities, read_images
 from ppvit.evaluation.shards import score_shards
-from ppvit.models import load_backbone, read_record, save_model
+from ppvit.models import load_backbone, read_record, recorded, save_model
 from ppvit.training.finetuning import finetune as train
 from ppvit.tuners import save_finetuned
 from ppvit.tuners.records import read_finetuned_record
@@ -48,6 +48,7 @@ def import_images(
     frames: str = "error",
     bad_images: str = "error",
     duplicates: str = "warn",
+    **choices: Any,
 ) -> dict[str, PlainImages]:
     """Take images as they are, as raw shards, and give them at one size.
 
@@ -60,6 +61,7 @@ def import_images(
         seed: which images are held out, and the order of all.
         resize_filter, crop, value_range, window: as of the section ``encrypt``.
         bad_images, duplicates, frames: as of the section ``dataset``.
+        choices: further parameters of that section, such as ``subset``, which only some data sets read.
 
     Returns:
         ``train`` and ``test`` images; ``.classes`` are the names of the classes.
@@ -78,10 +80,13 @@ def import_images(
         bad_images=bad_images,
         duplicates=duplicates,
         frames=frames,
+        **choices,
     )
     given = {"value_range": [*map(float, value_range)], "window": [*map(float, window)]}
     preparing = checked(Encrypt, resize_filter=resize_filter, crop=crop, **given)
-    write_raw(open_source(dataset, Path(source), cache_folder(), test_fraction, seed), settings, Path(out))
+    read = {name: getattr(settings, name) for name in CHOICES}
+    opened = open_source(dataset, Path(source), cache_folder(), test_fraction, seed, **read)
+    write_raw(opened, settings, Path(out))
     return {split: PlainImages(Path(out), split, settings, preparing) for split in SPLITS}
 
 
@@ -104,6 +109,8 @@ def adapt(
     checkpoint: Path | str | None = None,
     enabled: bool = True,
     images: np.ndarray | None = None,
+    mean: Sequence[float] | Literal["none"] = (),
+    std: Sequence[float] | Literal["none"] = (),
 ) -> dict[str, float]:
     """Adapt a pretrained timm model to the key, exactly, and write it; the trainer's.
 
@@ -116,6 +123,7 @@ def adapt(
         enabled: False writes the model unadapted, as a baseline.
         images: a few plain images to compare on, besides noise: uint8 (n, H, W, 3), such as
             ``plain["train"].read(0, 4)``.
+        mean, std: of the input by colour, pixels in 0..1; by default what the checkpoint says, ``"none"`` for none.
 
     Returns:
         Largest differences of logits between the plain model on plain images and the adapted one on encrypted ones.
@@ -124,9 +132,10 @@ def adapt(
         UsageError: an unknown model, or one that cannot be adapted to this cipher.
         PpvitError: weights that cannot be read.
     """
-    backbone = load_backbone(model, Path(checkpoint or NO_MODEL), cipher.image_size)
+    backbone = load_backbone(model, Path(checkpoint or NO_MODEL), cipher.image_size, mean=mean, std=std)
     measured = adapt_model(backbone, cipher, enabled, images)
-    save_model(Path(out), backbone, {**cipher.record, "model": model, "adapted": enabled})
+    record = {**cipher.record, "model": model, "adapted": enabled, **recorded(backbone)}
+    save_model(Path(out), backbone, record)
     return measured
 
 

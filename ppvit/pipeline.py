@@ -131,7 +131,7 @@ _DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
 _CHOICES = tuple(
     f"dataset.{name}" for name in ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")
 )
-_BACKBONE = ("model.name", "model.checkpoint", "model.pretrained")
+_BACKBONE = ("model.name", "model.checkpoint", "model.pretrained", "model.mean", "model.std")
 _EVERYTHING: tuple[str, ...] = (
     *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
     *("evaluate", "robustness", "verify", "audit", "threats", "he", "report"),

@@ -88,6 +88,9 @@ class Cipher(Section):
     """numbers in a token; time and the size of the shards grow with it"""
 
 
+Normalization = Annotated[list[Annotated[float, Field(ge=-10, le=10)]], Field(max_length=3)] | Literal["none"]
+
+
 class Model(Section):
     """the pretrained Vision Transformer, or ResNet"""
 
@@ -97,11 +100,26 @@ class Model(Section):
         "overlap; with cipher.name=none or adapt.enabled=false also ResNets: timm's, or resnet18_cifar for 32 px",
     )
     checkpoint: Text = NO_MODEL
-    """leave as it is for the weights that come with ppvit or from timm's hub; or the path of your own weights file"""
+    """leave as it is for the weights that come with ppvit or from timm's hub; or the path of your own file or folder"""
     pretrained: bool = True
     """false starts from random weights: for baselines, and for networks that have no others"""
+    mean: Normalization = Field([])
+    """of the input by colour, pixels in 0..1; [] takes what the checkpoint says, none leaves them as they are"""
+    std: Normalization = Field([])
+    """standard deviation, the same; none together with mean=none, as in Chiang's features"""
     adaptive_matrix: bool = False
     """ConvMixers only: a learned matrix over the patches after the first layer, against block scrambling (Qi 2023)"""
+
+    @model_validator(mode="after")
+    def _normalizes(self) -> Model:
+        if (self.mean == "none") != (self.std == "none"):
+            raise ValueError("mean and std are none together, or neither is")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values != "none" and len(values) not in (0, 3):
+                raise ValueError(f"{name} has {len(values)} values; give three, one a colour, or [] or none")
+        if self.std != "none" and min(self.std, default=1) <= 0:
+            raise ValueError("std holds a value that is not above 0; pixels are divided by it")
+        return self
 
 
 class Pretrain(Section):

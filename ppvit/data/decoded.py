@@ -50,5 +50,5 @@ def chosen_frame(count: int, frames: str) -> int:
     if count < 1:
         raise ValueError("it holds no frames")
     if count > 1 and frames == "error":
-        raise PpvitError(f"it holds {count} frames; set dataset.frames to first, middle or last, or keep the one meant")
+        raise PpvitError("it holds several frames; set dataset.frames to first, middle or last, or keep the one meant")
     return {"error": 0, "first": 0, "middle": (count - 1) // 2, "last": count - 1}[frames]

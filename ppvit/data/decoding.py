@@ -79,14 +79,16 @@ def image_extension(name: str) -> str | None:
     return IMAGE_EXTENSIONS.get(_ending(name)) if "." in name else None
 
 
-def extension_of(data: bytes) -> str:
-    """The extension under which an encoded image of no name is kept, by its header; errors: see :func:`size_of`."""
+def extension_of(data: bytes, name: str = "") -> str:
+    """The extension under which an encoded image is kept, by its first bytes, else by its name, else that of a PNG."""
     if dicom.is_dicom(data):
         return _FORMATS["DICOM"][0]
-    with rasters.opened(data, _formats(None)) as image:
-        kind = str(image.format)
-    endings = (endings for name, endings in _FORMATS.items() if kind == name or kind.lower() in endings)
-    return next(endings)[0]
+    try:
+        with rasters.opened(data, _formats(None)) as image:
+            kind = str(image.format)
+    except Exception:  # readers name none of those that a damaged header ends in; who decodes it says what is wrong
+        return image_extension(name) or "png"
+    return next(endings[0] for of, endings in _FORMATS.items() if kind == of or kind.lower() in endings)
 
 
 def is_noise(parts: Sequence[str]) -> bool:

@@ -21,6 +21,7 @@ from ppvit.core.errors import PpvitError
 TaskName = Literal["multiclass", "multilabel"]
 # a class number; multi-label: class numbers in ascending order, possibly none
 Label = int | tuple[int, ...]
+_NUMBER = rb"(?:0|[1-9][0-9]{0,8})"  # without zeros in front, so that no label has a longer text than all classes
 MOST_LABELS = 2**12  # of a multi-label data set; a byte for each of them is kept an image
 
 
@@ -125,7 +126,7 @@ class LabelSets(Labelling):
 
     def parsed(self, text: bytes, where: str) -> npt.NDArray[np.bool_]:
         carried = np.zeros(self.classes, bool)
-        if not re.fullmatch(rb"(?:[0-9]{1,9}(?: [0-9]{1,9})*)?", text):
+        if not re.fullmatch(rb"(?:%b(?: %b)*)?" % (_NUMBER, _NUMBER), text):
             raise PpvitError(
                 f"{where}: .cls holds {text[:20]!r}, not class numbers with a blank between two; make the shard again"
             )

@@ -69,7 +69,7 @@ class PlainImages:
         self._reader = ShardReader(raw, split, self.manifest["shards"][split], self.labelling, opened=opened)
         labels = self._reader.labels()
         if split == "train" and dataset.first_images:
-            labels = _first(labels, dataset.first_images, raw)
+            labels = self._first(labels, dataset.first_images)
         fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
         strata = self.labelling.strata(labels)
         self._selected = select(strata, fraction, seed=(dataset.seed, SPLITS.index(split)))
@@ -79,6 +79,20 @@ class PlainImages:
         self._frames = dataset.frames
         self.prepared = prepared(encrypt, self.manifest)
         self.made = {**self.prepared, "num_classes": len(self.classes), "task": self.labelling.task}
+
+    def _first(self, labels: np.ndarray, count: int) -> np.ndarray:
+        if count > len(labels):
+            raise PpvitError(
+                f"dataset.first_images asks for {count} training images, {self.folder} has {len(labels)}; set it "
+                "lower, or to 0, which takes all"
+            )
+        lacking = np.flatnonzero(self.labelling.counts(labels[:count]) == 0)
+        if len(lacking) and self.labelling.task == "multiclass":
+            raise PpvitError(
+                f"none of the first {count} training images of {self.folder} is of class '{self.classes[lacking[0]]}'; "
+                "raise dataset.first_images, or take dataset.train_fraction, which takes some of every class"
+            )
+        return labels[:count]
 
     def __len__(self) -> int:
         return len(self._selected)
@@ -136,18 +150,9 @@ def print_range(plain: PlainImages) -> None:
     found = [wide["low"], wide["high"]]
     source = "the extremes" if value_range == found else f"as given; the extremes are {found[0]:g} and {found[1]:g}"
     print(
-        f"{wide['images']} images have grey values above 8 bits: {low:g} .. {high:g} become 0 .. 255 ({source} of the "
-        "training images); images of 8 bits stay as they are"
+        f"{wide['images']} training images have grey values above 8 bits: {low:g} .. {high:g} become 0 .. 255 "
+        f"({source}); images of 8 bits stay as they are"
     )
-
-
-def _first(labels: np.ndarray, count: int, raw: Path) -> np.ndarray:
-    if count > len(labels):
-        raise PpvitError(
-            f"dataset.first_images asks for {count} training images, {raw} has {len(labels)}; set it lower, or to 0, "
-            "which takes all"
-        )
-    return labels[:count]
 
 
 def image_id(split: str, index: int) -> int:

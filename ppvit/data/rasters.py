@@ -6,6 +6,8 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -91,13 +93,21 @@ def _seek(image: Any, frames: str) -> None:
     # the first picture of a multi-picture JPEG is the photograph, the others a preview, a depth map, a gain map
     if image.format == "MPO" or not getattr(image, "is_animated", False):
         return
-    pages = [page for page in range(image.n_frames) if image.format != "TIFF" or _is_page(image, page)] or [0]
-    image.seek(pages[chosen_frame(len(pages), frames)])
+    if image.format == "TIFF":
+        pages = [*islice(_pages(image), 2 if frames == "error" else None)] or [0]  # two are enough to refuse it
+        image.seek(pages[chosen_frame(len(pages), frames)])
+    else:
+        image.seek(chosen_frame(2 if frames == "error" else image.n_frames, frames))
 
 
-def _is_page(image: Any, number: int) -> bool:
-    image.seek(number)
-    return not image.tag_v2.get(_SUBFILE, 0) & (_REDUCED | _MASK)
+def _pages(image: Any) -> Iterator[int]:
+    for number in count():
+        try:
+            image.seek(number)
+        except EOFError:
+            return
+        if not image.tag_v2.get(_SUBFILE, 0) & (_REDUCED | _MASK):
+            yield number
 
 
 def _grey(image: Any) -> Decoded:

@@ -15,7 +15,7 @@ from ppvit.core.children import end_with_parent
 from ppvit.core.errors import PpvitError
 from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
-from ppvit.data.decoding import pixels
+from ppvit.data.decoding import decoded
 from ppvit.data.tar_index import IMAGE_BYTES
 from ppvit.datasets.duplicates import look, pixel_hash
 from ppvit.datasets.source import Sample
@@ -124,11 +124,13 @@ def _examine(image: bytes, extension: str, origin: str, frames: str) -> Seen:
     if len(image) > IMAGE_BYTES:
         return Seen(f"it has {len(image):,} bytes, more than {IMAGE_BYTES:,}")
     try:
-        values = pixels(image, origin, frames, extension)
+        found = decoded(image, origin, frames, extension)
     except PpvitError as error:
         return Seen(_reason(str(error), origin))
+    values = found.values
     extremes = None if values.dtype == np.uint8 else (float(values.min()), float(values.max()))
-    return Seen(pixels=pixel_hash(values), look=look(values), extremes=extremes)
+    shown = -values if found.inverted else values
+    return Seen(pixels=pixel_hash(shown), look=look(shown), extremes=extremes)
 
 
 def _reason(message: str, origin: str) -> str:

@@ -17,7 +17,7 @@ from ppvit.core.reading import read_bounded
 from ppvit.datasets.fetch import fetch, verified
 from ppvit.datasets.imagefolder import open_imagefolder
 from ppvit.datasets.local import find
-from ppvit.datasets.source import DATASETS, Request, Sample, Source, array_samples, shard_bytes
+from ppvit.datasets.source import Request, Sample, Source, array_samples, enter, shard_bytes
 
 _FILES = {  # archive, and the folder inside
     "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
@@ -27,11 +27,8 @@ _FILE_BYTES = 2**28  # of an official file; the largest has 148 MiB
 _SIZE_BYTES = shard_bytes(60_000, 60_000 * 32 * 32 * 3)
 
 
-@DATASETS.register("cifar10", "cifar100")
 def open_cifar(request: Request) -> Source:
-    """60,000 colour images of 32 x 32 pixels, in 10 or 100 classes (Krizhevsky 2009).
-
-    Opened are the user's official archive or what it unpacks to, else a folder of class folders, else the download.
+    """Open the user's official archive or what it unpacks to, else a folder of class folders, else the download.
 
     The official files are pickles, so they are read only if their MD5 is the one that torchvision knows.
 
@@ -96,3 +93,12 @@ def _extract(archive: Path, folder_name: str, name: str) -> bytes:
     with tarfile.open(archive) as tar:
         file = tar.extractfile(f"{folder_name}/{name}")
         return file.read() if file else b""  # the archive is verified by its MD5, so the member is there
+
+
+for _name in _FILES:
+    _classes = _name.removeprefix("cifar")
+    enter(
+        _name,
+        open_cifar,
+        f"Photographs (Krizhevsky 2009): 50,000 + 10,000 colour images, 32 px, {_classes} classes, licence not stated.",
+    )

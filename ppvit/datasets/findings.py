@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,6 @@ class Findings:
         self._dropped = 0
         self._labels: list[Label] = []  # that occur, each in its place
         self._places: dict[Label, int] = {}
-        self._same: Repeats | None = None
         self._seen, self._kept = Counter[tuple[str, int]](), Counter[tuple[str, int]]()  # by split and class
 
     def kept(self, split: str, batches: Iterable[list[tuple[Sample, Seen]]]) -> Iterator[Sample]:
@@ -83,16 +83,14 @@ class Findings:
         prints = [Prints(), *self._prints.values()]
         return np.concatenate([each.pixels() for each in prints]), np.concatenate([each.looks() for each in prints])
 
-    def repeats(self) -> Repeats:
-        """Exact repetitions, over all splits."""
-        if self._same is None:
-            labels = np.concatenate([each.labels() for each in self._prints.values()])
-            self._same = repeats(self._entered()[0], labels)
-        return self._same
+    @cached_property
+    def _repeats(self) -> Repeats:
+        return repeats(self._entered()[0], np.concatenate([each.labels() for each in self._prints.values()]))
 
+    @cached_property
     def checks(self) -> dict[str, int]:
-        """The figures, as :class:`ppvit.data.manifests.Checks` has them."""
-        figures = {"unreadable": len(self._faults), "two_labels": int(self.repeats().two_labels.sum())}
+        """The figures, as :class:`ppvit.data.manifests.Checks` has them; to be asked for once all splits are in."""
+        figures = {"unreadable": len(self._faults), "two_labels": int(self._repeats.two_labels.sum())}
         earlier = Prints().pixels()
         for split in RAW_SPLITS:
             pixels = self._prints.get(split, Prints()).pixels()
@@ -111,7 +109,7 @@ class Findings:
             bad = sum(each == split for each, _, _ in self._faults)
             if bad > len(prints):
                 return f"{self._unreadable()}, most of the {bad + len(prints)} of {split}; repair them or take others"
-        figures = self.checks()
+        figures = self.checks
         found = self._leaks(figures)
         if found and self._settings.duplicates == "error":
             return f"{found}; take them out, or set dataset.duplicates to drop_from_test or warn"
@@ -125,7 +123,7 @@ class Findings:
 
     def remarks(self) -> list[str]:
         """What the owner is told where the data set is taken."""
-        figures = self.checks()
+        figures = self.checks
         told = [f"{self._unreadable()} and left out"] if self._faults else []
         if found := self._leaks(figures):
             left = f"; {figures['test_dropped']} test images were left out" if figures["test_dropped"] else ""
@@ -160,7 +158,7 @@ class Findings:
         """All of it, a row an image, as ``COLUMNS`` has it."""
         for split, sample, reason in self._faults:
             yield (f"unreadable: {reason}", split, self._class(sample.label), sample.origin, "", "", "")
-        same = self.repeats()
+        same = self._repeats
         for later in np.flatnonzero(same.first != np.arange(len(same.first))):
             kind = "same pixels, two labels" if same.two_labels[later] else "same pixels"
             yield (kind, *self._image(int(later)), *self._image(int(same.first[later])))

@@ -26,15 +26,11 @@ import yaml
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import read_bounded, read_json
-from ppvit.datasets.source import note
+from ppvit.datasets.splits import split_of
 
 ENDINGS = (".parquet", ".arrow")
-_MEANINGS = {
-    "train": ("train", "training"),
-    "val": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]{8,})?$")  # with a hash, by older versions of datasets
+_NUMBER = re.compile(r"([-_. ]*\d+)+$")
 _CARD_BYTES = 2**24  # of README.md
 _MOST_FILES = 2**17
 
@@ -47,11 +43,13 @@ class Parts:
         root: the folder that names in messages are relative to.
         splits: files in order, by ``train``, ``val`` and ``test``; or all under ``""``, where nothing divides them.
         card: what README.md says of the configuration under ``dataset_info``.
+        notes: what was decided, for the user.
     """
 
     root: Path
     splits: dict[str, list[Path]]
     card: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def parts(path: Path, subset: str) -> Parts:
@@ -69,16 +67,17 @@ def parts(path: Path, subset: str) -> Parts:
         return Parts(path.parent, {"": [path]}, {})
     root = _snapshot(path)
     if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
-        return Parts(root, _saved_to_disk(root), {})
+        return _saved_to_disk(root)
     files = _files(root)
     card = _card(root)
     configurations = _by_card(card, files) or _by_folder(files)
-    chosen = _chosen(configurations, subset, card, root)
+    chosen, notes = _chosen(configurations, subset, card, root)
     splits: dict[str, list[str]] = {}
     for name, split in configurations[chosen].items():
         splits.setdefault(split, []).append(name)
-    found = {split: [root / name for name in names] for split, names in _by_meaning(splits, root).items()}
-    return Parts(root, found, _info(card, chosen))
+    by_meaning, unused = _by_meaning(splits, root)
+    found = {split: [root / name for name in names] for split, names in by_meaning.items()}
+    return Parts(root, found, _info(card, chosen), notes + unused)
 
 
 def _snapshot(path: Path) -> Path:
@@ -105,7 +104,10 @@ def _files(root: Path) -> list[str]:
             raise PpvitError(f"{root} holds more than {_MOST_FILES:,} files; set dataset.path to one data set")
     files = next((sorted(found[ending]) for ending in ENDINGS if found[ending]), [])
     if not files:
-        raise PpvitError(f"{root} holds no .parquet and no .arrow files; set dataset.path to the folder that has them")
+        raise PpvitError(
+            f"{root} holds no .parquet and no .arrow files; for images in class folders set dataset.name=imagefolder, "
+            "for tars webdataset"
+        )
     return files
 
 
@@ -158,7 +160,7 @@ def _by_folder(files: list[str]) -> dict[str, dict[str, str]]:
     """The same by what the folders are called: those that mean a split, and ``data``, are no configuration."""
     configurations: dict[str, dict[str, str]] = {}
     for name in files:
-        folders = [part for part in name.split("/")[:-1] if part != "data" and not _meaning(part)]
+        folders = [part for part in name.split("/")[:-1] if part != "data" and not split_of(part)[0]]
         configurations.setdefault("/".join(folders), {})[name] = _split_of(name)
     return configurations
 
@@ -167,38 +169,35 @@ def _split_of(name: str) -> str:
     """What a file calls its split: its own name without the shard's number, or the folder's where that is a number."""
     *folders, file = name.split("/")
     stem = _SHARD.sub("", file.rpartition(".")[0])
-    return next((part for part in (stem, *reversed(folders)) if _meaning(part)), stem)
+    name = next((part for part in (stem, *reversed(folders)) if split_of(part)[0]), stem)
+    return _NUMBER.sub("", name) or name
 
 
-def _meaning(name: str) -> str | None:
-    """The split that a name means by one of its words."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((split for split, means in _MEANINGS.items() if set(words) & set(means)), None)
-
-
-def _chosen(configurations: dict[str, Any], subset: str, card: dict[str, Any], root: Path) -> str:
+def _chosen(
+    configurations: dict[str, Any], subset: str, card: dict[str, Any], root: Path
+) -> tuple[str, tuple[str, ...]]:
+    """The configuration, and what is to be said."""
     names = ", ".join(name or "(the folder itself)" for name in configurations)
     if subset:
         if subset not in configurations:
             raise UsageError(f"dataset.subset: {root} has no configuration '{subset}' but {names}")
-        return subset
+        return subset, ()
     if len(configurations) == 1:
-        return next(iter(configurations))
+        return next(iter(configurations)), ()
     default = (str(each.get("config_name")) for each in _dicts(card.get("configs")) if each.get("default") is True)
     for name in (*default, "default"):
         if name in configurations:
-            note(f"{root}: the configuration {name} of {names}; dataset.subset takes another")
-            return name
+            return name, (f"the configuration {name} of {names}; dataset.subset takes another",)
     raise UsageError(f"{root} has several configurations: {names}; set dataset.subset to one")
 
 
-def _by_meaning(splits: dict[str, list[str]], root: Path) -> dict[str, list[str]]:
-    """Files by train, val and test; a split that is called just that is preferred to one of a longer name."""
+def _by_meaning(splits: dict[str, list[str]], root: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """Files by train, val and test, and what is to be said; a split that is called just that goes before others."""
     found: dict[str, list[str]] = {}
-    for meaning, words in _MEANINGS.items():
-        names = [name for name in splits if _meaning(name) == meaning]
-        exact = [name for name in names if name.lower() in words]
-        chosen = exact or names
+    used = []
+    for meaning in ("train", "val", "test"):
+        names = [name for name in splits if split_of(name)[0] == meaning]
+        chosen = [name for name in names if not split_of(name)[1]] or names
         if len(chosen) > 1:
             raise UsageError(
                 f"{root}: {' and '.join(chosen)} could both be the {meaning} split; "
@@ -206,14 +205,13 @@ def _by_meaning(splits: dict[str, list[str]], root: Path) -> dict[str, list[str]
             )
         if chosen:
             found[meaning] = splits[chosen[0]]
-            splits = {name: files for name, files in splits.items() if name != chosen[0]}
+            used += chosen
     if not found:
-        found, splits = {"": [name for files in splits.values() for name in files]}, {}
-    if splits:
-        note(f"{root}: splits that are not used: {', '.join(splits)}")
+        found, used = {"": [name for files in splits.values() for name in files]}, list(splits)
     for files in found.values():
         _require_whole(files, root)
-    return found
+    unused = [name for name in splits if name not in used]
+    return found, ((f"splits that are not used: {', '.join(unused)}",) if unused else ())
 
 
 def _require_whole(files: list[str], root: Path) -> None:
@@ -228,16 +226,18 @@ def _require_whole(files: list[str], root: Path) -> None:
             raise PpvitError(f"{root}: {stem} has {len(there)} of {count} files; download the rest")
 
 
-def _saved_to_disk(root: Path) -> dict[str, list[Path]]:
+def _saved_to_disk(root: Path) -> Parts:
     """The layout of ``save_to_disk``: one data set, or one for each split."""
     if not (root / "dataset_dict.json").is_file():
-        return {"": _arrow_files(root)}
+        return Parts(root, {"": _arrow_files(root)}, {})
     said = read_json(root / "dataset_dict.json", "download")
     names = said.get("splits") if isinstance(said, dict) else None
     if not isinstance(names, list) or not all(_is_plain(name) for name in names):
         raise PpvitError(f"{root / 'dataset_dict.json'} names no splits; save the data set again")
-    found = _by_meaning({name: [name] for name in names}, root)
-    return {split: [file for name in of for file in _arrow_files(root / name)] for split, of in found.items()}
+    found, unused = _by_meaning({name: [name] for name in names}, root)
+    return Parts(
+        root, {s: [file for name in of for file in _arrow_files(root / name)] for s, of in found.items()}, {}, unused
+    )
 
 
 def _arrow_files(folder: Path) -> list[Path]:

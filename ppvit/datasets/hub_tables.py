@@ -115,8 +115,18 @@ def _whole(path: Path) -> Iterator[None]:
     except ImportError:
         raise PpvitError(f"{path} is {kind}, which needs pyarrow; install it: pip install 'ppvit[hf]'") from None
     except Exception as error:  # pyarrow raises its own, OSError, ValueError, KeyError and others over damaged files
+        if _begins(path, b"version https://git-lfs"):
+            raise PpvitError(f"{path} is a pointer of Git LFS, not the file; fetch it: git lfs pull") from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__  # of a size that lies, MemoryError
         raise PpvitError(f"{path} is damaged or no {kind} file ({reason}); copy or download it again") from None
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    try:
+        with open_regular(path) as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
 
 
 def _column(name: str, of_type: Any, told: tuple[str | None, list[str] | None]) -> Column:

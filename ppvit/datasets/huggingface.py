@@ -25,9 +25,9 @@ from ppvit.datasets.source import (
     Source,
     check_classes,
     counted,
-    note,
     shard_bytes,
 )
+from ppvit.datasets.understood import tell
 
 _LABEL_NAMES = ("label", "labels", "class", "classes", "category", "target")
 _IMAGE_NAMES = ("image", "img")
@@ -59,17 +59,23 @@ def open_huggingface(request: Request) -> Source:
     image = _chosen(columns, ("image",), request.image_column, "image", _IMAGE_NAMES, found.root)
     label = _chosen(columns, _LABEL_KINDS, request.label_column, "label", _LABEL_NAMES, found.root)
     values = {split: [_values(file, label) for file in files] for split, files in found.splits.items()}
-    classes, numbers = _numbered((v for files in values.values() for file in files for v in file), label, found.root)
+    every = (value for files in values.values() for file in files for value in file)
+    classes, numbers, notes = _numbered(every, label, found.root)
     splits = {
         split: _Rows(found.root, files, image.name, [[_labelled(v, numbers) for v in file] for file in values[split]])
         for split, files in found.splits.items()
     }
-    train, test, val = _assigned(splits, found.root, request)
+    assigned, places, more = _assigned(splits, found.root, request)
+    counts = {split: rows.counts() for split, rows in assigned.items()}
     several = label.kind.startswith("several")
-    check_classes(classes, train.counts(), test.counts(), str(found.root), several)
-    size_bytes = sum(rows.size_bytes() for rows in (train, test, val) if rows)
+    check_classes(classes, counts["train"], counts["test"], str(found.root), several)
+    images = {split: rows.rows() - rows.missing() for split, rows in assigned.items()}
+    told = (*found.notes, *notes, *more)
+    tell(str(found.root), classes, counts, places, {}, told, images if several else None)
+    size_bytes = sum(rows.size_bytes() for rows in assigned.values())
+    read = {split: rows.samples for split, rows in assigned.items()}
     described = f"{found.root.name}, column {label.name}"
-    return Source(classes, train.samples, test.samples, described, size_bytes, val.samples if val else None, several)
+    return Source(classes, read["train"], read["test"], described, size_bytes, read.get("val"), several)
 
 
 def _chosen(
@@ -125,27 +131,36 @@ def _values(file: Path, column: Column) -> list[_Value]:
     return found
 
 
-def _numbered(values: Iterable[_Value], column: Column, root: Path) -> tuple[list[str], dict[_Value, int]]:
-    """Class names, and the class number of each value: of named classes those that some image is of, in their order."""
+def _numbered(
+    values: Iterable[_Value], column: Column, root: Path
+) -> tuple[list[str], dict[_Value, int], tuple[str, ...]]:
+    """Class names, the class number of each value, and what is to be said.
+
+    Of classes that have names those that some image is of count, in their order; values without names are sorted.
+    """
     several = column.kind.startswith("several")
     there: set[_Value] = set()
     for value in values:
-        there.update(value if several else () if value is None else (value,))
+        there.update(() if value is None else value if several else (value,))
         if len(there) > (MOST_LABELS if several else _MOST_CLASSES):
             raise PpvitError(
                 f"{root}: the column {printable(column.name)} has more than {len(there) - 1:,} different values; "
                 "set dataset.label_column to the one of the labels"
             )
     ordered = sorted(there)
+    numbers = {value: number for number, value in enumerate(ordered)}
     if column.names is None:
-        return [str(value) for value in ordered], {value: number for number, value in enumerate(ordered)}
+        return [str(value) for value in ordered], numbers, ()
     if ordered and not 0 <= ordered[0] <= ordered[-1] < len(column.names):
         wrong = ordered[0] if ordered[0] < 0 else ordered[-1]
-        raise PpvitError(f"{root}: the label {wrong} is none of the {len(column.names)} classes that have names")
-    if len(ordered) < len(column.names):
-        missing = [name for number, name in enumerate(column.names) if number not in there]
-        note(f"{root}: {len(missing)} classes have no image and are left out, such as '{missing[0]}'")
-    return [column.names[value] for value in ordered], {value: number for number, value in enumerate(ordered)}
+        raise PpvitError(
+            f"{root}: the label {wrong} is none of the {len(column.names)} classes that have names; "
+            "download the data set again"
+        )
+    missing = [name for number, name in enumerate(column.names) if number not in there]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    notes = (f"classes without an image are left out: {', '.join(missing[:3])}{more}",) if missing else ()
+    return [column.names[value] for value in ordered], numbers, notes
 
 
 # --- splits
@@ -165,9 +180,12 @@ class _Rows:
             images = hub_tables.images(file, self.image_column)
             for number, (label, image) in enumerate(zip(labels, images, strict=True)):
                 if label is not None:
-                    where = self._name(file, number)
-                    data = _encoded(image, where)
-                    yield Sample(data, _extension(data), label, where)
+                    yield _sample(image, label, self._name(file, number))
+
+    def place(self) -> str:
+        """Where the rows are, for the user."""
+        name = self.files[0].relative_to(self.root).as_posix()
+        return name if len(self.files) == 1 else f"{len(self.files)} files, such as {name}"
 
     def rows(self) -> int:
         return sum(map(len, self.labels))
@@ -209,46 +227,42 @@ def _stratum(label: Label) -> str:
     return "of any labels" if isinstance(label, tuple) else str(label)
 
 
-def _encoded(image: Any, where: str) -> bytes:
-    """The bytes of an image: of ``struct<bytes, path>``, or as they are."""
-    data = image.get("bytes") if isinstance(image, dict) else image
-    if data is None:
-        path = image.get("path") if isinstance(image, dict) else None
-        what = f"no image but the path {printable(str(path))}" if path else "no image"
-        raise PpvitError(f"{where} holds {what}; write the images into the table, as push_to_hub does")
-    return bytes(data)
+def _sample(image: Any, label: Label, where: str) -> Sample:
+    """Of ``struct<bytes, path>``, or of the bytes alone; an image that is missing is an empty one."""
+    data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+    if data is None and path:
+        raise PpvitError(
+            f"{where} holds no image but the path {printable(str(path))}; "
+            "write the images into the table, as push_to_hub does"
+        )
+    data = data or b""
+    return Sample(data, decoding.extension_of(data, str(path)), label, where)
 
 
-def _extension(data: bytes) -> str:
-    try:
-        return decoding.extension_of(data)
-    except Exception:  # whatever readers stumble over: `download` decodes it too, says why that fails and keeps none
-        return "png"
-
-
-def _assigned(splits: dict[str, _Rows], root: Path, request: Request) -> tuple[_Rows, _Rows, _Rows | None]:
-    """Train, test and val, of the splits that carry labels."""
-    labelled = {
-        split: of for split, of in splits.items() if any(label is not None for each in of.labels for label in each)
-    }
-    unused = [split or "only" for split in splits if split not in labelled]
-    if unused:
-        note(f"{root}: the {' and '.join(unused)} split carries no labels and is not used")
+def _assigned(
+    splits: dict[str, _Rows], root: Path, request: Request
+) -> tuple[dict[str, _Rows], dict[str, str], list[str]]:
+    """Train, test and perhaps val, of the splits that carry labels; where each comes from, and what is to be said."""
+    labelled = {split: of for split, of in splits.items() if of.missing() < of.rows()}
+    notes = [f"the {split} split carries no labels and is not used" for split in splits if split not in labelled]
     for split, of in labelled.items():
         if of.missing():
-            note(f"{root}: {of.missing():,} of {of.rows():,} images of {split or 'it'} have no label and are left out")
+            told = f"{of.missing():,} of {of.rows():,} images{' of ' * bool(split)}{split}"
+            notes.append(f"{told} have no label and are left out")
     if not labelled:
         raise PpvitError(f"{root}: no image has a label; set dataset.label_column to another column")
+    places = {split: of.place() for split, of in labelled.items()}
     if len(labelled) == 1:
-        (only,) = labelled.values()
-        note(f"{root}: no test split; download.holdout_fraction of the images is held out")
-        return *only.divided(request.test_fraction, request.seed), None
+        ((split, only),) = labelled.items()
+        train, test = only.divided(request.test_fraction, request.seed)
+        held_out = {"train": places[split], "test": "them too, download.holdout_fraction of each class"}
+        return {"train": train, "test": test}, held_out, notes
     if "train" not in labelled:
         raise PpvitError(f"{root}: there is no train split but {' and '.join(labelled)}; download it as well")
     if "test" not in labelled:
-        note(f"{root}: the validation split is the test split, since there is no other")
-        return labelled["train"], labelled["val"], None
-    return labelled["train"], labelled["test"], labelled.get("val")
+        labelled["test"], places["test"] = labelled.pop("val"), places.pop("val")
+        notes.append("val is used as the test split, since there is no other")
+    return labelled, places, notes
 
 
 def _labelled(value: _Value, numbers: dict[_Value, int]) -> Label | None:

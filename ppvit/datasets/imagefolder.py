@@ -31,7 +31,7 @@ from ppvit.datasets.source import (
     warn,
 )
 from ppvit.datasets.splits import Layout, find_layout, split_of
-from ppvit.datasets.trees import Entry, entries, is_archive
+from ppvit.datasets.trees import ARCHIVE_ENDINGS, Entry, entries, is_archive
 from ppvit.datasets.understood import note_on_links, tell
 
 _MOST_FOLDERS = 2**20
@@ -170,9 +170,10 @@ def _survey(path: Path) -> _Survey:
         )
     if not survey.images:
         others = f" but {_by_ending(survey.others)}" if survey.others else ""
+        packed = any(f"x{ending}".endswith(ARCHIVE_ENDINGS) for _, ending in survey.others)
         raise PpvitError(
             f"{path} holds no images that are read{others}; expected are class folders of images, or train and test "
-            "folders of them"
+            f"folders of them{', so unpack the archives in it' if packed else ''}"
         )
     return survey
 

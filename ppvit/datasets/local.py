@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ppvit.config import NO_DATA
 from ppvit.core.errors import UsageError
-from ppvit.datasets.trees import is_archive
+from ppvit.datasets.trees import is_archive, is_passed_over
 
 
 def own_data(path: Path) -> Path | None:
@@ -41,4 +41,6 @@ def only_archive(path: Path) -> Path:
 
 
 def _contents(folder: Path) -> list[Path]:
-    return [child for child in sorted(folder.iterdir()) if child.name != "README.md" and not child.name.startswith(".")]
+    return [
+        child for child in sorted(folder.iterdir()) if child.name != "README.md" and not is_passed_over((child.name,))
+    ]

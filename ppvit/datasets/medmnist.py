@@ -31,10 +31,10 @@ from ppvit.datasets.source import (
     check_classes,
     counted,
     enter,
-    note,
     shard_bytes,
     warn,
 )
+from ppvit.datasets.understood import tell
 
 _URL = "https://zenodo.org/records/10519652/files/{}.npz?download=1"
 _MOST_IMAGES = 2**24  # of a split
@@ -49,8 +49,6 @@ def open_medmnist(request: Request) -> Source:
     """
     info = INFO[request.name]
     _check_choices(request, info)
-    if info.kind == "grades":
-        note(f"the {len(info.classes)} grades of {request.name} are ordered; they are learned and scored as classes")
     own = None if request.path is None else _own(request, info, request.path)
     if request.path is not None and own is None:
         return open_imagefolder(request, expected_classes=len(info.classes))
@@ -128,14 +126,24 @@ class _File:
         if self.axis is not None and self.every_slice:
             labels = {s: [each for each in labels[s] for _ in range(shapes[s][self.axis])] for s in splits}
         several, classes = self.info.kind == "labels", list(self.info.classes)
-        check_classes(classes, counted(labels["train"]), counted(labels["test"]), str(self.path), several)
+        counts = {split: counted(labels[split]) for split in splits}
+        check_classes(classes, counts["train"], counts["test"], str(self.path), several)
+        grades = "its grades are ordered; they are learned and scored as classes"
+        places = {split: f"{split}_images{self._sliced}" for split in splits}
+        images = {split: len(labels[split]) for split in splits} if several else None
+        tell(str(self.path), classes, counts, places, {}, [grades] if self.info.kind == "grades" else [], images)
         read = {split: partial(self._samples, split, labels[split]) for split in splits}
         size_bytes = sum(shard_bytes(len(labels[s]), len(labels[s]) * self._slice_bytes(shapes[s])) for s in splits)
         return Source(classes, read["train"], read["test"], description, size_bytes, read.get("val"), several)
 
     def _samples(self, split: str, labels: Sequence[Label]) -> Iterator[Sample]:
-        sliced = "" if self.axis is None else f" {'slices' if self.every_slice else 'middle slice'} of axis {self.axis}"
-        return array_samples(self._images(split), labels, f"{self.path.name} {split}_images{sliced}")
+        return array_samples(self._images(split), labels, f"{self.path.name} {split}_images{self._sliced}")
+
+    @property
+    def _sliced(self) -> str:
+        if self.axis is None:
+            return ""
+        return f", {'all slices' if self.every_slice else 'the middle slice'} along axis {self.axis}"
 
     def _images(self, split: str) -> Iterator[np.ndarray]:
         for array in rows(self.path, f"{split}_images"):

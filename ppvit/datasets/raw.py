@@ -72,7 +72,7 @@ def write_raw(source: Source, settings: Dataset, out: Path, seal: Seal | None = 
             **recorded(labelling.task),
             "source": source.description,
             "wide": findings.wide,
-            "checks": findings.checks(),
+            "checks": findings.checks,
             "counts": {split: sum(shard.samples for shard in shards[split]) for split in splits},
             "shards": {split: shard_records(shards[split]) for split in splits},
         }

@@ -148,15 +148,13 @@ def check_classes(
         raise PpvitError(f"{where}: at least two classes are needed, found {found}; give every class its own folder")
     check_names(classes, where)
     for label, name in enumerate(classes):
-        if not train.get(label) and not test.get(label):
+        in_train, in_test = train.get(label), test.get(label)
+        if multilabel and not (in_train and in_test):
+            split, what = ("test", "scored") if in_train else ("train", "learned")
+            warn(f"{where}: no {split} image carries '{name}', so that it cannot be {what}")
+        elif not in_train and not in_test:
             raise PpvitError(f"{where}: class {label} ('{name}') has no image; number the classes from 0 without gaps")
-        if not train.get(label):
-            lacks = f"{where}: class missing in train: '{name}'"
-            if not multilabel:
-                raise PpvitError(f"{lacks}; add images of it or take it out of test")
-            warn(f"{lacks}; it cannot be learned")
-        if not test.get(label):
-            lacks = f"{where}: class missing in test: '{name}'"
-            if not multilabel:
-                raise PpvitError(f"{lacks}; add images of it or take it out of train")
-            warn(f"{lacks}; it cannot be scored")
+        elif not in_train:
+            raise PpvitError(f"{where}: class missing in train: '{name}'; add images of it or take it out of test")
+        elif not in_test:
+            raise PpvitError(f"{where}: class missing in test: '{name}'; add images of it or take it out of train")

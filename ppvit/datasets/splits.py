@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 
 from ppvit.core.errors import PpvitError
 
@@ -29,7 +29,7 @@ _SHOWN = 6  # folders of a level that an error lists
 Path = tuple[str, ...]
 
 
-@cache
+@lru_cache(2**12)
 def split_of(name: str) -> tuple[str | None, frozenset[str]]:
     """The split that a name means, or None, and the words in it that mean something else."""
     words = {word.lower() for word in _WORD.findall(name)}

@@ -32,6 +32,8 @@ _EXTENSION_BYTES = 2**20  # of a long name or a pax header, which tarfile reads 
 _MEMBER_BYTES = 2**36  # of a member; one below 0 leads tarfile back for ever, and one of 2^62 on through nothing
 _PIECE_BYTES = 2**12
 _DEEPEST = 100  # folders in each other
+# folders of theirs; those of Synology hold a small copy of every image
+_SYSTEMS = {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 _VISITS = 200  # of a folder by links: folders of links to each other would be walked through without end
 _COMPRESSED = {b"\x1f\x8b": "r|gz", b"BZh": "r|bz2", b"\xfd7zXZ\0": "r|xz"}  # by what such files begin with
 
@@ -102,8 +104,8 @@ def _starts_like_zip(path: Path) -> bool:
 
 
 def is_passed_over(parts: tuple[str, ...]) -> bool:
-    """Whether a path is hidden, or what an operating system leaves behind."""
-    return not parts or any(part.startswith(".") for part in parts) or is_noise(parts)
+    """Whether a path is hidden, or what operating systems and network drives leave behind."""
+    return not parts or any(part.startswith(".") or part.lower() in _SYSTEMS for part in parts) or is_noise(parts)
 
 
 def _folder(
@@ -279,6 +281,8 @@ def _safe_parts(name: str, path: Path) -> tuple[str, ...]:
         raise PpvitError(
             f"{path}: the member '{_text(name)}' points out of the archive; refuse it and ask for a clean one"
         )
+    if len(parts) > _DEEPEST:
+        raise PpvitError(f"{path} has more than {_DEEPEST} folders in each other, as in {parts[0]}; flatten them")
     return parts
 
 

@@ -19,6 +19,7 @@ def tell(
     places: Mapping[str, str],
     left_out: Mapping[str, int],
     notes: Sequence[str] = (),
+    images: Mapping[str, int] | None = None,
 ) -> None:
     """Print it, a line for each split.
 
@@ -29,17 +30,19 @@ def tell(
         places: split -> where it comes from.
         left_out: folder or file -> images in it that are in no split.
         notes: sentences without a full stop.
+        images: split -> images, where an image may be of several classes.
     """
-    total = sum(sum(split.values()) for split in counts.values())
-    lines = [f"{where}: {_images(total)} of {len(classes):,} classes"]
-    lines += [f"  {split:<5} {sum(counts[split].values()):>9,} from {place}" for split, place in places.items()]
+    sizes = images or {split: sum(of.values()) for split, of in counts.items()}
+    called = "classes" if images is None else "labels"
+    lines = [f"{where}: {_images(sum(sizes.values()))} of {len(classes):,} {called}"]
+    lines += [f"  {split:<5} {sizes[split]:>9,} from {place}" for split, place in places.items()]
     most = sorted(left_out.items(), key=lambda each: -each[1])
     lines += [f"  not used: {_images(count)} in {folder}" for folder, count in most[:_LEFT_OUT]]
     if len(most) > _LEFT_OUT:
         rest = sum(count for _, count in most[_LEFT_OUT:])
         lines.append(f"  not used: {_images(rest)} in {len(most) - _LEFT_OUT} more folders")
     lines += [f"  {note}" for note in notes]
-    lines += _by_class(classes, counts)
+    lines += _by_class(classes, counts, called)
     lines += [f"  {remark}" for remark in remarks(classes)]
     print("\n".join(printable(line) for line in lines))
 
@@ -59,7 +62,7 @@ def _images(count: int) -> str:
     return f"{count:,} image{'' if count == 1 else 's'}"
 
 
-def _by_class(classes: Sequence[str], counts: Mapping[str, Mapping[int, int]]) -> list[str]:
+def _by_class(classes: Sequence[str], counts: Mapping[str, Mapping[int, int]], called: str) -> list[str]:
     """Images by class, in the order of the splits; of many classes the smallest and the largest."""
 
     def told(label: int) -> str:
@@ -68,6 +71,6 @@ def _by_class(classes: Sequence[str], counts: Mapping[str, Mapping[int, int]]) -
 
     splits = " + ".join(counts)
     if len(classes) <= _NAMED:
-        return [f"  classes ({splits}): {', '.join(told(label) for label in range(len(classes)))}"]
+        return [f"  {called} ({splits}): {', '.join(told(label) for label in range(len(classes)))}"]
     by_size = sorted(range(len(classes)), key=lambda label: sum(split.get(label, 0) for split in counts.values()))
-    return [f"  classes ({splits}): smallest {told(by_size[0])}, largest {told(by_size[-1])}"]
+    return [f"  {called} ({splits}): smallest {told(by_size[0])}, largest {told(by_size[-1])}"]

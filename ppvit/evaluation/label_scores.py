@@ -58,26 +58,30 @@ class LabelScores:
         """Probabilities and targets of all images, which are complete by now, (n, C)."""
         return torch.cat(self._probabilities), torch.cat(self._targets)
 
-    def by_label(self) -> list[LabelRow]:
-        """Every label on its own."""
-        from torchmetrics.functional import classification as measures  # takes a second to import
+    @cached_property
+    def rows(self) -> list[LabelRow]:
+        """Every label on its own; of all images, which are complete by now."""
+        from torchmetrics.functional import classification  # takes a second to import
+
+        def row(label: int) -> LabelRow:
+            told, truth = probabilities[:, label], targets[:, label]
+            said, positives = told > THRESHOLD, int(truth.sum())
+            counts = label, positives, int(said.sum()), int(said[truth > 0].sum())
+            if not 0 < positives < len(truth):
+                return LabelRow(*counts, None, None)
+            area, precision = (
+                classification.binary_auroc(told, truth),
+                classification.binary_average_precision(told, truth),
+            )
+            return LabelRow(*counts, float(area), float(precision))
 
         probabilities, targets = self._all
-        positives, said = targets.sum(0), probabilities > THRESHOLD
-        scored = torch.nonzero((positives > 0) & (positives < len(targets))).flatten()
-        ranks: dict[int, list[float]] = {}
-        if len(scored):
-            asked = (probabilities[:, scored], targets[:, scored], len(scored))
-            kinds = (measures.multilabel_auroc, measures.multilabel_average_precision)
-            found = torch.stack([kind(*asked, average="none").double() for kind in kinds], 1)
-            ranks = dict(zip(scored.tolist(), found.tolist(), strict=True))
-        counts = torch.stack([positives, said.sum(0), (said & (targets > 0)).sum(0)], 1).tolist()
-        return [LabelRow(label, *counts[label], *ranks.get(label, (None,) * 2)) for label in range(self._num_classes)]
+        return [row(label) for label in range(self._num_classes)]
 
     def remarks(self) -> list[str]:
         """What cannot be measured, as sentences."""
         images, told = len(self._all[1]), []
-        for row in self.by_label():
+        for row in self.rows:
             if row.auroc is None:
                 which = "no" if row.positives == 0 else "every"
                 told.append(f"{which} test image of the {images} carries label {row.label}: its AUROC is not measured")
@@ -90,8 +94,7 @@ class LabelScores:
             PpvitError: no label is carried by some images and not by others.
         """
         probabilities, targets = self._all
-        rows = self.by_label()
-        scored = [row for row in rows if row.auroc is not None]
+        scored = [row for row in self.rows if row.auroc is not None]
         if not scored:
             raise PpvitError(
                 f"no label is carried by some of the {len(targets)} test images and not by others, so that there is no "
@@ -100,7 +103,7 @@ class LabelScores:
         exact = ((probabilities > THRESHOLD) == (targets > 0)).all(1)
         return {
             **{name: _mean(scored, name) for name in ("auroc", "average_precision", "f1")},
-            "accuracy_percent": 100.0 * float(np.mean([row.accuracy(len(targets)) for row in rows])),
+            "accuracy_percent": 100.0 * float(np.mean([row.accuracy(len(targets)) for row in self.rows])),
             "exact_match_percent": 100.0 * float(exact.double().mean()),
             "cross_entropy": self._cross_entropy / targets.numel(),
             "calibration_error_percent": self._calibration.error_percent(),
@@ -113,10 +116,12 @@ class LabelScores:
         return HEADLINES["multilabel"].chance, 0.5
 
     def write_plots(self, folder: Path) -> None:
-        """Tables: one row a label (its number: names stay with the owner), a calibration bin."""
+        """Tables: one row a label (its number: names stay with the owner), twice, and a calibration bin."""
         names = tuple(field.name for field in fields(LabelRow))
-        rows = [tuple("" if value is None else value for value in astuple(row)) for row in self.by_label()]
+        rows = [tuple("" if value is None else value for value in astuple(row)) for row in self.rows]
         write_table(folder / "labels.csv", names, rows)
+        accuracies = ((row.label, 100 * row.accuracy(len(self._all[1]))) for row in self.rows)
+        write_table(folder / "class_accuracy.csv", ("class", "accuracy_percent"), accuracies)
         header = ("confidence_percent", "accuracy_percent", "images")
         write_table(folder / "calibration.csv", header, self._calibration.rows())
 

@@ -10,7 +10,7 @@ from ppvit.models.backbones import (
     load_backbone,
     model_input,
 )
-from ppvit.models.folders import load_model, read_record, save_model
+from ppvit.models.folders import load_model, read_record, recorded, save_model
 
 __all__ = [
     "MICRO",
@@ -23,5 +23,6 @@ __all__ = [
     "load_model",
     "model_input",
     "read_record",
+    "recorded",
     "save_model",
 ]

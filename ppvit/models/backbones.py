@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,14 +9,17 @@ from typing import Any, cast
 import timm
 import torch
 from timm.models import is_model_in_modules
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
+from ppvit.models.building import create
+from ppvit.models.checkpoint_config import has_configuration
+from ppvit.models.checkpoints import load_checkpoint
+from ppvit.models.normalization import Given, Origin, three
 from ppvit.models.refusals import why_not
-from ppvit.models.weights_file import brief, classes_of, find_weights, misfit, read_weights, solo_learn_backbone
+from ppvit.models.weights_file import brief, find_weights
 
 # our embedded backbone is a plain timm architecture with other sizes, so that everybody's timm can build it
 MICRO_NAME = "vit_micro_patch4_32"
@@ -34,6 +36,7 @@ class Backbone:
         architecture: the timm architecture.
         model_args: arguments of ``timm.create_model`` beside the architecture, ``num_classes`` included.
         mean, std: input normalisation by channel, on a 0..1 scale.
+        origin: where the weights and these are from; None for models that were made here.
     """
 
     model: torch.nn.Module
@@ -41,6 +44,7 @@ class Backbone:
     model_args: dict[str, Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    origin: Origin | None = None
 
 
 def model_input(images: Tensor) -> Tensor:
@@ -63,6 +67,8 @@ def load_backbone(
     embedded: Path | None = None,
     pretrained: bool = True,
     any_kind: bool = False,
+    mean: Given = (),
+    std: Given = (),
 ) -> Backbone:
     """Build a pretrained model for an image size; learned position embeddings are interpolated to its grid.
 
@@ -74,12 +80,15 @@ def load_backbone(
         embedded: the weights of ``vit_micro_patch4_32``.
         pretrained: False takes no weights but random ones, always the same.
         any_kind: also networks that can be neither adapted nor fine-tuned here, for their features.
+        mean, std: of the input by colour, on a 0..1 scale, in place of what the checkpoint says; ``none`` for none.
 
     Raises:
         UsageError: unknown name or missing file.
         PpvitError: unreadable weights, weights of another architecture, no network to the hub.
     """
     weights = find_weights(checkpoint, name) if pretrained else None
+    if weights is not None and checkpoint.is_file():
+        _require_folder(weights, name)
     if weights is None and name == MICRO_NAME:
         if embedded is None:
             raise UsageError(f"{name} needs its weights file, models/pretrained/{name}.safetensors in a clone of ppvit")
@@ -94,16 +103,38 @@ def load_backbone(
         model_args["img_size"] = image_size
     if not pretrained:
         torch.manual_seed(0)
-        model = _create(architecture, model_args)
+        model = create(architecture, model_args)
         model_args["num_classes"] = cast(int, model.num_classes)
-    elif weights is None and not _on_hub(architecture):
+        origin = _of_timm(model, architecture, "random weights").given(mean, std)
+    elif weights is not None:
+        model, origin = load_checkpoint(name, architecture, model_args, weights, mean, std)
+    elif _on_hub(architecture):
+        model = _from_hub(architecture, model_args)
+        origin = _of_timm(model, architecture, "weights of timm's hub").given(mean, std)
+    else:
         raise UsageError(
             f"there are no pretrained weights of {name}; set model.pretrained=false, or model.checkpoint to a file"
         )
-    else:
-        model = _from_file(architecture, model_args, weights) if weights else _from_hub(architecture, model_args)
-    configuration = cast(dict[str, Any], model.pretrained_cfg)
-    return Backbone(model.eval(), architecture, model_args, tuple(configuration["mean"]), tuple(configuration["std"]))
+    return Backbone(model.eval(), architecture, model_args, origin.mean, origin.std, origin)
+
+
+def _require_folder(weights: Path, name: str) -> None:
+    """Refuse a file that is named alone, where its folder says what it is: DVC would not see that file change."""
+    if has_configuration(weights.parent):
+        try:
+            chosen = find_weights(weights.parent, name)
+        except UsageError:  # of several files one must be named
+            return
+        if chosen == weights:
+            raise UsageError(
+                f"beside {weights} stands a configuration that says how pictures are normalised; set model.checkpoint "
+                f"to the folder, {weights.parent}"
+            )
+
+
+def _of_timm(model: torch.nn.Module, architecture: str, weights: str) -> Origin:
+    timms = cast(dict[str, Any], model.pretrained_cfg)
+    return Origin(weights, f"of timm's {architecture}", three(timms["mean"]), three(timms["std"]))
 
 
 def backbone_of(config: Config, embedded: Path, any_kind: bool = False) -> Backbone:
@@ -115,7 +146,9 @@ def backbone_of(config: Config, embedded: Path, any_kind: bool = False) -> Backb
     """
     model = config.model
     size = config.dataset.image_size
-    return load_backbone(model.name, Path(model.checkpoint), size, embedded, model.pretrained, any_kind)
+    return load_backbone(
+        model.name, Path(model.checkpoint), size, embedded, model.pretrained, any_kind, model.mean, model.std
+    )
 
 
 def _fits_any_size(architecture: str, any_kind: bool) -> bool:
@@ -152,59 +185,6 @@ def is_convolutional(architecture: str) -> bool:
     return is_model_in_modules(architecture, ("convmixer", "resnet"))  # timm's files, and ours
 
 
-def _from_file(architecture: str, model_args: dict[str, Any], weights: Path) -> torch.nn.Module:
-    state = read_weights(weights)
-    if (backbone := solo_learn_backbone(state)) is not None:
-        state = backbone
-        if timm.model_entrypoint(architecture).__module__ == resnet.__name__:
-            model_args["stem_padding"] = resnet.SOLO_LEARN_PADDING
-    model_args["num_classes"] = classes_of(state)
-    model = _unfilled(architecture, model_args)
-    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    try:
-        if hasattr(model, "pos_embed"):  # of another size than the model's, if need be
-            state = checkpoint_filter_fn(state, cast(VisionTransformer, model))
-        # copies, which the model alone holds: a file may be of another precision, or hold one tensor under two names
-        state = {name: tensor.to(types.get(name, tensor.dtype), copy=True) for name, tensor in state.items()}
-        model.load_state_dict(state, strict=True, assign=True)
-    except Exception as error:  # timm's filters and torch meet shapes of any kind
-        why = misfit(state, model) or f"{brief(error)}; set model.name and model.checkpoint"
-        raise PpvitError(f"{weights} does not fit model.name {architecture}: {why}") from None
-    return model
-
-
-def _unfilled(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
-    """A model whose weights are still to come.
-
-    On the meta device building takes no memory and draws no random numbers, which are most of the work for large models
-    (ViT-B/16: 0.68 s of processor time to build it with them, 0.42 s to build it without and load its weights). Models
-    that keep tensors which no weights file holds, such as tables of relative positions, are built the usual way; the
-    caller's random state does not notice.
-    """
-    try:
-        with torch.device("meta"):
-            model = _create(architecture, model_args)
-        if is_whole_in_file(model):
-            return model
-    except Exception:  # a value was needed that the meta device has not; what is wrong otherwise comes up again below
-        pass
-    with torch.random.fork_rng(devices=[]):
-        return _create(architecture, model_args)
-
-
-def is_whole_in_file(model: torch.nn.Module) -> bool:
-    """Whether a weights file holds all that a model computes with, so that it can be built without values."""
-    return set(_tensors(model)) <= model.state_dict().keys()
-
-
-def _tensors(model: torch.nn.Module) -> Iterator[str]:
-    """Names of everything that a model computes with: parameters, buffers, and tensors that are plain attributes."""
-    for name, module in model.named_modules():
-        own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-        own |= {key: value for key, value in vars(module).items() if isinstance(value, Tensor)}
-        yield from (f"{name}.{key}" if name else key for key in own)
-
-
 def _on_hub(architecture: str) -> bool:
     """Whether timm knows where the weights are; of a tag that it does not know it says so itself."""
     try:
@@ -216,7 +196,7 @@ def _on_hub(architecture: str) -> bool:
 
 def _from_hub(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
     try:
-        model = _create(architecture, model_args, pretrained=True)
+        model = create(architecture, model_args, pretrained=True)
     except UsageError:
         raise
     except Exception as error:  # huggingface_hub, requests and urllib raise kinds of their own without a network
@@ -226,15 +206,3 @@ def _from_hub(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
         ) from None
     model_args["num_classes"] = cast(int, model.num_classes)
     return model
-
-
-def _create(architecture: str, model_args: dict[str, Any], pretrained: bool = False) -> torch.nn.Module:
-    try:
-        return timm.create_model(architecture, pretrained=pretrained, **model_args)
-    except (TypeError, AssertionError) as error:
-        if "img_size" in str(error):
-            raise UsageError(
-                f"model.name {architecture} is neither a Vision Transformer with a patch grid nor a ResNet; "
-                "choose a timm ViT such as vit_base_patch16_224"
-            ) from None
-        raise UsageError(f"model.name {architecture} cannot be built for these sizes ({brief(error)})") from None

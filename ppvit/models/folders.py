@@ -18,7 +18,8 @@ from ppvit.core.files import atomic_output, write_json
 from ppvit.core.reading import first_reason
 from ppvit.core.reading import read_record as read_checked
 from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
-from ppvit.models.backbones import Backbone, is_whole_in_file
+from ppvit.models.backbones import Backbone
+from ppvit.models.building import is_whole_in_file
 from ppvit.models.projections import is_order
 from ppvit.models.records import ModelConfiguration, ModelRecord
 from ppvit.models.stems import install_stem, stem_of
@@ -51,6 +52,11 @@ def _each_its_own(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies in place of tensors that blocks share, as CoaT's do, which a safetensors file cannot hold."""
     places = Counter(tensor.data_ptr() for tensor in state.values())
     return {name: tensor.clone() if places[tensor.data_ptr()] > 1 else tensor for name, tensor in state.items()}
+
+
+def recorded(backbone: Backbone) -> dict[str, Any]:
+    """What a record keeps of where a backbone's weights and normalisation are from."""
+    return {} if backbone.origin is None else {"origin": backbone.origin.record()}
 
 
 def _configuration(backbone: Backbone, record: dict[str, Any]) -> dict[str, Any]:

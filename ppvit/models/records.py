@@ -13,12 +13,27 @@ _Options = Annotated[dict[Annotated[str, Field(max_length=50)], _Option], Field(
 _Size = Annotated[int, Field(ge=1, le=65536)]
 
 
+class OriginRecord(Record):
+    """Where weights are from, and how they normalised pictures: :class:`ppvit.models.normalization.Origin`.
+
+    Attributes:
+        weights: what the checkpoint held, in words.
+        normalization: who said the mean and the standard deviation.
+    """
+
+    weights: Annotated[str, Field(max_length=1000)]
+    normalization: Annotated[str, Field(max_length=300)]
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
 class ModelRecord(Record):
     """What models say of the cipher that they are for; names as in :attr:`ppvit.ciphers.Cipher.record`.
 
     Attributes:
         model: ``model.name``.
         adapted: whether the weights are adapted to the key.
+        origin: of the weights before; None where it is not known.
     """
 
     key_id: Annotated[str, Field(pattern=r"^pk-[0-9a-f]{16}$")] | None
@@ -29,6 +44,7 @@ class ModelRecord(Record):
     isometry_options: _Options = Field(default_factory=dict)
     model: Annotated[str, Field(max_length=200)] = ""
     adapted: bool = True
+    origin: OriginRecord | None = None
 
 
 class ModelArguments(Record):

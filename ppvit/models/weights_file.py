@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from timm.models import load_state_dict
-from torch import Tensor, nn
+from safetensors import safe_open
+from safetensors.torch import load_file
+from timm.models import clean_state_dict
+from torch import Tensor
 
 from ppvit.config import NO_MODEL
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError, printable
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
-_FIRST_LAYERS = ("conv1.weight", "patch_embed.proj.weight")
-_HEADS = ("head.weight", "fc.weight", "head.fc.weight", "classifier.weight")
+# of the files in a folder of a hub, which hold the same weights: the first that is there
+_USUAL_NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+# where files keep their tensors: averaged ones first, a teacher (which DINO evaluates) before the student
+_PARTS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "model_state_dict", "net")
+_DEPTH = 3  # dictionaries in one another
 
 
 def find_weights(checkpoint: Path, name: str) -> Path | None:
@@ -28,17 +37,41 @@ def find_weights(checkpoint: Path, name: str) -> Path | None:
         raise UsageError(f"model.checkpoint {checkpoint} does not exist; name a {' or '.join(WEIGHT_SUFFIXES)} file")
     found = sorted(path for path in checkpoint.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     named = [path for path in found if path.stem == name]
-    if len(found) > 1 and len(named) != 1:
+    usual = [checkpoint / each for each in _USUAL_NAMES if checkpoint / each in found][:1]
+    chosen = found if len(found) == 1 else named if len(named) == 1 else usual
+    if found and not chosen:
         raise UsageError(f"model.checkpoint {checkpoint} holds {len(found)} weights files; name one of them")
     if not found:
         raise UsageError(f"model.checkpoint {checkpoint} holds no weights file; name one, or set it back to {NO_MODEL}")
-    return (named or found)[0]
+    return chosen[0]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Attributes:
+        state: tensors by name, on the CPU.
+        part: under which names of the file they stand, such as ``teacher``; empty at the top.
+        said: what else stands there that may tell of the network: ``hyper_parameters`` of Lightning, ``args`` of timm
+            and others, metadata of safetensors; numbers, texts, lists and dictionaries as they were written.
+    """
+
+    state: dict[str, Tensor]
+    part: tuple[str, ...]
+    said: dict[str, Any]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, on the CPU; averaged ones (``state_dict_ema``) where it holds them.
+    """The tensors of a weights file alone, see :func:`read_checkpoint`."""
+    return read_checkpoint(path).state
 
-    Tensors may be at the top of the file, or under ``state_dict`` or ``model``; no code in the file is run.
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a weights file; averaged tensors (``state_dict_ema``) where it holds them.
+
+    Tensors may be at the top of the file or in one of its parts (``state_dict``, ``model``, ``teacher``, ...); no code
+    in the file is run.
 
     Raises:
         PpvitError: unreadable, more than plain tensors, or values that are no numbers.
@@ -47,17 +80,62 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise PpvitError(f"{path} is missing; get it back with git, or name a weights file in model.checkpoint")
     _require_stored(path)
     try:
-        state = load_state_dict(str(path), use_ema=True, weights_only=True)
+        content, metadata = _read(path)
     except Exception as error:  # safetensors, torch, pickle and zipfile raise kinds of their own
         if "weights_only" in str(error):
             reason = f"{path} is not a plain weights file: loading it could run code; have it saved as .safetensors"
         else:
             reason = f"{path} cannot be read as weights ({brief(error)}); fetch it again"
         raise PpvitError(reason) from None
+    state, part = _tensors_in(content)
     others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if others or not state:
-        held = f"'{others[0]}', which is no tensor" if others else "no tensors"
+        held = f"'{printable(others[0][:100])}', which is no tensor" if others else "no tensors"
         raise PpvitError(f"{path} holds {held}; save the model's state_dict alone, or under 'state_dict'")
+    _require_plain(state, path)
+    said: dict[str, Any] = {**metadata}
+    for name in ("hyper_parameters", "args") if part else ():
+        if name in content:
+            said[name] = vars(content[name]) if isinstance(content[name], argparse.Namespace) else content[name]
+    return Checkpoint(clean_state_dict(state), part, said)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The content of a file, and the metadata of a safetensors file."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        return load_file(path), metadata or {}
+    with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, which many training scripts keep
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise TypeError(f"there is no dictionary in it but a {type(content).__name__}")
+    return dict(content), {}
+
+
+def _tensors_in(content: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The dictionary of tensors in what a file holds, and the names under which it stands."""
+    part: tuple[str, ...] = ()
+    while not _holds_tensors(content, 0):
+        nested = {name: value for name, value in content.items() if isinstance(value, Mapping)}
+        nested = {name: value for name, value in nested.items() if _holds_tensors(value, _DEPTH - len(part))}
+        known = [name for name in _PARTS if name in nested]
+        if not known and len(nested) != 1:
+            break
+        chosen = known[0] if known else next(iter(nested))
+        content, part = nested[chosen], (*part, chosen)
+    return dict(content), part
+
+
+def _holds_tensors(content: Mapping[str, Any], depth: int) -> bool:
+    """Whether there are tensors in a dictionary, or in others of it that many steps down."""
+    return any(
+        isinstance(value, Tensor) or (depth > 0 and isinstance(value, Mapping) and _holds_tensors(value, depth - 1))
+        for value in content.values()
+    )
+
+
+def _require_plain(state: dict[str, Tensor], path: Path) -> None:
     size = path.stat().st_size
     for name, value in state.items():  # a few bytes may be repeated to a tensor of any size, or stand for none
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
@@ -67,7 +145,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     broken = next((name for name, value in state.items() if not value.isfinite().all()), None)
     if broken is not None:
         raise PpvitError(f"{path} holds values that are no numbers in '{broken}'; fetch it again")
-    return state
 
 
 def _require_stored(path: Path) -> None:
@@ -81,40 +158,6 @@ def _require_stored(path: Path) -> None:
         raise PpvitError(f"{path} cannot be read as weights ({brief(error)}); fetch it again") from None
     if sum(member.file_size for member in members) > path.stat().st_size:
         raise PpvitError(f"{path} is compressed, as torch writes no weights; save it again with torch.save")
-
-
-def solo_learn_backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """The backbone in a checkpoint of solo-learn (JMLR 23(56), 2022), under timm's names; None for another's.
-
-    Its online classifier, projector, predictor and momentum copies are left out: none is part of the network that is
-    fine-tuned. Early versions name the backbone ``encoder``.
-    """
-    for prefix in ("backbone.", "encoder."):
-        if any(prefix + first in state for first in _FIRST_LAYERS):
-            return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return None
-
-
-def classes_of(state: dict[str, Tensor]) -> int:
-    """Number of classes of the head in a state; 0 where it has none."""
-    return next((len(state[name]) for name in _HEADS if name in state and state[name].ndim), 0)
-
-
-def misfit(state: dict[str, Tensor], model: nn.Module) -> str | None:
-    """Which ResNet a state is of, where its first convolution shows that it is not of this one's kind.
-
-    Returns:
-        What to set, or None where the first convolution tells nothing.
-    """
-    weight, layer = state.get("conv1.weight"), getattr(model, "conv1", None)
-    if weight is None or not isinstance(layer, nn.Conv2d) or weight.ndim != 4:
-        return None
-    found, expected = weight.shape[-1], layer.kernel_size[0]
-    if found == expected:
-        return None
-    name = {3: "resnet18_cifar", 7: "resnet18"}.get(found)
-    stem = f"its first convolution has {found} x {found} kernels, not {expected} x {expected}"
-    return f"{stem}; set model.name to a network with that stem, such as {name}" if name else stem
 
 
 def brief(error: Exception) -> str:

@@ -27,6 +27,7 @@ from ppvit.evasion.verdicts import draw_curve, threat_rows
 from ppvit.places import Places
 from ppvit.report.claims import Tables, read_results, read_tables, unconfirmed
 from ppvit.report.compare import three_ways
+from ppvit.report.known_images import known_images
 from ppvit.report.pictures import examples, over_ciphers, recovered
 
 NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which would overlap
@@ -52,7 +53,8 @@ def write_page(config: Config, places: Places) -> str:
     headline = HEADLINES[plain.labelling.task]
     values = read_results(config, places, len(plain), plain.labelling)
     tables = read_tables(config, places, plain.labelling, plain.labelling.counts(plain.labels), values)
-    summary = summary_rows(values, headline)
+    known, doubtful = known_images(plain.manifest)
+    summary = summary_rows(values, headline, known)
     columns = examples(config, places.raw, config.report.images)
     told = recovered(places.pictures)
     page = _render(
@@ -61,6 +63,8 @@ def write_page(config: Config, places: Places) -> str:
         values=values,
         headline=headline,
         summary=summary,
+        known=known,
+        doubtful=doubtful,
         verdict=values["audit"]["verdict"],
         short_key=short_key(load_cipher(config)),
         warning=unconfirmed(values, headline),
@@ -117,9 +121,9 @@ def label_rows(labels: list[LabelRow], classes: list[str], images: int) -> list[
 
 
 def summary_rows(
-    values: dict[str, dict[str, Any]], headline: Headline = HEADLINES["multiclass"]
+    values: dict[str, dict[str, Any]], headline: Headline = HEADLINES["multiclass"], known: str = ""
 ) -> list[tuple[str, str]]:
-    """The figures that matter, as (name, value) texts."""
+    """The figures that matter, as (name, value) texts; ``known``: see :func:`known_images`."""
     evaluate, verify, finetune, adapt = (values[stage] for stage in ("evaluate", "verify", "finetune", "adapt"))
     rows = [
         (
@@ -128,6 +132,7 @@ def summary_rows(
         )
     ]
     rows.append((f"{headline.words}, encrypted anew by the owner", headline.text(verify[headline.name])))
+    rows += [("test images", known)] if known else []
     if warning := unconfirmed(values, headline):
         rows.insert(0, ("WARNING", warning))
     if plain := headline.of(verify, "plain_"):
@@ -159,8 +164,8 @@ def short_key(cipher: Cipher) -> str:
         return ""
     return (
         f"Patches of {cipher.block_size} x {cipher.block_size} pixels make blocks of {cipher.values} values, so what "
-        f"the key does inside a block is short: blocks of 16 x 16 pixels have {3 * 16**2}. Fewer images tell the values "
-        "of a block apart."
+        f"the key does inside a block is short: blocks of 16 x 16 pixels have {3 * 16**2}. Fewer images tell the "
+        "values of a block apart."
     )
 
 

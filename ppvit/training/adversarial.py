@@ -21,14 +21,14 @@ from ppvit.core.errors import UsageError
 from ppvit.core.results import Stopwatch
 from ppvit.evasion.ball import GREY_LEVEL, Ball
 from ppvit.evasion.pgd import PgdAttack
-from ppvit.models.tasks import Task
+from ppvit.models.tasks import MULTICLASS, Task
 from ppvit.training.monitor import DROP_PERCENT, Monitor
 from ppvit.training.objective import Objective
 from ppvit.training.scalars import REFRESHES, RunningAccuracy, automatic_weights
 from ppvit.tuners import trained_state
 
 
-def attack_of(loss: str, settings: Adversarial, ball: Ball, task: Task) -> PgdAttack:
+def attack_of(loss: str, settings: Adversarial, ball: Ball, task: Task = MULTICLASS) -> PgdAttack:
     """The attack of training: by default kl from noise for TRADES, cross-entropy from a uniform start for AT."""
     inner = settings.inner_loss
     if inner == "auto":
@@ -53,8 +53,8 @@ class Robust(Objective):
         accelerator: processes and device.
         steps_per_epoch: optimiser steps of an epoch.
         num_classes: C.
-        task: what logits mean.
         monitor: on images that are held out; None for no choice of the epoch.
+        task: what logits mean.
 
     Attributes:
         attack: the one of training, whose steps change when the monitor says so.
@@ -70,8 +70,8 @@ class Robust(Objective):
         accelerator: Accelerator,
         steps_per_epoch: int,
         num_classes: int,
-        task: Task,
         monitor: Monitor | None,
+        task: Task = MULTICLASS,
     ) -> None:
         super().__init__(settings.label_smoothing, task)
         self._trades = settings.adversarial == "trades"

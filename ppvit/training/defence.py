@@ -69,11 +69,11 @@ class Defence:
         warmed up."""
         monitor, adversarial = None, self.adversarial
         if not probe and self._held_out is not None:
-            monitor = Monitor(self._held_out, self.ball, self._task, settings.batch_size, accelerator)
+            monitor = Monitor(self._held_out, self.ball, settings.batch_size, accelerator, self._task)
         if probe:  # whose few epochs a warm-up of the run would spend below full strength
             adversarial = adversarial.model_copy(update={"warmup_epochs": 0})
         steps = math.ceil(len(self.images) / (settings.batch_size * settings.accumulation))
-        return Robust(settings, adversarial, self.ball, accelerator, steps, self._classes, self._task, monitor)
+        return Robust(settings, adversarial, self.ball, accelerator, steps, self._classes, monitor, self._task)
 
 
 def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) -> Checkpoint:

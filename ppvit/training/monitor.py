@@ -17,7 +17,7 @@ from ppvit.data.batches import Images, load_batches
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.pgd import PgdAttack, frozen
 from ppvit.models import model_input
-from ppvit.models.tasks import Task
+from ppvit.models.tasks import MULTICLASS, Task
 
 STEPS = 20
 DROP_PERCENT = 5.0  # below the best so far: the attack of training has become too weak
@@ -38,12 +38,14 @@ class Monitor:
     Args:
         dataset: the held-out images, encrypted.
         ball: of the attack.
-        task: what logits mean.
         batch_size: images a forward pass, over all processes.
         accelerator: processes and device.
+        task: what logits mean.
     """
 
-    def __init__(self, dataset: Images, ball: Ball, task: Task, batch_size: int, accelerator: Accelerator) -> None:
+    def __init__(
+        self, dataset: Images, ball: Ball, batch_size: int, accelerator: Accelerator, task: Task = MULTICLASS
+    ) -> None:
         self._attack = PgdAttack(ball, STEPS, ball.epsilon / 4, task=task)
         self._accelerator, self._images = accelerator, len(dataset)
         own = np.arange(len(dataset))[accelerator.process_index :: accelerator.num_processes]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ppvit.adaptation.adapt import CHECKED_IMAGES, TOLERANCE_FLOAT32, adapt_model, way_of
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import say
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.data.plain import PlainImages
-from ppvit.models import backbone_of, save_model
+from ppvit.models import backbone_of, recorded, save_model
 from ppvit.models.stems import add_adaptive_matrix
 from ppvit.places import Places
 
@@ -33,13 +35,15 @@ def run(config: Config, places: Places) -> None:
     plain = PlainImages(places.raw, "train", config.dataset, config.encrypt)
     images = plain.read(0, min(CHECKED_IMAGES, len(plain)))
     backbone = backbone_of(config, places.embedded)
+    say(f"adapt: {backbone.origin}")
     if config.model.adaptive_matrix:
         add_adaptive_matrix(backbone.model, cipher.blocks)
     measured = adapt_model(backbone, cipher, config.adapt.enabled, images)
-    record = {**cipher.record, "model": config.model.name, "adapted": config.adapt.enabled}
+    record = {**cipher.record, "model": config.model.name, "adapted": config.adapt.enabled, **recorded(backbone)}
     save_model(places.adapted, backbone, record)
     parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
-    values = {**measured, "adapted": config.adapt.enabled, "parameters": parameters}
+    values: dict[str, Any] = {**measured, "adapted": config.adapt.enabled, "parameters": parameters}
+    values |= {"weights": str(backbone.origin)}
     write_result(places.result("adapt"), values, watch, HEADLINE)
     if config.adapt.enabled and cipher.scrambles:
         say(f"adapt: the adapted model has the order of the blocks {way_of(backbone.model)}")

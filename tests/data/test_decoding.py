@@ -3,10 +3,13 @@
 import io
 import struct
 import zlib
+from types import MappingProxyType
 
 import numpy as np
 import pillow_heif
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from ppvit.core.errors import PpvitError
@@ -36,6 +39,19 @@ def refused(*arguments, **options):
     return str(caught.value)
 
 
+def require_pixels_or_a_line(data, name, value_range):
+    """What is damaged is read all the same, or refused with its name in one line."""
+    try:
+        found = decode(data, name, value_range, "last")
+    except PpvitError as error:
+        found = str(error)
+    if isinstance(found, str):
+        assert found.startswith(f"{name}: ")
+        assert "\n" not in found
+    else:
+        assert (found.dtype, found.ndim, found.shape[2]) == (np.uint8, 3, 3)
+
+
 def test_every_ending_that_pillow_opens_is_in_the_table_or_left_out_for_a_reason():
     Image.init()
     known = {ending.removeprefix(".") for ending in Image.registered_extensions()}
@@ -60,7 +76,7 @@ def test_every_lossless_format_gives_the_same_pixels(kind, name):
     image = Image.fromarray(RGB)
     if kind in ("GIF", "BLP"):  # of 256 colours
         image = image.quantize(64)
-    data = encoded(image, kind)
+    data = encoded(image, kind, **({"sizes": [image.size]} if kind == "ICO" else {}))
     np.testing.assert_array_equal(decode(data, name), np.asarray(image.convert("RGB")))
     assert size_of(data, name.rpartition(".")[2].lower()) == (16, 12)
 
@@ -275,7 +291,7 @@ def test_frames_are_refused_or_chosen(kind):
     options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100}}.get(kind, {})
     data = encoded(FRAMES[0], kind, save_all=True, append_images=FRAMES[1:], **options)
     line = refused(data, "a.gif")
-    assert line == "a.gif: it holds 4 frames; set dataset.frames to first, middle or last, or keep the one meant"
+    assert line == "a.gif: it holds several frames; set dataset.frames to first, middle or last, or keep the one meant"
     for frames, value in (("first", 10), ("middle", 90), ("last", 250)):
         assert np.abs(decode(data, "a.gif", frames=frames).astype(int) - value).max() <= 2
 
@@ -314,14 +330,22 @@ def claimed(kind):
         + b"," + struct.pack("<4HB", 0, 0, side, side, 0) + b"\x08\x01\x00\x00;",
         "BLP": b"BLP2" + struct.pack("<iBBBBII", 1, 1, 0, 0, 0, side, side) + bytes(2000),
         "PCX": b"\x0a\x05\x01\x08" + struct.pack("<4H", 0, 0, side - 1, side - 1) + bytes(53) + b"\3" + bytes(70),
-        "WEBP": b"RIFF" + struct.pack("<I", 100) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4)
-        + (side - 1).to_bytes(3, "little") * 2 + bytes(80),
+        "WEBP": webp_of(side),
         "JPEG2000": resized(encoded(RGB, "JPEG2000", no_jp2=True), side),
         "ICO": icon_of(side),
         "AVIF": extent(encoded(RGB, "AVIF"), side),
         "HEIF": extent(heic(), side),
         "a later page": tiff_with_second_page(side),
     }[kind]  # fmt: skip
+
+
+def webp_of(side):
+    """An animation of one small frame on a canvas so large."""
+    canvas = bytes([2, 0, 0, 0]) + (side - 1).to_bytes(3, "little") * 2
+    frame = bytes(6) + (15).to_bytes(3, "little") + (11).to_bytes(3, "little") + bytes(4) + encoded(RGB, "WEBP")[12:]
+    chunks = ((b"VP8X", canvas), (b"ANIM", bytes(6)), (b"ANMF", frame))
+    body = b"WEBP" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def png_of(side):
@@ -387,3 +411,36 @@ def test_what_systems_leave_behind_is_no_file_of_the_users():
     assert is_noise(("__MACOSX", "cats", "a.png"))
     assert not is_noise(("cats", "a.png"))
     assert not is_noise(("_cats", ".hidden", "_a.png"))
+
+
+def test_a_tiff_of_very_many_pages_is_refused_at_the_second():
+    seeks = []
+
+    class Counting:
+        format, is_animated, tag_v2 = "TIFF", True, MappingProxyType({254: 0})
+
+        def seek(self, number):
+            seeks.append(number)
+
+    with pytest.raises(PpvitError, match="several frames"):
+        rasters._seek(Counting(), "error")
+    assert seeks == [0, 1]
+
+
+WHOLE = {
+    **{kind: encoded(RGB, kind) for kind in ("TGA", "QOI", "DDS", "PCX", "SGI", "ICO", "JPEG2000", "AVIF", "DIB")},
+    "BLP": encoded(Image.fromarray(RGB).quantize(9), "BLP"),
+    "deep TIFF": tiff(DEEP, 16),
+    "deep PNG": encoded(DEEP, "PNG"),
+    "pages": encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]),
+    "HEIF": heic(),
+}
+
+
+@given(st.sampled_from(list(WHOLE)), st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=6))
+@example("TGA", [(2, 1)])
+def test_any_damage_gives_pixels_or_a_line(kind, damage):
+    data = bytearray(WHOLE[kind])
+    for place, value in damage:
+        data[place % len(data)] = value
+    require_pixels_or_a_line(bytes(data), "a.tga", (0, 65535))

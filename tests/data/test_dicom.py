@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -18,6 +20,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     RLELossless,
 )
+from test_decoding import require_pixels_or_a_line
 
 from ppvit.core.errors import PpvitError
 from ppvit.data.decoding import decode, decoded, pixels, size_of
@@ -151,7 +154,7 @@ def test_palettes_are_looked_up(bits):
 
 def test_frames_are_refused_or_chosen_and_each_has_its_own_rescaling():
     stack = np.stack([TWELVE + number for number in range(4)])
-    assert "holds 4 frames; set dataset.frames" in refused(dicom(stack, frames=4), value_range=(0, 1))
+    assert "holds several frames; set dataset.frames" in refused(dicom(stack, frames=4), value_range=(0, 1))
     groups = []
     for number in range(4):
         line, group = Dataset(), Dataset()
@@ -199,7 +202,7 @@ def test_compressed_pixels_are_decoded_or_refused_with_what_would():
         ({"Rows": 2**15, "Columns": 2**15}, "32768 x 32768 pixels are more than 268,435,456"),
         ({"Rows": 0}, "it has no pixels"),
         ({"Rows": 13}, "cannot be decoded"),
-        ({"NumberOfFrames": 10**6}, "frames; set dataset.frames"),
+        ({"NumberOfFrames": 10**6}, "several frames; set dataset.frames"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "cannot be decoded"),
         ({"BitsAllocated": 12}, "cannot be decoded"),
     ],
@@ -223,3 +226,18 @@ def test_without_pydicom_the_extra_is_named(monkeypatch):
     data = dicom(GREY)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     assert refused(data).endswith("it is DICOM, which needs pydicom; install it: pip install 'ppvit[dicom]'")
+
+
+WHOLE = [
+    dicom(TWELVE, bits=12, RescaleSlope=2, RescaleIntercept=-1),
+    dicom(RGB, "RGB"),
+    dicom(np.stack([TWELVE] * 3), frames=3, syntax=ImplicitVRLittleEndian),
+]
+
+
+@given(st.sampled_from(WHOLE), st.lists(st.tuples(st.integers(132, 900), st.integers(0, 255)), max_size=6))
+def test_any_damage_gives_pixels_or_a_line(whole, damage):
+    data = bytearray(whole)
+    for place, value in damage:
+        data[place % len(data)] = value
+    require_pixels_or_a_line(bytes(data), "a.dcm", (0, 4095))

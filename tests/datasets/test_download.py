@@ -230,8 +230,12 @@ def test_real_pneumoniamnist(in_folder):
     path = assets("pneumoniamnist.npz")
     out, description = raw("pneumoniamnist", path.parent if in_folder else path)
     assert description["classes"] == ["normal", "pneumonia"]
-    assert description["counts"] == {"train": 4708, "test": 624}  # MedMNIST v2, table 2
+    assert description["counts"] == {"train": 4708, "val": 524, "test": 624}  # MedMNIST v2, table 2
     arrays = np.load(path)
+    pixels = {split: [image.tobytes() for image in arrays[f"{split}_images"]] for split in ("train", "val", "test")}
+    for split, found in pixels.items():
+        assert description["checks"][f"{split}_repeated"] == len(found) - len(set(found))
+    assert description["checks"]["val_known"] == sum(map(set(pixels["train"]).__contains__, pixels["val"])) == 8
     found = list(samples(out, "test"))
     assert [label for _, label, _ in found] == arrays["test_labels"][:, 0].tolist()
     for number in (0, 311, 623):

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import stat
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from conftest import make_config, make_places, photographs
 from image_files import encoded, fill
 from PIL import Image, ImageEnhance
+from test_wds import shard
 from typer.testing import CliRunner
 
 from ppvit.ciphers import keys
@@ -175,6 +177,30 @@ def test_names_of_bad_files_run_nothing_in_a_spreadsheet(tmp_path):
         raw.write_raw(source, settings(), Path("out"))
     rows = listed(Path("out.refused/findings.csv").read_text())
     assert [row[3] for row in rows] == ["'=cmd|' /C calc'!A1", "a\\n,b"]
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "zip", "tar", "webdataset"])
+def test_every_layout_passes_bad_files_on(tmp_path, kind):
+    files = {f"{split}/{name}/{n}.png": PNGS[n] for split in ("train", "test") for name in "ab" for n in range(2)}
+    files |= {"train/a/bad.png": b"no image", "test/b/empty.jpg": b""}
+    path = tmp_path / ("d.zip" if kind == "zip" else "d.tar" if kind == "tar" else "d")
+    if kind == "imagefolder":
+        fill(path, *files.items())
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    elif kind == "tar":
+        shard(path, files)
+    else:
+        for split in ("train", "test"):
+            members = {name.replace("/", "_"): data for name, data in files.items() if name.startswith(split)}
+            labels = {f"{name.rpartition('.')[0]}.cls": b"%d" % ("_b_" in name) for name in members}
+            shard(path / f"{split}-0.tar", dict(sorted({**members, **labels}.items())))
+    name = kind if kind == "webdataset" else "imagefolder"
+    with pytest.raises(PpvitError, match=r"bad\.png \(of no kind that is read\), .*empty\.jpg \(it is empty\);"):
+        downloaded(path, name=name)
+    assert checks(downloaded(path, name=name, bad_images="skip", duplicates="warn"))["unreadable"] == 2
 
 
 # --- the same pixels
@@ -356,6 +382,16 @@ def test_processes_change_nothing(tmp_path, monkeypatch):
     assert sha256_of_folder(downloaded(folder, bad_images="skip")) == alone
 
 
+def test_pictures_that_are_stored_inverted_are_taken_as_they_look():
+    grey = np.arange(0, 40_000, 100, dtype=np.uint16).reshape(20, 20)
+    buffer = io.BytesIO()
+    Image.fromarray(40_000 - grey).save(buffer, "TIFF", tiffinfo={262: 0})  # white is zero
+    inverted, plain = checked.examine([(buffer.getvalue(), "tif", "x"), (picture(grey), "png", "y")], "error")
+    assert inverted.look == plain.look
+    assert inverted.pixels != plain.pixels
+    assert inverted.extremes == (100, 40_000)
+
+
 def test_few_images_are_in_memory_and_their_order_stays(monkeypatch):
     monkeypatch.setenv("PPVIT_WORKERS", "2")
     monkeypatch.setattr(checked, "_ALONE_SECONDS", 0.0)
@@ -473,6 +509,8 @@ def test_first_images_are_the_first_as_stored(tmp_path):
     assert len(PlainImages(out, "test", settings(first_images=7), resize)) == 4
     with pytest.raises(PpvitError, match=r"asks for 11 training images, data/raw/imagefolder has 10"):
         PlainImages(out, "train", settings(first_images=11), resize)
+    with pytest.raises(PpvitError, match=r"none of the first 5 training images of .* is of class 'b'"):
+        PlainImages(out, "train", settings(first_images=5), resize)
     with pytest.raises(ValueError, match=r"dataset.first_images 7 and dataset.train_fraction 0.5 both"):
         make_config(dataset={"first_images": 7, "train_fraction": 0.5})
     from ppvit.config import load

@@ -94,6 +94,7 @@ TARS = {
     "a class of two lines": (member("c\nd/0.png") + member("c\nd/1.png") + GOOD + END, "control characters"),
     "a class of 2,000 letters": (pax(path="c" * 2000 + "/0.png") + member("c") + pax(path="c" * 2000 + "/1.png")
                                  + member("c") + GOOD + END, "too long"),
+    "5,000 folders in each other": (pax(path="x/" * 5000 + "0.png") + member("c") + GOOD + END, "more than 100 fold"),
     "no tar": (b"x" * 5000, "damaged or not an archive"),
     "nothing": (b"", "damaged or not an archive"),
 }  # fmt: skip

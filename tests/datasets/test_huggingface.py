@@ -119,6 +119,29 @@ def test_every_layout_gives_the_same(tmp_path, layout):
         assert read(getattr(source, split)()) == by_datasets(SPLITS[name])
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "data/{}-{:05d}-of-00002-b42a775f407cee45.parquet",  # by older versions of datasets
+        "{}_{:02d}.parquet",
+        "{}.{}.parquet",
+        "{}2017-{}.parquet",
+        "{}/part-{}.parquet",
+        "partial-{}/{:04d}.parquet",
+        "data/own-{}-{:05d}-of-00002.parquet",
+    ],
+)
+def test_files_are_of_the_split_that_they_are_called_by(tmp_path, pattern):
+    for split, of in SPLITS.items():
+        for shard in range(2):
+            path = tmp_path / pattern.format(split, shard)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            of.shard(2, shard, contiguous=True).to_parquet(str(path))
+    source = open_at(tmp_path, "huggingface")
+    for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+        assert read(getattr(source, split)()) == by_datasets(SPLITS[name])
+
+
 @pytest.mark.parametrize("way", ["file.parquet", "saved", "data-00000-of-00001.arrow"])
 def test_one_table_is_divided_by_class(tmp_path, capsys, way):
     of = made(30)
@@ -133,7 +156,7 @@ def test_one_table_is_divided_by_class(tmp_path, capsys, way):
     assert sorted(train + test) == sorted(by_datasets(of))
     assert sorted(label for _, label in test) == [0, 0, 1, 1, 2, 2]
     assert source.val is None
-    assert "no test split" in capsys.readouterr().err
+    assert "them too, download.holdout_fraction of each class" in capsys.readouterr().out
     assert read(open_at(path, "huggingface", test_fraction=0.2, seed=1).test()) != test
 
 
@@ -146,7 +169,7 @@ def test_validation_stands_in_for_a_missing_test_split(tmp_path, capsys, names, 
     source = open_at(folder, "huggingface")
     assert read(source.test()) == by_datasets(made(6, 50))
     assert source.val is None
-    assert "the validation split is the test split" in capsys.readouterr().err
+    assert "val is used as the test split, since there is no other" in capsys.readouterr().out
 
 
 def test_a_test_split_without_labels_is_not_used(tmp_path, capsys):
@@ -155,11 +178,11 @@ def test_a_test_split_without_labels_is_not_used(tmp_path, capsys):
         splits = {**SPLITS, "test": made(3, label=labels)}
         source = open_at(hub_folder(tmp_path / f"{number}", splits), "huggingface")
         assert read(source.test()) == by_datasets(SPLITS["validation"])
-        assert "the test split carries no labels and is not used" in capsys.readouterr().err
+        assert "the test split carries no labels and is not used" in capsys.readouterr().out
     splits = {**SPLITS, "train": made(9, label=[0, 1, 2, None, -1, 0, 1, 2, 0])}
     source = open_at(hub_folder(tmp_path / "some", splits), "huggingface")
     assert [sample.origin[-2] for sample in source.train()] == list("0125678")
-    assert "2 of 9 images of train have no label and are left out" in capsys.readouterr().err
+    assert "2 of 9 images of train have no label and are left out" in capsys.readouterr().out
     with pytest.raises(PpvitError, match="no image has a label"):
         open_at(hub_folder(tmp_path / "none", {"train": made(3, label=[-1] * 3)}), "huggingface")
 
@@ -217,13 +240,16 @@ def test_categories_of_pandas(tmp_path):
         (Value("string"), [["r", "p"], [], ["q"], ["p", "q", "r"], ["p"], ["r"]], ["p", "q", "r"]),
     ],
 )
-def test_several_labels(tmp_path, inner, labels, classes):
+def test_several_labels(tmp_path, capsys, inner, labels, classes):
     features = Features({"image": datasets.Image(), "labels": List(inner)})
     of = made(6, features=features, labels=labels)
     expected = [(0, 2), (), (1,), (0, 1, 2), (0,), (2,)]
     source = open_at(hub_folder(tmp_path / "d", {"train": of, "test": of}), "huggingface")
     assert source.multilabel
     assert source.classes == classes
+    said = capsys.readouterr().out
+    assert "12 images of 3 labels" in said
+    assert "labels (train + test): p (3 + 3), q (2 + 2), r (3 + 3)" in said
     assert [sample.label for sample in source.train()] == expected
     single = open_at(hub_folder(tmp_path / "single", {"train": of}), "huggingface", test_fraction=0.5)
     both = [sample.label for split in (single.train, single.test) for sample in split()]
@@ -236,7 +262,7 @@ def test_named_classes_without_images_are_left_out(tmp_path, capsys):
     source = open_at(hub_folder(tmp_path / "d", {"train": of, "test": of}), "huggingface")
     assert source.classes == ["x", "z"]
     assert [sample.label for sample in source.train()] == [1, 0, 0, 1]
-    assert "2 classes have no image and are left out, such as 'w'" in capsys.readouterr().err
+    assert "classes without an image are left out: w, y" in capsys.readouterr().out
 
 
 def test_columns_are_chosen_where_there_are_several(tmp_path):
@@ -333,7 +359,7 @@ def test_configurations_by_folder(tmp_path):
 def test_splits_that_are_not_used_are_said(tmp_path, capsys):
     folder = hub_folder(tmp_path / "d", {**SPLITS, "extra": made(3), "train_unclean": made(3)})
     assert read(open_at(folder, "huggingface").train()) == by_datasets(SPLITS["train"])
-    assert "splits that are not used: extra, train_unclean" in capsys.readouterr().err
+    assert "splits that are not used: extra, train_unclean" in capsys.readouterr().out
     hub_folder(tmp_path / "e", {"train_a": made(3), "train_b": made(3), "test": made(3)})
     with pytest.raises(UsageError, match="train_a and train_b could both be the train split"):
         open_at(tmp_path / "e", "huggingface")
@@ -446,6 +472,14 @@ def test_labels_that_do_not_fit(tmp_path, changes, message):
         pq.write_table(table, tmp_path / f"{split}.parquet")
     with pytest.raises(PpvitError, match=message):
         open_at(tmp_path, "huggingface")
+
+
+def test_a_clone_without_its_large_files_is_told(tmp_path):
+    folder = hub_folder(tmp_path / "d", SPLITS)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 99\n"
+    (folder / "data/test-00000-of-00001.parquet").write_text(pointer)
+    with pytest.raises(PpvitError, match=r"parquet is a pointer of Git LFS, not the file; fetch it: git lfs pull"):
+        open_at(folder, "huggingface")
 
 
 def test_files_of_two_data_sets_are_not_mixed(tmp_path):

@@ -51,6 +51,7 @@ def test_hidden_files_leftovers_and_other_files_do_not_count(tmp_path, capsys):
     fill(
         tmp_path / "d",
         *("a/{4}.png", "b/{4}.png", ".git/x/{2}.png", "__MACOSX/a/._0.png", "a/.hidden.png", "b/._0.png"),
+        *("a/.ipynb_checkpoints/0-checkpoint.png", "a/@eaDir/0.png/SYNOFILE_THUMB_M.png", "$RECYCLE.BIN/{3}.png"),
         *[(name, b"x") for name in ("a/Thumbs.db", "a/.DS_Store", "README.md", "a/notes.txt", "labels.csv")],
     )
     (tmp_path / "d" / "nothing").mkdir()

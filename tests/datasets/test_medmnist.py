@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import make_config
 from image_files import fill, open_at
 from PIL import Image
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.datasets import DATASETS
+from ppvit.datasets import CHOICES, DATASETS
 from ppvit.datasets.medmnist_info import INFO
+from ppvit.pipeline import STAGES
 
 
 def npz(path, classes=2, shape=(28, 28), labels=None, splits=("train", "val", "test")):
@@ -89,7 +91,7 @@ def test_labels_that_are_not_those_of_chest_images(tmp_path, labels, message):
 def test_ordered_grades_are_taken_as_classes_and_that_is_said(tmp_path, capsys):
     npz(tmp_path / "retinamnist.npz", 5, (28, 28, 3))
     assert [sample.label for sample in open_at(tmp_path, "retinamnist").test()] == list(range(5))
-    assert "the 5 grades of retinamnist are ordered; they are learned and scored as classes" in capsys.readouterr().err
+    assert "its grades are ordered; they are learned and scored as classes" in capsys.readouterr().out
 
 
 # --- volumes
@@ -114,7 +116,7 @@ def test_slices_of_every_axis(tmp_path, axis):
     volumes = arrays["test_images"]
     middle = list(open_at(tmp_path, "vesselmnist3d", slices="middle", slice_axis=axis).test())
     np.testing.assert_array_equal(pixels(middle), volumes.take((6, 7, 8)[axis] // 2, axis + 1))
-    assert middle[1].origin == f"vesselmnist3d_64.npz test_images middle slice of axis {axis}[1]"
+    assert middle[1].origin == f"vesselmnist3d_64.npz test_images, the middle slice along axis {axis}[1]"
     every = list(open_at(tmp_path, "vesselmnist3d", slices="all", slice_axis=axis).test())
     depth = (6, 7, 8)[axis]
     assert [sample.label for sample in every] == [0] * depth + [1] * depth
@@ -176,3 +178,24 @@ def test_names_with_a_size_say_which_parameter_has_it(size):
         if size in info.md5:
             with pytest.raises(UsageError, match=f"dataset.name={name} and dataset.source_size={size}"):
                 DATASETS[f"{name}_{size}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("digits", set()),
+        ("pathmnist", {"source_size"}),
+        ("organmnist3d", {"source_size", "slices", "slice_axis"}),
+        ("emnist", {"subset"}),
+        ("huggingface", {"subset", "image_column", "label_column"}),
+    ],
+)
+def test_a_parameter_that_the_data_set_does_not_read_reruns_nothing(name, read):
+    changed = {"source_size": 64, "slices": "all", "slice_axis": 1, "subset": "x", "image_column": "y"}
+    changed["label_column"] = "z"
+    assert set(changed) == set(CHOICES)
+
+    def settings(**values):
+        return STAGES["download"].narrowed(make_config(dataset={"name": name, **values})).model_dump(exclude_unset=True)
+
+    assert {key for key, value in changed.items() if settings(**{key: value}) != settings()} == read

@@ -160,12 +160,15 @@ def test_zip_names_of_which_one_reading_makes_words(tmp_path, capsys, encoding, 
         ("gbk", ["猫", "狗"], ["猫/0.png (gb2312)", "챔/0.png (euc_kr)"]),
         ("euc_kr", ["고양이", "개"], ["고양이/0.png (euc_kr)", "(gb2312)"]),
         ("cp1251", ["кошка", "собака"], ["кошка/0.png (cp1251)", "(cp1252)"]),
+        ("cp932", ["ああ", "いう"], ["éáéá/0.png (cp437)", "ああ/0.png (cp932)"]),
+        ("big5", ["石", "竹"], ["石/0.png (big5)", "(gb2312)"]),
     ],
 )
 def test_zip_names_of_several_readings_are_refused_with_them(tmp_path, encoding, names, readings):
     with pytest.raises(PpvitError, match="does not say in which encoding its names are") as caught:
         open_at(pack(tmp_path / "d.zip", names, encoding))
     assert all(reading in str(caught.value) for reading in readings)
+    assert not any("\uff61" <= letter <= "\uff9f" for letter in str(caught.value))  # kana of half a width
     assert "unpack it" in str(caught.value)
 
 
@@ -199,6 +202,11 @@ def test_info_zips_field_of_unicode_names(tmp_path, whole):
     else:
         with pytest.raises(PpvitError, match="does not say"):
             open_at(path)
+
+
+def test_names_that_are_said_to_be_utf8_and_are_not(tmp_path):
+    with pytest.raises(PpvitError, match=r"d\.zip is damaged .*utf-8"):
+        open_at(pack(tmp_path / "d.zip", ["いぬ"], "cp932", flag=0x800))
 
 
 def test_what_zipfile_writes_itself_is_read(tmp_path):

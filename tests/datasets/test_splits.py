@@ -265,7 +265,30 @@ def test_a_minority_is_listed_by_ending_and_texts_beside_images_are_fine(tmp_pat
     assert "39 files that are no images were ignored (.txt: 18, .xml: 18, .dng: 2, without ending: 1)" in told
 
 
+def test_as_many_files_of_another_kind_as_images_are_no_majority(tmp_path):
+    assert open_at(fill(tmp_path / "d", "a/{2}.png", "b/{2}.png", ("b/0.npy", b"x"), ("b/1.npy", b"x"))).classes == [
+        "a",
+        "b",
+    ]
+
+
 def test_nothing_readable_at_all_is_listed_by_ending(tmp_path):
     fill(tmp_path / "d", ("a/1.dng", b"x"), ("b/1.dng", b"x"), ("b/2.psd", b"x"))
     with pytest.raises(PpvitError, match=r"no images that are read but \.dng: 2, \.psd: 1;"):
+        open_at(tmp_path / "d")
+
+
+def test_archives_side_by_side_are_to_be_unpacked(tmp_path):
+    fill(tmp_path / "d", ("train.zip", b"PK"), ("test.zip", b"PK"))
+    with pytest.raises(PpvitError, match=r"no images that are read but \.zip: 2; .*, so unpack the archives in it"):
+        open_at(tmp_path / "d")
+
+
+@pytest.mark.parametrize("left", ["__MACOSX/._own.zip", "Thumbs.db", "desktop.ini", ".DS_Store", "README.md"])
+def test_one_archive_beside_what_systems_leave_is_opened(tmp_path, left):
+    shutil.make_archive(tmp_path / "d/own", "zip", fill(tmp_path / "pets", "a/{2}.png", "b/{2}.png"))
+    fill(tmp_path / "d", (left, b"\0\5"))
+    assert open_at(tmp_path / "d").classes == ["a", "b"]
+    (tmp_path / "d/own.zip").unlink()
+    with pytest.raises(PpvitError, match="is an empty folder"):
         open_at(tmp_path / "d")

@@ -225,3 +225,61 @@ def test_lists_of_names_as_editors_write_them(tmp_path, text):
         shard(tmp_path / f"w/{split}-0.tar", two_each())
     (tmp_path / "w/classes.txt").write_bytes(text.encode())
     assert open_at(tmp_path / "w", "webdataset").classes == ["caf\u00e9", "dog"]
+
+
+def carrying(labels, first=0):
+    """Samples that carry these labels, as texts."""
+    return {
+        f"{number:04d}.{extension}": content
+        for number, label in enumerate(labels, first)
+        for extension, content in (("png", encoded(number)), ("cls", label))
+    }
+
+
+def test_several_labels_an_image(tmp_path, capsys):
+    shard(tmp_path / "w/train-0.tar", carrying([b"0 2\n", b"", b"1", b"2 0 0"]))
+    shard(tmp_path / "w/test-0.tar", carrying([b"2", b"\n", b"0  1"], first=9))
+    (tmp_path / "w/multilabel.txt").write_text("cat\ndog\nowl\n")
+    source = open_at(tmp_path / "w", "webdataset")
+    assert source.multilabel
+    assert source.classes == ["cat", "dog", "owl"]
+    assert [sample.label for sample in source.train()] == [(0, 2), (), (1,), (0, 2)]
+    assert [sample.label for sample in source.test()] == [(2,), (), (0, 1)]
+    told = capsys.readouterr().out
+    assert "7 images of 3 classes" in told
+    assert "images carry any number of the classes" in told
+    assert "cat (2 + 1), dog (1 + 1), owl (2 + 1)" in told
+
+
+def test_several_labels_without_a_test_split_are_held_out_by_the_rarest(tmp_path):
+    labels = [b"0"] * 20 + [b"0 1"] * 10 + [b""] * 10 + [b"0 1 2"]  # a stratum of one image
+    shard(tmp_path / "w/all.tar", carrying(labels))
+    (tmp_path / "w/multilabel.txt").write_text("cat\ndog\nowl\n")
+    source = open_at(tmp_path / "w", "webdataset")
+    train, test = list(source.train()), list(source.test())
+    assert len({sample.origin for sample in train + test}) == 41
+    held = [sample.label for sample in test]
+    assert held.count((0,)) == 4  # a fifth of each stratum
+    assert held.count((0, 1)) == 2
+    assert held.count(()) + held.count((0, 1, 2)) == 2  # the single one is with those that carry nothing
+
+
+@pytest.mark.parametrize("label", [b"cat", b"-1", b"0,1", b"0 1 x", b"\x80\x04N.", b"0 " * 30_000])
+def test_labels_that_are_no_numbers_are_refused(tmp_path, label):
+    shard(tmp_path / "w/train-0.tar", carrying([b"0", label]))
+    (tmp_path / "w/multilabel.txt").write_text("cat\ndog\n")
+    with pytest.raises(PpvitError, match=r"0001\.cls holds .*, expected are class numbers counted from 0"):
+        open_at(tmp_path / "w", "webdataset")
+
+
+def test_more_labels_than_names_are_refused(tmp_path):
+    shard(tmp_path / "w/train-0.tar", carrying([b"0", b"0 2"]))
+    (tmp_path / "w/multilabel.txt").write_text("cat\ndog\n")
+    with pytest.raises(PpvitError, match="names 2 classes, the shards use 3"):
+        open_at(tmp_path / "w", "webdataset")
+
+
+def test_several_labels_are_not_guessed(tmp_path):
+    shard(tmp_path / "w/train-0.tar", carrying([b"0", b"0 1"]))
+    with pytest.raises(PpvitError, match=r"name the labels in multilabel\.txt beside the shards"):
+        open_at(tmp_path / "w", "webdataset")

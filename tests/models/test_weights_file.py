@@ -41,8 +41,10 @@ def solo_learn(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.T
     lambda state: state,
     lambda state: {"state_dict": state, "epoch": 3},
     lambda state: {"model": state, "optimizer": {"lr": 0.1}},
+    lambda state: {"net": state, "acc": 95.0},
+    lambda state: {"weights": {"of": state}, "optimizer": {"state": {0: {"step": 1}}}},
     lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}},
-], ids=["alone", "state_dict", "model", "data_parallel"])  # fmt: skip
+], ids=["alone", "state_dict", "model", "net", "nested", "data_parallel"])  # fmt: skip
 def test_files_of_torch(wrap, tmp_path):
     state = state_of(num_classes=7)
     torch.save(wrap(state), tmp_path / "weights.pth")
@@ -128,10 +130,10 @@ def test_checkpoints_of_solo_learn(prefix, tmp_path):
 
 
 @pytest.mark.parametrize(("stored", "asked", "hint"), [
-    ("resnet18", "resnet18_cifar", "its first convolution has 7 x 7 kernels, not 3 x 3; .* such as resnet18$"),
-    ("resnet18_cifar", "resnet18", "its first convolution has 3 x 3 kernels, not 7 x 7; .* such as resnet18_cifar$"),
-    (MICRO, "resnet18_cifar", "set model.name and model.checkpoint$"),
-    (MICRO, "vit_micro_patch4_32", "set model.name and model.checkpoint$"),
+    ("resnet18", "resnet18_cifar", r"holds a ResNet \(.*, 7 x 7 kernels .* \(.* 3 x 3 .*; set model.name=resnet18$"),
+    ("resnet18_cifar", "resnet18", r"\(.*, 3 x 3 kernels .* is a ResNet \(.* 7 x 7 .*; set model.name=resnet18_cifar$"),
+    (MICRO, "resnet18_cifar", r"\(1, 1, 1, 1 blocks.* \(2, 2, 2, 2 blocks.*; set model.name=resnet10_micro_cifar$"),
+    (MICRO, "vit_micro_patch4_32", r"holds a ResNet .* is a Vision Transformer \(depth 4, width 128, patches of 4 px"),
 ])  # fmt: skip
 def test_weights_of_another_network(stored, asked, hint, tmp_path):
     save_file(state_of(stored), tmp_path / "weights.safetensors")
@@ -142,7 +144,8 @@ def test_weights_of_another_network(stored, asked, hint, tmp_path):
 
 
 @pytest.mark.parametrize(("content", "reason"), [
-    ({"net": state_of(), "acc": 95.0}, "holds 'net', which is no tensor; save the model's state_dict alone"),
+    ({"net": {"layers": [1, 2]}, "acc": 95.0}, "holds 'net', which is no tensor; save the model's state_dict alone"),
+    ({"w": torch.zeros(2), "acc": 95.0}, "holds 'acc', which is no tensor; save the model's state_dict alone"),
     ({}, "holds no tensors"),
     ({"state_dict": {}, "code": re.compile("x")}, "not a plain weights file: loading it could run code"),
 ])  # fmt: skip

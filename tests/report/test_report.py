@@ -265,3 +265,41 @@ def test_times_are_on_a_page_of_their_own_which_the_report_shows(world, write):
     assert "time of verify" not in write()
     assert "time of evaluate" not in write()
     assert (world / "results" / "times" / "index.html").read_text().count("not measured in this folder") == 2
+
+
+CHECKS = {
+    **dict.fromkeys(("unreadable", "two_labels", "train_repeated", "val_repeated", "test_repeated"), 0),
+    **dict.fromkeys(("val_known", "val_near", "test_known", "test_near", "test_dropped"), 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "told", "doubtful"),
+    [
+        ({}, "none of 80 has the pixels of training images or looks like one", False),
+        (
+            {"test_known": 10, "test_near": 6},
+            "of 80, 10 are training images too and 6 more look like one (20.0 %)",
+            True,
+        ),
+        (
+            {"test_known": 10, "test_near": 6, "test_dropped": 16},
+            "10 that are training images too and 6 that look like one were left out; 80 remain",
+            False,
+        ),
+        ({"two_labels": 4}, "in all splits, 4 images have the pixels of one under another label", True),
+        (None, "not checked for images of training", True),
+    ],
+)
+def test_known_test_images_stand_beside_the_accuracy(world, write, found, told, doubtful):
+    path = world / "raw" / "dataset.json"
+    manifest = json.loads(path.read_text())
+    if found is not None:
+        path.write_text(json.dumps({**manifest, "checks": {**CHECKS, **found}}))
+    summary = write()
+    assert told in summary
+    assert summary.index("test images") < summary.index("trainable parameters")
+    page = (world / "report.html").read_text()
+    assert told in page
+    assert page.index(told) < page.index("What leaks.")
+    assert ("by heart" in page) is doubtful

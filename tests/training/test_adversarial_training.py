@@ -17,6 +17,7 @@ from torch.nn import functional
 from ppvit.config import Adversarial, Config, default_yaml, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import sha256_of
+from ppvit.data.labels import ClassNumbers
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.pgd import PgdAttack
 from ppvit.models import read_record
@@ -283,7 +284,8 @@ def test_too_few_images_for_a_monitor_are_told(tmp_path, capsys):
 
 def range_of(count):
     """As much of a data set as is asked for before training."""
-    return type("Images", (), {"num_classes": 2, "__len__": lambda self: count})()
+    told = {"num_classes": 2, "labelling": ClassNumbers(2), "__len__": lambda self: count}
+    return type("Images", (), told)()
 
 
 def test_robust_head_is_where_training_starts(tmp_path, monkeypatch):

@@ -114,7 +114,9 @@ def settings_of(config: Config) -> dict[str, Any]:
         **{f"encrypt.{name}": getattr(encrypt, name) for name in _OF_ENCRYPT},
     }
     if config.he.features == "backbone":
-        settings |= {f"model.{name}": getattr(model, name) for name in ("name", "checkpoint", "pretrained")}
+        settings |= {
+            f"model.{name}": getattr(model, name) for name in ("name", "checkpoint", "pretrained", "mean", "std")
+        }
     return settings
 
 

@@ -1,0 +1,66 @@
+"""What logits mean: losses, divergences and answers against torch's layers and the formulas."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from ppvit.models.tasks import task_of
+
+MULTICLASS, MULTILABEL = task_of("multiclass"), task_of("multilabel")
+
+
+def drawn(images: int, labels: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    logits, moved = 3 * torch.randn(2, images, labels, generator=generator, dtype=torch.float64)
+    return logits, moved, (torch.rand(images, labels, generator=generator) < 0.3).float()
+
+
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(0, 99))
+def test_several_labels_are_bernoulli_variables(images, labels, seed):
+    logits, moved, targets = drawn(images, labels, seed)
+    mean = nn.BCEWithLogitsLoss()(logits, targets.double())  # over images and labels
+    torch.testing.assert_close(MULTILABEL.loss(logits, targets), images * mean)
+    p, q = logits.sigmoid(), moved.sigmoid()
+    kl = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    torch.testing.assert_close(MULTILABEL.divergence(logits, moved), kl.mean(1).sum())
+    right = ((logits > 0) == (targets > 0)).double().mean(1).sum()
+    torch.testing.assert_close(MULTILABEL.right(logits, targets), right)
+    torch.testing.assert_close(MULTILABEL.probabilities(logits), 1 / (1 + torch.exp(-logits)))
+
+
+def test_label_smoothing_moves_targets_towards_one_half():
+    logits = torch.tensor([[1.5, -0.5]])
+    smoothed = torch.tensor([[0.95, 0.05]])  # 0.1 spread over yes and no
+    expected = functional.binary_cross_entropy(logits.sigmoid(), smoothed)
+    torch.testing.assert_close(MULTILABEL.loss(logits, torch.tensor([[1.0, 0.0]]), 0.1), expected)
+
+
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(0, 99))
+def test_one_class_each_is_what_torch_computes(images, classes, seed):
+    logits, _, _ = drawn(images, classes, seed)
+    labels = torch.randint(classes, (images,), generator=torch.Generator().manual_seed(seed))
+    expected = nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1)(logits, labels)
+    assert torch.equal(MULTICLASS.loss(logits, labels, 0.1), expected)  # to the bit: runs of before go on
+    assert MULTICLASS.right(logits, labels) == (logits.argmax(1) == labels).sum()
+    assert torch.equal(MULTICLASS.probabilities(logits), logits.softmax(1))
+
+
+def test_gradients_are_those_of_the_answers():
+    logits, moved, targets = drawn(3, 4, 0)
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(MULTILABEL.loss(logits, targets), logits)
+    torch.testing.assert_close(gradient, (logits.sigmoid() - targets).detach() / 4)
+    assert torch.autograd.gradcheck(lambda z: MULTILABEL.divergence(moved, z), (logits,))
+
+
+def test_logits_far_out_stay_numbers():
+    logits = torch.tensor([[1e4, -1e4]])
+    assert MULTILABEL.loss(logits, torch.tensor([[1.0, 0.0]])) == 0
+    assert torch.isfinite(MULTILABEL.divergence(logits, -logits))
+
+
+def test_chance():
+    assert (MULTICLASS.chance(4), MULTILABEL.chance(4)) == pytest.approx((0.25, 0.5))
