@@ -161,11 +161,10 @@ def by_timm(folder: Path, encrypted: Tensor, expected: Tensor) -> str:
     said = set()
     for head in ({"num_classes": 3}, {"num_classes": 0}, {}):
         try:
-            with torch.device("meta"):  # names and shapes are enough to stop at
+            with torch.device("meta"), warnings.catch_warnings():  # names and shapes are enough to stop at
+                warnings.simplefilter("ignore")  # of values that are not taken
                 timm.create_model(f"local-dir:{folder}", pretrained=True, **head)
-        except RuntimeError as error:
-            if "token_order" not in str(error):
-                raise
+        except Exception:  # of names and shapes, each class of timm in its own way
             said.add("stops")
         else:
             said.add("loads")
