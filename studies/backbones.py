@@ -41,7 +41,7 @@ from ppvit.models.refusals import why_not
 from ppvit.models.stems import patch_projection, patch_side, stem_of, token_order
 
 LINES, PAGE = ROOT / "studies" / "backbones.jsonl", ROOT / "docs" / "backbones.md"
-WIDE = 700  # networks of wider tokens are run with one block, not two
+WIDE = 1024  # networks of wider tokens are run with one block, not two
 LARGEST = 1_500_000_000  # parameters, as built here
 NOISE, SEED = 0.02, 0
 MATTERS = 1e4  # logits move at least so many times as far when blocks change places, or equality would say nothing
