@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ppvit.core.errors import PpvitError
-from ppvit.data.decoded import PIXELS, Decoded, chosen_frame, require_size
+from ppvit.data import deep_colours
+from ppvit.data.decoded import PIXELS, Decoded, chosen_frame, require_finite, require_size
 
 # what Pillow remarks of damaged tags: what cannot be decoded is an error anyway
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -23,6 +24,7 @@ Image.MAX_IMAGE_PIXELS = PIXELS // 2  # Pillow refuses twice that, also of pictu
 
 _PNG_DEPTH, _PNG_COLOURS = 24, 25  # where a PNG says them
 _GREY_WITH_ALPHA = 4
+TIFF = (b"II*\0", b"MM\0*")  # with which they begin
 _REDUCED, _MASK = 1, 4  # bits of TIFF's NewSubfileType: not a page but a smaller copy of one, or its transparency
 _SUBFILE, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 262, 339  # tags of TIFF
 
@@ -46,6 +48,8 @@ def opened(data: bytes, formats: list[str]) -> Any:
         promised = re.findall(r"\d+", str(error))[:1]
         raise ValueError(f"{' '.join(promised)} pixels are more than {PIXELS:,}") from None
     except UnidentifiedImageError:
+        if data[:4] in TIFF:
+            raise ValueError("a TIFF of no kind that is read, such as colours in floating point") from None
         if data[4:8] != b"ftyp":
             raise
         image = _heif(data)
@@ -84,6 +88,10 @@ def read(data: bytes, formats: list[str], frames: str) -> Decoded:
         require_size(*image.size)  # a later page may be of another size
         if image.mode == "F" or image.mode.startswith("I"):
             return _grey(image)
+        if deep_colours.has(image):
+            with opened(data, formats) as again:
+                _seek(again, frames)
+                return Decoded(deep_colours.values(image, again))
         if image.format == "TGA" and image.mode == "RGBA" and not data[17] & 15:
             image = image.convert("RGB")  # it says that it has no alpha; the fourth byte is anything
         return Decoded(np.asarray(_rgb(ImageOps.exif_transpose(image))))
@@ -116,6 +124,7 @@ def _grey(image: Any) -> Decoded:
     inverted = tags.get(_PHOTOMETRIC) == 0  # Pillow turns WhiteIsZero round in 8 bits only
     mode = image.mode
     values = np.asarray(ImageOps.exif_transpose(image))
+    require_finite(values)
     if mode == "I":
         unsigned = image.format == "TIFF" and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
         return Decoded((values.view(np.uint32) if unsigned else values).astype(np.float64), inverted)

@@ -30,7 +30,7 @@ class Findings:
         settings: ``bad_images`` and ``duplicates`` are used.
 
     Attributes:
-        wide: grey training images above 8 bits, as :class:`ppvit.data.manifests.Wide` has them; None where there are
+        wide: training images above 8 bits, as :class:`ppvit.data.manifests.Wide` has them; None where there are
             none.
     """
 

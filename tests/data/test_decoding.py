@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 import pillow_heif
 import pytest
+import tifffile
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -260,20 +261,84 @@ def test_values_that_mean_nothing_are_refused_with_the_name_of_the_file(data, va
     assert told in line
 
 
-def test_grey_of_16_bits_with_alpha_is_refused_and_colours_of_16_bits_keep_the_upper_8():
-    def png(colours, samples):
-        rows = np.pad(samples.astype(">u2").view(np.uint8).reshape(12, -1), ((0, 0), (1, 0))).tobytes()
+def png(colours, samples, transparent=None):
+    """A PNG of 16 bits: grey (0), colours (2), grey with alpha (4), colours with alpha (6)."""
+    rows = np.pad(samples.astype(">u2").view(np.uint8).reshape(12, -1), ((0, 0), (1, 0))).tobytes()
 
-        def chunk(name, body):
-            return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, 16, colours, 0, 0, 0))
-        return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, 16, colours, 0, 0, 0))
+    clear = b"" if transparent is None else chunk(b"tRNS", struct.pack(">3H", *transparent))
+    return b"\x89PNG\r\n\x1a\n" + header + clear + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
-    assert "half the bits would be lost" in refused(png(4, np.dstack([DEEP, DEEP])), "a.png", (0, 65535))
-    colours = RGB.astype(np.uint16) * 256 + 99
-    np.testing.assert_array_equal(decode(png(2, colours), "a.png"), RGB)
+
+def test_grey_of_16_bits_with_alpha_is_refused():
+    line = refused(png(4, np.dstack([DEEP, DEEP])), "a.png", (0, 65535))
+    assert line.endswith("half the bits would be lost; save it without")
     np.testing.assert_array_equal(pixels(png(0, DEEP), "a.png"), DEEP)
+
+
+COLOURS = RGB.astype(np.uint16) * 16 + 3  # 12 bits, in files that say 16
+
+
+def tiff_by_tifffile(values, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **({"photometric": "rgb"} | options))
+    return buffer.getvalue()
+
+
+PLANES = np.ascontiguousarray(np.moveaxis(COLOURS, -1, 0))
+DEEP_FILES = {
+    "png": png(2, COLOURS),
+    "png with alpha": png(6, np.dstack([COLOURS, np.full((12, 16), 65535)])),
+    "ppm": b"P6 16 12 65535\n" + COLOURS.astype(">u2").tobytes(),
+    "tiff": tiff_by_tifffile(COLOURS),
+    "tiff, other order": tiff_by_tifffile(COLOURS, byteorder=">"),
+    "tiff, deflated": tiff_by_tifffile(COLOURS, compression="zlib", predictor=True),
+    "tiff, deflated, other order": tiff_by_tifffile(COLOURS, compression="zlib", byteorder=">"),
+    "tiff, in tiles": tiff_by_tifffile(COLOURS, tile=(16, 16)),
+    "tiff, in planes": tiff_by_tifffile(PLANES, planarconfig="separate"),
+    "tiff, in planes and strips": tiff_by_tifffile(PLANES, planarconfig="separate", rowsperstrip=5, byteorder=">"),
+    "tiff, with a fourth": tiff_by_tifffile(np.dstack([COLOURS, DEEP]), extrasamples=["unspecified"]),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP_FILES)
+def test_colours_of_16_bits_are_read_whole(kind):
+    """Pillow keeps the upper 8, so that 12 bits in 16 come out dark, and reads planes as noise."""
+    data = DEEP_FILES[kind]
+    found = pixels(data, "a")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, COLOURS)
+    np.testing.assert_array_equal(decode(data, "a", (3, 4083)), RGB)
+    assert "more than 8 bits; set encrypt.value_range" in refused(data, "a")
+
+
+def test_deep_colours_lie_on_white_and_turn_as_their_tags_say():
+    alpha = DEEP / 65535.0
+    over = np.rint(COLOURS * alpha[..., None] + 65535 * (1 - alpha[..., None]))
+    samples = np.dstack([COLOURS, DEEP])
+    for data in (png(6, samples), tiff_by_tifffile(samples, extrasamples=["unassalpha"])):
+        np.testing.assert_allclose(pixels(data, "a"), over, atol=1)
+    premultiplied = np.dstack([np.rint(COLOURS * alpha[..., None]), DEEP]).astype(np.uint16)
+    data = tiff_by_tifffile(premultiplied, extrasamples=["assocalpha"])
+    np.testing.assert_allclose(pixels(data, "a"), over, atol=1)
+    clear = np.where((COLOURS[3, 4] == COLOURS).all(axis=2)[..., None], 65535, COLOURS)
+    np.testing.assert_array_equal(pixels(png(2, COLOURS, COLOURS[3, 4]), "a"), clear)
+    turned = tiff_by_tifffile(COLOURS, extratags=[(274, 3, 1, 6, True)])
+    np.testing.assert_array_equal(pixels(turned, "a"), np.rot90(COLOURS, -1))
+
+
+def test_deep_colours_of_the_page_that_is_meant():
+    data = tiff_by_tifffile(np.stack([COLOURS, COLOURS + 5, COLOURS + 9]))
+    np.testing.assert_array_equal(pixels(data, "a", "last"), COLOURS + 9)
+
+
+def test_tiff_that_pillow_misreads_or_does_not_read_is_refused():
+    planes = tiff_by_tifffile(PLANES, planarconfig="separate", compression="zlib")
+    assert "save it with interleaved colours" in refused(planes, "a", (0, 1))
+    assert "colours in floating point" in refused(tiff_by_tifffile(COLOURS.astype(np.float32)), "a", (0, 1))
 
 
 def test_wide_grey_is_turned_as_its_tags_say():

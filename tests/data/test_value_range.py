@@ -90,7 +90,7 @@ def test_images_of_more_bits_give_the_shards_of_8_bits(form, of_8_bits, tmp_path
         assert "above 8 bits" not in told
         return
     low, high = value_range
-    assert f"60 training images have grey values above 8 bits: {low} .. {high} become 0 .. 255 (the extremes);" in told
+    assert f"60 training images have values above 8 bits: {low} .. {high} become 0 .. 255 (the extremes);" in told
     # and predict brings a file to the same pixels
     files = sorted((tmp_path / "own" / "test").rglob("*.*"))
     asked = read_images(files, 16, **prepared(config.encrypt, read_dataset(raw)[0]))
@@ -139,9 +139,7 @@ def test_images_of_8_bits_among_others_stay_as_they_are(tmp_path):
 def test_one_value_alone_is_no_range_and_wide_test_images_need_one(tmp_path):
     folder = written(tmp_path / "own", "8 bits")
     (folder / "test" / "0" / "wide.png").write_bytes(FORMS["12 bits"][1](DIGITS[0]))
-    with pytest.raises(
-        PpvitError, match=r"wide\.png\): its grey values have more than 8 bits; set encrypt\.value_range"
-    ):
+    with pytest.raises(PpvitError, match=r"wide\.png\): its values have more than 8 bits; set encrypt\.value_range"):
         encrypted_of(folder, tmp_path)
     assert not list((tmp_path / "out" / "data" / "encrypted").rglob("*"))
     encrypted_of(folder, tmp_path, encrypting={"value_range": [0, 4095]})
