@@ -80,7 +80,6 @@ _STARTS = (  # where a file without an ending says what it is; short marks, whic
     *((0, mark, "TIFF") for mark in rasters.TIFF),
     *((4, b"ftyp" + brand, "HEIF") for brand in (b"heic", b"heix", b"mif1")),
     (4, b"ftypavif", "AVIF"),
-    (dicom.PREAMBLE, b"DICM", "DICOM"),
 )
 START_BYTES = dicom.PREAMBLE + 4  # of a file, that tell its kind
 IMAGE_EXTENSIONS = {
@@ -106,6 +105,8 @@ def extension_by_start(start: bytes) -> str | None:
     Args:
         start: the first ``START_BYTES``.
     """
+    if dicom.is_dicom(start):
+        return _FORMATS["DICOM"][0]
     return next((_FORMATS[kind][0] for at, mark, kind in _STARTS if start[at : at + len(mark)] == mark), None)
 
 

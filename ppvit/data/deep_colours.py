@@ -50,12 +50,12 @@ def values(image: Any, again: Any) -> np.ndarray:
     transparent = image.info.get("transparency")  # in PNG, one colour that is
     upper, lower = _bytes(image, lower=False), _bytes(again, lower=True)
     whole = (upper.astype(np.uint16) << 8) | lower
-    colours = whole[..., :3].astype(np.float32)
+    colours: np.ndarray = whole[..., :3].astype(np.float32)
     if whole.shape[2] == 4 and (whole[..., 3] != _WHITE).any():
         alpha = whole[..., 3:].astype(np.float32) / _WHITE
         colours = (colours if premultiplied else colours * alpha) + (1 - alpha) * _WHITE
-        return np.clip(np.rint(colours), 0, _WHITE)
-    if isinstance(transparent, tuple):
+        np.clip(np.rint(colours), 0, _WHITE, out=colours)
+    elif isinstance(transparent, tuple):
         colours[(whole[..., :3] == transparent).all(axis=2)] = _WHITE
     return colours
 

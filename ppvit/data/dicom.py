@@ -19,12 +19,18 @@ from ppvit.data.decoded import Decoded, chosen_frame, require_finite, require_si
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
 PREAMBLE = 128  # bytes of anything at the beginning
+_FIRST = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax that compresses the whole file
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether a file begins as DICOM files do."""
-    return data[PREAMBLE : PREAMBLE + 4] == b"DICM"
+    """Whether a file begins as DICOM files do, also old ones, which begin with their first element."""
+    return data[PREAMBLE : PREAMBLE + 4] == b"DICM" or _is_bare(data)
+
+
+def _is_bare(data: bytes) -> bool:
+    # the elements of groups 2 and 8 that can be the first, each with its type, or implicitly a length below 2^16
+    return data[:4] in _FIRST and (data[4:6] in (b"UL", b"CS", b"UI", b"LO") or data[6:8] == b"\0\0")
 
 
 def size_of(data: bytes) -> tuple[int, int]:
@@ -86,7 +92,11 @@ def _opened(data: bytes) -> Any:
         raise PpvitError("it is DICOM, which needs pydicom; install it: pip install 'ppvit[dicom]'") from None
     if _DEFLATED in data:  # pydicom would inflate it whatever its size
         raise PpvitError("it is a deflated DICOM file; save it in another transfer syntax")
-    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset = pydicom.dcmread(io.BytesIO(data), force=_is_bare(data))
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, _ = dataset.original_encoding
+        uid = pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = uid
     if "Rows" not in dataset or "Columns" not in dataset:
         raise ValueError("a DICOM file without a picture")
     require_size(int(dataset.Columns), int(dataset.Rows))

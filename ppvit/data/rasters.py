@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ppvit.core.errors import PpvitError
-from ppvit.data import deep_colours
+from ppvit.data import deep_colours, other_tiff
 from ppvit.data.decoded import PIXELS, Decoded, chosen_frame, require_finite, require_size
 
 # what Pillow remarks of damaged tags: what cannot be decoded is an error anyway
@@ -48,8 +48,6 @@ def opened(data: bytes, formats: list[str]) -> Any:
         promised = re.findall(r"\d+", str(error))[:1]
         raise ValueError(f"{' '.join(promised)} pixels are more than {PIXELS:,}") from None
     except UnidentifiedImageError:
-        if data[:4] in TIFF:
-            raise ValueError("a TIFF of no kind that is read, such as colours in floating point") from None
         if data[4:8] != b"ftyp":
             raise
         image = _heif(data)
@@ -83,11 +81,20 @@ def _heif(data: bytes) -> Any:
 
 def read(data: bytes, formats: list[str], frames: str) -> Decoded:
     """Decode an image; arguments and errors: see :func:`opened`, for ``frames`` :func:`ppvit.data.decoding.pixels`."""
-    with opened(data, formats) as image:
+    try:
+        opened_image = opened(data, formats)
+    except UnidentifiedImageError:
+        if data[:4] in TIFF:
+            return other_tiff.read(data, frames)
+        raise
+    with opened_image as image:
         _seek(image, frames)
         require_size(*image.size)  # a later page may be of another size
         if image.mode == "F" or image.mode.startswith("I"):
             return _grey(image)
+        if image.mode == "L" and image.format == "TIFF" and image.tag_v2.get(_SAMPLE_FORMAT) == (2,):
+            signed = np.asarray(ImageOps.exif_transpose(image)).view(np.int8)  # which Pillow takes for unsigned
+            return Decoded(signed.astype(np.float32), image.tag_v2.get(_PHOTOMETRIC) == 0)
         if deep_colours.has(image):
             with opened(data, formats) as again:
                 _seek(again, frames)

@@ -34,7 +34,7 @@ _LABEL_NAMES = ("label", "labels", "class", "classes", "category", "target")
 _IMAGE_NAMES = ("image", "img")
 _LABEL_KINDS = ("whole", "text", "several whole", "several text")
 _MOST_CLASSES = 2**16
-_NO_ROW = object()
+_NO_ROW: Any = object()
 _NO_CLASS = -1  # in a column of class numbers: not labelled, as the test splits of competitions are
 
 

@@ -338,7 +338,39 @@ def test_deep_colours_of_the_page_that_is_meant():
 def test_tiff_that_pillow_misreads_or_does_not_read_is_refused():
     planes = tiff_by_tifffile(PLANES, planarconfig="separate", compression="zlib")
     assert "save it with interleaved colours" in refused(planes, "a", (0, 1))
-    assert "colours in floating point" in refused(tiff_by_tifffile(COLOURS.astype(np.float32)), "a", (0, 1))
+    floats = COLOURS.astype(np.float32)
+    assert "read uncompressed only" in refused(tiff_by_tifffile(floats, compression="zlib"), "a", (0, 1))
+    assert "that is to be turned" in refused(tiff_by_tifffile(floats, extratags=[(274, 3, 1, 6, True)]), "a", (0, 1))
+    bands = tiff_by_tifffile(np.dstack([GREY] * 5), photometric="minisblack", planarconfig="contig")
+    assert "a TIFF of uint8, 5 of them a pixel; grey and RGB are read" in refused(bands, "a", (0, 1))
+    complex_values = tiff_by_tifffile(GREY.astype(np.complex64), photometric="minisblack")
+    assert "a TIFF of complex64" in refused(complex_values, "a", (0, 1))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8", "i8", "u8", "i1"])
+def test_tiff_of_numbers_that_pillow_does_not_know(dtype):
+    """Among them signed ones of 8 bits, which it takes for unsigned."""
+    values = GREY.astype(int) // 2 - 60 * (dtype in ("i8", "i1", "f8"))
+    for white, inverted in (("minisblack", False), ("miniswhite", True)):
+        found = decoded(tiff_by_tifffile(values.astype(dtype), photometric=white), "a.tif")
+        np.testing.assert_array_equal(found.values, values)
+        assert found.inverted == inverted
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "u4"])
+def test_tiff_colours_of_numbers_that_pillow_does_not_know(dtype):
+    values = (RGB // 2).astype(dtype)
+    planes = tiff_by_tifffile(np.ascontiguousarray(np.moveaxis(values, -1, 0)), planarconfig="separate")
+    for data in (tiff_by_tifffile(values), tiff_by_tifffile(values, byteorder=">"), planes):
+        np.testing.assert_array_equal(pixels(data, "a.tif"), RGB // 2)
+    pages = tiff_by_tifffile(np.stack([values, values + 1]))
+    assert "holds several frames" in refused(pages, "a.tif", (0, 1))
+    np.testing.assert_array_equal(pixels(pages, "a.tif", "last"), RGB // 2 + 1)
+    large = bytearray(tiff_by_tifffile(values))
+    for tag in (256, 257):
+        struct.pack_into("<I", large, large.index(struct.pack("<HH", tag, 4)) + 8, 2**15)
+    assert "32768 x 32768 pixels are more than" in refused(bytes(large), "a.tif", (0, 1))
+    assert "cannot be decoded" in refused(tiff_by_tifffile(values)[:-50], "a.tif", (0, 1))
 
 
 def test_wide_grey_is_turned_as_its_tags_say():
@@ -497,6 +529,9 @@ WHOLE = {
     "BLP": encoded(Image.fromarray(RGB).quantize(9), "BLP"),
     "deep TIFF": tiff(DEEP, 16),
     "deep PNG": encoded(DEEP, "PNG"),
+    "colour PNG": DEEP_FILES["png"],
+    "colour TIFF": DEEP_FILES["tiff, in planes"],
+    "floating TIFF": tiff_by_tifffile(COLOURS.astype(np.float32)),
     "pages": encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]),
     "HEIF": heic(),
 }

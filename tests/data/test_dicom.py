@@ -1,6 +1,7 @@
 """DICOM files as scanners write them: rescaled values, colours, palettes, frames; made here by pydicom."""
 
 import io
+import struct
 import sys
 
 import numpy as np
@@ -83,6 +84,17 @@ def test_values_are_rescaled_to_what_the_modality_means(syntax):
     assert size_of(data) == (16, 12)
     signed = TWELVE.astype(np.int16) - 2000
     np.testing.assert_array_equal(pixels(dicom(signed, syntax=syntax), "a.dcm"), signed)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_files_without_a_preamble_and_without_a_header(syntax):
+    """As those of before the file format (PS3.10) are, and those that a network node wrote as it received them."""
+    whole = dicom(TWELVE, bits=12, RescaleSlope=2, RescaleIntercept=-1024, syntax=syntax)
+    headed = whole[132:]
+    (length,) = struct.unpack("<I", headed[8:12])
+    for data in (headed, headed[12 + length :]):
+        np.testing.assert_array_equal(pixels(data, "a.dcm"), 2.0 * TWELVE - 1024)
+        assert size_of(data) == (16, 12)
 
 
 def test_the_window_of_the_data_set_counts_and_not_that_of_each_file():
@@ -261,6 +273,7 @@ WHOLE = [
     dicom(TWELVE, bits=12, RescaleSlope=2, RescaleIntercept=-1),
     dicom(RGB, "RGB"),
     dicom(np.stack([TWELVE] * 3), frames=3, syntax=ImplicitVRLittleEndian),
+    dicom(TWELVE, bits=12, PixelPaddingValue=5)[132:],
 ]
 
 
