@@ -10,7 +10,7 @@ Sources of the names: transformers 4 and 5, torchvision 0.24 to 0.29, open_clip 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -115,17 +115,18 @@ class Renamed:
     left_out: tuple[str, ...]
 
 
-def timm_names(state: dict[str, Tensor]) -> Renamed:
+def timm_names(state: dict[str, Tensor], wanted: Collection[str] = ()) -> Renamed:
     """Find the network in a checkpoint and give its tensors timm's names.
 
     Args:
         state: tensors by name, as read from the file.
+        wanted: names of the tensors of the network that they are meant for.
 
     Returns:
         The network without projections, decoders, momentum copies and text towers, which are no part of what is
         fine-tuned; all of the tensors where no first layer is known.
     """
-    prefix, writer = _network(state)
+    prefix, writer = _network(state, wanted)
     inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
     left = set(outside)
@@ -136,23 +137,32 @@ def timm_names(state: dict[str, Tensor]) -> Renamed:
         left |= {name for name in inside if not name.startswith("visual.")}
         inside = {name: value for name, value in inside.items() if name.startswith("visual.")}
     kind = _kind(inside, writer)
-    dropped = {name for name in inside if writer == "timm" and _is_projection(name, prefix)}
+    dropped = {name for name in inside if writer == "timm" and _is_projection(name, prefix, wanted)}
     dropped |= {"mask_token"} & inside.keys() if kind == "MAE" else set()
     kept = {name: value for name, value in inside.items() if name not in dropped}
-    renamed = {_renamed(name, writer): value for name, value in kept.items()}
+    renamed = {name if name in wanted else _renamed(name, writer): value for name, value in kept.items()}
     if writer == "transformers":
         renamed = _transformers_shapes(renamed)
     return Renamed(renamed, kind, prefix, tuple(sorted({name.split(".")[0] for name in left | dropped})))
 
 
-def _network(state: Iterable[str]) -> tuple[str, str]:
+def _network(state: Collection[str], wanted: Collection[str]) -> tuple[str, str]:
     """What stands in front of the names of the network to take, and whose names these are."""
     names = list(state)
+    fronts = {name.removesuffix(one) for one in list(wanted)[:3] for name in names if ("." + name).endswith("." + one)}
+    fronts = {front for front in fronts if not front.endswith("visual.trunk.")}  # open_clip's head is beside it
+    whole = [front for front in fronts if sum(front + one in state for one in wanted) > 0.9 * len(wanted)]
+    if whole:  # under timm's own names, whichever they are
+        return min(whole, key=_preference), "timm"
     for first, writer in _FIRST_LAYERS.items():
         fronts = {name.removesuffix(first) for name in names if name == first or name.endswith("." + first)}
         if fronts:
-            return min(fronts, key=lambda front: (bool(_COPIES.search(front)), len(front), front)), writer
+            return min(fronts, key=_preference), writer
     return "", "timm"
+
+
+def _preference(front: str) -> tuple[bool, int, str]:
+    return bool(_COPIES.search(front)), len(front), front
 
 
 def _kind(inside: Iterable[str], writer: str) -> str:
@@ -167,9 +177,10 @@ def _kind(inside: Iterable[str], writer: str) -> str:
     return "CLIP" if "visual.class_embedding" in names else writer
 
 
-def _is_projection(name: str, prefix: str) -> bool:
+def _is_projection(name: str, prefix: str, wanted: Collection[str]) -> bool:
     """Whether a tensor is of a head that only its authors' training had; a name of timm's."""
-    return bool(_PROJECTIONS.match(name) or (_SELF_SUPERVISED.search(prefix) and name.startswith(("head.", "fc."))))
+    unwanted = name not in wanted and _PROJECTIONS.match(name)
+    return bool(unwanted or (_SELF_SUPERVISED.search(prefix) and name.startswith(("head.", "fc."))))
 
 
 def _is_head(name: str, inside: dict[str, Tensor], outside: dict[str, Tensor]) -> bool:
@@ -218,9 +229,14 @@ def _transformers_shapes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def classes_of(state: dict[str, Tensor]) -> int:
-    """Number of classes of the head in a state, or width of CLIP's projection; 0 where it has none."""
+def classes_of(state: Mapping[str, Tensor], heads: Collection[str] = ()) -> int:
+    """Number of classes of the head in a state, or width of CLIP's projection; 0 where it has none.
+
+    Args:
+        state: tensors by name.
+        heads: names of weights of heads that are looked for first.
+    """
     if "visual.class_embedding" in state and "visual.proj" in state:
         return state["visual.proj"].shape[-1]
-    heads = (*_HEADS, "visual.head.proj.weight")
-    return next((len(state[name]) for name in heads if name in state and state[name].ndim), 0)
+    names = (*heads, *_HEADS, "visual.head.proj.weight")
+    return next((len(state[name]) for name in names if name in state and state[name].ndim), 0)

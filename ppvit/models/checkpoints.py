@@ -48,9 +48,10 @@ def load_checkpoint(
         UsageError: a network that timm does not build.
     """
     checkpoint = read_checkpoint(weights)
-    renamed = timm_names(checkpoint.state)
+    usual = skeleton(architecture, model_args)  # with the head that timm gives it
+    renamed = timm_names(checkpoint.state, usual.state_dict())
     said = read_said(weights, renamed.writer, checkpoint.said)
-    state, held = dict(renamed.state), network_of(renamed.state)
+    state, held = dict(renamed.state), network_of(renamed.state, networks.head_names(usual))
     refused = f"{weights} holds a {held} under names of {renamed.writer}"
     if renamed.prefix in ("backbone.", "encoder.") and _is_ours(architecture):  # a checkpoint of solo-learn
         model_args["stem_padding"] = resnet.SOLO_LEARN_PADDING

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +15,7 @@ from ppvit.core.errors import PpvitError
 from ppvit.models.building import filter_of, skeleton
 from ppvit.models.checkpoint_names import classes_of
 
-_FIRST = re.compile(r"(^|\.)(patch_embed\.proj|visual\.conv1|stem\.0|stem\.conv|conv_stem|conv1)\.weight$")
+_FIRST = re.compile(r"^(visual\.)?(trunk\.)?(patch_embed\.proj|stem\.0|stem\.conv|conv_stem|conv1)\.weight$")
 _BLOCK = re.compile(r"^(?:visual\.)?(?:trunk\.|transformer\.)?(?:blocks|resblocks)\.(\d+)\.")
 _STAGE = re.compile(r"^(?:layer|s|stages\.|layers\.|trunk_output\.block)(\d+)\.(?:blocks\.)?(?:b|block\d-)?(\d+)\.")
 _KINDS = {  # by the beginnings of names; the first that is there counts
@@ -76,8 +76,8 @@ class Network:
         return f"{self.kind} ({', '.join(part for part in said if part)})"
 
 
-def network_of(state: Mapping[str, Tensor]) -> Network:
-    """What a state is of, under timm's names or those of OpenCLIP."""
+def network_of(state: Mapping[str, Tensor], heads: Collection[str] = ()) -> Network:
+    """What a state is of, under timm's names or those of OpenCLIP; ``heads`` as for :func:`classes_of`."""
     kernels = [(name, value) for name, value in state.items() if value.ndim == 4]
     named = [value for name, value in kernels if is_first_layer(name)]
     first = next(iter(named or [value for _, value in kernels if value.shape[1] == 3]), None)
@@ -99,7 +99,7 @@ def network_of(state: Mapping[str, Tensor]) -> Network:
         positions.shape[-2] if positions is not None and positions.ndim in (2, 3) else None,
         sum(token.shape[-2] if token.ndim == 3 else 1 for token in tokens) if blocks else 0,
         first.shape[1] if first is not None else None,
-        classes_of(dict(state)),
+        classes_of(state, heads),
     )
 
 
@@ -192,6 +192,13 @@ def _shape(tensor: Tensor) -> str:
 
 def _some(names: list[str]) -> str:
     return f"'{names[0][:100]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Names of the weights of a model's heads, as timm has them."""
+    named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    heads = tuple([named] if isinstance(named, str) else named)
+    return [name for name in model.state_dict() if name.endswith(".weight") and name.startswith(heads)][::-1]
 
 
 def attention_heads(model: nn.Module) -> int | None:

@@ -246,7 +246,7 @@ def test_several_labels_an_image(tmp_path, capsys):
     assert [sample.label for sample in source.train()] == [(0, 2), (), (1,), (0, 2)]
     assert [sample.label for sample in source.test()] == [(2,), (), (0, 1)]
     told = capsys.readouterr().out
-    assert "7 images of 3 classes" in told
+    assert "7 images of 3 labels" in told
     assert "images carry any number of the classes" in told
     assert "cat (2 + 1), dog (1 + 1), owl (2 + 1)" in told
 

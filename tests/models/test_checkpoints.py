@@ -336,3 +336,15 @@ def test_names_of_nothing_known_stay():
     renamed = timm_names(state)
     assert renamed.state.keys() == state.keys()
     assert not renamed.left_out
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "levit_128s", "mambaout_femto"])
+def test_networks_whose_first_and_last_layers_have_names_of_their_own(name, tmp_path):
+    """Nested stems (``conv1.0``, ``stem.conv1``) are no wrappers, a numbered or normalised head no projection."""
+    torch.manual_seed(0)
+    state = timm.create_model(name, num_classes=5).state_dict()
+    save_file({f"model.{key}": value.clone() for key, value in state.items()}, tmp_path / "w.safetensors")
+    model, origin = load_checkpoint(name, name, {}, tmp_path / "w.safetensors")
+    assert model.num_classes == 5
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert "taken from 'model'" not in str(origin)
