@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,17 @@ class Decoded:
     def extremes(self) -> tuple[float, float] | None:
         """The lowest and highest value that is no padding; None of 8 bits."""
         return None if self.values.dtype == np.uint8 else finite_extremes(self.values)
+
+
+def is_narrow(extremes: Sequence[float], value_range: Sequence[float]) -> bool:
+    """Whether of a picture fewer than 16 of 256 levels would be left, as where its values are on another scale.
+
+    Args:
+        extremes: of the picture, see :attr:`Decoded.extremes`.
+        value_range: that becomes 0..255.
+    """
+    low, high = value_range
+    return (min(extremes[1], high) - max(extremes[0], low)) * 16 < high - low
 
 
 def finite_extremes(values: np.ndarray) -> tuple[float, float]:

@@ -21,6 +21,7 @@ __all__ = [
     "PIXELS",
     "START_BYTES",
     "Decoded",
+    "brought",
     "decode",
     "decoded",
     "extension_by_start",
@@ -254,7 +255,11 @@ def decode(
     Raises:
         PpvitError: see there; names ``where``.
     """
-    found = decoded(data, where, frames, extension)
+    return brought(decoded(data, where, frames, extension), where, value_range)
+
+
+def brought(found: Decoded, where: str, value_range: Sequence[float] | None) -> np.ndarray:
+    """The same of what :func:`decoded` gave."""
     try:
         return to_rgb(found.values, value_range, found.inverted)
     except PpvitError as error:

@@ -191,6 +191,16 @@ def test_a_model_of_another_range_is_refused():
         require_made_alike(Made("a", {"value_range": [0, 1]}), Made("b", {"value_range": None}))
 
 
+def test_an_image_on_another_scale_is_told_where_it_is_classified(tmp_path, capsys):
+    path = tmp_path / "a.tif"
+    path.write_bytes(FORMS["float 0..1"][1](DIGITS[0]))
+    read_images([path], 8, value_range=(0, 1))
+    assert not capsys.readouterr().err
+    assert not read_images([path], 8, value_range=(0, 4095)).any()
+    told = capsys.readouterr().err
+    assert "a.tif: its values, 0 .. 0.937255, use less than a sixteenth of the data set's range, 0 .. 4095" in told
+
+
 def test_the_library_predicts_with_the_range_of_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cipher = ppvit.make_cipher("block", ppvit.generate_key(), image_size=32, block_size=4)
