@@ -170,6 +170,23 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+_OTHERS = {  # what stands in files in the place of images, by their first letters
+    b"version https://git-lfs": "a pointer of Git LFS, not the file: git lfs pull fetches it",
+    b"<!doctype html": "a web page, as a failed download leaves it",
+    b"<html": "a web page, as a failed download leaves it",
+    b"<svg": "SVG, which is not drawn",
+    b"<?xml": "XML, perhaps SVG, which is not drawn",
+    b"%pdf": "PDF, of which pages are not drawn",
+    b"\x93numpy": "a NumPy array",
+    b"pk\x03\x04": "a zip archive",
+}
+
+
+def _something_else(data: bytes) -> str:
+    start = data[:200].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((what for mark, what in _OTHERS.items() if start.startswith(mark)), "")
+
+
 def pixels(data: bytes, where: str, frames: str = "error", extension: str | None = None) -> np.ndarray:
     """Decode an encoded image: as a person sees it, or the values themselves where they have more than 8 bits.
 
@@ -202,7 +219,8 @@ def decoded(data: bytes, where: str, frames: str = "error", extension: str | Non
     except MemoryError:  # which says nothing of the file
         raise
     except Exception as error:  # readers name none of those that a damaged file ends in
-        raise PpvitError(f"{where}: this image cannot be decoded ({reason(error)}); replace or remove it") from None
+        why = (isinstance(error, UnidentifiedImageError) and _something_else(data)) or reason(error)
+        raise PpvitError(f"{where}: this image cannot be decoded ({why}); replace or remove it") from None
 
 
 def _ending(name: str) -> str:

@@ -273,12 +273,30 @@ def _count(survey: _Survey, layout: Layout) -> tuple[dict[str, dict[str, int]], 
     return counts, left_out
 
 
+def _alike_inside(survey: _Survey, layout: Layout) -> set[str]:
+    """Names of folders, two or more, that lie in every class folder, with all of its images; else none."""
+    inside: dict[tuple[str, ...], set[str]] = {tuple(folder): set() for folder in layout.classes}
+    for folders in survey.images:
+        for depth in range(len(folders) + 1):
+            if folders[:depth] in inside:
+                inside[folders[:depth]].add(folders[depth] if depth < len(folders) else "")
+    sets = [names for names in inside.values() if names]
+    alike = len(sets) > 1 and all(names == sets[0] for names in sets) and "" not in sets[0] and len(sets[0]) > 1
+    return sets[0] if alike else set()
+
+
 def _warn(survey: _Survey, layout: Layout, path: Path) -> None:
     if survey.others:
         endings = _by_ending(survey.others)
         warn(
             f"{path}: {survey.others.total()} files that are no images were ignored ({endings}), "
             f"such as {survey.other_example}"
+        )
+    if alike := _alike_inside(survey, layout):
+        warn(
+            f"{path}: every class folder holds the folders {_listed(sorted(alike)[:_NAMED], len(alike))}, and all "
+            "images in them are of the class; if these are the classes, name the folders around them train and test; "
+            "if one holds masks or copies, take it out"
         )
     parents = {folder[:-1] for folder in layout.classes}
     filled = {folders[:depth] for folders in survey.images for depth in range(len(folders) + 1)}

@@ -106,6 +106,22 @@ def test_heic_without_its_library_names_the_extra(monkeypatch):
     assert refused(buffer.getvalue(), "a.heic").endswith("pip install 'ppvit[heic]'")
 
 
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n", "git lfs pull"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>404", "a web page"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\x93NUMPY\x01\0", "a NumPy array"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"anything", "of no kind that is read"),
+    ],
+)
+def test_what_stands_in_the_place_of_an_image_is_told(data, told):
+    assert told in refused(data, "a.jpg")
+
+
 def test_tga_is_read_by_its_name_alone_since_nothing_in_it_tells():
     data = encoded(RGB, "TGA")
     np.testing.assert_array_equal(decode(data, "shard.tar: sample 3 (from x)", extension="tga"), RGB)

@@ -101,6 +101,31 @@ def test_images_under_another_name_are_told(tmp_path, ending):
         open_at(fill(tmp_path / "beside", *files, "a/0.png", "b/0.png", "c/{9}.png"))
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["fold1/cat/{2}.png", "fold1/dog/{2}.png", "fold2/cat/{2}.png", "fold2/dog/{2}.png"], "folders cat, dog"),
+        (
+            [f"{c}/{kind}/{{2}}.png" for c in ("covid", "normal") for kind in ("images", "masks")],
+            "folders images, masks",
+        ),
+        ([f"{s}/{c}/{k}/{{2}}.png" for s in ("train", "test") for c in "ab" for k in "xy"], "folders x, y"),
+        (["a/front/{2}.png", "a/back/{2}.png", "b/front/{2}.png", "b/side/{2}.png"], ""),
+        (["a/front/{2}.png", "a/back/{2}.png", "a/{2}.png", "b/front/{2}.png", "b/back/{2}.png", "b/{2}.png"], ""),
+        (["a/images/{2}.png", "b/images/{2}.png"], ""),
+    ],
+)
+def test_the_same_folders_in_every_class_are_told(tmp_path, capsys, files, told):
+    """They may be the classes themselves, or masks."""
+    open_at(fill(tmp_path / "d", *files), test_fraction=0.5)
+    error = capsys.readouterr().err
+    assert (
+        (f"every class folder holds the {told}, and all images in them are of the class" in error)
+        if told
+        else not error
+    )
+
+
 def test_loose_images_beside_class_folders_are_reported(tmp_path, capsys):
     open_at(fill(tmp_path / "d", "a/{2}.png", "b/{2}.png", "loose.png"))
     assert "not used: 1 image in no folder" in capsys.readouterr().out
