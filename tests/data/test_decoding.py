@@ -277,14 +277,20 @@ def test_values_that_mean_nothing_are_refused_with_the_name_of_the_file(data, va
     assert told in line
 
 
-def png(colours, samples, transparent=None):
-    """A PNG of 16 bits: grey (0), colours (2), grey with alpha (4), colours with alpha (6)."""
-    rows = np.pad(samples.astype(">u2").view(np.uint8).reshape(12, -1), ((0, 0), (1, 0))).tobytes()
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+
+
+def png(colours, samples, transparent=None, passes=((0, 0, 1, 1),)):
+    """A PNG of 16 bits: grey (0), colours (2), grey with alpha (4), colours with alpha (6); ``ADAM7`` interlaces it."""
+    parts = [samples[top::down, left::right] for top, left, down, right in passes]
+    rows = b"".join(
+        np.pad(part.astype(">u2").view(np.uint8).reshape(len(part), -1), ((0, 0), (1, 0))).tobytes() for part in parts
+    )
 
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, 16, colours, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, 16, colours, 0, 0, len(passes) > 1))
     clear = b"" if transparent is None else chunk(b"tRNS", struct.pack(">3H", *transparent))
     return b"\x89PNG\r\n\x1a\n" + header + clear + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
@@ -307,6 +313,7 @@ def tiff_by_tifffile(values, **options):
 PLANES = np.ascontiguousarray(np.moveaxis(COLOURS, -1, 0))
 DEEP_FILES = {
     "png": png(2, COLOURS),
+    "png, interlaced": png(2, COLOURS, passes=ADAM7),
     "png with alpha": png(6, np.dstack([COLOURS, np.full((12, 16), 65535)])),
     "ppm": b"P6 16 12 65535\n" + COLOURS.astype(">u2").tobytes(),
     "tiff": tiff_by_tifffile(COLOURS),
