@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
+
 from ppvit.config import Config
 from ppvit.core.provenance import Made, identities, require_made_alike
 from ppvit.core.results import Stopwatch, write_result
@@ -32,9 +35,13 @@ def run(config: Config, places: Places) -> None:
     made = Made(places.adapted, read_record(places.adapted, "adapt"), "adapt")
     require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), made)
     # DVC tracks the folder itself (see dvc.yaml), so DVCLive need not write a dvc.yaml or an experiment of its own
-    with Live(str(places.live), dvcyaml=None, save_dvc_exp=False, report=None) as live:
+    # one process alone has the folder, since each would empty it first; launchers number them
+    logs = os.environ.get("RANK", "0") == "0"
+    with Live(str(places.live), dvcyaml=None, save_dvc_exp=False, report=None) if logs else nullcontext() as live:
 
         def log(epoch: int, metrics: dict[str, float]) -> None:
+            if live is None:
+                return
             live.step = epoch
             for name, value in metrics.items():
                 live.log_metric(name, value)
