@@ -154,6 +154,7 @@ def pixels(data: bytes, where: str, frames: str = "error", extension: str | None
         range is applied, finite.
 
     Raises:
+        MissingPackage: what would read it is not installed.
         PpvitError: not an image, truncated, larger than 2^28 pixels, several frames, or not all values are finite.
     """
     return decoded(data, where, frames, extension).values
@@ -167,7 +168,7 @@ def decoded(data: bytes, where: str, frames: str = "error", extension: str | Non
         else:
             found = rasters.read(data, _formats(extension or _ending(where)), frames)
     except PpvitError as error:
-        raise PpvitError(f"{where}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
     except MemoryError:  # which says nothing of the file
         raise
     except Exception as error:  # readers name none of those that a damaged file ends in
