@@ -90,7 +90,7 @@ def _opened(data: bytes) -> Any:
 
 def _stored(dataset: Any, frame: int) -> np.ndarray:
     """The values as they are stored, (H, W) or (H, W, 3); YBR as RGB."""
-    from pydicom.pixels.decoders import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
 
     try:
