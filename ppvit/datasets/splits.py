@@ -115,11 +115,8 @@ def find_layout(images: Counter[Path], where: str) -> Layout:
         raise PpvitError(f"{where}: the images lie in no class folders; sort them into one folder per class")
     copy = finder.copy_in(root)
     classes = tree.at(root).inner.keys() - {copy}
-    notes = [f"{copy} holds the same folders once more and is left out"] if copy else []
-    inside = {frozenset(tree.at((*root, name)).inner) for name in classes}
-    if len(inside) == 1 and len(classes) > 1 and len(same := sorted(*inside)) > 1:
-        notes.append(f"each class holds {_and_more(same)}; if these are the classes, sort the images by them alone")
-    return Layout(root, {(*root, name): ("", name) for name in sorted(classes)}, {"": "/".join(root)}, tuple(notes))
+    notes = (f"{copy} holds the same folders once more and is left out",) if copy else ()
+    return Layout(root, {(*root, name): ("", name) for name in sorted(classes)}, {"": "/".join(root)}, notes)
 
 
 def _and_more(names: list[str]) -> str:

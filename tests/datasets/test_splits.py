@@ -210,14 +210,12 @@ def test_splits_that_are_not_sorted_into_classes(folders, told):
         understood(*folders)
 
 
-def test_a_copy_in_the_set_and_folders_that_every_class_has_are_told(tmp_path, capsys):
+def test_a_copy_in_the_set_is_left_out_and_told(tmp_path, capsys):
     twice = [*classes_in("ab", "."), *classes_in("ab", "copy")]
     assert open_at(fill(tmp_path / "twice", *twice)).classes == ["a", "b"]
     told = capsys.readouterr().out
     assert "copy holds the same folders once more and is left out" in told
     assert "not used: 4 images in copy" in told
-    assert open_at(fill(tmp_path / "scales", *classes_in(["good", "bad"], "40X", "100X"))).classes == ["100X", "40X"]
-    assert "each class holds bad, good; if these are the classes, sort the images by them" in capsys.readouterr().out
 
 
 def test_a_class_of_val_alone_is_refused(tmp_path):
