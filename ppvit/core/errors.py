@@ -24,6 +24,10 @@ class UsageError(PpvitError):
     exit_code = 2
 
 
+class MissingPackage(PpvitError):
+    """What would read a file is not installed, which says nothing of the file: it is never passed over as a bad one."""
+
+
 _PIPE_CLOSED = 141  # of the shell, for a tool that SIGPIPE ended
 
 

@@ -203,6 +203,7 @@ def pixels(data: bytes, where: str, frames: str = "error", extension: str | None
         colours: values before any range is applied, finite but for padding, see :class:`Decoded`.
 
     Raises:
+        MissingPackage: what would read it is not installed.
         PpvitError: not an image, truncated, larger than 2^28 pixels, several frames, or not all values are finite.
     """
     return decoded(data, where, frames, extension).values
@@ -215,7 +216,7 @@ def decoded(data: bytes, where: str, frames: str = "error", extension: str | Non
             return dicom.read(data, frames)
         return rasters.read(data, _formats(extension or _ending(where)), frames)
     except PpvitError as error:
-        raise PpvitError(f"{where}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
     except MemoryError:  # which says nothing of the file
         raise
     except Exception as error:  # readers name none of those that a damaged file ends in

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import MissingPackage, PpvitError
 from ppvit.data.decoded import Decoded, chosen_frame, require_finite, require_size
 
 # what pydicom remarks of files that are not quite to the standard: what cannot be decoded is an error anyway
@@ -37,7 +37,7 @@ def size_of(data: bytes) -> tuple[int, int]:
     """Width and height of the picture, which is not decoded.
 
     Raises:
-        PpvitError: pydicom is not installed.
+        MissingPackage: pydicom is not installed.
         ValueError: it has no picture, or more than 2^28 pixels.
         Exception: whatever pydicom stumbles over.
     """
@@ -89,7 +89,7 @@ def _opened(data: bytes) -> Any:
     try:
         import pydicom
     except ImportError:
-        raise PpvitError("it is DICOM, which needs pydicom; install it: pip install 'ppvit[dicom]'") from None
+        raise MissingPackage("it is DICOM, which needs pydicom; install it: pip install 'ppvit[dicom]'") from None
     if _DEFLATED in data:  # pydicom would inflate it whatever its size
         raise PpvitError("it is a deflated DICOM file; save it in another transfer syntax")
     dataset = pydicom.dcmread(io.BytesIO(data), force=_is_bare(data))
@@ -105,13 +105,16 @@ def _opened(data: bytes) -> Any:
 
 def _stored(dataset: Any, frame: int) -> np.ndarray:
     """The values as they are stored, (H, W) or (H, W, 3); YBR as RGB."""
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
 
     try:
         return pixel_array(dataset, index=frame)
     except (RuntimeError, NotImplementedError) as error:
-        how = dataset.file_meta.TransferSyntaxUID.name
-        raise PpvitError(
+        syntax = dataset.file_meta.TransferSyntaxUID
+        how = syntax.name
+        missing = isinstance(error, RuntimeError) and not get_decoder(syntax).is_available
+        raise (MissingPackage if missing else PpvitError)(
             f"pydicom does not decode its pixels ({how}: {' '.join(str(error).split())[:200]}); install what it names, "
             "such as pylibjpeg[all], or save it uncompressed"
         ) from None

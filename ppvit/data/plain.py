@@ -145,7 +145,7 @@ def print_range(plain: PlainImages) -> None:
         return
     wide, (low, high) = plain.manifest["wide"], value_range
     if wide is None:
-        print("no image has values above 8 bits; encrypt.value_range and encrypt.window change nothing")
+        print(f"no training image has values above 8 bits; in others {low:g} .. {high:g} become 0 .. 255 (as given)")
         return
     found = [wide["low"], wide["high"]]
     source = "the extremes" if value_range == found else f"as given; the extremes are {found[0]:g} and {found[1]:g}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import MissingPackage, PpvitError
 from ppvit.data import deep_colours, other_tiff
 from ppvit.data.decoded import PIXELS, Decoded, chosen_frame, require_finite, require_size
 
@@ -24,6 +24,7 @@ Image.MAX_IMAGE_PIXELS = PIXELS // 2  # Pillow refuses twice that, also of pictu
 
 _PNG_DEPTH, _PNG_COLOURS = 24, 25  # where a PNG says them
 _GREY_WITH_ALPHA = 4
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 TIFF = (b"II*\0", b"MM\0*")  # with which they begin
 _REDUCED, _MASK = 1, 4  # bits of TIFF's NewSubfileType: not a page but a smaller copy of one, or its transparency
 _SUBFILE, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 262, 339  # tags of TIFF
@@ -38,7 +39,7 @@ def opened(data: bytes, formats: list[str]) -> Any:
 
     Raises:
         UnidentifiedImageError: it is of no such kind.
-        PpvitError: it is HEIC, and pillow-heif is not installed.
+        MissingPackage: it is HEIC, and pillow-heif is not installed.
         ValueError: it has more than 2^28 pixels.
         Exception: whatever readers stumble over in a damaged header.
     """
@@ -70,9 +71,9 @@ def _heif(data: bytes) -> Any:
     try:
         import pillow_heif
     except ImportError:
-        raise PpvitError(
-            "it is HEIC or another kind that needs pillow-heif; install it: pip install 'ppvit[heic]'"
-        ) from None
+        if data[8:12] not in _HEIF_BRANDS:  # a film, such as MP4, begins like HEIC
+            raise UnidentifiedImageError from None
+        raise MissingPackage("it is HEIC, which needs pillow-heif; install it: pip install 'ppvit[heic]'") from None
     try:
         return pillow_heif.HeifImageFile(io.BytesIO(data))
     except SyntaxError as error:

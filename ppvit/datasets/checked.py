@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ppvit.core.children import end_with_parent
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import MissingPackage, PpvitError
 from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data.decoding import decoded
@@ -112,6 +112,9 @@ def examine(images: list[tuple[bytes, str, str]], frames: str) -> list[Seen]:
     Args:
         images: encoded bytes, extension, and where it came from.
         frames: ``dataset.frames``.
+
+    Raises:
+        MissingPackage: what would read one is not installed.
     """
     return [_examine(*image, frames) for image in images]
 
@@ -123,6 +126,8 @@ def _examine(image: bytes, extension: str, origin: str, frames: str) -> Seen:
         return Seen(f"it has {len(image):,} bytes, more than {IMAGE_BYTES:,}")
     try:
         found = decoded(image, origin, frames, extension)
+    except MissingPackage:  # which says nothing of the image
+        raise
     except PpvitError as error:
         return Seen(_reason(str(error), origin))
     shown = -found.values if found.inverted else found.values

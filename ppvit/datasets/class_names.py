@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ppvit.core.errors import PpvitError
 
 _LETTERS = 1000  # of a name
+_SHOWN = 60  # of them, in a message
 # control characters, halves of characters, and what breaks lines
 _NO_NAME = ("Cc", "Cs", "Zl", "Zp")
 _BYTES = re.compile(r"\\x[89a-f][0-9a-f]")  # as names are shown that are no UTF-8
@@ -23,7 +24,10 @@ def check_names(classes: Sequence[str], where: str) -> None:
     labels: dict[str, int] = {}
     for label, name in enumerate(classes):
         if len(name) > _LETTERS or any(unicodedata.category(letter) in _NO_NAME for letter in name):
-            raise PpvitError(f"{where}: the name of class {label} has control characters or is too long; rename it")
+            raise PpvitError(
+                f"{where}: the name of class {label} has control characters or is too long; rename it: "
+                + ascii(name[:_SHOWN])
+            )
         if not name.strip():
             raise PpvitError(f"{where}: class {label} has no name but spaces; rename it")
         other = labels.setdefault(unicodedata.normalize("NFC", name), label)

@@ -27,8 +27,8 @@ class Column:
 
     Attributes:
         name: of the column.
-        kind: ``image``, ``whole`` (numbers), ``text``, a list of these (``several whole``, ``several text``), or
-            ``other``.
+        kind: ``image``, ``whole`` (numbers), ``text``, a list of these or of others (``several whole``, ``several
+            text``, ``several broken``), or ``other``.
         names: of the classes that its numbers stand for; None where it has none.
     """
 
@@ -135,7 +135,9 @@ def _column(name: str, of_type: Any, told: tuple[str | None, list[str] | None]) 
     kind, names = told
     if types.is_list(of_type) or types.is_large_list(of_type) or types.is_fixed_size_list(of_type):
         inner = _simple(of_type.value_type)
-        kind = f"several {inner}" if inner in ("whole", "text") else "other"
+        if types.is_floating(of_type.value_type):
+            inner = "broken"
+        kind = f"several {inner}" if inner in ("whole", "text", "broken") else "other"
         return Column(name, kind, names if inner == "whole" else None)
     is_image = types.is_struct(of_type) and of_type.get_field_index("bytes") >= 0
     is_image = is_image or types.is_binary(of_type) or types.is_large_binary(of_type)

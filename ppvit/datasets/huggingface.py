@@ -28,11 +28,13 @@ from ppvit.datasets.source import (
     counted,
     shard_bytes,
 )
+from ppvit.datasets.strata import Strata
 from ppvit.datasets.understood import tell
 
 _LABEL_NAMES = ("label", "labels", "class", "classes", "category", "target")
 _IMAGE_NAMES = ("image", "img")
-_LABEL_KINDS = ("whole", "text", "several whole", "several text")
+_LABEL_KINDS = ("whole", "text", "several whole", "several text", "several broken")
+_MAYBE_MARKS = ("several whole", "several broken")
 _MOST_CLASSES = 2**16
 _NO_ROW: Any = object()
 _NO_CLASS = -1  # in a column of class numbers: not labelled, as the test splits of competitions are
@@ -61,6 +63,8 @@ def open_huggingface(request: Request) -> Source:
     image = _chosen(columns, ("image",), request.image_column, "image", _IMAGE_NAMES, found.root)
     label = _chosen(columns, _LABEL_KINDS, request.label_column, "label", _LABEL_NAMES, found.root)
     values = {split: [_values(file, label) for file in files] for split, files in found.splits.items()}
+    if label.kind in _MAYBE_MARKS and label.names is None:
+        _read_marks([file for files in values.values() for file in files], label, found.root)
     every = (value for files in values.values() for file in files for value in file)
     classes, numbers, notes = _numbered(every, label, found.root)
     splits = {
@@ -127,10 +131,31 @@ def _values(file: Path, column: Column) -> list[_Value]:
         elif column.kind.startswith("several"):
             if any(each is None for each in value):
                 raise PpvitError(f"{file}: row {number} has a label that is missing; remove the row")
-            found.append(tuple(sorted(set(value))))
+            marks = column.kind in _MAYBE_MARKS and column.names is None  # see _read_marks
+            found.append(tuple(value) if marks else tuple(sorted(set(value))))
         else:
             found.append(value)
     return found
+
+
+def _read_marks(files: list[list[_Value]], column: Column, root: Path) -> None:
+    """Turn lists with a 1 at the place of each label and 0 elsewhere into class numbers; others lose repetitions.
+
+    They are told by their being of one length with nothing but 0 and 1 in them, and some number twice.
+    """
+    every = [value for file in files for value in file if value is not None]
+    marks = len({len(value) for value in every}) == 1 and all(each in (0, 1) for value in every for each in value)
+    if column.kind == "several broken" and not marks:
+        raise PpvitError(
+            f"{root}: the lists of the column {printable(column.name)} hold numbers that are no class numbers, nor 0 "
+            "and 1 in lists of one length; set dataset.label_column to the one of the labels"
+        )
+    marks = marks and (column.kind == "several broken" or any(len(set(value)) < len(value) for value in every))
+    for file in files:
+        for row, value in enumerate(file):
+            if value is not None:
+                numbers = {place for place, mark in enumerate(value) if mark} if marks else set(value)
+                file[row] = tuple(sorted(numbers))
 
 
 def _numbered(
@@ -204,11 +229,11 @@ class _Rows:
         return shard_bytes(self.rows(), sum(file.stat().st_size for file in self.files))
 
     def divided(self, test_fraction: float, seed: int) -> tuple[_Rows, _Rows]:
-        """Train and held-out test rows, stratified by class, or at random where images carry several labels."""
-        held_out = HoldOut(
-            ((_stratum(label), name) for label, name in self._named()), test_fraction, seed, str(self.root)
-        )
-        is_test = iter([held_out.is_test(_stratum(label), name) for label, name in self._named()])
+        """Train and held-out test rows, stratified by class, of several labels by the rarest."""
+        strata = Strata(Counter(label for label, _ in self.named() if isinstance(label, tuple)))
+        named = [(strata.of(label) if isinstance(label, tuple) else str(label), name) for label, name in self.named()]
+        held_out = HoldOut(named, test_fraction, seed, str(self.root))
+        is_test = iter([held_out.is_test(*each) for each in named])
         chosen = [[label is not None and next(is_test) for label in labels] for labels in self.labels]
         train, test = (
             [
@@ -219,16 +244,13 @@ class _Rows:
         )
         return replace(self, labels=train), replace(self, labels=test)
 
-    def _named(self) -> Iterator[tuple[Label, str]]:
+    def named(self) -> Iterator[tuple[Label, str]]:
+        """Label and name of every row that has a label."""
         for file, labels in zip(self.files, self.labels, strict=True):
             yield from ((label, self._name(file, number)) for number, label in enumerate(labels) if label is not None)
 
     def _name(self, file: Path, number: int) -> str:
         return f"{file.relative_to(self.root).as_posix()}[{number}]"
-
-
-def _stratum(label: Label) -> str:
-    return "of any labels" if isinstance(label, tuple) else str(label)
 
 
 def _sample(image: Any, label: Label, where: str) -> Sample:
@@ -259,7 +281,8 @@ def _assigned(
     if len(labelled) == 1:
         ((split, only),) = labelled.items()
         train, test = only.divided(request.test_fraction, request.seed)
-        held_out = {"train": places[split], "test": "them too, download.holdout_fraction of each class"}
+        each = "rarest label of an image" if any(isinstance(label, tuple) for label, _ in only.named()) else "class"
+        held_out = {"train": places[split], "test": f"them too, download.holdout_fraction of each {each}"}
         return {"train": train, "test": test}, held_out, notes
     if "train" not in labelled:
         raise PpvitError(f"{root}: there is no train split but {' and '.join(labelled)}; download it as well")

@@ -113,7 +113,14 @@ def find_layout(images: Counter[Path], where: str) -> Layout:
         return finder.layout_of_inner(root, inner)
     if not tree.at(root).inner:
         raise PpvitError(f"{where}: the images lie in no class folders; sort them into one folder per class")
-    return Layout(root, {(*root, name): ("", name) for name in tree.at(root).inner}, {"": "/".join(root)})
+    copy = finder.copy_in(root)
+    classes = tree.at(root).inner.keys() - {copy}
+    notes = (f"{copy} holds the same folders once more and is left out",) if copy else ()
+    return Layout(root, {(*root, name): ("", name) for name in sorted(classes)}, {"": "/".join(root)}, notes)
+
+
+def _and_more(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _unwrapped(tree: Folder, path: Path, split: str = "") -> Path:
@@ -170,6 +177,17 @@ class _Finder:
         if class_too := next((name for name in names if name in classes), None):
             self._refuse(path, f"{class_too} lies beside {splits['train'][-1]} and in it")
         return splits
+
+    def copy_in(self, path: Path) -> str | None:
+        """The folder that holds all folders once more beside which it lies, as archives have that were packed twice."""
+        level = self._tree.at(path).inner
+        for name in level:
+            others, inside = level.keys() - {name}, self._classes_of("", (*path, name))
+            if len(others) > 1 and inside == others:
+                return name
+            if len(both := sorted(others & inside)) > 1:
+                self._refuse(path, f"{both[0]} and {both[1]} lie beside {name} and in it")
+        return None
 
     def _groups(self, path: Path) -> dict[frozenset[str], dict[str, list[str]]]:
         """Names of folders that mean a split, by the rest of their words and by split."""
@@ -272,9 +290,8 @@ class _Finder:
             f"{name}/ ({each.total:,} images" + (f" in {len(each.inner):,} folders)" if each.inner else ")")
             for name, each in sorted(level.items())
         ]
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise PpvitError(
             f"{'/'.join((self._where, *path))}: it is not clear which folders are splits and which are classes: {why}; "
-            f"found {', '.join(found[:_SHOWN])}{more}; name the splits train, val and test, take away what is neither, "
+            f"found {_and_more(found)}; name the splits train, val and test, take away what is neither, "
             "or set dataset.path to the folder that holds the classes"
         )

@@ -83,6 +83,8 @@ def open_webdataset(request: Request) -> Source:
         each = "rarest label of an image" if several else "class"
         places = {"train": places[""], "test": f"them too, download.holdout_fraction of each {each}"}
     used = max(max(counts[split], default=0) for split in ("train", "test")) + 1
+    if not sum(sizes.values()):
+        raise PpvitError(f"{path} holds shards without a sample; make them again")
     if not several and used > (samples := sum(sizes.values())):
         raise PpvitError(
             f"{path}: class {used - 1} is the highest of {samples} samples; number the classes from 0 without gaps"
@@ -304,4 +306,9 @@ def _labels(entry: Entry, where: str) -> tuple[int, ...]:
     text = entry.read() if entry.size <= 10 * MOST_LABELS else b"far more than numbers"
     if not re.fullmatch(rb"\s*(?:\d{1,9}\s+)*(?:\d{1,9})?", text):
         raise PpvitError(f"{where} holds {text[:20]!r}, expected are class numbers counted from 0 with blanks between")
-    return tuple(sorted({int(number) for number in text.split()}))
+    numbers = [int(number) for number in text.split()]
+    if len(set(numbers)) < len(numbers):  # most likely 1 at the place of each label and 0 elsewhere
+        raise PpvitError(
+            f"{where} holds {text[:20]!r}, a number twice; write the numbers of the labels that it carries"
+        )
+    return tuple(sorted(numbers))

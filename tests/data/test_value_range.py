@@ -126,6 +126,18 @@ def test_a_given_range_or_window_takes_the_place_of_the_extremes(of_8_bits, tmp_
     assert "-160 .. 240 become 0 .. 255 (as given; the extremes are -1024 and 1526);" in capsys.readouterr().out
 
 
+def test_a_given_range_is_told_also_where_test_images_alone_need_it(tmp_path, capsys):
+    for split, pixels in (("train", np.uint8(range(0, 250, 25))), ("test", np.uint16(range(0, 4000, 400)))):
+        for number, value in enumerate(pixels):
+            place = tmp_path / "own" / split / "ab"[number % 2] / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), value)).save(place)
+    _, manifest, *_ = encrypted_of(tmp_path / "own", tmp_path, encrypting={"value_range": [0, 4000]})
+    assert manifest["value_range"] == [0, 4000]
+    told = capsys.readouterr().out
+    assert "no training image has values above 8 bits; in others 0 .. 4000 become 0 .. 255 (as given)" in told
+
+
 def test_images_of_8_bits_among_others_stay_as_they_are(tmp_path):
     folder = written(tmp_path / "own", "below zero")
     eight = folder / "test" / "0" / "8.png"

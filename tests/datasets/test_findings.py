@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import stat
+import sys
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ppvit.ciphers import keys
 from ppvit.ciphers.keys import Key
 from ppvit.cli.command import app
 from ppvit.config import default_yaml
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import MissingPackage, PpvitError, UsageError
 from ppvit.core.reading import sha256_of_folder
 from ppvit.data.plain import PlainImages
 from ppvit.data.sealed import read_dataset
@@ -149,6 +150,35 @@ def test_bad_files_can_be_skipped_and_are_told(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "train/a/empty.png (it is empty)" in told
     assert str(Path("data/raw/imagefolder/findings.csv")) in told
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("package", "extra", "name"), [("pillow_heif", "heic", "0.HEIC"), ("pydicom", "dicom", "0.dcm")]
+)
+def test_a_missing_library_is_never_skipped_as_a_bad_image(tmp_path, monkeypatch, workers, package, extra, name):
+    folder = photos(tmp_path / "d", train=6, test=6)
+    start = bytes(128) + b"DICM" if extra == "dicom" else b"\0\0\0\x18ftypheic"
+    fill(folder, (f"train/a/{name}", start + bytes(100)))
+    gone = tmp_path / "gone"
+    fill(gone, (f"{package}.py", b"raise ImportError"))
+    monkeypatch.setenv("PPVIT_WORKERS", workers)
+    monkeypatch.setattr(checked, "_ALONE_SECONDS", 0)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(gone), *sys.path]))
+    monkeypatch.syspath_prepend(gone)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    for bad_images in ("error", "skip"):
+        with pytest.raises(MissingPackage, match=rf"train/a/{name}: it is .* pip install 'ppvit\[{extra}\]'$"):
+            downloaded(folder, bad_images=bad_images)
+    assert not list(tmp_path.glob("data/raw/*"))
+
+
+def test_a_film_under_the_name_of_a_photo_is_a_bad_image_whatever_is_installed(tmp_path, monkeypatch):
+    folder = photos(tmp_path / "d", train=6, test=6)
+    fill(folder, ("train/a/0.jpg", b"\0\0\0\x18ftypmp42" + bytes(100)))
+    for package in ("no_package", "pillow_heif"):
+        monkeypatch.setitem(sys.modules, package, None)
+        assert checks(downloaded(folder, bad_images="skip"))["unreadable"] == 1
 
 
 def test_skipping_must_leave_a_class_and_most_images(tmp_path):

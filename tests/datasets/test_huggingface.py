@@ -256,6 +256,41 @@ def test_several_labels(tmp_path, capsys, inner, labels, classes):
     assert sorted(both) == sorted(expected)
 
 
+@pytest.mark.parametrize("inner", ["int64", "float32", "bool"])
+def test_a_list_of_zeros_and_ones_marks_the_labels_by_place(tmp_path, inner):
+    marks = [[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 1, 0]]
+    features = Features({"image": datasets.Image(), "labels": List(Value(inner))})
+    of = made(6, features=features, labels=marks)
+    source = open_at(hub_folder(tmp_path / "d", {"train": of, "test": of}), "huggingface")
+    assert source.classes == ["0", "1", "2"]
+    assert [sample.label for sample in source.train()] == [(0, 2), (), (1,), (0, 1), (0,), (1, 2)]
+
+
+@pytest.mark.parametrize(("inner", "lists"), [("int64", [[0, 1], [1], [0]]), ("int64", [[0, 1], [1, 0], [0, 1]])])
+def test_lists_of_two_class_numbers_are_no_marks(tmp_path, inner, lists):
+    features = Features({"image": datasets.Image(), "labels": List(Value(inner))})
+    of = made(3, features=features, labels=lists)
+    source = open_at(hub_folder(tmp_path / "d", {"train": of, "test": of}), "huggingface", label_column="labels")
+    assert [sample.label for sample in source.train()] == [tuple(sorted(each)) for each in lists]
+
+
+def test_lists_of_other_fractions_are_no_labels(tmp_path):
+    features = Features({"image": datasets.Image(), "labels": List(Value("float32"))})
+    of = made(2, features=features, labels=[[0.5, 1], [0, 1]])
+    with pytest.raises(PpvitError, match="column labels hold numbers that are no class numbers, nor 0 and 1 in lists"):
+        open_at(hub_folder(tmp_path / "d", {"train": of}), "huggingface")
+
+
+def test_held_out_images_are_stratified_by_the_rarest_of_several_labels(tmp_path, capsys):
+    features = Features({"image": datasets.Image(), "labels": List(ClassLabel(names=["often", "rare"]))})
+    of = made(40, features=features, labels=[[0, 1] if n % 10 == 0 else [0] for n in range(40)])
+    folder = hub_folder(tmp_path / "d", {"train": of})
+    for seed in range(4):
+        source = open_at(folder, "huggingface", test_fraction=0.5, seed=seed)
+        assert sum(sample.label == (0, 1) for sample in source.test()) == 2
+    assert "download.holdout_fraction of each rarest label of an image" in capsys.readouterr().out
+
+
 def test_named_classes_without_images_are_left_out(tmp_path, capsys):
     features = Features({"image": datasets.Image(), "label": ClassLabel(names=["w", "x", "y", "z"])})
     of = made(4, features=features, label=[3, 1, 1, 3])

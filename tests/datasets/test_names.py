@@ -112,7 +112,7 @@ def test_names_that_differ_in_case_only_are_asked_about(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["a", "b\nc"], "class 1 has control characters"),
+        (["a", "b\nc"], r"class 1 has control characters or is too long; rename it: 'b\\nc'$"),
         (["a", "b\u2028c"], "class 1 has control characters"),
         (["\ud800", "b"], "class 0 has control characters"),
         (["a", "\x7f"], "class 1 has control characters"),

@@ -138,6 +138,10 @@ def in_both(folder, classes="ab"):
         # fruits-360
         ([*in_both(""), "test-multiple_fruits"], {"train": "train/", "test": "test/"}),
         ([*in_both(""), "unlabeled"], {"train": "train/", "test": "test/"}),
+        # brain tumors and malaria cells hold themselves once more
+        (["a", "b", "brain/a", "brain/b"], {"": ""}),
+        (["cells/a", "cells/b", "cells/cells/a", "cells/cells/b"], {"": "cells/"}),
+        (["a", "b", "once/more/a", "once/more/b"], {"": ""}),
     ],
 )  # fmt: skip
 def test_sets_as_they_are_downloaded(folders, expected):
@@ -178,6 +182,7 @@ def test_classes_that_sound_like_splits_stay_classes(folders):
         ([*in_both("one/"), *in_both("two/")], "one and two have splits each"),
         ([*in_both("one/"), *in_both("two/"), "three"], "one and two have splits each"),
         (["cat/train", "cat/test", "dog"], "cat has splits, and others have not"),
+        (["a", "b", "c", "more/a", "more/b"], "a and b lie beside more and in it"),
         (["cat/train/good", "cat/test/good", "dog/train/good", "dog/test/good"], "cat and dog have splits each"),
     ],
 )
@@ -203,6 +208,14 @@ def test_what_is_not_clear_is_refused_with_what_was_found(folders, told):
 def test_splits_that_are_not_sorted_into_classes(folders, told):
     with pytest.raises(PpvitError, match=re.escape(told)):
         understood(*folders)
+
+
+def test_a_copy_in_the_set_is_left_out_and_told(tmp_path, capsys):
+    twice = [*classes_in("ab", "."), *classes_in("ab", "copy")]
+    assert open_at(fill(tmp_path / "twice", *twice)).classes == ["a", "b"]
+    told = capsys.readouterr().out
+    assert "copy holds the same folders once more and is left out" in told
+    assert "not used: 4 images in copy" in told
 
 
 def test_a_class_of_val_alone_is_refused(tmp_path):

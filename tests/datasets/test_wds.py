@@ -237,7 +237,7 @@ def carrying(labels, first=0):
 
 
 def test_several_labels_an_image(tmp_path, capsys):
-    shard(tmp_path / "w/train-0.tar", carrying([b"0 2\n", b"", b"1", b"2 0 0"]))
+    shard(tmp_path / "w/train-0.tar", carrying([b"0 2\n", b"", b"1", b"2 0"]))
     shard(tmp_path / "w/test-0.tar", carrying([b"2", b"\n", b"0  1"], first=9))
     (tmp_path / "w/multilabel.txt").write_text("cat\ndog\nowl\n")
     source = open_at(tmp_path / "w", "webdataset")
@@ -269,6 +269,19 @@ def test_labels_that_are_no_numbers_are_refused(tmp_path, label):
     shard(tmp_path / "w/train-0.tar", carrying([b"0", label]))
     (tmp_path / "w/multilabel.txt").write_text("cat\ndog\n")
     with pytest.raises(PpvitError, match=r"0001\.cls holds .*, expected are class numbers counted from 0"):
+        open_at(tmp_path / "w", "webdataset")
+
+
+def test_marks_of_0_and_1_are_not_taken_for_class_numbers(tmp_path):
+    shard(tmp_path / "w/train-0.tar", carrying([b"0 1 0", b"1 0 0"]))
+    (tmp_path / "w/multilabel.txt").write_text("cat\ndog\nowl\n")
+    with pytest.raises(PpvitError, match=r"0000\.cls holds b'0 1 0', a number twice; write the numbers of the labels"):
+        open_at(tmp_path / "w", "webdataset")
+
+
+def test_shards_without_a_sample_are_refused(tmp_path):
+    shard(tmp_path / "w/train-0.tar", {})
+    with pytest.raises(PpvitError, match="holds shards without a sample"):
         open_at(tmp_path / "w", "webdataset")
 
 
