@@ -200,7 +200,7 @@ def predict(
         images: files, or pixels, uint8 (n, H, W, 3), of the cipher's size.
         cipher: with the key under which the model was trained.
         adapted, finetuned: folders of the model.
-        resize_filter, crop, frames: of files: as given to :func:`import_images`. The range of grey values above 8 bits
+        resize_filter, crop, frames: of files: as given to :func:`import_images`. The range of values above 8 bits
             is that of the shards that the model was trained on.
 
     Returns:

@@ -8,11 +8,14 @@ import os
 # and on a busy machine threads that wait for each other cost several times the work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# a shell that starts the suite in the background has it ignore Ctrl-C, and so would all processes that tests start
+# a shell that starts the suite in the background has it ignore Ctrl-C, and nohup a closed terminal; so would all
+# processes that tests start
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import io
 import json

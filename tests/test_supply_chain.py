@@ -12,7 +12,7 @@ from imports import ROOT
 LOCKS = ("constraints.txt", "tests/harness/tools.txt", "tests/harness/atheris.txt")
 PERMISSIVE = re.compile(
     r"\(?(Apache([- ]2\.0)?( Software)?( License( 2\.0)?)?( WITH LLVM-exception)?"
-    r"|(0|New )?BSD(-[23]-Clause)?( License)?|MIT(-0|-CMU)?( License)?"
+    r"|(0|New |2-clause )?BSD(-[23]-Clause)?( License)?|MIT(-0|-CMU)?( License)?"
     r"|ISC( License \(ISCL\))?|BSL-1\.0|Zlib|CC0-1\.0|CNRI-Python|DFSG approved|PSF-2\.0"
     r"|Python Software Foundation License|Zope Public License|MPL-2\.0|Mozilla Public License 2\.0 \(MPL 2\.0\))\)?"
 )

@@ -17,7 +17,7 @@ from ppvit.audit.view import decrypt
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output, require_apart, write_json
 from ppvit.core.git import keep_out_of_git
-from ppvit.core.reading import read_bounded
+from ppvit.core.reading import open_regular, read_bounded
 from ppvit.core.results import Stopwatch
 from ppvit.data import decoding
 from ppvit.data.decoded import Decoded
@@ -127,7 +127,7 @@ def _verdict(values: dict[str, Any]) -> str:
 def read_folder(folder: Path) -> tuple[np.ndarray, int]:
     """All pictures of a folder: uint8, (n, H, H, 3), and how many of them were stored with loss.
 
-    Grey values above 8 bits all take the range of the folder to 0..255.
+    Values above 8 bits all take the range of the folder to 0..255.
 
     Raises:
         UsageError: there are none, their sizes differ, or they are not square.
@@ -135,7 +135,7 @@ def read_folder(folder: Path) -> tuple[np.ndarray, int]:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; name one that holds encrypted pictures")
-    paths = sorted(path for path in folder.rglob("*") if _is_picture(path.relative_to(folder)))
+    paths = sorted(path for path in folder.rglob("*") if _is_picture(path, path.relative_to(folder).parts))
     if not paths:
         endings = ", ".join(sorted(decoding.IMAGE_EXTENSIONS))
         raise UsageError(f"{folder} holds no pictures ({endings}); name a folder that does")
@@ -158,8 +158,15 @@ def read_folder(folder: Path) -> tuple[np.ndarray, int]:
     return np.stack(_alike(pictures)), lossy
 
 
-def _is_picture(path: Path) -> bool:
-    return decoding.image_extension(path.name) is not None and not decoding.is_noise(path.parts)
+def _is_picture(path: Path, parts: tuple[str, ...]) -> bool:
+    if decoding.is_noise(parts):
+        return False
+    if not decoding.has_no_ending(path.name):
+        return decoding.image_extension(path.name) is not None
+    if not path.is_file():  # a folder, or a pipe
+        return False
+    with open_regular(path) as file:
+        return decoding.extension_by_start(file.read(decoding.START_BYTES)) is not None
 
 
 def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
@@ -175,9 +182,9 @@ def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
 
 
 def _alike(pictures: list[Decoded]) -> list[np.ndarray]:
-    wide = [each.values for each in pictures if each.values.dtype != np.uint8]
-    low, high = (min(v.min() for v in wide), max(v.max() for v in wide)) if wide else (0, 255)
-    value_range = float(low), float(high if high > low else low + 1)
+    lows, highs = zip(*([each.extremes for each in pictures if each.extremes] or [(0, 255)]), strict=True)
+    low, high = min(lows), max(highs)
+    value_range = low, high if high > low else low + 1
     return [decoding.to_rgb(each.values, value_range, each.inverted) for each in pictures]
 
 

@@ -156,7 +156,7 @@ class Encrypt(Section):
     crop: Literal["center", "squash", "pad"] = "center"
     """center: shorter side to image_size, middle cut out; squash: aspect ratio given up; pad: black bars"""
     value_range: list[Value] = Field([], max_length=2)
-    """grey images above 8 bits: [low, high] become 0 and 255; empty takes the extremes of the training images"""
+    """images above 8 bits: [low, high] become 0 and 255; empty takes the extremes of the training images"""
     window: list[Value] = Field([], max_length=2)
     """the same range as [centre, width], as radiology names it; empty leaves it to value_range"""
     images_per_shard: int = Field(512, ge=1, le=1_000_000)

@@ -1,7 +1,7 @@
 """Pictures of any kind as their files hold them, and as the 8-bit RGB that ciphers and models take.
 
-One rule for a data set, never one by picture: 8-bit pictures stay as they are, and grey ones above 8 bits all take the
-same range of values to 0..255. The range is given (``encrypt.value_range``, ``encrypt.window``) or found over the
+One rule for a data set, never one by picture: 8-bit pictures stay as they are, and those above 8 bits all take the same
+range of values to 0..255. The range is given (``encrypt.value_range``, ``encrypt.window``) or found over the
 training images by `download`.
 """
 
@@ -19,10 +19,14 @@ from ppvit.data.decoded import PIXELS, Decoded
 __all__ = [
     "IMAGE_EXTENSIONS",
     "PIXELS",
+    "START_BYTES",
     "Decoded",
+    "brought",
     "decode",
     "decoded",
+    "extension_by_start",
     "extension_of",
+    "has_no_ending",
     "image_extension",
     "is_lossy",
     "is_noise",
@@ -68,6 +72,17 @@ _FORMATS = {
 _BY_OTHERS = ("HEIF", "DICOM")  # than Pillow
 _UNMARKED = ("TGA", "GBR")  # nothing at the beginning of a file tells
 _APART = ("PPM",)  # its endings tell what is in the file, and are kept
+_STARTS = (  # where a file without an ending says what it is; short marks, which others begin with too, are left out
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"GIF8", "GIF"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG2000"),
+    *((0, mark, "TIFF") for mark in rasters.TIFF),
+    *((4, b"ftyp" + brand, "HEIF") for brand in (b"heic", b"heix", b"mif1")),
+    (4, b"ftypavif", "AVIF"),
+)
+START_BYTES = dicom.PREAMBLE + 4  # of a file, that tell its kind
 IMAGE_EXTENSIONS = {
     ending: ending if kind in _APART else endings[0] for kind, endings in _FORMATS.items() for ending in endings
 }
@@ -77,6 +92,23 @@ IMAGE_EXTENSIONS = {
 def image_extension(name: str) -> str | None:
     """The extension under which a file's bytes are kept, if its name is that of an image, else None."""
     return IMAGE_EXTENSIONS.get(_ending(name)) if "." in name else None
+
+
+def has_no_ending(name: str) -> bool:
+    """Whether a file's name says nothing of its kind, as ``IM0001``, ``IM.1`` and ``1.2.840.113619`` of DICOM do."""
+    _, dot, ending = name.rpartition(".")
+    return not dot or ending.isdigit()
+
+
+def extension_by_start(start: bytes) -> str | None:
+    """The extension of a JPEG, PNG, WebP, TIFF, GIF, JPEG 2000, AVIF, HEIC or DICOM file by its first bytes, else None.
+
+    Args:
+        start: the first ``START_BYTES``.
+    """
+    if dicom.is_dicom(start):
+        return _FORMATS["DICOM"][0]
+    return next((_FORMATS[kind][0] for at, mark, kind in _STARTS if start[at : at + len(mark)] == mark), None)
 
 
 def extension_of(data: bytes, name: str = "") -> str:
@@ -92,7 +124,7 @@ def extension_of(data: bytes, name: str = "") -> str:
 
 
 def is_noise(parts: Sequence[str]) -> bool:
-    """Whether a path is of what macOS and Windows leave in folders and archives, and of no file of the user's.
+    """Whether a path is of what macOS, Windows and DICOM media have in folders and archives beside the user's files.
 
     Args:
         parts: of the path, its folders first.
@@ -100,7 +132,7 @@ def is_noise(parts: Sequence[str]) -> bool:
     return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1].lower() in _LEFT_BEHIND
 
 
-_LEFT_BEHIND = (".ds_store", "thumbs.db", "desktop.ini")
+_LEFT_BEHIND = (".ds_store", "thumbs.db", "desktop.ini", "dicomdir")
 
 
 def size_of(data: bytes, extension: str | None = None) -> tuple[int, int]:
@@ -138,8 +170,25 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+_OTHERS = {  # what stands in files in the place of images, by their first letters
+    b"version https://git-lfs": "a pointer of Git LFS, not the file: git lfs pull fetches it",
+    b"<!doctype html": "a web page, as a failed download leaves it",
+    b"<html": "a web page, as a failed download leaves it",
+    b"<svg": "SVG, which is not drawn",
+    b"<?xml": "XML, perhaps SVG, which is not drawn",
+    b"%pdf": "PDF, of which pages are not drawn",
+    b"\x93numpy": "a NumPy array",
+    b"pk\x03\x04": "a zip archive",
+}
+
+
+def _something_else(data: bytes) -> str:
+    start = data[:200].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((what for mark, what in _OTHERS.items() if start.startswith(mark)), "")
+
+
 def pixels(data: bytes, where: str, frames: str = "error", extension: str | None = None) -> np.ndarray:
-    """Decode an encoded image: as a person sees it, or the grey values themselves where they have more than 8 bits.
+    """Decode an encoded image: as a person sees it, or the values themselves where they have more than 8 bits.
 
     Args:
         data: the file's bytes, of any format in ``IMAGE_EXTENSIONS``.
@@ -150,8 +199,8 @@ def pixels(data: bytes, where: str, frames: str = "error", extension: str | None
             such as TGA, need it.
 
     Returns:
-        uint8, (H, W, 3): rotated as EXIF says, transparency on white. Or float32 or float64, (H, W): values before any
-        range is applied, finite.
+        uint8, (H, W, 3): rotated as EXIF says, transparency on white. Or float32 or float64, (H, W) grey or (H, W, 3)
+        colours: values before any range is applied, finite but for padding, see :class:`Decoded`.
 
     Raises:
         PpvitError: not an image, truncated, larger than 2^28 pixels, several frames, or not all values are finite.
@@ -163,18 +212,15 @@ def decoded(data: bytes, where: str, frames: str = "error", extension: str | Non
     """The same as :func:`pixels`, and whether grey values above 8 bits are inverted."""
     try:
         if dicom.is_dicom(data):
-            found = dicom.read(data, frames)
-        else:
-            found = rasters.read(data, _formats(extension or _ending(where)), frames)
+            return dicom.read(data, frames)
+        return rasters.read(data, _formats(extension or _ending(where)), frames)
     except PpvitError as error:
         raise PpvitError(f"{where}: {error}") from None
     except MemoryError:  # which says nothing of the file
         raise
     except Exception as error:  # readers name none of those that a damaged file ends in
-        raise PpvitError(f"{where}: this image cannot be decoded ({reason(error)}); replace or remove it") from None
-    if found.values.dtype != np.uint8 and not np.isfinite(found.values).all():
-        raise PpvitError(f"{where}: some of its values are not finite (NaN or infinite); replace or remove it")
-    return found
+        why = (isinstance(error, UnidentifiedImageError) and _something_else(data)) or reason(error)
+        raise PpvitError(f"{where}: this image cannot be decoded ({why}); replace or remove it") from None
 
 
 def _ending(name: str) -> str:
@@ -185,9 +231,9 @@ def to_rgb(values: np.ndarray, value_range: Sequence[float] | None, inverted: bo
     """Bring what :func:`pixels` gives to 8 bits: linear from ``value_range`` to 0..255, clipped.
 
     Args:
-        values: uint8, (H, W, 3), which are returned as they are, or float, (H, W).
-        value_range: lowest and highest value that is told apart, of the whole data set; None where there are none above
-            8 bits.
+        values: uint8, (H, W, 3), which are returned as they are, or float, (H, W) or (H, W, 3).
+        value_range: lowest and highest value that is told apart, of the whole data set and all its colours; None where
+            there are none above 8 bits.
         inverted: whether low values are white.
 
     Returns:
@@ -199,14 +245,17 @@ def to_rgb(values: np.ndarray, value_range: Sequence[float] | None, inverted: bo
     if values.dtype == np.uint8:
         return values
     if value_range is None:
-        raise PpvitError("its grey values have more than 8 bits; set encrypt.value_range to the lowest and the highest")
+        raise PpvitError(
+            "its values have more than 8 bits; set encrypt.value_range to the lowest and the highest, or save it with 8"
+        )
     low, high = value_range
     if not low < high:
         raise PpvitError(f"no range from {low:g} to {high:g}; set encrypt.value_range to the lowest and the highest")
     with np.errstate(over="ignore"):  # a range beyond half of what float32 holds; clipped below
         scaled = (np.clip(values, low, high) - low) * (255 / (high - low))
-    grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-    return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=-1)
+    eight = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    eight = 255 - eight if inverted else eight
+    return eight if eight.ndim == 3 else np.repeat(eight[..., None], 3, axis=-1)
 
 
 def decode(
@@ -224,7 +273,11 @@ def decode(
     Raises:
         PpvitError: see there; names ``where``.
     """
-    found = decoded(data, where, frames, extension)
+    return brought(decoded(data, where, frames, extension), where, value_range)
+
+
+def brought(found: Decoded, where: str, value_range: Sequence[float] | None) -> np.ndarray:
+    """The same of what :func:`decoded` gave."""
     try:
         return to_rgb(found.values, value_range, found.inverted)
     except PpvitError as error:

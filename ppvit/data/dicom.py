@@ -13,18 +13,24 @@ from typing import Any
 import numpy as np
 
 from ppvit.core.errors import PpvitError
-from ppvit.data.decoded import Decoded, chosen_frame, require_size
+from ppvit.data.decoded import Decoded, chosen_frame, require_finite, require_size
 
 # what pydicom remarks of files that are not quite to the standard: what cannot be decoded is an error anyway
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
-_PREAMBLE = 128  # bytes of anything at the beginning
+PREAMBLE = 128  # bytes of anything at the beginning
+_FIRST = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a transfer syntax that compresses the whole file
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether a file begins as DICOM files do."""
-    return data[_PREAMBLE : _PREAMBLE + 4] == b"DICM"
+    """Whether a file begins as DICOM files do, also old ones, which begin with their first element."""
+    return data[PREAMBLE : PREAMBLE + 4] == b"DICM" or _is_bare(data)
+
+
+def _is_bare(data: bytes) -> bool:
+    # the elements of groups 2 and 8 that can be the first, each with its type, or implicitly a length below 2^16
+    return data[:4] in _FIRST and (data[4:6] in (b"UL", b"CS", b"UI", b"LO") or data[6:8] == b"\0\0")
 
 
 def size_of(data: bytes) -> tuple[int, int]:
@@ -47,8 +53,8 @@ def read(data: bytes, frames: str) -> Decoded:
         frames: see :func:`ppvit.data.decoding.pixels`.
 
     Returns:
-        uint8 (H, W, 3), for colours and for grey of up to 8 bits that is not rescaled; else what the modality means by
-        the values (Hounsfield units of CT), float32 or float64, (H, W).
+        uint8 (H, W, 3), for colours, and for grey that is not rescaled, of up to 8 bits; else float32 or float64:
+        colours as they are, (H, W, 3), grey as the modality means it (Hounsfield units of CT), (H, W).
 
     Raises:
         PpvitError: several frames and none chosen; compressed in a way that pydicom alone does not read.
@@ -62,16 +68,21 @@ def read(data: bytes, frames: str) -> Decoded:
         from pydicom.pixels.processing import apply_color_lut
 
         colours = apply_color_lut(stored, dataset)[..., :3]
-        return Decoded(colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8))
+        return Decoded(colours if colours.dtype == np.uint8 else _floats(colours))
     if stored.ndim == 3:  # pydicom has made RGB of YBR
-        return Decoded(_eight_bits(stored, dataset))
+        return Decoded(_eight_bits(stored, dataset) if dataset.BitsStored <= 8 else _floats(stored))
     inverted = kind == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
-    values = _rescaled(stored, dataset, frame)
+    values, padding = _rescaled(stored, dataset, frame), _padding(stored, dataset)
     if values is stored and stored.dtype == np.uint8:
         grey = _eight_bits(stored, dataset)
-        return Decoded(np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=-1))
-    exact = np.can_cast(values.dtype, np.float32)  # of up to 16 bits
-    return Decoded(values.astype(np.float32 if exact else np.float64), inverted)
+        grey = np.where(padding, 0, 255 - grey if inverted else grey).astype(np.uint8)
+        return Decoded(np.repeat(grey[..., None], 3, axis=-1))
+    values = _floats(values)
+    require_finite(values)
+    if padding.all():
+        raise ValueError("all of it is padding")
+    values[padding] = np.inf if inverted else -np.inf
+    return Decoded(values, inverted)
 
 
 def _opened(data: bytes) -> Any:
@@ -81,7 +92,11 @@ def _opened(data: bytes) -> Any:
         raise PpvitError("it is DICOM, which needs pydicom; install it: pip install 'ppvit[dicom]'") from None
     if _DEFLATED in data:  # pydicom would inflate it whatever its size
         raise PpvitError("it is a deflated DICOM file; save it in another transfer syntax")
-    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset = pydicom.dcmread(io.BytesIO(data), force=_is_bare(data))
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, _ = dataset.original_encoding
+        uid = pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = uid
     if "Rows" not in dataset or "Columns" not in dataset:
         raise ValueError("a DICOM file without a picture")
     require_size(int(dataset.Columns), int(dataset.Rows))
@@ -118,6 +133,23 @@ def _rescaled(stored: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused
             return stored if line == (1, 0) else stored * line[0] + line[1]
     return apply_modality_lut(stored, dataset)
+
+
+def _floats(values: np.ndarray) -> np.ndarray:
+    """Without loss, of up to 16 bits in float32."""
+    return values.astype(np.float32 if np.can_cast(values.dtype, np.float32) else np.float64)
+
+
+def _padding(stored: np.ndarray, dataset: Any) -> np.ndarray:
+    """Which pixels are none of the picture, by their stored value (DICOM PS3.3, C.7.5.1.1.2): bool, (H, W)."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    limit = dataset.get("PixelPaddingRangeLimit")
+    # of signed pixels it may be written as an unsigned number, and the other way round
+    ends = np.array([value, value if limit is None else limit], np.int64).astype(stored.dtype)
+    padding: np.ndarray = (stored >= ends.min()) & (stored <= ends.max())
+    return padding
 
 
 def _eight_bits(stored: np.ndarray, dataset: Any) -> np.ndarray:

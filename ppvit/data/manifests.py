@@ -94,7 +94,7 @@ class RawShards(Record):
 
 
 class Wide(Record):
-    """Grey training images above 8 bits: how many, and the lowest and highest value in them."""
+    """Training images above 8 bits: how many, and the lowest and highest value in them."""
 
     images: int = Field(ge=1, le=_SAMPLES)
     low: float

@@ -124,7 +124,7 @@ def prepared(encrypt: Encrypt, dataset: dict[str, Any]) -> dict[str, Any]:
         dataset: what ``dataset.json`` holds; its ``wide`` is the range that was found.
 
     Returns:
-        ``resize_filter``, ``crop``, and ``value_range``: [low, high], the grey values above 8 bits that become 0 and
+        ``resize_filter``, ``crop``, and ``value_range``: [low, high], the values above 8 bits that become 0 and
         255, or None where none is needed.
     """
     wide = dataset.get("wide")
@@ -140,17 +140,17 @@ def prepared(encrypt: Encrypt, dataset: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_range(plain: PlainImages) -> None:
-    """Say how grey values above 8 bits are brought to 8 bits, where there are any or a range is given."""
+    """Say how values above 8 bits are brought to 8 bits, where there are any or a range is given."""
     if (value_range := plain.prepared["value_range"]) is None:
         return
     wide, (low, high) = plain.manifest["wide"], value_range
     if wide is None:
-        print("no image has grey values above 8 bits; encrypt.value_range and encrypt.window change nothing")
+        print("no image has values above 8 bits; encrypt.value_range and encrypt.window change nothing")
         return
     found = [wide["low"], wide["high"]]
     source = "the extremes" if value_range == found else f"as given; the extremes are {found[0]:g} and {found[1]:g}"
     print(
-        f"{wide['images']} training images have grey values above 8 bits: {low:g} .. {high:g} become 0 .. 255 "
+        f"{wide['images']} training images have values above 8 bits: {low:g} .. {high:g} become 0 .. 255 "
         f"({source}); images of 8 bits stay as they are"
     )
 

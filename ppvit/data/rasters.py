@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ppvit.core.errors import PpvitError
-from ppvit.data.decoded import PIXELS, Decoded, chosen_frame, require_size
+from ppvit.data import deep_colours, other_tiff
+from ppvit.data.decoded import PIXELS, Decoded, chosen_frame, require_finite, require_size
 
 # what Pillow remarks of damaged tags: what cannot be decoded is an error anyway
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -23,6 +24,7 @@ Image.MAX_IMAGE_PIXELS = PIXELS // 2  # Pillow refuses twice that, also of pictu
 
 _PNG_DEPTH, _PNG_COLOURS = 24, 25  # where a PNG says them
 _GREY_WITH_ALPHA = 4
+TIFF = (b"II*\0", b"MM\0*")  # with which they begin
 _REDUCED, _MASK = 1, 4  # bits of TIFF's NewSubfileType: not a page but a smaller copy of one, or its transparency
 _SUBFILE, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 262, 339  # tags of TIFF
 
@@ -79,11 +81,24 @@ def _heif(data: bytes) -> Any:
 
 def read(data: bytes, formats: list[str], frames: str) -> Decoded:
     """Decode an image; arguments and errors: see :func:`opened`, for ``frames`` :func:`ppvit.data.decoding.pixels`."""
-    with opened(data, formats) as image:
+    try:
+        opened_image = opened(data, formats)
+    except UnidentifiedImageError:
+        if data[:4] in TIFF:
+            return other_tiff.read(data, frames)
+        raise
+    with opened_image as image:
         _seek(image, frames)
         require_size(*image.size)  # a later page may be of another size
         if image.mode == "F" or image.mode.startswith("I"):
             return _grey(image)
+        if image.mode == "L" and image.format == "TIFF" and image.tag_v2.get(_SAMPLE_FORMAT) == (2,):
+            signed = np.asarray(ImageOps.exif_transpose(image)).view(np.int8)  # which Pillow takes for unsigned
+            return Decoded(signed.astype(np.float32), image.tag_v2.get(_PHOTOMETRIC) == 0)
+        if deep_colours.has(image):
+            with opened(data, formats) as again:
+                _seek(again, frames)
+                return Decoded(deep_colours.values(image, again))
         if image.format == "TGA" and image.mode == "RGBA" and not data[17] & 15:
             image = image.convert("RGB")  # it says that it has no alpha; the fourth byte is anything
         return Decoded(np.asarray(_rgb(ImageOps.exif_transpose(image))))
@@ -116,6 +131,7 @@ def _grey(image: Any) -> Decoded:
     inverted = tags.get(_PHOTOMETRIC) == 0  # Pillow turns WhiteIsZero round in 8 bits only
     mode = image.mode
     values = np.asarray(ImageOps.exif_transpose(image))
+    require_finite(values)
     if mode == "I":
         unsigned = image.format == "TIFF" and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
         return Decoded((values.view(np.uint32) if unsigned else values).astype(np.float64), inverted)

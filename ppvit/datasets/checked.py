@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
-
 from ppvit.core.children import end_with_parent
 from ppvit.core.errors import PpvitError
 from ppvit.core.stopping import unheard_by_children
@@ -31,7 +29,7 @@ class Seen:
     Attributes:
         fault: why it cannot be decoded; else empty.
         pixels, look: see :mod:`ppvit.datasets.duplicates`.
-        extremes: of grey values above 8 bits, the lowest and the highest.
+        extremes: of values above 8 bits, the lowest and the highest.
     """
 
     fault: str = ""
@@ -127,10 +125,8 @@ def _examine(image: bytes, extension: str, origin: str, frames: str) -> Seen:
         found = decoded(image, origin, frames, extension)
     except PpvitError as error:
         return Seen(_reason(str(error), origin))
-    values = found.values
-    extremes = None if values.dtype == np.uint8 else (float(values.min()), float(values.max()))
-    shown = -values if found.inverted else values
-    return Seen(pixels=pixel_hash(shown), look=look(shown), extremes=extremes)
+    shown = -found.values if found.inverted else found.values
+    return Seen(pixels=pixel_hash(shown), look=look(shown), extremes=found.extremes)
 
 
 def _reason(message: str, origin: str) -> str:

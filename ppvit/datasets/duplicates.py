@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ppvit.data.decoded import finite_extremes
+
 NEAR_BITS = 32  # of 256, at most, in which the perceptual hashes of pictures that look alike differ
 _SIDE = 16  # frequencies in each direction
 _WORDS = _SIDE**2 // 64
@@ -36,13 +38,13 @@ def look(values: npt.NDArray[Any]) -> bytes:
     """The perceptual hash of a picture, 32 bytes; none where it is all of one grey.
 
     Args:
-        values: uint8, (H, W, 3), or grey values of any range, (H, W), which are brought to 0..255.
+        values: uint8, (H, W, 3), or values of any range, (H, W) or (H, W, 3), which are brought to 0..255.
     """
     import imagehash
 
     if values.dtype != np.uint8:
-        low, high = float(values.min()), float(values.max())
-        values = ((values - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
+        low, high = finite_extremes(values)
+        values = ((np.clip(values, low, high) - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
     grey = Image.fromarray(values).convert("L")
     darkest, brightest = grey.getextrema()
     if brightest - darkest < _FLAT:  # type: ignore[operator]  # of one band

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppvit.config import Dataset
+from ppvit.data.decoded import is_narrow
 from ppvit.data.labels import Label
 from ppvit.data.manifests import RAW_SPLITS
 from ppvit.datasets.checked import Seen
@@ -30,7 +32,7 @@ class Findings:
         settings: ``bad_images`` and ``duplicates`` are used.
 
     Attributes:
-        wide: grey training images above 8 bits, as :class:`ppvit.data.manifests.Wide` has them; None where there are
+        wide: training images above 8 bits, as :class:`ppvit.data.manifests.Wide` has them; None where there are
             none.
     """
 
@@ -41,6 +43,7 @@ class Findings:
         self._near: dict[str, list[tuple[int, Twin]]] = {}  # number in the split; the twin's in all splits before
         self._faults: list[tuple[str, Sample, str]] = []  # split, sample without its bytes, reason
         self._dropped = 0
+        self._extremes = array("d")  # two of each image above 8 bits
         self._labels: list[Label] = []  # that occur, each in its place
         self._places: dict[Label, int] = {}
         self._seen, self._kept = Counter[tuple[str, int]](), Counter[tuple[str, int]]()  # by split and class
@@ -72,6 +75,7 @@ class Findings:
             self._places[sample.label] = len(self._labels)
             self._labels.append(sample.label)
         self._prints[split].add(seen.pixels, seen.look, self._places[sample.label], sample.origin)
+        self._extremes.extend(seen.extremes or ())
         if seen.extremes is not None and split == "train":
             (low, high), wide = seen.extremes, self.wide
             images, lowest, highest = (wide["images"], wide["low"], wide["high"]) if wide else (0, low, high)
@@ -128,6 +132,8 @@ class Findings:
         if found := self._leaks(figures):
             left = f"; {figures['test_dropped']} test images were left out" if figures["test_dropped"] else ""
             told.append(found + left)
+        if narrow := self._narrow():
+            told.append(narrow)
         if repeated := [
             f"{figures[f'{split}_repeated']} in {split}" for split in RAW_SPLITS if figures[f"{split}_repeated"]
         ]:
@@ -138,6 +144,19 @@ class Findings:
         named = [f"{sample.origin[-_LETTERS:]} ({reason[:_LETTERS]})" for _, sample, reason in self._faults[:_NAMED]]
         more = f" and {len(self._faults) - _NAMED:,} more" if len(self._faults) > _NAMED else ""
         return f"images that cannot be decoded: {', '.join(named)}{more}"
+
+    def _narrow(self) -> str:
+        """How many images hardly differ from one grey under the range of the data set; empty where none."""
+        if self.wide is None:
+            return ""
+        low, high = self.wide["low"], self.wide["high"]
+        ends = np.array(self._extremes).reshape(-1, 2).tolist()
+        if count := sum(is_narrow(each, (low, high)) for each in ends):
+            return (
+                f"{count:,} of {len(ends):,} images above 8 bits use less than a sixteenth of {low:g} .. {high:g}, the "
+                "range of the training images; check that all have one scale, or set encrypt.value_range"
+            )
+        return ""
 
     def _leaks(self, figures: dict[str, int]) -> str:
         """What makes a score of the data set doubtful; empty where nothing does."""

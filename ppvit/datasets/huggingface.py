@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ _LABEL_NAMES = ("label", "labels", "class", "classes", "category", "target")
 _IMAGE_NAMES = ("image", "img")
 _LABEL_KINDS = ("whole", "text", "several whole", "several text")
 _MOST_CLASSES = 2**16
+_NO_ROW: Any = object()
 _NO_CLASS = -1  # in a column of class numbers: not labelled, as the test splits of competitions are
 
 
@@ -178,7 +180,9 @@ class _Rows:
     def samples(self) -> Iterator[Sample]:
         for file, labels in zip(self.files, self.labels, strict=True):
             images = hub_tables.images(file, self.image_column)
-            for number, (label, image) in enumerate(zip(labels, images, strict=True)):
+            for number, (label, image) in enumerate(zip_longest(labels, images, fillvalue=_NO_ROW)):
+                if label is _NO_ROW or image is _NO_ROW:
+                    raise PpvitError(f"{file} changed while it was read; run again once nothing writes it")
                 if label is not None:
                     yield _sample(image, label, self._name(file, number))
 

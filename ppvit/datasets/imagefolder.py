@@ -7,18 +7,21 @@ Layouts, each with any folders around it, and split folders recognised by meanin
     <class>/**.jpg                                test is held out, stratified (download.holdout_fraction, dataset.seed)
 
 Classes are numbered in the order of their sorted names. Whatever lies deeper in a class folder belongs to the class.
+Images are known by their endings, and where a name has none by their first bytes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.data.decoding import image_extension
+from ppvit.core.reading import open_regular
+from ppvit.data import decoding
+from ppvit.data.tar_index import IMAGE_BYTES
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.local import only_archive
 from ppvit.datasets.source import (
@@ -35,6 +38,7 @@ from ppvit.datasets.trees import ARCHIVE_ENDINGS, Entry, entries, is_archive
 from ppvit.datasets.understood import note_on_links, tell
 
 _MOST_FOLDERS = 2**20
+_MOST_ENDINGS = 50  # of which a file is looked into
 _NAMED = 5  # links, folders or endings that a message lists
 _ENDING_LETTERS = 12
 _SPLITS_ALONE = {split_of(name) for name in ("train", "val", "test")}
@@ -52,6 +56,7 @@ class _Survey:
     folders: set[tuple[str, ...]] = field(default_factory=set)
     others: Counter[tuple[tuple[str, ...], str]] = field(default_factory=Counter)  # by folders and ending
     other_example: str = ""
+    starts: dict[str, str | None] = field(default_factory=dict)  # by ending, what one of them begins like
     linked: list[str] = field(default_factory=list)  # folders that are links
     dangling: list[str] = field(default_factory=list)  # the first of them
     dangling_count: int = 0
@@ -115,7 +120,7 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
 def _samples(
     path: Path, layout: Layout, labels: dict[str, int], held_out: HoldOut | None, wanted: str
 ) -> Iterator[Sample]:
-    for entry in _images(path):
+    for entry, extension in _images(path):
         place = layout.locate(entry.parts[:-1])
         if place is None:
             continue
@@ -123,12 +128,36 @@ def _samples(
         if held_out:
             split = "test" if held_out.is_test(class_name, _inner_name(entry, layout)) else "train"
         if split == wanted:
-            image = entry.read()
-            yield Sample(image, image_extension(entry.parts[-1]) or "", labels[class_name], entry.name)
+            yield Sample(entry.read(), extension, labels[class_name], entry.name)
 
 
-def _images(path: Path) -> Iterator[Entry]:
-    return (entry for entry in entries(path) if not entry.is_folder and image_extension(entry.parts[-1]))
+def _images(path: Path) -> Iterator[tuple[Entry, str]]:
+    for entry in entries(path):
+        if not entry.is_folder:
+            file, extension = _known(entry)
+            if extension is not None:
+                yield file, extension
+
+
+def _known(entry: Entry) -> tuple[Entry, str | None]:
+    """A file, to be read instead of what was given, and the extension under which it is kept if it is an image."""
+    name = entry.parts[-1]
+    if not decoding.has_no_ending(name) or entry.dangling:
+        return entry, decoding.image_extension(name)
+    return _known_by_start(entry)
+
+
+def _known_by_start(entry: Entry) -> tuple[Entry, str | None]:
+    if not 0 < entry.size <= IMAGE_BYTES:  # links in archives have no bytes
+        return entry, None
+    if entry.path is None:  # of an archive, which is not read back and forth
+        data = entry.read()
+        return replace(entry, read=lambda: data), decoding.extension_by_start(data)
+    try:
+        with open_regular(entry.path) as file:
+            return entry, decoding.extension_by_start(file.read(decoding.START_BYTES))
+    except OSError as error:
+        raise PpvitError(f"{entry.path} cannot be read ({error.strerror}); check its permissions") from None
 
 
 def _inner_name(entry: Entry, layout: Layout) -> str:
@@ -137,7 +166,7 @@ def _inner_name(entry: Entry, layout: Layout) -> str:
 
 
 def _class_and_name(path: Path, layout: Layout) -> Iterator[tuple[str, str]]:
-    for entry in _images(path):
+    for entry, _ in _images(path):
         place = layout.locate(entry.parts[:-1])
         if place is not None:
             yield place[1], _inner_name(entry, layout)
@@ -152,11 +181,15 @@ def _survey(path: Path) -> _Survey:
         elif entry.is_folder:
             survey.folders.add(entry.parts)
             survey.linked += [entry.name] if entry.is_linked_folder else []
-        elif image_extension(entry.parts[-1]):
+        elif _known(entry)[1] is not None:
             survey.images[entry.parts[:-1]] += 1
             survey.size_bytes += entry.size
         elif entry.parts[-1] != "README.md":
-            survey.others[entry.parts[:-1], _ending(entry.parts[-1])] += 1
+            ending = _ending(entry.parts[-1])
+            survey.others[entry.parts[:-1], ending] += 1
+            unseen = ending not in survey.starts and len(survey.starts) < _MOST_ENDINGS
+            if entry.path and unseen and ending.startswith(".") and ending[1:] not in _TEXTS:
+                survey.starts[ending] = _known_by_start(entry)[1]
             survey.other_example = survey.other_example or entry.name
         if len(survey.images) + len(survey.folders) + len(survey.others) > _MOST_FOLDERS:
             raise PpvitError(
@@ -173,14 +206,21 @@ def _survey(path: Path) -> _Survey:
         packed = any(f"x{ending}".endswith(ARCHIVE_ENDINGS) for _, ending in survey.others)
         raise PpvitError(
             f"{path} holds no images that are read{others}; expected are class folders of images, or train and test "
-            f"folders of them{', so unpack the archives in it' if packed else ''}"
+            f"folders of them{', so unpack the archives in it' if packed else ''}{_misnamed(survey, survey.others)}"
         )
     return survey
 
 
 def _ending(name: str) -> str:
-    stem, dot, ending = name.rpartition(".")
-    return f".{ending.lower()[:_ENDING_LETTERS]}" if dot and stem else "without ending"
+    stem, _, ending = name.rpartition(".")
+    return f".{ending.lower()[:_ENDING_LETTERS]}" if stem and not decoding.has_no_ending(name) else "without ending"
+
+
+def _misnamed(survey: _Survey, others: Mapping[tuple[tuple[str, ...], str], int]) -> str:
+    """What to do about files that begin like images and are named otherwise; raw photographs begin like TIFF."""
+    begun = {(ending, survey.starts.get(ending) or "tif") for _, ending in others}
+    found = sorted((ending, start) for ending, start in begun if start != "tif")
+    return "".join(f"; files named {ending} begin like {start}: rename them so" for ending, start in found[:_NAMED])
 
 
 def _by_ending(others: Mapping[tuple[tuple[str, ...], str], int]) -> str:
@@ -214,6 +254,7 @@ def _require_readable(survey: _Survey, layout: Layout, path: Path) -> None:
             raise PpvitError(
                 f"{path}: of the files in {'/'.join(folder)}, {images[folder]} are images that are read and "
                 f"{others.total()} are not ({_by_ending(others)}); convert these to JPEG or PNG, or take them away"
+                f"{_misnamed(survey, others)}"
             )
 
 
@@ -232,12 +273,30 @@ def _count(survey: _Survey, layout: Layout) -> tuple[dict[str, dict[str, int]], 
     return counts, left_out
 
 
+def _alike_inside(survey: _Survey, layout: Layout) -> set[str]:
+    """Names of folders, two or more, that lie in every class folder, with all of its images; else none."""
+    inside: dict[tuple[str, ...], set[str]] = {tuple(folder): set() for folder in layout.classes}
+    for folders in survey.images:
+        for depth in range(len(folders) + 1):
+            if folders[:depth] in inside:
+                inside[folders[:depth]].add(folders[depth] if depth < len(folders) else "")
+    sets = [names for names in inside.values() if names]
+    alike = len(sets) > 1 and all(names == sets[0] for names in sets) and "" not in sets[0] and len(sets[0]) > 1
+    return sets[0] if alike else set()
+
+
 def _warn(survey: _Survey, layout: Layout, path: Path) -> None:
     if survey.others:
         endings = _by_ending(survey.others)
         warn(
             f"{path}: {survey.others.total()} files that are no images were ignored ({endings}), "
             f"such as {survey.other_example}"
+        )
+    if alike := _alike_inside(survey, layout):
+        warn(
+            f"{path}: every class folder holds the folders {_listed(sorted(alike)[:_NAMED], len(alike))}, and all "
+            "images in them are of the class; if these are the classes, name the folders around them train and test; "
+            "if one holds masks or copies, take it out"
         )
     parents = {folder[:-1] for folder in layout.classes}
     filled = {folders[:depth] for folders in survey.images for depth in range(len(folders) + 1)}

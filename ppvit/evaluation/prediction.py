@@ -14,8 +14,10 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import read_bounded
 from ppvit.data import decoding, images
+from ppvit.data.decoded import is_narrow
 from ppvit.data.plain import image_id
 from ppvit.data.tar_index import IMAGE_BYTES
+from ppvit.datasets.source import warn
 from ppvit.models import model_input
 from ppvit.models.tasks import task_of
 from ppvit.tuners import load_finetuned
@@ -72,5 +74,11 @@ def read_images(
             data = read_bounded(path, IMAGE_BYTES)
         except OSError as error:
             raise PpvitError(f"{path}: {error.strerror}; name an image file") from None
-        plain.append(images.to_square(decoding.decode(data, str(path), value_range, frames), size, resize_filter, crop))
+        found = decoding.decoded(data, str(path), frames)
+        if found.extremes and value_range and is_narrow(found.extremes, value_range):
+            warn(
+                f"{path}: its values, {found.extremes[0]:g} .. {found.extremes[1]:g}, use less than a sixteenth of the "
+                f"data set's range, {value_range[0]:g} .. {value_range[1]:g}; check that both are on one scale"
+            )
+        plain.append(images.to_square(decoding.brought(found, str(path), value_range), size, resize_filter, crop))
     return np.stack(plain)

@@ -34,7 +34,7 @@ def run(
 
     Args:
         config: ``dataset.image_size`` and ``frames``, ``cipher``, ``encrypt`` are used, as when the shards were made.
-        places: ``raw`` (for the class names and the range of grey values), ``adapted`` and ``finetuned`` are read.
+        places: ``raw`` (for the class names and the range of deep values), ``adapted`` and ``finetuned`` are read.
         paths: image files.
         top: how many, at most; by default 3, and of several labels all.
         threshold: probability above which one of several labels is told; by default one half.

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 import pillow_heif
 import pytest
+import tifffile
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -54,7 +55,8 @@ def require_pixels_or_a_line(data, name, value_range):
 
 def test_every_ending_that_pillow_opens_is_in_the_table_or_left_out_for_a_reason():
     Image.init()
-    known = {ending.removeprefix(".") for ending in Image.registered_extensions()}
+    # pillow-heif adds its own where another library has it do so
+    known = {ending.removeprefix(".") for ending, kind in Image.registered_extensions().items() if kind != "HEIF"}
     by_others = {"heic", "heif", "hif", "dcm", "dicom", "dic", "ima"}
     assert set(IMAGE_EXTENSIONS) == (known - LEFT_OUT) | by_others
     assert not set(IMAGE_EXTENSIONS) & LEFT_OUT
@@ -103,6 +105,22 @@ def test_heic_without_its_library_names_the_extra(monkeypatch):
     pillow_heif.from_pillow(Image.fromarray(SMOOTH)).save(buffer)
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     assert refused(buffer.getvalue(), "a.heic").endswith("pip install 'ppvit[heic]'")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n", "git lfs pull"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>404", "a web page"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\x93NUMPY\x01\0", "a NumPy array"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"anything", "of no kind that is read"),
+    ],
+)
+def test_what_stands_in_the_place_of_an_image_is_told(data, told):
+    assert told in refused(data, "a.jpg")
 
 
 def test_tga_is_read_by_its_name_alone_since_nothing_in_it_tells():
@@ -260,20 +278,123 @@ def test_values_that_mean_nothing_are_refused_with_the_name_of_the_file(data, va
     assert told in line
 
 
-def test_grey_of_16_bits_with_alpha_is_refused_and_colours_of_16_bits_keep_the_upper_8():
-    def png(colours, samples):
-        rows = np.pad(samples.astype(">u2").view(np.uint8).reshape(12, -1), ((0, 0), (1, 0))).tobytes()
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
-        def chunk(name, body):
-            return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, 16, colours, 0, 0, 0))
-        return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+def png(colours, samples, transparent=None, passes=((0, 0, 1, 1),)):
+    """A PNG of 16 bits: grey (0), colours (2), grey with alpha (4), colours with alpha (6); ``ADAM7`` interlaces it."""
+    parts = [samples[top::down, left::right] for top, left, down, right in passes]
+    rows = b"".join(
+        np.pad(part.astype(">u2").view(np.uint8).reshape(len(part), -1), ((0, 0), (1, 0))).tobytes() for part in parts
+    )
 
-    assert "half the bits would be lost" in refused(png(4, np.dstack([DEEP, DEEP])), "a.png", (0, 65535))
-    colours = RGB.astype(np.uint16) * 256 + 99
-    np.testing.assert_array_equal(decode(png(2, colours), "a.png"), RGB)
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, 16, colours, 0, 0, len(passes) > 1))
+    clear = b"" if transparent is None else chunk(b"tRNS", struct.pack(">3H", *transparent))
+    return b"\x89PNG\r\n\x1a\n" + header + clear + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_grey_of_16_bits_with_alpha_is_refused():
+    line = refused(png(4, np.dstack([DEEP, DEEP])), "a.png", (0, 65535))
+    assert line.endswith("half the bits would be lost; save it without")
     np.testing.assert_array_equal(pixels(png(0, DEEP), "a.png"), DEEP)
+
+
+COLOURS = RGB.astype(np.uint16) * 16 + 3  # 12 bits, in files that say 16
+
+
+def tiff_by_tifffile(values, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **({"photometric": "rgb"} | options))
+    return buffer.getvalue()
+
+
+PLANES = np.ascontiguousarray(np.moveaxis(COLOURS, -1, 0))
+DEEP_FILES = {
+    "png": png(2, COLOURS),
+    "png, interlaced": png(2, COLOURS, passes=ADAM7),
+    "png with alpha": png(6, np.dstack([COLOURS, np.full((12, 16), 65535)])),
+    "ppm": b"P6 16 12 65535\n" + COLOURS.astype(">u2").tobytes(),
+    "tiff": tiff_by_tifffile(COLOURS),
+    "tiff, other order": tiff_by_tifffile(COLOURS, byteorder=">"),
+    "tiff, deflated": tiff_by_tifffile(COLOURS, compression="zlib", predictor=True),
+    "tiff, deflated, other order": tiff_by_tifffile(COLOURS, compression="zlib", byteorder=">"),
+    "tiff, in tiles": tiff_by_tifffile(COLOURS, tile=(16, 16)),
+    "tiff, in planes": tiff_by_tifffile(PLANES, planarconfig="separate"),
+    "tiff, in planes and strips": tiff_by_tifffile(PLANES, planarconfig="separate", rowsperstrip=5, byteorder=">"),
+    "tiff, with a fourth": tiff_by_tifffile(np.dstack([COLOURS, DEEP]), extrasamples=["unspecified"]),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP_FILES)
+def test_colours_of_16_bits_are_read_whole(kind):
+    """Pillow keeps the upper 8, so that 12 bits in 16 come out dark, and reads planes as noise."""
+    data = DEEP_FILES[kind]
+    found = pixels(data, "a")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, COLOURS)
+    np.testing.assert_array_equal(decode(data, "a", (3, 4083)), RGB)
+    assert "more than 8 bits; set encrypt.value_range" in refused(data, "a")
+
+
+def test_deep_colours_lie_on_white_and_turn_as_their_tags_say():
+    alpha = DEEP / 65535.0
+    over = np.rint(COLOURS * alpha[..., None] + 65535 * (1 - alpha[..., None]))
+    samples = np.dstack([COLOURS, DEEP])
+    for data in (png(6, samples), tiff_by_tifffile(samples, extrasamples=["unassalpha"])):
+        np.testing.assert_allclose(pixels(data, "a"), over, atol=1)
+    premultiplied = np.dstack([np.rint(COLOURS * alpha[..., None]), DEEP]).astype(np.uint16)
+    data = tiff_by_tifffile(premultiplied, extrasamples=["assocalpha"])
+    np.testing.assert_allclose(pixels(data, "a"), over, atol=1)
+    clear = np.where((COLOURS[3, 4] == COLOURS).all(axis=2)[..., None], 65535, COLOURS)
+    np.testing.assert_array_equal(pixels(png(2, COLOURS, COLOURS[3, 4]), "a"), clear)
+    turned = tiff_by_tifffile(COLOURS, extratags=[(274, 3, 1, 6, True)])
+    np.testing.assert_array_equal(pixels(turned, "a"), np.rot90(COLOURS, -1))
+
+
+def test_deep_colours_of_the_page_that_is_meant():
+    data = tiff_by_tifffile(np.stack([COLOURS, COLOURS + 5, COLOURS + 9]))
+    np.testing.assert_array_equal(pixels(data, "a", "last"), COLOURS + 9)
+
+
+def test_tiff_that_pillow_misreads_or_does_not_read_is_refused():
+    planes = tiff_by_tifffile(PLANES, planarconfig="separate", compression="zlib")
+    assert "save it with interleaved colours" in refused(planes, "a", (0, 1))
+    floats = COLOURS.astype(np.float32)
+    assert "read uncompressed only" in refused(tiff_by_tifffile(floats, compression="zlib"), "a", (0, 1))
+    assert "that is to be turned" in refused(tiff_by_tifffile(floats, extratags=[(274, 3, 1, 6, True)]), "a", (0, 1))
+    bands = tiff_by_tifffile(np.dstack([GREY] * 5), photometric="minisblack", planarconfig="contig")
+    assert "a TIFF of uint8, 5 of them a pixel; grey and RGB are read" in refused(bands, "a", (0, 1))
+    complex_values = tiff_by_tifffile(GREY.astype(np.complex64), photometric="minisblack")
+    assert "a TIFF of complex64" in refused(complex_values, "a", (0, 1))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8", "i8", "u8", "i1"])
+def test_tiff_of_numbers_that_pillow_does_not_know(dtype):
+    """Among them signed ones of 8 bits, which it takes for unsigned."""
+    values = GREY.astype(int) // 2 - 60 * (dtype in ("i8", "i1", "f8"))
+    for white, inverted in (("minisblack", False), ("miniswhite", True)):
+        found = decoded(tiff_by_tifffile(values.astype(dtype), photometric=white), "a.tif")
+        np.testing.assert_array_equal(found.values, values)
+        assert found.inverted == inverted
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "u4"])
+def test_tiff_colours_of_numbers_that_pillow_does_not_know(dtype):
+    values = (RGB // 2).astype(dtype)
+    planes = tiff_by_tifffile(np.ascontiguousarray(np.moveaxis(values, -1, 0)), planarconfig="separate")
+    for data in (tiff_by_tifffile(values), tiff_by_tifffile(values, byteorder=">"), planes):
+        np.testing.assert_array_equal(pixels(data, "a.tif"), RGB // 2)
+    pages = tiff_by_tifffile(np.stack([values, values + 1]))
+    assert "holds several frames" in refused(pages, "a.tif", (0, 1))
+    np.testing.assert_array_equal(pixels(pages, "a.tif", "last"), RGB // 2 + 1)
+    large = bytearray(tiff_by_tifffile(values))
+    for tag in (256, 257):
+        struct.pack_into("<I", large, large.index(struct.pack("<HH", tag, 4)) + 8, 2**15)
+    assert "32768 x 32768 pixels are more than" in refused(bytes(large), "a.tif", (0, 1))
+    assert "cannot be decoded" in refused(tiff_by_tifffile(values)[:-50], "a.tif", (0, 1))
 
 
 def test_wide_grey_is_turned_as_its_tags_say():
@@ -432,6 +553,9 @@ WHOLE = {
     "BLP": encoded(Image.fromarray(RGB).quantize(9), "BLP"),
     "deep TIFF": tiff(DEEP, 16),
     "deep PNG": encoded(DEEP, "PNG"),
+    "colour PNG": DEEP_FILES["png"],
+    "colour TIFF": DEEP_FILES["tiff, in planes"],
+    "floating TIFF": tiff_by_tifffile(COLOURS.astype(np.float32)),
     "pages": encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]),
     "HEIF": heic(),
 }

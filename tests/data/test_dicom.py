@@ -1,6 +1,7 @@
 """DICOM files as scanners write them: rescaled values, colours, palettes, frames; made here by pydicom."""
 
 import io
+import struct
 import sys
 
 import numpy as np
@@ -85,6 +86,17 @@ def test_values_are_rescaled_to_what_the_modality_means(syntax):
     np.testing.assert_array_equal(pixels(dicom(signed, syntax=syntax), "a.dcm"), signed)
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_files_without_a_preamble_and_without_a_header(syntax):
+    """As those of before the file format (PS3.10) are, and those that a network node wrote as it received them."""
+    whole = dicom(TWELVE, bits=12, RescaleSlope=2, RescaleIntercept=-1024, syntax=syntax)
+    headed = whole[132:]
+    (length,) = struct.unpack("<I", headed[8:12])
+    for data in (headed, headed[12 + length :]):
+        np.testing.assert_array_equal(pixels(data, "a.dcm"), 2.0 * TWELVE - 1024)
+        assert size_of(data) == (16, 12)
+
+
 def test_the_window_of_the_data_set_counts_and_not_that_of_each_file():
     narrow = dicom(TWELVE, bits=12, WindowCenter=50, WindowWidth=10)
     wide = dicom(TWELVE, bits=12, WindowCenter=2000, WindowWidth=4000)
@@ -132,7 +144,34 @@ def test_a_modality_table_is_applied():
 
 def test_colours_of_8_and_16_bits():
     np.testing.assert_array_equal(pixels(dicom(RGB, "RGB"), "a"), RGB)
-    np.testing.assert_array_equal(pixels(dicom(RGB.astype(np.uint16) * 257, "RGB"), "a"), RGB)
+    wide = RGB.astype(np.uint16) * 16 + 3  # 12 bits, in a file that says 16
+    np.testing.assert_array_equal(pixels(dicom(wide, "RGB"), "a"), wide)
+    np.testing.assert_array_equal(decode(dicom(wide, "RGB"), "a", (3, 4083)), RGB)
+    np.testing.assert_array_equal(pixels(dicom(RGB >> 4, "RGB", bits=4), "a"), (RGB >> 4) * 17)
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_and_in_no_range(kind):
+    """DICOM PS3.3, C.7.5.1.1.2: pixels of these stored values are not of the picture, whatever the rescaling."""
+    values = TWELVE.astype(np.int16) - 2000
+    values[0], values[1] = -3024, -3020
+    of_picture = 2.0 * values[2:] - 7
+    bright = np.rint((of_picture + 4007) * (255 / 8190))
+    line = {"RescaleSlope": 2, "RescaleIntercept": -7}
+    ranged = dataset_of(values, kind, PixelPaddingValue=-3024, PixelPaddingRangeLimit=-3020, **line)
+    values[1] = -3024
+    single = dataset_of(values, kind, PixelPaddingValue=-3024, **line)
+    unsigned = dataset_of(values, kind, **line)
+    unsigned.add_new("PixelPaddingValue", "US", 2**16 - 3024)
+    for data in map(saved, (ranged, single, unsigned)):
+        assert decoded(data, "a").extremes == (of_picture.min(), of_picture.max())
+        rgb = decode(data, "a", (-4007, 4183))[..., 0]
+        assert not rgb[:2].any()
+        np.testing.assert_array_equal(rgb[2:], 255 - bright if kind == "MONOCHROME1" else bright)
+    eight = decode(dicom(GREY, kind, PixelPaddingValue=int(GREY[0, 0])), "a")[..., 0]
+    expected = 255 - GREY if kind == "MONOCHROME1" else GREY
+    np.testing.assert_array_equal(eight, np.where(GREY[0, 0] == GREY, 0, expected))
+    assert "all of it is padding" in refused(dicom(TWELVE * 0, bits=12, PixelPaddingValue=0), value_range=(0, 1))
 
 
 def test_ybr_is_brought_to_rgb():
@@ -149,7 +188,9 @@ def test_palettes_are_looked_up(bits):
         stored = column.astype(np.uint16) * 257 if bits == 16 else column
         tables[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, bits]
         tables[f"{name}PaletteColorLookupTableData"] = stored.tobytes()
-    np.testing.assert_array_equal(pixels(dicom(GREY, "PALETTE COLOR", **tables), "a"), colours.T[GREY])
+    data = dicom(GREY, "PALETTE COLOR", **tables)
+    np.testing.assert_array_equal(pixels(data, "a"), colours.T[GREY] * (257.0 if bits == 16 else 1))
+    np.testing.assert_array_equal(decode(data, "a", (0, 65535)), colours.T[GREY])
 
 
 def test_frames_are_refused_or_chosen_and_each_has_its_own_rescaling():
@@ -232,6 +273,7 @@ WHOLE = [
     dicom(TWELVE, bits=12, RescaleSlope=2, RescaleIntercept=-1),
     dicom(RGB, "RGB"),
     dicom(np.stack([TWELVE] * 3), frames=3, syntax=ImplicitVRLittleEndian),
+    dicom(TWELVE, bits=12, PixelPaddingValue=5)[132:],
 ]
 
 

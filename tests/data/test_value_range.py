@@ -90,7 +90,7 @@ def test_images_of_more_bits_give_the_shards_of_8_bits(form, of_8_bits, tmp_path
         assert "above 8 bits" not in told
         return
     low, high = value_range
-    assert f"60 training images have grey values above 8 bits: {low} .. {high} become 0 .. 255 (the extremes);" in told
+    assert f"60 training images have values above 8 bits: {low} .. {high} become 0 .. 255 (the extremes);" in told
     # and predict brings a file to the same pixels
     files = sorted((tmp_path / "own" / "test").rglob("*.*"))
     asked = read_images(files, 16, **prepared(config.encrypt, read_dataset(raw)[0]))
@@ -139,9 +139,7 @@ def test_images_of_8_bits_among_others_stay_as_they_are(tmp_path):
 def test_one_value_alone_is_no_range_and_wide_test_images_need_one(tmp_path):
     folder = written(tmp_path / "own", "8 bits")
     (folder / "test" / "0" / "wide.png").write_bytes(FORMS["12 bits"][1](DIGITS[0]))
-    with pytest.raises(
-        PpvitError, match=r"wide\.png\): its grey values have more than 8 bits; set encrypt\.value_range"
-    ):
+    with pytest.raises(PpvitError, match=r"wide\.png\): its values have more than 8 bits; set encrypt\.value_range"):
         encrypted_of(folder, tmp_path)
     assert not list((tmp_path / "out" / "data" / "encrypted").rglob("*"))
     encrypted_of(folder, tmp_path, encrypting={"value_range": [0, 4095]})
@@ -191,6 +189,16 @@ def test_ranges_that_are_none_are_refused(given, told):
 def test_a_model_of_another_range_is_refused():
     with pytest.raises(PpvitError, match=r"encrypt\.value_range \[0, 1\], b with None"):
         require_made_alike(Made("a", {"value_range": [0, 1]}), Made("b", {"value_range": None}))
+
+
+def test_an_image_on_another_scale_is_told_where_it_is_classified(tmp_path, capsys):
+    path = tmp_path / "a.tif"
+    path.write_bytes(FORMS["float 0..1"][1](DIGITS[0]))
+    read_images([path], 8, value_range=(0, 1))
+    assert not capsys.readouterr().err
+    assert not read_images([path], 8, value_range=(0, 4095)).any()
+    told = capsys.readouterr().err
+    assert "a.tif: its values, 0 .. 0.937255, use less than a sixteenth of the data set's range, 0 .. 4095" in told
 
 
 def test_the_library_predicts_with_the_range_of_the_model(tmp_path, monkeypatch):

@@ -499,6 +499,27 @@ def test_the_range_is_that_of_wide_grey_training_images(tmp_path):
     assert read_dataset(downloaded(photos(tmp_path / "e")))[0]["wide"] is None
 
 
+def test_images_on_another_scale_than_the_range_are_told(tmp_path, capsys):
+    """Fractions beside whole numbers would be black, and so would all images beside one with a stray value."""
+    folder = photos(tmp_path / "d")
+    grey = np.linspace(0, 1, 400).reshape(20, 20)
+    wide = (grey * 4000).astype(np.uint16)
+    fill(folder, *[(f"train/a/w{n}.png", picture(wide + n)) for n in range(3)])
+    downloaded(folder)
+    assert "sixteenth" not in capsys.readouterr().err
+    fill(folder, ("test/a/f.tif", picture(grey.astype(np.float32), "TIFF")))
+    downloaded(folder)
+    told = capsys.readouterr().err
+    assert "1 of 4 images above 8 bits use less than a sixteenth of 0 .. 4002, the range of the training images" in told
+    fill(folder, ("train/b/stray.png", picture(np.where(grey == 1, 60_000, wide).astype(np.uint16))))
+    downloaded(folder)
+    assert "1 of 5 images above 8 bits" in capsys.readouterr().err  # 4000 is just more than a sixteenth
+    fill(folder, *[(f"train/a/w{n}.png", picture(wide + n)) for n in range(3)])
+    fill(folder, ("train/b/stray.tif", picture(np.where(grey == 1, 1e6, wide).astype(np.float32), "TIFF")))
+    downloaded(folder)
+    assert "5 of 6 images above 8 bits use less than a sixteenth of 0 .. 1e+06" in capsys.readouterr().err
+
+
 def test_first_images_are_the_first_as_stored(tmp_path):
     out = downloaded(photos(tmp_path / "d", train=5))
     resize = make_config().encrypt

@@ -474,6 +474,16 @@ def test_labels_that_do_not_fit(tmp_path, changes, message):
         open_at(tmp_path, "huggingface")
 
 
+@pytest.mark.parametrize("rows", [6, 12])
+def test_a_table_that_changes_while_it_is_read_is_told(tmp_path, rows):
+    folder = hub_folder(tmp_path / "d", {"train": made(9), "test": made(9)})
+    source = open_at(folder, "huggingface")
+    (file,) = (folder / "data").glob("train*.parquet")
+    made(rows).to_parquet(str(file))
+    with pytest.raises(PpvitError, match=r"train.*parquet changed while it was read; run again once nothing writes it"):
+        list(source.train())
+
+
 def test_a_clone_without_its_large_files_is_told(tmp_path):
     folder = hub_folder(tmp_path / "d", SPLITS)
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 99\n"

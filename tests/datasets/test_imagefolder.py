@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import shutil
 import string
 import subprocess
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from image_files import encoded, everything, fill, open_at, origins
 from PIL import Image
+from test_dicom import dicom
 
 from ppvit.core.errors import PpvitError
 from ppvit.datasets.holdout import HoldOut
@@ -63,6 +65,65 @@ def test_hidden_files_leftovers_and_other_files_do_not_count(tmp_path, capsys):
     warnings = capsys.readouterr().err
     assert "2 files that are no images were ignored (.txt: 1, .csv: 1), such as" in warnings
     assert "nothing holds no images" in warnings
+
+
+UNNAMED = ("{}/IM000{}", "{}/IM.000{}", "{}/1.2.840.113619.2.{}", "{}/no ending {}")
+
+
+@pytest.mark.parametrize("pack", ["folder", "zip", "tar", "gztar"])
+def test_files_without_an_ending_are_known_by_what_they_begin_with(tmp_path, pack):
+    """As PACS exports, browsers and caches leave them; DICOMDIR is a list of them and no image."""
+    grey = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    contents = [dicom(grey), encoded(3, "jpg"), encoded(4, "tif"), encoded(5, "webp"), b"text, no image"]
+    files = [
+        (name.format(c, number), content)
+        for c, name in zip("aabb", UNNAMED, strict=True)
+        for number, content in enumerate(contents)
+    ]
+    folder = fill(tmp_path / "d", *files, ("a/DICOMDIR", contents[0]), ("b/LICENSE", b"\xff\xd8"), ("a/empty", b""))
+    path = folder if pack == "folder" else Path(shutil.make_archive(tmp_path / "packed", pack, folder))
+    source = open_at(path, test_fraction=0.5)
+    samples = [*source.train(), *source.test()]
+    expected = {name: content for name, content in files if content != contents[-1]}
+    assert {sample.origin: sample.image for sample in samples} == expected
+    kept = dict(zip(contents, ("dcm", "jpg", "tif", "webp"), strict=False))
+    assert all(sample.extension == kept[sample.image] for sample in samples)
+
+
+@pytest.mark.parametrize("ending", [".dat", ".jpg_large", ".dcm~"])
+def test_images_under_another_name_are_told(tmp_path, ending):
+    content = dicom(np.zeros((8, 8), np.uint8)) if "dcm" in ending else encoded(3, "jpg")
+    files = [(f"{c}/{number}{ending}", content) for c in "ab" for number in range(3)]
+    told = f"files named {re.escape(ending)} begin like {'dcm' if 'dcm' in ending else 'jpg'}: rename them so"
+    with pytest.raises(PpvitError, match=rf"no images that are read but \{ending}: 6; .*; {told}"):
+        open_at(fill(tmp_path / "alone", *files))
+    with pytest.raises(PpvitError, match=rf"1 are images that are read and 3 are not .*; {told}"):
+        open_at(fill(tmp_path / "beside", *files, "a/0.png", "b/0.png", "c/{9}.png"))
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["fold1/cat/{2}.png", "fold1/dog/{2}.png", "fold2/cat/{2}.png", "fold2/dog/{2}.png"], "folders cat, dog"),
+        (
+            [f"{c}/{kind}/{{2}}.png" for c in ("covid", "normal") for kind in ("images", "masks")],
+            "folders images, masks",
+        ),
+        ([f"{s}/{c}/{k}/{{2}}.png" for s in ("train", "test") for c in "ab" for k in "xy"], "folders x, y"),
+        (["a/front/{2}.png", "a/back/{2}.png", "b/front/{2}.png", "b/side/{2}.png"], ""),
+        (["a/front/{2}.png", "a/back/{2}.png", "a/{2}.png", "b/front/{2}.png", "b/back/{2}.png", "b/{2}.png"], ""),
+        (["a/images/{2}.png", "b/images/{2}.png"], ""),
+    ],
+)
+def test_the_same_folders_in_every_class_are_told(tmp_path, capsys, files, told):
+    """They may be the classes themselves, or masks."""
+    open_at(fill(tmp_path / "d", *files), test_fraction=0.5)
+    error = capsys.readouterr().err
+    assert (
+        (f"every class folder holds the {told}, and all images in them are of the class" in error)
+        if told
+        else not error
+    )
 
 
 def test_loose_images_beside_class_folders_are_reported(tmp_path, capsys):
