@@ -17,6 +17,7 @@ from tiny_backbones import KINDS, MIXERS, ORDERED, PATCH_4
 from ppvit.ciphers import keys
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.provenance import require_made_alike
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.owner_checks import undo_adaptation
 from ppvit.export import export
@@ -25,6 +26,7 @@ from ppvit.models import backbone_of, load_model, model_input
 from ppvit.models.mixing import mixing_weights
 from ppvit.models.stems import projection_name, token_order
 from ppvit.tuners import TUNERS, load_finetuned, make_tuner
+from ppvit.tuners.made import blocks_sha256, made_models
 from ppvit.verbs import adapt, audit, encrypt, evaluate, finetune, rekey, robustness, threats, verify
 
 OLD, NEW = keys.Key(bytes(range(32))), keys.Key(bytes(range(1, 33)))
@@ -181,6 +183,19 @@ def test_trained_first_layers_are_key_material_and_move_to_another_key(kind, met
     after = load_finetuned(world.places.adapted, world.places.finetuned, CLASSES)
     torch.testing.assert_close(logits(after, world.images(NEW)), expected, rtol=1e-4, atol=1e-4)
     assert (logits(after, world.images(OLD)) - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("kind", "method"), [("swin", "lora"), ("convnext", "full"), ("focalnet", "linear")])
+def test_models_without_blocks_still_belong_together_under_another_key(kind, method, shared, tmp_path):
+    """No tensor of theirs is named blocks, by which others are known; a key must not make another network of them."""
+    world = trained(World(shared, kind, tmp_path).run(adapt), method)
+    rekey.run(replace(world.places, encrypted=tmp_path / "none"), OLD.id, NEW.id)
+    require_made_alike(*made_models(world.places.adapted, world.places.finetuned))
+    before = blocks_sha256(world.places.adapted)
+    state = load_file(world.places.adapted / "model.safetensors")
+    inner = next(name for name in state if name.endswith("mlp.fc1.weight"))
+    save_file(state | {inner: state[inner] + 1}, world.places.adapted / "model.safetensors")
+    assert blocks_sha256(world.places.adapted) != before
 
 
 def uncalled(tuned):

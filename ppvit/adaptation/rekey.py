@@ -76,9 +76,10 @@ def move_adapter(tensors: Mapping[str, Tensor], base: nn.Module, old: Cipher, ne
     """
     moved = dict(tensors)
     projection, first = patch_projection(base), projection_name(base)
-    mixing = tuple(mixing_weights(base))
+    # Twins and CoaT have their projection under a name that is not among the usual ones
+    layers = [*filter(None, [first]), *(weight.rpartition(".")[0] for weight in mixing_weights(base))]
     for name, tensor in tensors.items():
-        keyed = _FIRST & set(name.split(".")) or any(f".{weight.rpartition('.')[0]}." in name for weight in mixing)
+        keyed = _FIRST & set(name.split(".")) or any(f".{layer}." in name for layer in layers)
         if not keyed or name.endswith(f".{first}.bias"):
             continue
         if projection is not None and name.endswith(f".{first}.token_order") and is_order(tensor):

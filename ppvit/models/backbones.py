@@ -19,7 +19,7 @@ from ppvit.models.checkpoint_config import has_configuration
 from ppvit.models.checkpoints import load_checkpoint
 from ppvit.models.normalization import Given, Origin, three
 from ppvit.models.refusals import why_not
-from ppvit.models.weights_file import brief, find_weights
+from ppvit.models.weights_file import brief, find_weights, is_shard
 
 # our embedded backbone is a plain timm architecture with other sizes, so that everybody's timm can build it
 MICRO_NAME = "vit_micro_patch4_32"
@@ -120,6 +120,8 @@ def load_backbone(
 
 def _require_folder(weights: Path, name: str) -> None:
     """Refuse a file that is named alone, where its folder says what it is: DVC would not see that file change."""
+    if is_shard(weights):
+        raise UsageError(f"{weights} is a part of weights in several files; set model.checkpoint to the folder of all")
     if has_configuration(weights.parent):
         try:
             chosen = find_weights(weights.parent, name)

@@ -32,7 +32,7 @@ _FIRST_LAYERS = {
     "conv1.weight": "timm",
 }
 # parts of names that belong to a copy, which is not the network that its authors evaluate
-_COPIES = re.compile(r"momentum|\bema\b|target|student|encoder_k|predictor|decoder|(^|\.)text")
+_COPIES = re.compile(r"momentum|(\b|_)ema(\b|_)|target|student|encoder_k|predictor|decoder|(^|\.)text")
 # networks under these have a projection in place of a head
 _SELF_SUPERVISED = re.compile(r"(^|\.)(base_encoder|momentum_encoder|encoder_q|encoder_k|teacher|student)\.")
 _PROJECTIONS = re.compile(r"(head|fc)\.(\d+|mlp|last_layer)\.|(decoder|predictor|projector|projection_head)[._]")

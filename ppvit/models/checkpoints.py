@@ -25,8 +25,8 @@ _METHODS = {
     "momentum_encoder": "MoCo",
     "encoder_q": "MoCo",
 }
-_GELUS = {"gelu": "gelu", "quick_gelu": "quick_gelu"} | dict.fromkeys(
-    ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_tanh"), "gelu_tanh"
+_GELUS = {"gelu_python": "gelu"} | dict.fromkeys(
+    ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_tanh", "gelu_accurate"), "gelu_tanh"
 )
 
 
@@ -52,20 +52,26 @@ def load_checkpoint(
     renamed = timm_names(checkpoint.state, usual.state_dict())
     said = read_said(weights, renamed.writer, checkpoint.said)
     state, held = dict(renamed.state), network_of(renamed.state, networks.head_names(usual))
-    refused = f"{weights} holds a {held} under names of {renamed.writer}"
+    known = held.kind != networks.OTHER or state.keys() & usual.state_dict().keys()
+    names = f"names of {renamed.writer}" if known else f"names that are not known here, such as '{next(iter(state))}'"
+    refused = f"{weights} holds a {held} under {names}"
     if renamed.prefix in ("backbone.", "encoder.") and _is_ours(architecture):  # a checkpoint of solo-learn
         model_args["stem_padding"] = resnet.SOLO_LEARN_PADDING
     model_args |= {"num_classes": held.classes, **said.arguments}
     wanted = network_of(_skeleton_that_pools(architecture, model_args, state, said).state_dict())
+    if any(".lora_A." in key or ".base_layer." in key for key in state):
+        raise PpvitError(
+            f"{weights} holds adapters of peft that are not merged; save the model that merge_and_unload() returns"
+        )
     if networks.differs(held, wanted):
-        raise PpvitError(f"{refused}; model.name {name} is a {wanted}; {_remedy(name, state, held)}")
+        raise PpvitError(f"{refused}; model.name {name} is a {wanted}; {_remedy(name, state, held, bool(known))}")
     model = unfilled(architecture, model_args)
     _require_as_said(name, architecture, model_args, model, said, weights)
     if held.channels == 1 and wanted.channels == 3:
         state = _for_three_colours(state)
     why = _fill(model, filter_of(architecture, model_args), state)
     if why is not None:
-        raise PpvitError(f"{refused}; for model.name {name} it {why}; {_remedy(name, state, held)}")
+        raise PpvitError(f"{refused}; for model.name {name} it {why}; {_remedy(name, state, held, bool(known))}")
     by_default = normalization_of(name, architecture, model, weights, said, _method(checkpoint, renamed))
     notes = (*_notes(checkpoint, renamed), *_changes(held, wanted, model, said), *by_default[3:])
     origin = Origin(f"{held} of {renamed.writer}", by_default[2], *by_default[:2], notes).given(mean, std)
@@ -157,7 +163,7 @@ def _require_as_said(
                 f"{where} architecture {said.architecture}, not {name}; set model.name={said.architecture}"
             )
     gelu = networks.activation(model)
-    activation = _GELUS.get(said.activation or "")
+    activation = _GELUS.get(said.activation or "", said.activation)
     if gelu is not None and activation is not None and gelu != activation:
         hint = f"a name of timm with {activation}" if activation != "gelu" else "a name without another activation"
         raise PpvitError(f"{where} activation {said.activation}, and model.name {name} has {gelu}; choose {hint}")
@@ -176,7 +182,9 @@ def _require_as_said(
             raise PpvitError(f"{where} {what} {value}, and the weights beside it have {own}; fetch both again")
 
 
-def _remedy(name: str, state: dict[str, Tensor], held: Network) -> str:
+def _remedy(name: str, state: dict[str, Tensor], held: Network, known: bool) -> str:
+    if not known:
+        return "save it under names of timm, or of a program that docs/checkpoints.md has"
     found = networks.name_that_fits(state, held, name)
     return f"set model.name={found}" if found else "set model.name to that network, or model.checkpoint to another file"
 

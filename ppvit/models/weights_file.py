@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +19,27 @@ from torch import Tensor
 
 from ppvit.config import NO_MODEL
 from ppvit.core.errors import PpvitError, UsageError, printable
+from ppvit.core.reading import read_bounded
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 # of the files in a folder of a hub, which hold the same weights: the first that is there
 _USUAL_NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+# of weights in several files: which tensor is in which
+_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_INDEX_BYTES = 16 * 2**20
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+_POINTER = b"version https://git-lfs"  # what git clones without Git LFS, in place of the file
 # where files keep their tensors: averaged ones first, a teacher (which DINO evaluates) before the student
 _PARTS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "model_state_dict", "net")
 _DEPTH = 3  # dictionaries in one another
 
 
 def find_weights(checkpoint: Path, name: str) -> Path | None:
-    """The weights file that ``model.checkpoint`` means: itself, or the one in that folder; None for the default."""
+    """The weights file that ``model.checkpoint`` means: itself, or the one in that folder; None for the default.
+
+    Of weights in several files it is the index of them.
+    """
     if checkpoint == Path(NO_MODEL):
         return None
     if checkpoint.is_file():
@@ -37,13 +48,19 @@ def find_weights(checkpoint: Path, name: str) -> Path | None:
         raise UsageError(f"model.checkpoint {checkpoint} does not exist; name a {' or '.join(WEIGHT_SUFFIXES)} file")
     found = sorted(path for path in checkpoint.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     named = [path for path in found if path.stem == name]
-    usual = [checkpoint / each for each in _USUAL_NAMES if checkpoint / each in found][:1]
-    chosen = found if len(found) == 1 else named if len(named) == 1 else usual
+    indices = [checkpoint / each for each in _INDICES if (checkpoint / each).is_file()]
+    usual = ([checkpoint / each for each in _USUAL_NAMES if checkpoint / each in found] + indices)[:1]
+    chosen = found if len(found) == 1 and not indices else named if len(named) == 1 else usual
     if found and not chosen:
         raise UsageError(f"model.checkpoint {checkpoint} holds {len(found)} weights files; name one of them")
     if not found:
         raise UsageError(f"model.checkpoint {checkpoint} holds no weights file; name one, or set it back to {NO_MODEL}")
     return chosen[0]
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a file's name is that of one part of weights in several files."""
+    return bool(_SHARD.search(path.stem))
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise PpvitError(f"{path} is missing; get it back with git, or name a weights file in model.checkpoint")
+    if path.name in _INDICES:
+        parts = [read_checkpoint(part) for part in _indexed(path)]
+        return Checkpoint({name: each for part in parts for name, each in part.state.items()}, (), parts[0].said)
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise PpvitError(f"{path} is a pointer of Git LFS in place of the file; fetch it: git lfs pull")
     _require_stored(path)
     try:
         content, metadata = _read(path)
@@ -88,6 +111,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             reason = f"{path} cannot be read as weights ({brief(error)}); fetch it again"
         raise PpvitError(reason) from None
     state, part = _tensors_in(content)
+    state.pop("n_averaged", None)  # a counter of torch's AveragedModel
     others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if others or not state:
         held = f"'{printable(others[0][:100])}', which is no tensor" if others else "no tensors"
@@ -98,6 +122,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if name in content:
             said[name] = vars(content[name]) if isinstance(content[name], argparse.Namespace) else content[name]
     return Checkpoint(clean_state_dict(state), part, said)
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names, all in its folder."""
+    try:
+        named = set(json.loads(read_bounded(index, _INDEX_BYTES))["weight_map"].values())
+        plain = all(Path(name).name == name and Path(name).suffix in WEIGHT_SUFFIXES for name in named)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        named, plain = set(), False
+    if not plain or not named:
+        raise PpvitError(f"{index} does not say which files beside it hold the weights; fetch it again")
+    paths = [index.parent / name for name in sorted(named)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise PpvitError(f"{missing[0]} is missing, which {index.name} names; fetch the folder again")
+    return paths
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

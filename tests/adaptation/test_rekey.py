@@ -1,5 +1,6 @@
 """Another key for what there is: the very bytes that raw data would give, and a model that goes on working."""
 
+import copy
 import os
 import shutil
 import signal
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import make_config, tiny_backbone, write_raw
 from test_finetune import QUICK, places_of, train
 
 from ppvit.adaptation.adapt import adapt_model
+from ppvit.adaptation.rekey import move_adapter
 from ppvit.ciphers import keys, make_cipher
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.ciphers.keys import Key
@@ -23,7 +26,8 @@ from ppvit.core.provenance import identities
 from ppvit.core.reading import read_json, sha256_of, sha256_of_folder
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.shards import score_shards
-from ppvit.models import load_model, model_input, save_model
+from ppvit.models import Backbone, load_model, model_input, save_model
+from ppvit.models.stems import projection_name
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.verbs import encrypt, rekey
@@ -234,3 +238,28 @@ def test_killed_between_any_two_the_same_call_does_the_rest(tmp_path, raw):
         for name in ("encrypted", "adapted", "finetuned", "results"):
             assert sha256_of_folder(tmp_path / str(put) / name) == sha256_of_folder(tmp_path / "whole" / name)
         assert not list((tmp_path / str(put)).glob(".*.partial"))
+
+
+def test_a_projection_under_an_unusual_name_is_moved_too():
+    """Twins has it as ``patch_embeds.0.proj``; left as it was, it would be of the old key without a word."""
+    torch.manual_seed(0)
+    model = timm.create_model("twins_svt_small", num_classes=3, img_size=32).eval()
+    old, new = (make_cipher("block", key, 32, 4) for key in (OLD, NEW))
+    adapt_model(Backbone(model, "twins_svt_small", {}, (0.5,) * 3, (0.5,) * 3), old)
+    first = projection_name(model)
+    assert first == "patch_embeds.0.proj"
+    prefix = "base_model.model."
+    trained = {f"{prefix}{name}": value + 1 if value.is_floating_point() else value.clone()
+               for name, value in model.state_dict().items() if name.startswith(f"{first}.")}  # fmt: skip
+    moved = move_adapter(trained, copy.deepcopy(model), old, new)
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8).numpy()
+
+    def logits(tensors, cipher):
+        other = copy.deepcopy(model)
+        other.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items()}, strict=False)
+        encrypted = torch.from_numpy(cipher.encrypt(images, np.arange(2))).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            return other(model_input(encrypted))
+
+    torch.testing.assert_close(logits(moved, new), logits(trained, old), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(logits(trained, new), logits(trained, old))

@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import peft
 import pytest
 import timm
 import torch
+import torchvision
 from conftest import make_config, make_places, read_result, write_raw
 from safetensors.torch import save_file
 from test_checkpoints import OURS, SIZE, THEIRS, TINY, drawn, images, load
@@ -225,6 +227,7 @@ def test_positions_of_another_size_are_resampled_and_said(tmp_path):
 @pytest.mark.parametrize(("change", "reason"), [
     ({"num_attention_heads": 3}, "config.json says 3 attention heads, and model.name .* has 4; choose another name"),
     ({"hidden_act": "quick_gelu"}, "says activation quick_gelu, and model.name .* has gelu; choose a name of"),
+    ({"hidden_act": "relu"}, "says activation relu, and model.name .* has gelu"),
     ({"patch_size": 4}, "config.json says patches of 4, and the weights beside it have 8; fetch both again"),
     ({"num_hidden_layers": 5}, "config.json says depth 5, and the weights beside it have 2"),
 ])  # fmt: skip
@@ -254,7 +257,48 @@ def test_one_channel_wants_one_normalisation(tmp_path):
     assert origin.mean == (0.1307,) * 3
 
 
+# ---- files that are not what they seem ----
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
+def test_a_pointer_of_git_lfs_is_told_as_such(name, tmp_path):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n")
+    with pytest.raises(PpvitError, match="is a pointer of Git LFS in place of the file; fetch it: git lfs pull"):
+        load(tmp_path / name)
+
+
+def test_adapters_that_are_not_merged_are_told_as_such(tmp_path):
+    model = timm.create_model(OURS, **TINY)
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv"]))
+    torch.save(tuned.state_dict(), tmp_path / "w.pth")
+    tuned.save_pretrained(tmp_path / "adapter")
+    for path in (tmp_path / "w.pth", tmp_path / "adapter" / "adapter_model.safetensors"):
+        with pytest.raises(PpvitError, match="not merged; save the model that merge_and_unload"):
+            load(path)
+
+
+def test_names_that_nobody_knows_are_not_said_to_be_of_timm(tmp_path):
+    torch.save(torchvision.models.convnext_tiny().state_dict(), tmp_path / "w.pth")
+    reason = "under names that are not known here, such as 'features.0.0.weight'; .*; save it under names of timm, or"
+    with pytest.raises(PpvitError, match=reason):
+        load(tmp_path / "w.pth", "convnext_tiny", {})
+
+
 # ---- files of strangers ----
+
+
+@pytest.mark.parametrize("content", [
+    "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 3}}',
+    '{"weight_map": {"a": "../w.safetensors"}}', '{"weight_map": {"a": "config.json"}}',
+])  # fmt: skip
+def test_indices_that_cannot_be_right(content, tmp_path):
+    write_tiny(tmp_path / "w.safetensors")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.safetensors.index.json").write_text(content)
+    (folder / "model-00001-of-00002.safetensors").touch()
+    with pytest.raises(PpvitError, match="does not say which files beside it hold the weights; fetch it again"):
+        load_backbone(OURS, folder, SIZE)
 
 
 @pytest.mark.parametrize(("content", "reason"), [

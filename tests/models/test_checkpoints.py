@@ -11,11 +11,13 @@ import pytest
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.models import load_backbone
 from ppvit.models.checkpoint_names import timm_names
 from ppvit.models.checkpoints import load_checkpoint
+from ppvit.models.weights_file import find_weights
 
 SIZE, PATCH, WIDTH, DEPTH, HEADS = 32, 8, 48, 2, 4
 TINY = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
@@ -243,6 +245,48 @@ def test_a_network_in_wrappers(prefix, tmp_path):
     assert (origin.mean, origin.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert origin.normalization == "hyper_parameters of the file"
     assert ("left out: criterion" in str(origin)) == bool(beside)
+
+
+def test_the_average_that_torch_keeps(tmp_path):
+    averaged = torch.optim.swa_utils.AveragedModel(tiny())
+    torch.save(averaged.state_dict(), tmp_path / "w.pth")
+    model, _ = load(tmp_path / "w.pth")
+    with torch.no_grad():
+        assert torch.equal(model(images()), averaged.module(images()))
+
+
+def test_a_copy_is_not_taken_for_its_shorter_name(tmp_path):
+    state = tiny().state_dict()
+    torch.save(prefixed(state, "model._orig_mod.") | prefixed(copies(state), "model_ema."), tmp_path / "w.pth")
+    model, _ = load(tmp_path / "w.pth")
+    assert torch.equal(model.state_dict()["norm.weight"], state["norm.weight"])
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_weights_in_several_files(form, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="pip install 'ppvit[test]'")
+    theirs = drawn(transformers.ViTForImageClassification(transformers.ViTConfig(**THEIRS)))
+    theirs.save_pretrained(tmp_path, max_shard_size="300KB")
+    index = tmp_path / "model.safetensors.index.json"
+    if form == "bin":  # as older versions write them
+        for path in tmp_path.glob("*.safetensors"):
+            torch.save(load_file(path), path.with_suffix(".bin"))
+            path.unlink()
+        index.with_name("pytorch_model.bin.index.json").write_text(index.read_text().replace(".safetensors", ".bin"))
+        index.unlink()
+    shards = sorted(tmp_path.glob(f"*-of-*.{form}"))
+    assert len(shards) > 1
+    weights = find_weights(tmp_path, OURS)
+    model, _ = load(weights)
+    with torch.no_grad():
+        assert_same(model, theirs(images()).logits)
+    with pytest.raises(UsageError, match="a part of weights in several files; set model.checkpoint to the folder"):
+        load_backbone(OURS, shards[0], SIZE)
+    with pytest.raises(UsageError, match="set model.checkpoint to the folder"):
+        load_backbone(OURS, weights, SIZE)
+    shards[1].unlink()
+    with pytest.raises(PpvitError, match=f"{shards[1].name} is missing, which .* names; fetch the folder again"):
+        load(weights)
 
 
 def headless(state: dict) -> dict:
