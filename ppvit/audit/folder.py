@@ -120,6 +120,11 @@ def _verdict(values: dict[str, Any]) -> str:
     if before >= _PICTURE:
         return "The pictures look like pictures as they are; if they are encrypted, it does not hide much."
     if found >= _PICTURE and found > before + 0.2:
+        if values["lossy_images"]:  # JPEG smooths the colours of anything, noise too, and an attack collects that
+            return (
+                f"Perhaps broken: {best} made something smooth of them, but so it does of noise that was stored with "
+                f"loss. Look at {best}.png."
+            )
         return f"Broken, by the look of it: {best} made something like pictures of them. See {best}.png."
     return "Nothing found: none of these attacks made anything like a picture. That is no proof of security."
 

@@ -166,11 +166,11 @@ class Findings:
             ("val", "training"),
         ):
             if known := figures[f"{split}_known"]:
-                parts.append(f"{known:,} {split} images have the pixels of {others} images")
+                parts.append(f"{split} images with the pixels of {others} images: {known:,}")
             if near := figures[f"{split}_near"]:
-                parts.append(f"{near:,} {split} images look like {others} images")
+                parts.append(f"{split} images that look like {others} images: {near:,}")
         if figures["two_labels"]:
-            parts.append(f"{figures['two_labels']:,} images have the pixels of one under another label")
+            parts.append(f"images with the pixels of one under another label: {figures['two_labels']:,}")
         return ", ".join(parts)
 
     def rows(self) -> Iterator[Row]:

@@ -267,7 +267,7 @@ def test_the_same_pixels_in_other_files(tmp_path):
 def test_one_file_under_two_labels_of_one_split(tmp_path):
     folder = fill(photos(tmp_path / "d"), ("train/b/of_a.png", PNGS[0]))
     assert checks(downloaded(folder)) == {"two_labels": 2, "train_repeated": 1}
-    with pytest.raises(PpvitError, match="2 images have the pixels of one under another label"):
+    with pytest.raises(PpvitError, match="images with the pixels of one under another label: 2"):
         downloaded(folder, duplicates="error")
 
 
@@ -280,7 +280,8 @@ def test_test_images_that_are_known_are_dropped_or_refused(tmp_path, capsys):
     before = checks(downloaded(folder))
     assert before == {"test_known": 1, "test_near": 1}
     assert (
-        "1 test images have the pixels of training images, 1 test images look like training" in capsys.readouterr().err
+        "test images with the pixels of training images: 1, test images that look like training images: 1"
+        in capsys.readouterr().err
     )
     with pytest.raises(PpvitError, match="set dataset.duplicates to drop_from_test or warn; all are in"):
         downloaded(folder, duplicates="error")
