@@ -18,7 +18,6 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import io
-import itertools
 import json
 import struct
 import tarfile
@@ -79,19 +78,13 @@ def other_key() -> Key:
     return Key(bytes(range(1, 33)))
 
 
-_NUMBERS = itertools.count()
-
-
 @pytest.fixture(autouse=True)
 def private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the user's keyring, keychain, cache or checkpoints."""
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
     monkeypatch.delenv("PPVIT_PASSPHRASE_FILE", raising=False)
-    # not by mktemp, which lists the folders of all tests each time: 4 ms where 9,000 are there
-    own = tmp_path_factory.getbasetemp() / "private" / str(next(_NUMBERS))
     for name in ("PPVIT_KEYRING", "PPVIT_SCRATCH", "PPVIT_CACHE"):
-        (own / name.lower()).mkdir(parents=True)
-        monkeypatch.setenv(name, str(own / name.lower()))
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
 
 
 def make_config(**sections: dict) -> Config:
