@@ -2,10 +2,9 @@
 
     python benchmarks/adapt.py
 
-Compared: the whole `adapt` stage (`ppvit.verbs.adapt.run`: load, adapt, compare logits of noise and of four photographs
-in float64 and float32, save) with cipher `block` at 224 px against `timm.create_model(..., checkpoint_path=...)` and
-`safetensors` saving. Random weights.
-Aim: at most 3 times as long with noise alone; each photograph costs four forward passes, two of them in float64.
+Compared: the whole `adapt` stage (`ppvit.verbs.adapt.run`: load, adapt, compare logits in float64 and float32, save)
+with cipher `block` at 224 px against `timm.create_model(..., checkpoint_path=...)` and `safetensors` saving. Random
+weights. Aim: at most 3 times as long.
 """
 
 from __future__ import annotations

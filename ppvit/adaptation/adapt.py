@@ -99,16 +99,17 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
 def adapt_model(
     backbone: Backbone, cipher: Cipher, enabled: bool = True, images: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Adapt ``backbone.model`` in place and compare it with the plain model, on an image of noise and on those given.
+    """Adapt ``backbone.model`` in place and compare it with the plain model.
 
     Args:
         backbone: takes normalised plain images; afterwards encrypted ones scaled to [-1, 1].
         cipher: with the key in place.
         enabled: False only folds the normalisation: the unadapted baseline.
-        images: plain images to compare on as well, uint8, (n, H, W, 3).
+        images: plain images, uint8, (n, H, W, 3), to compare on beside an image of noise where the cipher rounds its
+            ciphertext, which costs more on photographs than on noise.
 
     Returns:
-        ``checked_images``, n + 1, and the largest differences of logits over all of them:
+        ``checked_images``, 1 or n + 1, and the largest differences of logits over all of them:
         ``max_logit_difference_float64`` and ``..._float32`` between plain model on plain images and this model on
         encrypted ones, and for ciphers that round their ciphertext ``..._stored`` in float64 on it as stored, with
         ``clipped_percent`` of its values where it is stored as whole numbers; nothing for ciphers that make tokens,
@@ -187,8 +188,10 @@ def _compare(
     model = backbone.model
     size = cipher.image_size
     # no two blocks of noise are alike, so a wrong place of any block or value shows
-    noise = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    images = noise if given is None else np.concatenate([noise, given])
+    images = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    rounds = not cipher.image_keys and cipher.encrypt_exactly(images).dtype != cipher.dtype
+    if rounds and given is not None:  # which costs more on photographs; without, they show nothing beyond noise
+        images = np.concatenate([images, given])
     stored = cipher.encrypt(images, np.arange(len(images)))
     exact = stored if cipher.image_keys else cipher.encrypt_exactly(images)
     plain, encrypted, rounded = (_channels_first(batch).double() for batch in (images, exact, stored))
@@ -200,7 +203,7 @@ def _compare(
     adapted64 = _logits(model, model_input(encrypted))
     differences: dict[str, float] = {"checked_images": len(images)}
     differences["max_logit_difference_float64"] = (adapted64 - plain64).abs().max().item()
-    if cipher.dtype != exact.dtype:  # what rounding the ciphertext to its storage costs, beside adaptation
+    if rounds:  # what storing the ciphertext costs, beside adaptation
         differences["max_logit_difference_stored"] = (_logits(model, model_input(rounded)) - plain64).abs().max().item()
         if cipher.dtype.kind == "u":
             bounds = np.iinfo(cipher.dtype)

@@ -723,7 +723,7 @@ def test_run_writes_model_record_and_measurement(tmp_path, monkeypatch):
     assert record["key_id"] == config.cipher.key_id
     assert record["demo_key"] is True
     assert read_result(first, "adapt")["max_logit_difference_float64"] < 1e-6
-    assert read_result(first, "adapt")["checked_images"] == 5
+    assert read_result(first, "adapt")["checked_images"] == 1  # nothing is rounded, so noise shows all
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "uint8"])
