@@ -1,20 +1,19 @@
 """The parameters of a run: ``params.yaml``, checked."""
 
 from ppvit.config.adversarial import Adversarial
+from ppvit.config.dataset import NO_DATA, Dataset
+from ppvit.config.finetune import Finetune
 from ppvit.config.he import He
 from ppvit.config.loading import checked, default_yaml, describe, load, parameters
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.sections import (
     DEMO_KEY_ID,
-    NO_DATA,
     NO_MODEL,
     Audit,
     Cipher,
     Config,
-    Dataset,
     Encrypt,
     Evaluate,
-    Finetune,
     Pretrain,
 )
 

@@ -6,61 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ppvit.config.adversarial import Adversarial, AdversarialLoss, require_consistent
+from ppvit.config.adversarial import Adversarial, require_consistent
+from ppvit.config.dataset import Dataset
+from ppvit.config.finetune import Finetune
 from ppvit.config.he import He
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.section import Section, Text
 
-NO_DATA = "data/none"  # where dataset.path points when the user names no data of their own; a file in git
-NO_MODEL = "models/none"  # the same for model.checkpoint
+NO_MODEL = "models/none"  # where model.checkpoint points when the user names no weights of their own; a file in git
 Value = Annotated[float, Field(ge=-1e30, le=1e30)]  # of a pixel, in whatever unit the files have
 DEMO_KEY_ID = "pk-6a84562a80f3ffa0"  # of ppvit.ciphers.keys.DEMO_KEY, public
-
-
-class Dataset(Section):
-    """the images"""
-
-    name: str = Field("digits", max_length=100, pattern=r"^[A-Za-z0-9_-]+$")  # a part of places
-    """which images; `ppvit list datasets` names all; imagefolder or webdataset for your own"""
-    path: Text = NO_DATA
-    """leave as it is to download the data set; or the path of your own folder, archive or npz file"""
-    source_size: Literal[0, 28, 64, 128, 224] = 0
-    """MedMNIST only: side in pixels of the published file; 0 takes the one at dataset.path, or downloads 28"""
-    slices: Literal["none", "middle", "all"] = "none"
-    """volumes of MedMNIST only: the middle slice of each, or all as images of their own; none refuses volumes"""
-    slice_axis: int = Field(0, ge=0, le=2)
-    """volumes only: along which of the three axes they are sliced"""
-    subset: Text = ""
-    """which part of a data set that has several, such as letters of emnist; empty takes the usual or only one"""
-    image_column: Text = ""
-    """huggingface only: the column of images, where there are several"""
-    label_column: Text = ""
-    """huggingface only: the column of labels, where there are several"""
-    image_size: int = Field(32, ge=8, le=4096)
-    """side of the square images in pixels, which is the model's input size"""
-    train_fraction: float = Field(1.0, gt=0, le=1)
-    """share of the training images that is used, the same of every class"""
-    first_images: int = Field(0, ge=0, le=2**31)
-    """only so many training images, the first as they are stored, in place of a fraction; 0 takes all"""
-    test_fraction: float = Field(1.0, gt=0, le=1)
-    """share of the test images that is used, the same of every class; below 1 only for trials"""
-    frames: Literal["error", "first", "middle", "last"] = "error"
-    """which picture of a file of several (pages, animations, DICOM) is taken; error refuses such files"""
-    bad_images: Literal["error", "skip"] = "error"
-    """what is done about files that cannot be decoded; skip leaves them out, unless they are most or all of a class"""
-    duplicates: Literal["warn", "drop_from_test", "error"] = "warn"
-    """what is done about test images that are training images too, or look like one, and about images of two labels"""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """decides which images a fraction or a split takes, and their order in the shards"""
-
-    @model_validator(mode="after")
-    def _one_part(self) -> Dataset:
-        if self.first_images and self.train_fraction < 1:
-            raise ValueError(
-                f"dataset.first_images {self.first_images} and dataset.train_fraction {self.train_fraction} both take "
-                "a part of the training images; set one of them back, to 0 or to 1.0"
-            )
-        return self
 
 
 class Cipher(Section):
@@ -181,59 +136,6 @@ class Adapt(Section):
 
     enabled: bool = True
     """false leaves the model unadapted, as the baseline of the published tables"""
-
-
-class Finetune(Section):
-    """training, at the trainer; `ppvit list methods` says which method reads what"""
-
-    method: Text = "lora"
-    """how to fine-tune; `ppvit list methods` names all, docs/methods.md compares them"""
-    rank: int = Field(8, ge=1, le=8192)
-    """size of the update: rank of a low-rank one, width of an adapter, prompts in a layer, as the method has it"""
-    alpha: float = Field(16.0, gt=0, le=1e6)
-    """scale of the low-rank update, which is multiplied by alpha / rank"""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """share of its inputs that the update drops in training, where the method has dropout"""
-    target_modules: list[Text] = Field([], max_length=1000)
-    """layers to attach to, by the ends of their names, such as attn.qkv; empty leaves the choice to the method"""
-    batch_norm: Literal["frozen", "stats", "affine"] = "frozen"
-    """ResNets only: stats lets running statistics follow the training images, affine trains weight and bias too"""
-    scaled: bool = True
-    """a learned factor for every column of the update; false subtracts the first product, so as to start at zero"""
-    frequencies: int = Field(1000, ge=1, le=2**24)
-    """learned spectral entries in a layer"""
-    vector_learning_rate: float = Field(1.0, gt=0, le=1e6)
-    """learning rate of the vectors that matrices are built from, as a multiple of learning_rate"""
-    scale_learning_rate: float = Field(1.0, gt=0, le=1e6)
-    """learning rate of the learned factors, as a multiple of learning_rate"""
-    epochs: int = Field(10, ge=1, le=10_000)
-    """passes over the training images"""
-    batch_size: int = Field(32, ge=1, le=65_536)
-    """images in a forward pass, over all processes"""
-    accumulation: int = Field(1, ge=1, le=65_536)
-    """forward passes in an optimiser step; the effective batch is batch_size * accumulation"""
-    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    """sgd has momentum; adamw decouples weight decay"""
-    learning_rate: float = Field(2e-3, gt=0, le=1000)
-    """peak learning rate, after warm-up"""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """momentum of sgd; the other optimisers do not read it"""
-    weight_decay: float = Field(1e-4, ge=0, le=1000)
-    """L2 penalty (sgd, adam) or decoupled decay (adamw), on matrices only"""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """how the learning rate falls to zero after warm-up"""
-    warmup_fraction: float = Field(0.1, ge=0, lt=1)
-    """share of all steps over which the learning rate rises from zero"""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """share of the target probability spread over all classes"""
-    gradient_clip: float = Field(1.0, ge=0, le=1e6)
-    """largest norm of the gradient; 0 does not clip"""
-    adversarial: AdversarialLoss = "none"
-    """against adversarial examples: at minimises the loss under attack, trades the clean loss too (LoFT)"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """decides new weights, order of images, dropout"""
 
 
 class Evaluate(Section):

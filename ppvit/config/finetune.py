@@ -1,0 +1,63 @@
+"""Parameters of training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ppvit.config.adversarial import AdversarialLoss
+from ppvit.config.section import Section, Text
+
+
+class Finetune(Section):
+    """training, at the trainer; `ppvit list methods` says which method reads what"""
+
+    method: Text = "lora"
+    """how to fine-tune; `ppvit list methods` names all, docs/methods.md compares them"""
+    rank: int = Field(8, ge=1, le=8192)
+    """size of the update: rank of a low-rank one, width of an adapter, prompts in a layer, as the method has it"""
+    alpha: float = Field(16.0, gt=0, le=1e6)
+    """scale of the low-rank update, which is multiplied by alpha / rank"""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """share of its inputs that the update drops in training, where the method has dropout"""
+    target_modules: list[Text] = Field([], max_length=1000)
+    """layers to attach to, by the ends of their names, such as attn.qkv; empty leaves the choice to the method"""
+    batch_norm: Literal["frozen", "stats", "affine"] = "frozen"
+    """ResNets only: stats lets running statistics follow the training images, affine trains weight and bias too"""
+    scaled: bool = True
+    """a learned factor for every column of the update; false subtracts the first product, so as to start at zero"""
+    frequencies: int = Field(1000, ge=1, le=2**24)
+    """learned spectral entries in a layer"""
+    vector_learning_rate: float = Field(1.0, gt=0, le=1e6)
+    """learning rate of the vectors that matrices are built from, as a multiple of learning_rate"""
+    scale_learning_rate: float = Field(1.0, gt=0, le=1e6)
+    """learning rate of the learned factors, as a multiple of learning_rate"""
+    epochs: int = Field(10, ge=1, le=10_000)
+    """passes over the training images"""
+    batch_size: int = Field(32, ge=1, le=65_536)
+    """images in a forward pass, over all processes"""
+    accumulation: int = Field(1, ge=1, le=65_536)
+    """forward passes in an optimiser step; the effective batch is batch_size * accumulation"""
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    """sgd has momentum; adamw decouples weight decay"""
+    learning_rate: float = Field(2e-3, gt=0, le=1000)
+    """peak learning rate, after warm-up"""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """momentum of sgd; the other optimisers do not read it"""
+    weight_decay: float = Field(1e-4, ge=0, le=1000)
+    """L2 penalty (sgd, adam) or decoupled decay (adamw), on matrices only"""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """how the learning rate falls to zero after warm-up"""
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    """share of all steps over which the learning rate rises from zero"""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """share of the target probability spread over all classes"""
+    gradient_clip: float = Field(1.0, ge=0, le=1e6)
+    """largest norm of the gradient; 0 does not clip"""
+    adversarial: AdversarialLoss = "none"
+    """against adversarial examples: at minimises the loss under attack, trades the clean loss too (LoFT)"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """decides new weights, order of images, dropout"""
