@@ -107,6 +107,9 @@ def _chosen(
     if len(candidates) != 1:
         several = ", ".join(printable(column.name) for column in candidates)
         wrong = f"{several} could all be the {what}s" if candidates else f"no column holds {what}s"
+        meant = [name for name in first if (name == asked if asked else name.lower() in usual)]
+        if meant and not candidates and what == "label":
+            wrong = f"{printable(meant[0])} holds neither whole numbers nor text, so that {wrong}"
         raise UsageError(f"dataset.{what}_column: {root}: {wrong}; set it to one of {there}")
     for each in columns:
         if each.get(candidates[0].name) != candidates[0]:

@@ -22,6 +22,7 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import open_regular
 from ppvit.data import decoding
 from ppvit.data.tar_index import IMAGE_BYTES
+from ppvit.datasets.class_names import nearly
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.local import only_archive
 from ppvit.datasets.source import (
@@ -106,7 +107,10 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
         )
     labels = {name: label for label, name in enumerate(classes)}
     if unknown := sorted(counts.get("val", {}).keys() - labels.keys()):
-        raise PpvitError(f"{path}: class missing in train: '{unknown[0]}'; add images of it or take it out of val")
+        raise PpvitError(
+            f"{path}: class missing in train: '{unknown[0]}'; add images of it or take it out of val"
+            f"{nearly(unknown[0], classes)}"
+        )
     by_label = {split: {labels[name]: n for name, n in of_split.items()} for split, of_split in counts.items()}
     check_classes(classes, by_label["train"], by_label["test"], where=str(path))
     tell(str(path), classes, by_label, places, left_out, [*layout.notes, *note_on_links(survey.linked)])

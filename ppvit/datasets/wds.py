@@ -279,15 +279,21 @@ def _grouped(
 
 
 def _members(shard: Path) -> Iterator[tuple[str, str, Entry]]:
+    known = {"cls", *_TEXT, *IMAGE_EXTENSIONS}
     for entry in tar_entries(shard):
         if entry.is_folder or is_passed_over(entry.parts):
             continue
         stem, _, extension = entry.parts[-1].partition(".")
         extension = extension.lower()
-        if extension not in ("cls", *_TEXT, *IMAGE_EXTENSIONS):
+        if extension not in known:
+            last = extension.rpartition(".")[2]
             raise PpvitError(
                 f"{shard}: the member {entry.name} is neither an image nor a .cls, .txt or .json; it was not read: "
-                "remove it, and mistrust pickles of others"
+                + (
+                    "all behind the first dot is its kind to WebDataset: rename it with a single dot, or remove it"
+                    if last in known
+                    else "remove it, and mistrust pickles of others"
+                )
             )
         yield "/".join((*entry.parts[:-1], stem)), extension, entry
 

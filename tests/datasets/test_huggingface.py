@@ -329,6 +329,13 @@ def test_columns_are_chosen_where_there_are_several(tmp_path):
             open_at(folder, "huggingface", label_column=wrong)
 
 
+def test_fractions_are_no_labels_and_it_is_said_which_column_holds_them(tmp_path):
+    features = Features({"image": datasets.Image(), "label": Value("float64")})
+    folder = hub_folder(tmp_path / "d", {"train": made(4, features=features, label=[0.5, 1, 0, 1])})
+    with pytest.raises(UsageError, match="label holds neither whole numbers nor text, so that no column holds labels;"):
+        open_at(folder, "huggingface")
+
+
 def test_sound_is_no_image(tmp_path):
     table = pa.table({"audio": [{"bytes": b"x", "path": ""}], "label": [0]})
     info = {"info": {"features": {"audio": {"_type": "Audio"}, "label": {"_type": "Value", "dtype": "int64"}}}}
