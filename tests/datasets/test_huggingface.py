@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import damaged
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -486,11 +487,7 @@ def tables(tmp_path_factory):
 @given(data=st.data())
 def test_a_damaged_table_is_read_or_refused(tables, suffix, data):
     path = tables[suffix].with_stem("damaged")
-    content = bytearray(tables[suffix].read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    path.write_bytes(content)
+    path.write_bytes(damaged(data, tables[suffix].read_bytes()))
     line = ""
     try:
         list(open_at(path, "huggingface").train())
