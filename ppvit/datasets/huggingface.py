@@ -97,11 +97,14 @@ def _chosen(
     if len(candidates) > 1:
         candidates = [column for column in candidates if column.name.lower() in usual] or candidates
     if len(candidates) != 1:
-        several = ", ".join(printable(column.name) for column in candidates)
-        wrong = f"{several} could all be the {what}s" if candidates else f"no column holds {what}s"
         meant = [name for name in first if (name == asked if asked else name.lower() in usual)]
-        if meant and not candidates and what == "label":
-            wrong = f"{printable(meant[0])} holds neither whole numbers nor text, so that {wrong}"
+        if candidates:
+            wrong = f"{', '.join(printable(column.name) for column in candidates)} could all be the {what}s"
+        elif meant:
+            lacks = "no images" if what == "image" else "neither whole numbers nor text"
+            wrong = f"{printable(meant[0])} holds {lacks}"
+        else:
+            wrong = f"there is no column {printable(asked)}" if asked else f"no column holds {what}s"
         raise UsageError(f"dataset.{what}_column: {root}: {wrong}; set it to one of {there}")
     for each in columns:
         if each.get(candidates[0].name) != candidates[0]:

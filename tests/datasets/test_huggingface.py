@@ -325,15 +325,19 @@ def test_columns_are_chosen_where_there_are_several(tmp_path):
     source = open_at(folder, "huggingface", label_column="fine_label", image_column="other")
     assert source.classes == ["a", "b", "c"]
     assert next(source.train()).image == encoded(100)
-    for wrong in ("nothing", "img"):
-        with pytest.raises(UsageError, match=r"dataset\.label_column: .*no column holds labels; set it to one of img"):
-            open_at(folder, "huggingface", label_column=wrong)
+    for wrong, told in (
+        ({"label_column": "nothing"}, r"dataset\.label_column: .*: there is no column nothing; set it to one of img"),
+        ({"label_column": "img"}, r"dataset\.label_column: .*: img holds neither whole numbers nor text; set it to"),
+        ({"image_column": "note"}, r"dataset\.image_column: .*: note holds no images; set it to one of img"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            open_at(folder, "huggingface", **wrong)
 
 
 def test_fractions_are_no_labels_and_it_is_said_which_column_holds_them(tmp_path):
     features = Features({"image": datasets.Image(), "label": Value("float64")})
     folder = hub_folder(tmp_path / "d", {"train": made(4, features=features, label=[0.5, 1, 0, 1])})
-    with pytest.raises(UsageError, match="label holds neither whole numbers nor text, so that no column holds labels;"):
+    with pytest.raises(UsageError, match="label holds neither whole numbers nor text; set it to one of image"):
         open_at(folder, "huggingface")
 
 
