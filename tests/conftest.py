@@ -32,6 +32,7 @@ import pytest
 import timm
 import torch
 from hypothesis import settings
+from hypothesis import strategies as st
 from no_network import no_network, pytest_sessionfinish  # noqa: F401 - a fixture and hooks of pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -178,6 +179,22 @@ def photographs(count: int, size: int, seed: int = 0) -> np.ndarray:
         crop = Image.fromarray(photo[y : y + side, x : x + side])
         crops.append(np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC)))
     return np.stack(crops)
+
+
+def damaged(data, content: bytes, last: int = 0) -> bytes:
+    """Content of which one to four pieces of up to three bytes are exchanged, taken out or added.
+
+    Args:
+        data: what hypothesis draws from.
+        content: that is damaged.
+        last: so many bytes at the end are as likely to be hit as all others.
+    """
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        places = st.integers(0, len(changed) - 1)
+        place = data.draw(places | st.integers(len(changed) - last, len(changed) - 1) if last else places)
+        changed[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    return bytes(changed)
 
 
 def refused(do, *arguments, most_bytes: float = 20e6) -> str:

@@ -182,7 +182,7 @@ def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
     except PpvitError as error:
         raise PpvitError(f"{path}: {error}") from None
     except Exception as error:  # readers name none of those that a damaged file ends in
-        why = decoding.reason(error)
+        why = decoding.reason(error, data)
         raise PpvitError(f"{path}: this image cannot be decoded ({why}); replace or remove it") from None
 
 

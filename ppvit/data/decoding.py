@@ -163,10 +163,13 @@ def _formats(extension: str | None) -> list[str]:
     return [kind for kind in _FORMATS if kind not in (*_BY_OTHERS, *_UNMARKED)] + named
 
 
-def reason(error: Exception) -> str:
-    """Why an image was not read, in a few words, from whatever its reader raised."""
+def reason(error: Exception, data: bytes) -> str:
+    """Why an image of these bytes was not read, in a few words, from whatever its reader raised."""
+    if not data:
+        return "it is empty"
     if isinstance(error, UnidentifiedImageError):
-        return "of no kind that is read"
+        start = data[:200].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        return next((what for mark, what in _OTHERS.items() if start.startswith(mark)), "of no kind that is read")
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
@@ -180,11 +183,6 @@ _OTHERS = {  # what stands in files in the place of images, by their first lette
     b"\x93numpy": "a NumPy array",
     b"pk\x03\x04": "a zip archive",
 }
-
-
-def _something_else(data: bytes) -> str:
-    start = data[:200].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return next((what for mark, what in _OTHERS.items() if start.startswith(mark)), "")
 
 
 def pixels(data: bytes, where: str, frames: str = "error", extension: str | None = None) -> np.ndarray:
@@ -220,8 +218,9 @@ def decoded(data: bytes, where: str, frames: str = "error", extension: str | Non
     except MemoryError:  # which says nothing of the file
         raise
     except Exception as error:  # readers name none of those that a damaged file ends in
-        why = (isinstance(error, UnidentifiedImageError) and _something_else(data)) or reason(error)
-        raise PpvitError(f"{where}: this image cannot be decoded ({why}); replace or remove it") from None
+        raise PpvitError(
+            f"{where}: this image cannot be decoded ({reason(error, data)}); replace or remove it"
+        ) from None
 
 
 def _ending(name: str) -> str:

@@ -120,8 +120,6 @@ def examine(images: list[tuple[bytes, str, str]], frames: str) -> list[Seen]:
 
 
 def _examine(image: bytes, extension: str, origin: str, frames: str) -> Seen:
-    if not image:
-        return Seen("it is empty")
     if len(image) > IMAGE_BYTES:
         return Seen(f"it has {len(image):,} bytes, more than {IMAGE_BYTES:,}")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ppvit.core.errors import PpvitError
 
@@ -38,13 +38,23 @@ def check_names(classes: Sequence[str], where: str) -> None:
             )
 
 
+def nearly(name: str, others: Iterable[str]) -> str:
+    """A hint, for the end of a message, at the other name that a person may take for this one; empty without one."""
+    meant = next((other for other in others if other != name and _alike(other) == _alike(name)), None)
+    return "" if meant is None else f"; there is '{meant}', of which only case, width or spaces differ: rename one"
+
+
+def _alike(name: str) -> str:
+    """What names have in common that a person may take for one."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
 def remarks(classes: Sequence[str]) -> list[str]:
     """Questions about names that a person may take for one, and about names in no known encoding."""
     seen: dict[str, str] = {}
     told = []
     for name in classes:
-        alike = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        if (other := seen.setdefault(alike, name)) != name:
+        if (other := seen.setdefault(_alike(name), name)) != name:
             told.append(f"are '{other}' and '{name}' meant as two classes? Only case, width or spaces differ")
         if _BYTES.search(name):
             told.append(f"the name {name} is not in UTF-8; its bytes are shown")

@@ -1,12 +1,13 @@
 """Data sets of images as Hugging Face `datasets` keeps them on a disk.
 
-:mod:`ppvit.datasets.hub_folders` finds the files of each split, :mod:`ppvit.datasets.hub_tables` reads them.
+:mod:`ppvit.datasets.hub_folders` finds the files of each split, :mod:`ppvit.datasets.hub_tables` reads them, and
+:mod:`ppvit.datasets.hub_labels` makes class numbers of what stands in the label column.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 
 from ppvit.core.errors import PpvitError, UsageError, printable
 from ppvit.data import decoding
-from ppvit.data.labels import MOST_LABELS, Label
+from ppvit.data.labels import Label
 from ppvit.datasets import hub_tables
 from ppvit.datasets.holdout import HoldOut
 from ppvit.datasets.hub_folders import ENDINGS, parts
+from ppvit.datasets.hub_labels import labels_of
 from ppvit.datasets.hub_tables import Column, columns_of
 from ppvit.datasets.source import (
     DATASETS,
@@ -34,10 +36,7 @@ from ppvit.datasets.understood import tell
 _LABEL_NAMES = ("label", "labels", "class", "classes", "category", "target")
 _IMAGE_NAMES = ("image", "img")
 _LABEL_KINDS = ("whole", "text", "several whole", "several text", "several broken")
-_MAYBE_MARKS = ("several whole", "several broken")
-_MOST_CLASSES = 2**16
 _NO_ROW: Any = object()
-_NO_CLASS = -1  # in a column of class numbers: not labelled, as the test splits of competitions are
 
 
 def open_huggingface(request: Request) -> Source:
@@ -62,15 +61,8 @@ def open_huggingface(request: Request) -> Source:
     columns = [columns_of(file, found.card) for files in found.splits.values() for file in files]
     image = _chosen(columns, ("image",), request.image_column, "image", _IMAGE_NAMES, found.root)
     label = _chosen(columns, _LABEL_KINDS, request.label_column, "label", _LABEL_NAMES, found.root)
-    values = {split: [_values(file, label) for file in files] for split, files in found.splits.items()}
-    if label.kind in _MAYBE_MARKS and label.names is None:
-        _read_marks([file for files in values.values() for file in files], label, found.root)
-    every = (value for files in values.values() for file in files for value in file)
-    classes, numbers, notes = _numbered(every, label, found.root)
-    splits = {
-        split: _Rows(found.root, files, image.name, [[_labelled(v, numbers) for v in file] for file in values[split]])
-        for split, files in found.splits.items()
-    }
+    classes, labels, notes = labels_of(found.splits, label, found.root)
+    splits = {split: _Rows(found.root, files, image.name, labels[split]) for split, files in found.splits.items()}
     assigned, places, more = _assigned(splits, found.root, request)
     counts = {split: rows.counts() for split, rows in assigned.items()}
     several = label.kind.startswith("several")
@@ -105,8 +97,14 @@ def _chosen(
     if len(candidates) > 1:
         candidates = [column for column in candidates if column.name.lower() in usual] or candidates
     if len(candidates) != 1:
-        several = ", ".join(printable(column.name) for column in candidates)
-        wrong = f"{several} could all be the {what}s" if candidates else f"no column holds {what}s"
+        meant = [name for name in first if (name == asked if asked else name.lower() in usual)]
+        if candidates:
+            wrong = f"{', '.join(printable(column.name) for column in candidates)} could all be the {what}s"
+        elif meant:
+            lacks = "no images" if what == "image" else "neither whole numbers nor text"
+            wrong = f"{printable(meant[0])} holds {lacks}"
+        else:
+            wrong = f"there is no column {printable(asked)}" if asked else f"no column holds {what}s"
         raise UsageError(f"dataset.{what}_column: {root}: {wrong}; set it to one of {there}")
     for each in columns:
         if each.get(candidates[0].name) != candidates[0]:
@@ -115,82 +113,6 @@ def _chosen(
                 "keep files of one data set there"
             )
     return candidates[0]
-
-
-# --- labels
-
-_Value = Any  # None where there is no label; a whole number or a text; or a tuple of either
-
-
-def _values(file: Path, column: Column) -> list[_Value]:
-    """What stands in the label column."""
-    found: list[_Value] = []
-    for number, value in enumerate(hub_tables.labels(file, column.name)):
-        if value is None or value == "" or (column.names and value == _NO_CLASS):
-            found.append(None)
-        elif column.kind.startswith("several"):
-            if any(each is None for each in value):
-                raise PpvitError(f"{file}: row {number} has a label that is missing; remove the row")
-            marks = column.kind in _MAYBE_MARKS and column.names is None  # see _read_marks
-            found.append(tuple(value) if marks else tuple(sorted(set(value))))
-        else:
-            found.append(value)
-    return found
-
-
-def _read_marks(files: list[list[_Value]], column: Column, root: Path) -> None:
-    """Turn lists with a 1 at the place of each label and 0 elsewhere into class numbers; others lose repetitions.
-
-    They are told by their being of one length with nothing but 0 and 1 in them, and some number twice.
-    """
-    every = [value for file in files for value in file if value is not None]
-    marks = len({len(value) for value in every}) == 1 and all(each in (0, 1) for value in every for each in value)
-    if column.kind == "several broken" and not marks:
-        raise PpvitError(
-            f"{root}: the lists of the column {printable(column.name)} hold numbers that are no class numbers, nor 0 "
-            "and 1 in lists of one length; set dataset.label_column to the one of the labels"
-        )
-    marks = marks and (column.kind == "several broken" or any(len(set(value)) < len(value) for value in every))
-    for file in files:
-        for row, value in enumerate(file):
-            if value is not None:
-                numbers = {place for place, mark in enumerate(value) if mark} if marks else set(value)
-                file[row] = tuple(sorted(numbers))
-
-
-def _numbered(
-    values: Iterable[_Value], column: Column, root: Path
-) -> tuple[list[str], dict[_Value, int], tuple[str, ...]]:
-    """Class names, the class number of each value, and what is to be said.
-
-    Of classes that have names those that some image is of count, in their order; values without names are sorted.
-    """
-    several = column.kind.startswith("several")
-    there: set[_Value] = set()
-    for value in values:
-        there.update(() if value is None else value if several else (value,))
-        if len(there) > (MOST_LABELS if several else _MOST_CLASSES):
-            raise PpvitError(
-                f"{root}: the column {printable(column.name)} has more than {len(there) - 1:,} different values; "
-                "set dataset.label_column to the one of the labels"
-            )
-    ordered = sorted(there)
-    numbers = {value: number for number, value in enumerate(ordered)}
-    if column.names is None:
-        return [str(value) for value in ordered], numbers, ()
-    if ordered and not 0 <= ordered[0] <= ordered[-1] < len(column.names):
-        wrong = ordered[0] if ordered[0] < 0 else ordered[-1]
-        raise PpvitError(
-            f"{root}: the label {wrong} is none of the {len(column.names)} classes that have names; "
-            "download the data set again"
-        )
-    missing = [name for number, name in enumerate(column.names) if number not in there]
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    notes = (f"classes without an image are left out: {', '.join(missing[:3])}{more}",) if missing else ()
-    return [column.names[value] for value in ordered], numbers, notes
-
-
-# --- splits
 
 
 @dataclass(frozen=True)
@@ -290,12 +212,6 @@ def _assigned(
         labelled["test"], places["test"] = labelled.pop("val"), places.pop("val")
         notes.append("val is used as the test split, since there is no other")
     return labelled, places, notes
-
-
-def _labelled(value: _Value, numbers: dict[_Value, int]) -> Label | None:
-    if value is None:
-        return None
-    return tuple(sorted(numbers[each] for each in value)) if isinstance(value, tuple) else numbers[value]
 
 
 DATASETS.register("huggingface")(open_huggingface)

@@ -14,7 +14,7 @@ from ppvit.core.errors import PpvitError, printable
 from ppvit.core.registry import Registry
 from ppvit.data import images
 from ppvit.data.labels import Label
-from ppvit.datasets.class_names import check_names
+from ppvit.datasets.class_names import check_names, nearly
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,12 @@ def check_classes(
         elif not in_train and not in_test:
             raise PpvitError(f"{where}: class {label} ('{name}') has no image; number the classes from 0 without gaps")
         elif not in_train:
-            raise PpvitError(f"{where}: class missing in train: '{name}'; add images of it or take it out of test")
+            raise PpvitError(
+                f"{where}: class missing in train: '{name}'; add images of it or take it out of test"
+                f"{nearly(name, classes)}"
+            )
         elif not in_test:
-            raise PpvitError(f"{where}: class missing in test: '{name}'; add images of it or take it out of train")
+            raise PpvitError(
+                f"{where}: class missing in test: '{name}'; add images of it or take it out of train"
+                f"{nearly(name, classes)}"
+            )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from ppvit.core.errors import PpvitError
+from ppvit.datasets.class_names import nearly
 
 _MEANINGS = {
     **dict.fromkeys(("train", "training", "trainset", "trainingset", "trainval"), "train"),
@@ -216,24 +217,32 @@ class _Finder:
                 self._refuse(path, f"{train} and {other} hold folders of the same names")
 
     def layout(self, root: Path, splits: dict[str, Path]) -> Layout:
-        """Class folders of splits; ``val`` stands in for a test split that there is not."""
+        """Class folders of splits; ``val`` stands in for a test split that there is not.
+
+        Where nothing but training images is sorted into classes, as in competitions, there are no splits.
+        """
         insides = {split: _unwrapped(self._tree, path, split) for split, path in splits.items()}
         classes = {split: set(self._tree.at(path).inner) for split, path in insides.items()}
         told = {split: "/".join(path) for split, path in splits.items()}
         if not classes["train"]:
-            raise self._unsorted(told["train"])
+            raise PpvitError(
+                f"{self._where}: {told['train']}/ holds images but no class folders; "
+                f"sort them into {told['train']}/<class>/ or take them away"
+            )
         labelled = [split for split in ("train", "val", "test") if classes.get(split, set()) & classes["train"]]
         notes = []
-        if len(labelled) == 1:
-            flat = told.get("test", told.get("val", ""))
-            if not classes["test" if "test" in told else "val"]:
-                raise self._unsorted(flat)
-            raise PpvitError(
-                f"{self._where}: {flat}/ has none of the class folders of {told['train']}/; "
-                f"sort its images into {flat}/<class>/ or take them away"
-            )
-        for split in told.keys() - labelled:
+        for split in sorted(told.keys() - labelled):
+            if len(labelled) == 1 and (unknown := {name for name in classes[split] if name.lower() not in _EMPTY}):
+                raise PpvitError(
+                    f"{self._where}: {told[split]}/ has none of the class folders of {told['train']}/; sort its images "
+                    f"into {told[split]}/<class>/ or take them away{nearly(min(unknown), classes['train'])}"
+                )
             notes.append(f"{told[split]} has none of the classes and is left out")
+        if len(labelled) == 1:
+            root = insides["train"]
+            return Layout(
+                root, {(*root, name): ("", name) for name in sorted(classes["train"])}, {"": "/".join(root)}, (*notes,)
+            )
         renamed = {split: split for split in labelled}
         if "test" not in labelled:
             renamed["val"] = "test"
@@ -247,12 +256,6 @@ class _Finder:
             },
             {renamed[split]: "/".join(insides[split]) for split in labelled},
             tuple(notes),
-        )
-
-    def _unsorted(self, folder: str) -> PpvitError:
-        return PpvitError(
-            f"{self._where}: {folder}/ holds images but no class folders; "
-            f"sort them into {folder}/<class>/ or take them away"
         )
 
     def layout_of_inner(self, root: Path, inner: dict[Path, dict[str, Path]]) -> Layout:

@@ -87,7 +87,7 @@ def entries(path: Path) -> Iterator[Entry]:
 
     Raises:
         PpvitError: the archive is damaged, encrypted or of an unknown kind, an entry of it points out of it (absolute,
-            ``..``, or a link), links lead round in a folder, or a file cannot be read.
+            ``..``, or a link), a zip holds a name twice, links lead round in a folder, or a file cannot be read.
     """
     if path.is_dir():
         found = _folder(path, path, (), (), Counter())
@@ -233,7 +233,14 @@ def _zip(path: Path) -> Iterator[Entry]:
         archive = zipfile.ZipFile(path)
     with archive:
         members = archive.infolist()
-        for info, name in zip(members, member_names(members, str(path)), strict=True):
+        names = member_names(members, str(path))
+        twice = next((name for name, times in Counter(names).items() if times > 1 and not name.endswith("/")), None)
+        if twice is not None:
+            raise PpvitError(
+                f"{path} holds '{_text(twice)}' twice, of which unpacking would keep one; "
+                "unpack it and set dataset.path to the folder"
+            )
+        for info, name in zip(members, names, strict=True):
             parts = _safe_parts(name, path)
             if not parts:
                 continue

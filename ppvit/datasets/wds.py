@@ -13,7 +13,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -30,26 +29,16 @@ from ppvit.datasets.source import (
     Source,
     check_classes,
     shard_bytes,
-    warn,
 )
-from ppvit.datasets.splits import split_of
 from ppvit.datasets.strata import Strata
-from ppvit.datasets.trees import Entry, entries, is_passed_over, tar_entries
-from ppvit.datasets.understood import note_on_links, tell
+from ppvit.datasets.trees import Entry, is_passed_over, tar_entries
+from ppvit.datasets.understood import tell
+from ppvit.datasets.wds_shards import find_shards
 
 _TEXT = ("txt", "json")
 _NAMES_BYTES = 2**24  # of classes.txt
-_SHARD = re.compile(r".*\.(tar|tar\.gz|tgz)")
 _LABELS_FILE = "multilabel.txt"
 _CLASS_FILES = (_LABELS_FILE, "classes.txt", "classnames.txt")
-
-
-@dataclass(frozen=True)
-class _Shards:
-    """Shards by split, a single split "" if the names tell none; and what was decided of them."""
-
-    by_split: dict[str, list[Path]]
-    notes: tuple[str, ...] = ()
 
 
 @DATASETS.register("webdataset")
@@ -65,7 +54,7 @@ def open_webdataset(request: Request) -> Source:
         raise UsageError(
             "dataset.name=webdataset needs shards: set dataset.path to a tar, or a folder of train-*.tar and test-*.tar"
         )
-    path, found = request.path, _shards(request.path)
+    path, found = request.path, find_shards(request.path)
     shards = found.by_split
     file = _class_file(path, [shard for of_split in shards.values() for shard in of_split])
     several = file is not None and file.name == _LABELS_FILE
@@ -135,67 +124,6 @@ def _by_class(labels: Counter[Label]) -> Counter[int]:
     for label, images in labels.items():
         counts.update(dict.fromkeys(label if isinstance(label, tuple) else (label,), images))
     return counts
-
-
-def _shards(path: Path) -> _Shards:
-    found = [] if path.is_file() else list(entries(path))
-    paths = [path] if path.is_file() else sorted(_tars(found))
-    split_by: dict[str, list[Path]] = {}
-    sets: dict[tuple[Path, frozenset[str]], set[str]] = {}
-    for shard in paths:
-        split, of = _split_of(shard, path) if path.is_dir() else ("", (path, frozenset()))
-        split_by.setdefault(split, []).append(shard)
-        sets.setdefault(of, set()).add(split)
-    notes = note_on_links([entry.name for entry in found if entry.is_linked_folder])
-    if not paths:
-        raise PpvitError(f"{path} holds no shards; expected are files such as train-000000.tar and test-000000.tar")
-    several = [of for of, splits in sets.items() if "train" in splits and len(splits - {""}) > 1]
-    if len(several) > 1:
-        first, second = (
-            f"'{' '.join((str(folder.relative_to(path)), *sorted(rest)))}'" for folder, rest in several[:2]
-        )
-        raise PpvitError(
-            f"{path} holds train and test shards of {first} and of {second}; set dataset.path to one of them"
-        )
-    if not split_by.keys() & {"val", "test"}:
-        return _Shards({"": paths}, tuple(notes))
-    if "train" not in split_by:
-        held = "test" if "test" in split_by else "val"
-        raise PpvitError(f"{path} holds {held} shards but no train shards; add train-*.tar")
-    if unused := split_by.pop("", []):
-        warn(f"{path}: {len(unused)} shards belong to no split and were ignored, such as {unused[0].name}")
-    if "test" not in split_by:
-        split_by["test"] = split_by.pop("val")
-        notes.append("val is used as the test split, since there is no other")
-    return _Shards({split: split_by[split] for split in ("train", "val", "test") if split in split_by}, tuple(notes))
-
-
-def _tars(found: list[Entry]) -> Iterator[Path]:
-    for entry in found:
-        if entry.path is not None and not entry.is_folder and _SHARD.fullmatch(entry.parts[-1]):
-            if entry.dangling:
-                raise PpvitError(f"{entry.path} links to nothing; bring back what it points to, or remove it")
-            yield entry.path
-
-
-def _split_of(shard: Path, path: Path) -> tuple[str, tuple[Path, frozenset[str]]]:
-    """The split of a shard, by its own name or that of the nearest folder; and which data set it is of.
-
-    Raises:
-        PpvitError: both say something else.
-    """
-    own, rest = split_of(shard.name.partition(".")[0])
-    for folder in shard.relative_to(path).parents:
-        split, others = split_of(folder.name)
-        if split is None:
-            continue
-        if own is None:
-            return split, (path / folder.parent, others)
-        if split != own and not others:
-            raise PpvitError(f"{shard}: its name says {own}, its folder {split}; rename one of them")
-        if split == own:
-            return own, (path / folder.parent, rest)
-    return own or "", (shard.parent, rest)
 
 
 def _told(shards: list[Path], path: Path) -> str:
@@ -279,15 +207,21 @@ def _grouped(
 
 
 def _members(shard: Path) -> Iterator[tuple[str, str, Entry]]:
+    known = {"cls", *_TEXT, *IMAGE_EXTENSIONS}
     for entry in tar_entries(shard):
         if entry.is_folder or is_passed_over(entry.parts):
             continue
         stem, _, extension = entry.parts[-1].partition(".")
         extension = extension.lower()
-        if extension not in ("cls", *_TEXT, *IMAGE_EXTENSIONS):
+        if extension not in known:
+            last = extension.rpartition(".")[2]
             raise PpvitError(
                 f"{shard}: the member {entry.name} is neither an image nor a .cls, .txt or .json; it was not read: "
-                "remove it, and mistrust pickles of others"
+                + (
+                    "all behind the first dot is its kind to WebDataset: rename it with a single dot, or remove it"
+                    if last in known
+                    else "remove it, and mistrust pickles of others"
+                )
             )
         yield "/".join((*entry.parts[:-1], stem)), extension, entry
 

@@ -99,12 +99,15 @@ def test_bad_folders_are_refused_in_one_line(tmp_path):
     wide = write_pictures(tmp_path / "wide", [picture[:16]])
     broken = write_pictures(tmp_path / "broken", [picture])
     (broken / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    nothing = write_pictures(tmp_path / "nothing", [picture])
+    (nothing / "1.png").write_bytes(b"")
     cases = [
         (tmp_path / "nowhere", None, UsageError, "is no folder"),
         (tmp_path / "empty", None, UsageError, "holds no pictures"),
         (sizes, None, UsageError, "has 16 x 16 pixels and 0.png has 32 x 32; audit pictures of one size"),
         (wide, None, UsageError, "need square pictures"),
         (broken, None, PpvitError, "1.png: this image cannot be decoded"),
+        (nothing, None, PpvitError, r"1.png: this image cannot be decoded \(it is empty\)"),
         (write_pictures(tmp_path / "fine", [picture]), 5, UsageError, "--block-size 5 does not divide .* 32"),
     ]
     for path, block_size, error, told in cases:

@@ -117,6 +117,7 @@ def test_heic_without_its_library_names_the_extra(monkeypatch):
         (b"\x93NUMPY\x01\0", "a NumPy array"),
         (b"PK\x03\x04", "a zip archive"),
         (b"anything", "of no kind that is read"),
+        (b"", "it is empty"),
     ],
 )
 def test_what_stands_in_the_place_of_an_image_is_told(data, told):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import refused
+from conftest import damaged, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -318,11 +318,7 @@ def test_a_damaged_shard_is_refused_whatever_the_damage(tmp_path_factory, data):
     """The manifest is made to agree with the damage, as a hostile writer would: nothing then but a line or a sample."""
     folder = encrypted(tmp_path_factory.mktemp("data"), images=4)
     shard = folder / "train" / "000000.tar"
-    content = bytearray(shard.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    shard.write_bytes(content)
+    shard.write_bytes(damaged(data, shard.read_bytes()))
     manifest = json.loads((folder / "train" / "manifest.json").read_text())
     manifest["shards"][0]["sha256"] = sha256_of(shard)
     write_json(folder / "train" / "manifest.json", manifest)

@@ -13,6 +13,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from conftest import damaged
 from conftest import refused as refused_within
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,12 +130,9 @@ def test_a_tar_that_unpacks_to_more_than_memory_is_not_read_whole(tmp_path, endi
 
 @given(data=st.data())
 def test_a_damaged_tar_is_read_or_refused(tmp_path_factory, data):
-    content = bytearray(pax(path="a/long.png") + member("x") + GOOD + END)
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    content = damaged(data, pax(path="a/long.png") + member("x") + GOOD + END)
     path = tmp_path_factory.mktemp("d") / f"d.{data.draw(st.sampled_from(sorted(PACKED)))}"
-    path.write_bytes(PACKED[path.name[2:]](bytes(content)))
+    path.write_bytes(PACKED[path.name[2:]](content))
     line = ""
     try:
         for entry in islice(entries(path), 100):
@@ -198,11 +196,7 @@ def test_names_in_a_zip_do_not_steer_the_terminal(tmp_path, capsys):
 @given(data=st.data())
 def test_a_damaged_zip_is_read_or_refused(tmp_path_factory, data):
     path = zipped(tmp_path_factory.mktemp("d"), method=data.draw(st.sampled_from([0, 8, 12, 14])))
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1) | st.integers(len(content) - 400, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    path.write_bytes(content)
+    path.write_bytes(damaged(data, path.read_bytes(), last=400))
     line = ""
     try:
         for entry in islice(entries(path), 100):
@@ -325,11 +319,7 @@ def test_labels_that_unpack_to_more_than_memory_are_refused(tmp_path):
 @given(data=st.data())
 def test_a_damaged_npz_is_read_or_refused(tmp_path_factory, data):
     path = npz(tmp_path_factory.mktemp("d"))
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    path.write_bytes(content)
+    path.write_bytes(damaged(data, path.read_bytes()))
     line = ""
     try:
         shape, _ = shape_and_dtype(path, "train_labels")

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import damaged
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -324,9 +325,20 @@ def test_columns_are_chosen_where_there_are_several(tmp_path):
     source = open_at(folder, "huggingface", label_column="fine_label", image_column="other")
     assert source.classes == ["a", "b", "c"]
     assert next(source.train()).image == encoded(100)
-    for wrong in ("nothing", "img"):
-        with pytest.raises(UsageError, match=r"dataset\.label_column: .*no column holds labels; set it to one of img"):
-            open_at(folder, "huggingface", label_column=wrong)
+    for wrong, told in (
+        ({"label_column": "nothing"}, r"dataset\.label_column: .*: there is no column nothing; set it to one of img"),
+        ({"label_column": "img"}, r"dataset\.label_column: .*: img holds neither whole numbers nor text; set it to"),
+        ({"image_column": "note"}, r"dataset\.image_column: .*: note holds no images; set it to one of img"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            open_at(folder, "huggingface", **wrong)
+
+
+def test_fractions_are_no_labels_and_it_is_said_which_column_holds_them(tmp_path):
+    features = Features({"image": datasets.Image(), "label": Value("float64")})
+    folder = hub_folder(tmp_path / "d", {"train": made(4, features=features, label=[0.5, 1, 0, 1])})
+    with pytest.raises(UsageError, match="label holds neither whole numbers nor text; set it to one of image"):
+        open_at(folder, "huggingface")
 
 
 def test_sound_is_no_image(tmp_path):
@@ -479,11 +491,7 @@ def tables(tmp_path_factory):
 @given(data=st.data())
 def test_a_damaged_table_is_read_or_refused(tables, suffix, data):
     path = tables[suffix].with_stem("damaged")
-    content = bytearray(tables[suffix].read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    path.write_bytes(content)
+    path.write_bytes(damaged(data, tables[suffix].read_bytes()))
     line = ""
     try:
         list(open_at(path, "huggingface").train())

@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pytest
@@ -139,8 +140,13 @@ def test_loose_images_beside_class_folders_are_reported(tmp_path, capsys):
         ([("a/x.txt", b"x"), ("b/x.txt", b"x")], "holds no images"),
         (["a/{3}.png", "b/x.png"], "class 'b' has a single image"),
         (["train/a/x.png", "train/b/x.png", "test/a/x.png"], "class missing in test: 'b'"),
+        (["train/a/x.png", "train/b/x.png", "test/a/x.png", "test/B/x.png"], "there is 'b', of which only case, width"),
+        (
+            ["train/a/x.png", "train/b/x.png", "val/A/x.png", "val/b/x.png", "test/a/x.png", "test/b/x.png"],
+            "missing in train: 'A'; .* out of val; there is 'a', of which only case",
+        ),
         (["train/a/x.png", "test/b/x.png", "test/a/x.png"], "class missing in train: 'b'"),
-        (["train/a/x.png", "train/b/x.png", "test/{3}.png"], "test/ holds images but no class folders"),
+        (["train/a/x.png", "train/b/x.png", "test/c/{3}.png"], "test/ has none of the class folders of train/"),
         (["train/a/x.png", "test/a/x.png"], "at least two classes"),
     ],
 )
@@ -194,6 +200,17 @@ def test_members_that_point_outside_are_refused(tmp_path, name):
     for archive in ("e.zip", "e.tar"):
         with pytest.raises(PpvitError, match="points out of the archive"):
             open_at(tmp_path / archive)
+
+
+def test_a_zip_that_holds_a_name_twice_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive, catch_warnings():
+        simplefilter("ignore")  # of what is to be tested
+        for name in ("a/", "b/", "a/", "a/0.png", "b/0.png", "a/1.png", "b/1.png", "a/0.png"):
+            archive.writestr(name, encoded(5) if name.endswith("png") else b"")
+    with pytest.raises(
+        PpvitError, match=r"d\.zip holds 'a/0\.png' twice, of which unpacking would keep one; unpack it"
+    ):
+        open_at(tmp_path / "d.zip")
 
 
 def test_links_in_archives_are_refused(tmp_path, pets):

@@ -123,6 +123,22 @@ def test_a_folder_without_test_images_holds_some_out_and_says_so(tmp_path, capsy
     assert "4 from them too, download.holdout_fraction of each class" in told
 
 
+@pytest.mark.parametrize("flat", [["test/{3}.png"], ["test/images/{3}.png"], ["val/{2}.png", "test/{1}.png"]])
+def test_some_are_held_out_where_nothing_else_is_sorted_into_classes(tmp_path, capsys, flat):
+    """As in competitions, whose test labels nobody has; the same images as of the training folder alone."""
+    alone = open_at(fill(tmp_path / "alone", "train/a/{5}.png", "train/b/{5}.png"), test_fraction=0.4)
+    source = open_at(fill(tmp_path / "d", "train/a/{5}.png", "train/b/{5}.png", *flat), test_fraction=0.4)
+    assert origins(source, "test") == origins(alone, "test")
+    assert len(origins(source, "train")) == 6
+    assert source.val is None
+    told = capsys.readouterr().out
+    assert "4 from them too, download.holdout_fraction of each class" in told
+    for file in flat:
+        folder, _, rest = file.partition("/")
+        assert f"{folder} has none of the classes and is left out" in told
+        assert re.search(rf"not used: {rest.partition('{')[2][0]} images? in {folder}", told)
+
+
 def in_both(folder, classes="ab"):
     return [f"{folder}{split}/{name}" for split in ("train", "test") for name in classes]
 
@@ -199,9 +215,12 @@ def test_what_is_not_clear_is_refused_with_what_was_found(folders, told):
     ("folders", "told"),
     [
         (["train", "test"], "train/ holds images but no class folders"),
-        (["train/a", "train/b", "test"], "test/ holds images but no class folders"),
         (["train/a", "train/b", "test/c", "test/d"], "test/ has none of the class folders of train/"),
-        (["train/a", "train/b", "val", "test/images"], "test/ has none of the class folders of train/"),
+        (["train/a", "train/b", "val", "test/unknown"], "test/ has none of the class folders of train/"),
+        (
+            ["train/Cat", "train/Dog", "test/cat", "test/dog"],
+            "there is 'Cat', of which only case, width or spaces diff",
+        ),
         ([""], "the images lie in no class folders"),
     ],
 )

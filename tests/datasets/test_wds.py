@@ -68,6 +68,14 @@ def test_webdataset_members_that_may_run_code_are_refused(tmp_path, extension):
         open_at(tmp_path / "w", "webdataset")
 
 
+@pytest.mark.parametrize("kind", ["v2.png", "seg.PNG", "v2.cls"])
+def test_a_name_with_two_dots_is_told_as_such(tmp_path, kind):
+    shard(tmp_path / "w/train-0.tar", {f"0009.{kind}": b"0"} | two_each())
+    with pytest.raises(PpvitError, match="all behind the first dot is its kind to WebDataset") as caught:
+        open_at(tmp_path / "w", "webdataset")
+    assert "pickle" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
