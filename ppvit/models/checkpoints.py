@@ -65,14 +65,18 @@ def load_checkpoint(
             f"{weights} holds adapters of peft that are not merged; save the model that merge_and_unload() returns"
         )
     if networks.differs(held, wanted):
-        raise PpvitError(f"{refused}; model.name {name} is a {wanted}; {_remedy(name, state, held, bool(known))}")
+        raise PpvitError(
+            f"{refused}; model.name {name} is a {wanted}; {_remedy(name, state, held, renamed.writer if known else '')}"
+        )
     model = unfilled(architecture, model_args)
     _require_as_said(name, architecture, model_args, model, said, weights)
     if held.channels == 1 and wanted.channels == 3:
         state = _for_three_colours(state)
     why = _fill(model, filter_of(architecture, model_args), state)
     if why is not None:
-        raise PpvitError(f"{refused}; for model.name {name} it {why}; {_remedy(name, state, held, bool(known))}")
+        raise PpvitError(
+            f"{refused}; for model.name {name} it {why}; {_remedy(name, state, held, renamed.writer if known else '')}"
+        )
     by_default = normalization_of(name, architecture, model, weights, said, _method(checkpoint, renamed))
     changes = _changes(held, wanted, model, state, said)
     notes = (*_notes(checkpoint, renamed), *changes, *by_default[3:])
@@ -189,10 +193,10 @@ def _require_as_said(
             raise PpvitError(f"{where} {what} {value}, and the weights beside it have {own}; fetch both again")
 
 
-def _remedy(name: str, state: dict[str, Tensor], held: Network, known: bool) -> str:
-    if not known:
+def _remedy(name: str, state: dict[str, Tensor], held: Network, writer: str) -> str:
+    if not writer:
         return "save it under names of timm, or of a program that docs/checkpoints.md has"
-    found = networks.name_that_fits(state, held, name)
+    found = networks.name_that_fits(state, held, name, writer)
     return f"set model.name={found}" if found else "set model.name to that network, or model.checkpoint to another file"
 
 

@@ -16,7 +16,9 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.parties.features import backbone_of as features_of
 from ppvit.he.parties.features import extract
 from ppvit.models import load_backbone, read_record, save_model
+from ppvit.models.building import skeleton
 from ppvit.models.checkpoints import load_checkpoint
+from ppvit.models.networks import name_that_fits, network_of
 from ppvit.verbs import adapt
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -206,6 +208,13 @@ def test_the_error_says_what_the_file_holds(stored, asked, reason, tmp_path):
         load_backbone(asked, tmp_path / "w.safetensors", 224)
     assert "\n" not in str(error.value)
     assert "..." not in str(error.value)
+
+
+def test_of_names_that_fit_the_method_counts():
+    """Other networks of timm have the tensors of DINOv3 too, under shorter names."""
+    name = "vit_small_patch16_dinov3_qkvb"
+    state = skeleton(name, {"num_classes": 0}).state_dict()
+    assert name_that_fits(state, network_of(state), "vit_small_patch16_224", "transformers' DINOv3") == name
 
 
 @pytest.mark.parametrize(("change", "reason"), [
