@@ -81,24 +81,7 @@ def page(rows: list[Row]) -> str:
         markdown([REASONS, *by_reason(refused)], text_columns=2),
         "## Every architecture that is exact",
         EVERY,
-        markdown(
-            [
-                EACH,
-                *(
-                    [
-                        each.name,
-                        each.kind,
-                        str(each.patch),
-                        each.way,
-                        figure(each.difference),
-                        figure(each.matters),
-                        each.how,
-                    ]
-                    for each in exact
-                ),
-            ],
-            text_columns=2,
-        ),
+        markdown([EACH, *map(line, exact)], text_columns=2),
         "## Every architecture that is refused",
         *(f"**{kind}**: {reason}. {', '.join(names)}." for (kind, reason), names in named(refused).items()),
     ]
