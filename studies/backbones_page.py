@@ -22,7 +22,8 @@ ABOUT = """# Backbones: which take a key exactly
 {0} of timm's {1} architectures (in brackets: those that timm has pretrained weights of) take every cipher that has an
 affine map, among them the default: the adapted model computes on encrypted images what the plain model computes on
 plain ones. Set `model.name` to one of them, `cipher.block_size` to the side of its patches and `dataset.image_size` to
-a size that it takes. An adapted model is for images of one size; ppvit refuses others.
+a size that it takes. An adapted model is for images of one size; ppvit refuses others. Plain timm does not where it
+loads the folder: asked for another `img_size`, or for `dynamic_img_size`, it resamples permuted positions silently.
 
 A block of ciphertext must reach a token alone, so the first layer decides: kernels as large as the step between them,
 no padding, three colours. The order of the blocks is then undone in one of two ways. Where all that tells a network the
@@ -80,24 +81,7 @@ def page(rows: list[Row]) -> str:
         markdown([REASONS, *by_reason(refused)], text_columns=2),
         "## Every architecture that is exact",
         EVERY,
-        markdown(
-            [
-                EACH,
-                *(
-                    [
-                        each.name,
-                        each.kind,
-                        str(each.patch),
-                        each.way,
-                        figure(each.difference),
-                        figure(each.matters),
-                        each.how,
-                    ]
-                    for each in exact
-                ),
-            ],
-            text_columns=2,
-        ),
+        markdown([EACH, *map(line, exact)], text_columns=2),
         "## Every architecture that is refused",
         *(f"**{kind}**: {reason}. {', '.join(names)}." for (kind, reason), names in named(refused).items()),
     ]

@@ -159,7 +159,8 @@ def way_of(model: nn.Module) -> str:
         where = "in its position embedding"
     else:
         where = "nowhere, since it stays as it is"
-    loads = "plain timm loads it as well" if stem_of(model) is None else "only ppvit loads it, plain timm stops"
+    plain = "plain timm loads it as well, rightly for images of this size alone"
+    loads = plain if stem_of(model) is None else "only ppvit loads it, plain timm stops"
     return f"{where}; {loads}"
 
 

@@ -11,9 +11,9 @@ import os
 import stat
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ppvit.core.errors import PpvitError
 
@@ -27,6 +27,8 @@ class Record(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Line = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{Cc}]*$")]
+"""Text without control characters: what others wrote must not steer the terminal."""
 R = TypeVar("R", bound=BaseModel)
 
 

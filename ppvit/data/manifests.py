@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ppvit.core.reading import Record
+from ppvit.core.reading import Line, Record
 from ppvit.data.labels import MOST_LABELS, LabelSets, TaskName
 
 SCHEMA = 2  # version of manifest.json and dataset.json
@@ -19,7 +19,6 @@ _BYTES = {"uint8": 1, "float16": 2, "float32": 4}
 _CIPHERTEXT_BYTES = 2**28  # of an image, at most; 4096 x 4096 pixels in float32 take 192 MiB
 _CLASSES = 2**20
 
-Line = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\p{Cc}]*$")]
 ValueRange = Annotated[list[Annotated[float, Field(ge=-1e38, le=1e38)]], Field(min_length=2, max_length=2)]
 Setting = bool | int | float | Annotated[str, Field(max_length=100)]
 

@@ -78,9 +78,6 @@ def filter_of(architecture: str, model_args: dict[str, Any]) -> Filter:
 
     Returns:
         A function of a state and the model that it is for; the state itself for families that have none.
-
-    Raises:
-        UsageError: see :func:`create`.
     """
     found: list[Filter | None] = []
 
@@ -92,7 +89,7 @@ def filter_of(architecture: str, model_args: dict[str, Any]) -> Filter:
     try:
         with torch.device("meta"):
             create(architecture, model_args, pretrained=True)
-    except (PpvitError, RuntimeError, NotImplementedError):  # it needs values: then without a filter of its own
+    except (PpvitError, RuntimeError):  # it needs values: then without a filter of its own
         pass
     finally:
         timm_builder.load_pretrained = theirs

@@ -62,7 +62,7 @@ class _Vision(_File):
     layer_norm_eps: _Number | None = None
 
 
-class _Transformers(_File):
+class _Transformers(_Vision):
     model_type: _Text
     vision_config: _Vision | None = None
 
@@ -103,7 +103,7 @@ class Said:
     """What a checkpoint says; None where it says nothing.
 
     Attributes:
-        source: the files that say it, or the names in the weights file.
+        source: the files that say it, the one on the network first, or the names in the weights file.
         architecture: of timm.
         mean, std: on a 0..1 scale, by channel: one for each colour.
         patch, depth, width, heads, activation: of the network; activation as timm names it, such as ``quick_gelu``.
@@ -124,6 +124,11 @@ class Said:
     norm_eps: float | None = None
     pooling: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        """Name of the file that tells of the network."""
+        return self.source.split(" ")[0]
 
 
 def read_said(weights: Path, writer: str, values: Mapping[str, Any]) -> Said:
@@ -154,10 +159,9 @@ def has_configuration(folder: Path) -> bool:
 
 def _timm(folder: Path) -> Said | None:
     path = folder / "config.json"
-    content = _content(path)
-    if content is None or "architecture" not in content:
+    record = _record(path, _Timm, "architecture")
+    if record is None:
         return None
-    record = _checked(path, _Timm, content)
     mean, std = record.pretrained_cfg.mean or record.mean, record.pretrained_cfg.std or record.std
     arguments = {name: value for name, value in record.model_args.items() if name not in _DECIDED_HERE}
     try:
@@ -170,12 +174,10 @@ def _timm(folder: Path) -> Said | None:
 
 
 def _transformers(folder: Path) -> Said | None:
-    path = folder / "config.json"
-    content = _content(path)
-    if content is None or "model_type" not in content:
+    record = _record(folder / "config.json", _Transformers, "model_type")
+    if record is None:
         return None
-    record = _checked(path, _Transformers, content)
-    vision = record.vision_config or _checked(path, _Vision, content)
+    vision = record.vision_config or record
     patch = vision.patch_size[0] if isinstance(vision.patch_size, list) else vision.patch_size
     said = Said(
         "config.json",
@@ -211,10 +213,9 @@ def _processor(path: Path, record: _Processor) -> tuple[Colours | None, Colours 
 
 def _open_clip(folder: Path) -> Said | None:
     path = folder / "open_clip_config.json"
-    content = _content(path)
-    if content is None:
+    record = _record(path, _OpenClip)
+    if record is None:
         return None
-    record = _checked(path, _OpenClip, content)
     given = record.preprocess_cfg  # what is not given is as CLIP has it
     mean, std = _colours(path, given.mean or list(OPENAI_CLIP_MEAN), given.std or list(OPENAI_CLIP_STD))
     vision = record.model_cfg.vision_cfg
@@ -271,6 +272,12 @@ def _content(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise PpvitError(f"{path} holds no names and values; fetch it again")
     return content
+
+
+def _record(path: Path, kind: type[_R], name: str = "") -> _R | None:
+    """What a file says; None where there is none, or one of another program, which has no value of that name."""
+    content = _content(path)
+    return None if content is None or (name and name not in content) else _checked(path, kind, content)
 
 
 def _checked(path: Path, kind: type[_R], content: Any, where: str = "") -> _R:

@@ -23,6 +23,7 @@ _FIRST_LAYERS = {
     "visual.conv1.weight": "open_clip",
     "embeddings.patch_embeddings.projection.weight": "transformers",
     "embeddings.patch_embedding.weight": "transformers",
+    "embeddings.patch_embeddings.weight": "transformers' DINOv3",
     "embedder.embedder.convolution.weight": "transformers",
     "conv_proj.weight": "torchvision",
     "patch_embed.proj.weight": "timm",
@@ -78,6 +79,18 @@ _TABLE: dict[str, tuple[tuple[str, str], ...]] = {
         (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.normalization\.", r"layer<\1>.\2.downsample.1."),
         (r"^classifier\.1\.", "fc."),
     ),
+    "transformers' DINOv3": (
+        (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
+        (r"^embeddings\.register_tokens$", "reg_token"),
+        (r"^embeddings\.", ""),
+        (r"^(model\.)?layer\.(\d+)\.", r"blocks.\2."),
+        (rf"\battention\.{_Q}_proj\.", r"attn.\1."),
+        (r"\battention\.o_proj\.", "attn.proj."),
+        (r"\blayer_scale(\d)\.lambda1$", r"gamma_\1"),
+        (r"\bmlp\.gate_proj\.", "mlp.fc1_g."),
+        (r"\bmlp\.up_proj\.", "mlp.fc1_x."),
+        (r"\bmlp\.down_proj\.", "mlp.fc2."),
+    ),
     "torchvision": (
         (r"^class_token$", "cls_token"),
         (r"^conv_proj\.", "patch_embed.proj."),
@@ -104,7 +117,7 @@ class Renamed:
 
     Attributes:
         state: tensors by name.
-        writer: whose names they had: timm, torchvision, transformers, open_clip; or MAE, DINOv2, CLIP where names tell.
+        writer: whose names they had: a writer of the table, open_clip; or MAE, DINOv2, CLIP where names tell.
         prefix: what stood in front of the names of the network that was taken.
         left_out: first parts of the names of what is no part of it.
     """
@@ -141,7 +154,7 @@ def timm_names(state: dict[str, Tensor], wanted: Collection[str] = ()) -> Rename
     dropped |= {"mask_token"} & inside.keys() if kind == "MAE" else set()
     kept = {name: value for name, value in inside.items() if name not in dropped}
     renamed = {name if name in wanted else _renamed(name, writer): value for name, value in kept.items()}
-    if writer == "transformers":
+    if writer.startswith("transformers"):
         renamed = _transformers_shapes(renamed)
     return Renamed(renamed, kind, prefix, tuple(sorted({name.split(".")[0] for name in left | dropped})))
 
@@ -215,6 +228,8 @@ def _transformers_shapes(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif ".mlp.gate_proj." in name:
             other = state.get(name.replace("gate_proj", "up_proj"))
             renamed[name.replace("gate_proj", "fc1")] = value if other is None else torch.cat([value, other])
+        elif ".mlp.fc1_x." in name and name.replace("fc1_x", "fc1_g") not in state:  # DINOv3's that is not gated
+            renamed[name.replace("fc1_x", "fc1")] = value
         elif name.startswith("attn_pool.in_proj."):
             of, width = name.rpartition(".")[2], len(value) // 3
             renamed[f"attn_pool.q.{of}"], renamed[f"attn_pool.kv.{of}"] = value[:width], value[width:]

@@ -25,6 +25,7 @@ _METHODS = {
     "momentum_encoder": "MoCo",
     "encoder_q": "MoCo",
 }
+_RELATIVE = ("relative_position_bias_table", "rel_pos_h", "rel_pos_w")
 _GELUS = {"gelu_python": "gelu"} | dict.fromkeys(
     ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_tanh", "gelu_accurate"), "gelu_tanh"
 )
@@ -64,16 +65,21 @@ def load_checkpoint(
             f"{weights} holds adapters of peft that are not merged; save the model that merge_and_unload() returns"
         )
     if networks.differs(held, wanted):
-        raise PpvitError(f"{refused}; model.name {name} is a {wanted}; {_remedy(name, state, held, bool(known))}")
+        raise PpvitError(
+            f"{refused}; model.name {name} is a {wanted}; {_remedy(name, state, held, renamed.writer if known else '')}"
+        )
     model = unfilled(architecture, model_args)
     _require_as_said(name, architecture, model_args, model, said, weights)
     if held.channels == 1 and wanted.channels == 3:
         state = _for_three_colours(state)
     why = _fill(model, filter_of(architecture, model_args), state)
     if why is not None:
-        raise PpvitError(f"{refused}; for model.name {name} it {why}; {_remedy(name, state, held, bool(known))}")
+        raise PpvitError(
+            f"{refused}; for model.name {name} it {why}; {_remedy(name, state, held, renamed.writer if known else '')}"
+        )
     by_default = normalization_of(name, architecture, model, weights, said, _method(checkpoint, renamed))
-    notes = (*_notes(checkpoint, renamed), *_changes(held, wanted, model, said), *by_default[3:])
+    changes = _changes(held, wanted, model, state, said)
+    notes = (*_notes(checkpoint, renamed), *changes, *by_default[3:])
     origin = Origin(f"{held} of {renamed.writer}", by_default[2], *by_default[:2], notes).given(mean, std)
     if held.channels == 1 and (len(set(origin.mean)) > 1 or len(set(origin.std)) > 1):
         raise PpvitError(
@@ -98,15 +104,20 @@ def _fill(model: nn.Module, renames: Filter, state: dict[str, Tensor]) -> str | 
     return None
 
 
-def _changes(held: Network, wanted: Network, model: nn.Module, said: Said) -> Iterator[str]:
+def _changes(held: Network, wanted: Network, model: nn.Module, state: dict[str, Tensor], said: Said) -> Iterator[str]:
     """What was changed in loading, and what is not quite as in the library that the weights are from."""
     if held.channels == 1 and wanted.channels == 3:
         yield "its one input channel was spread over three colours, so that grey pictures give what they gave"
     if held.positions != wanted.positions:
         yield f"its {held.positions} positions were resampled to {wanted.positions}"
+    tables = {name: len(each) for name, each in model.state_dict().items() if name.endswith(_RELATIVE)}
+    resampled = [name for name, length in tables.items() if name in state and len(state[name]) != length]
+    if resampled:
+        lengths = f"{len(state[resampled[0]])} to {tables[resampled[0]]} entries"
+        yield f"{len(resampled)} of its tables of relative positions were resampled, the first from {lengths}"
     eps = networks.norm_eps(model)
     if said.norm_eps is not None and eps is not None and not 0.9 < said.norm_eps / eps < 1.1:
-        yield f"layer normalisation adds {eps:g} to the variance, where {said.source} says {said.norm_eps:g}"
+        yield f"layer normalisation adds {eps:g} to the variance, where {said.file} says {said.norm_eps:g}"
 
 
 def _is_ours(architecture: str) -> bool:
@@ -154,7 +165,7 @@ def _require_as_said(
     Raises:
         PpvitError: the checkpoint says that it is of another network.
     """
-    where = f"{weights.parent / said.source.split(' ')[0]} says"
+    where = f"{weights.parent / said.file} says"
     if said.architecture is not None and said.architecture != architecture.split(".")[0]:
         if not timm.is_model(said.architecture):
             raise PpvitError(f"{where} architecture {said.architecture}, which this timm does not know; update timm")
@@ -182,10 +193,10 @@ def _require_as_said(
             raise PpvitError(f"{where} {what} {value}, and the weights beside it have {own}; fetch both again")
 
 
-def _remedy(name: str, state: dict[str, Tensor], held: Network, known: bool) -> str:
-    if not known:
+def _remedy(name: str, state: dict[str, Tensor], held: Network, writer: str) -> str:
+    if not writer:
         return "save it under names of timm, or of a program that docs/checkpoints.md has"
-    found = networks.name_that_fits(state, held, name)
+    found = networks.name_that_fits(state, held, name, writer)
     return f"set model.name={found}" if found else "set model.name to that network, or model.checkpoint to another file"
 
 

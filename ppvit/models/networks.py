@@ -11,7 +11,6 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from ppvit.core.errors import PpvitError
 from ppvit.models.building import filter_of, skeleton
 from ppvit.models.checkpoint_names import classes_of
 
@@ -137,15 +136,16 @@ def _resampled(held: Network, wanted: Network) -> bool:
     return positions == wanted.positions or any(count > 0 and math.isqrt(count) ** 2 == count for count in counts)
 
 
-def name_that_fits(state: dict[str, Tensor], held: Network, asked: str) -> str | None:
+def name_that_fits(state: dict[str, Tensor], held: Network, asked: str, writer: str) -> str | None:
     """A name of timm whose network takes all tensors of a state as they are; None where none was found.
 
     Args:
         state: under timm's names or OpenCLIP's.
         held: what it is of.
         asked: ``model.name``: names of its family come first.
+        writer: whose names the file has; names of timm with the last word of it, such as ``dinov3``, come before.
     """
-    for name in list(_candidates(held, asked))[:_MOST_TRIED]:
+    for name in list(_candidates(held, asked, writer.lower().split()[-1]))[:_MOST_TRIED]:
         try:
             model = skeleton(name, {"num_classes": held.classes})
             if differs(held, network_of(model.state_dict())):
@@ -153,12 +153,12 @@ def name_that_fits(state: dict[str, Tensor], held: Network, asked: str) -> str |
             named = {key: value.to("meta") for key, value in state.items()}
             if not mismatched(filter_of(name, {"num_classes": held.classes})(named, model), model):
                 return name
-        except (PpvitError, RuntimeError, NotImplementedError, KeyError, ValueError, AttributeError, AssertionError):
-            continue  # not built for these sizes, or its filter looks for what is not there
+        except Exception:  # not built for these sizes, or its filter looks for what is not there: each in its own way
+            continue
     return None
 
 
-def _candidates(held: Network, asked: str) -> Iterator[str]:
+def _candidates(held: Network, asked: str, method: str) -> Iterator[str]:
     family = asked.split("_")[0]
     if held.kind == "ResNet":
         yield from _RESNETS
@@ -168,7 +168,9 @@ def _candidates(held: Network, asked: str) -> Iterator[str]:
     elif held.kind.endswith("Vision Transformer") and len(held.depth) == 1:
         size = _SIZES.get((held.width or 0, held.depth[0]), "*")
         found = timm.list_models(f"*{size}*patch{held.patch}_*")
-        yield from sorted(found, key=lambda name: (not name.startswith(family + "_"), len(name), name))
+        yield from sorted(
+            found, key=lambda name: (method not in name, not name.startswith(family + "_"), len(name), name)
+        )
 
 
 def mismatched(state: Mapping[str, Tensor], model: nn.Module) -> str | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from ppvit.core.reading import Record
+from ppvit.core.reading import Line, Record
 
 _Option = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=100)] | None
 _Options = Annotated[dict[Annotated[str, Field(max_length=50)], _Option], Field(max_length=20)]
@@ -21,8 +21,8 @@ class OriginRecord(Record):
         normalization: who said the mean and the standard deviation.
     """
 
-    weights: Annotated[str, Field(max_length=1000)]
-    normalization: Annotated[str, Field(max_length=300)]
+    weights: Line
+    normalization: Annotated[Line, Field(max_length=300)]
     mean: Annotated[list[float], Field(min_length=3, max_length=3)]
     std: Annotated[list[float], Field(min_length=3, max_length=3)]
 

@@ -30,6 +30,7 @@ _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _INDEX_BYTES = 16 * 2**20
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _POINTER = b"version https://git-lfs"  # what git clones without Git LFS, in place of the file
+_SAVED = (b"PK", b"\x80")  # archives and pickles, which torch.save writes
 # where files keep their tensors: averaged ones first, a teacher (which DINO evaluates) before the student
 _PARTS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "model_state_dict", "net")
 _DEPTH = 3  # dictionaries in one another
@@ -54,7 +55,10 @@ def find_weights(checkpoint: Path, name: str) -> Path | None:
     if found and not chosen:
         raise UsageError(f"model.checkpoint {checkpoint} holds {len(found)} weights files; name one of them")
     if not found:
-        raise UsageError(f"model.checkpoint {checkpoint} holds no weights file; name one, or set it back to {NO_MODEL}")
+        remedy = f"name one, or set it back to {NO_MODEL}"
+        if (checkpoint / "snapshots").is_dir():  # as huggingface_hub keeps what it has fetched
+            remedy = "name a folder in its snapshots/"
+        raise UsageError(f"model.checkpoint {checkpoint} holds no weights file; {remedy}")
     return chosen[0]
 
 
@@ -98,9 +102,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.name in _INDICES:
         parts = [read_checkpoint(part) for part in _indexed(path)]
         return Checkpoint({name: each for part in parts for name, each in part.state.items()}, (), parts[0].said)
-    with path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            raise PpvitError(f"{path} is a pointer of Git LFS in place of the file; fetch it: git lfs pull")
+    if _beginning(path).startswith(_POINTER):
+        raise PpvitError(f"{path} is a pointer of Git LFS in place of the file; fetch it: git lfs pull")
     _require_stored(path)
     try:
         content, metadata = _read(path)
@@ -124,6 +127,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(clean_state_dict(state), part, said)
 
 
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(32)
+
+
 def _indexed(index: Path) -> list[Path]:
     """The files that an index names, all in its folder."""
     try:
@@ -141,11 +149,14 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The content of a file, and the metadata of a safetensors file."""
-    if path.suffix == ".safetensors":
+    """The content of a file, and the metadata of a safetensors file, by what it begins with where its name is wrong."""
+    beginning = _beginning(path)
+    if path.suffix == ".safetensors" or beginning[7:9] == b"\0{":  # behind the length of its list of tensors
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
         return load_file(path), metadata or {}
+    if not beginning.startswith(_SAVED):  # of anything else torch says that it could run code
+        raise TypeError("it is neither a safetensors file nor one that torch.save wrote")
     with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, which many training scripts keep
         content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):

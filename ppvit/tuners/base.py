@@ -18,7 +18,7 @@ from ppvit.core.registry import Registry
 from ppvit.models.batch_norm import batch_norm_names
 from ppvit.models.mixing import mixing_weights
 from ppvit.models.stems import patch_projection
-from ppvit.tuners.convolutions import convolution_names
+from ppvit.tuners.convolutions import convolution_names, ends_in, last_parts
 
 TUNERS: Registry[type[Tuner]] = Registry("ppvit.tuners", "finetune.method")
 """All methods by name. One more is a file in this folder with a :class:`Tuner` under ``@TUNERS.register()``."""
@@ -97,7 +97,7 @@ class Tuner(ABC):
         layers = linear_layers(model)
         if self.convolutions and not layers:
             return convolution_names(model, self.settings.target_modules)
-        lacking = any(not any(_ends_in(name, ending) for name in layers) for ending in self.targets)
+        lacking = any(not any(ends_in(name, ending) for name in layers) for ending in self.targets)
         if layers and lacking and not self.settings.target_modules:
             return "|".join(re.escape(name) for name in layers)
         return linear_names(model, self.settings.target_modules or list(self.targets))
@@ -177,10 +177,6 @@ def _is_passed_by(model: nn.Module, name: str) -> bool:
     return own == "qkv" and learned and not getattr(attention, "qkv_bias_separate", False)
 
 
-def _ends_in(name: str, ending: str) -> bool:
-    return name == ending or name.endswith(f".{ending}")
-
-
 def linear_names(model: nn.Module, endings: list[str], method: str = "") -> str:
     """A regular expression that matches the linear layers whose names end in one of ``endings``, as far as they take an
     adapter.
@@ -200,9 +196,9 @@ def linear_names(model: nn.Module, endings: list[str], method: str = "") -> str:
             f"{type(model).__name__} has no linear layers but its head; set finetune.method to one that works without: "
             f"{others}"
         )
-    known = ", ".join(sorted({re.sub(r"^(.*?\d+\.)+(?=\D)", "", name) for name in linear}))
+    known = last_parts(linear)
     for ending in endings:
-        if any(_ends_in(name, ending) for name in linear):
+        if any(ends_in(name, ending) for name in linear):
             continue
         reason = _why_none(model, ending)
         if method:
@@ -219,7 +215,7 @@ def linear_names(model: nn.Module, endings: list[str], method: str = "") -> str:
 
 def _why_none(model: nn.Module, ending: str) -> str:
     """Why no linear layer with this end of its name takes an adapter."""
-    found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and _ends_in(name, ending)]
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ends_in(name, ending)]
     if any(_holds_key(model, name) for name in found):
         return f"'{ending}' holds the key after adaptation, and an adapter on it would tell the key"
     if any(_is_passed_by(model, name) for name in found):
@@ -240,7 +236,7 @@ def listed_targets(model: nn.Module, endings: list[str], method: str = "") -> li
     every = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     listed: list[str] = []
     for ending in endings:
-        found, meant = ([name for name in names if _ends_in(name, ending)] for names in (every, takes))
+        found, meant = ([name for name in names if ends_in(name, ending)] for names in (every, takes))
         listed += [ending] if found == meant else meant
     return list(dict.fromkeys(listed))
 

@@ -8,6 +8,7 @@ kernel they are the factors of Hu et al., arXiv 2106.09685, and merge in the sam
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -27,12 +28,11 @@ def convolution_names(model: nn.Module, endings: list[str]) -> str:
     projection = patch_projection(model)
     found = [name for name, module in model.named_modules() if module is not projection and _takes_lora(module)]
     for ending in endings:
-        if not any(_ends_in(name, ending) for name in found):
-            known = sorted({re.sub(r"^(.*?\d+\.)+(?=\D)", "", name) for name in found})
+        if not any(ends_in(name, ending) for name in found):
             raise UsageError(
-                f"finetune.target_modules: no ungrouped convolution ends in '{ending}'; there are {', '.join(known)}"
+                f"finetune.target_modules: no ungrouped convolution ends in '{ending}'; there are {last_parts(found)}"
             )
-    chosen = [name for name in found if not endings or any(_ends_in(name, ending) for ending in endings)]
+    chosen = [name for name in found if not endings or any(ends_in(name, ending) for ending in endings)]
     return "|".join(re.escape(name) for name in chosen)
 
 
@@ -40,5 +40,11 @@ def _takes_lora(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups == 1 and module.dilation == (1, 1)
 
 
-def _ends_in(name: str, ending: str) -> bool:
+def ends_in(name: str, ending: str) -> bool:
+    """Whether a module's name is an ending, or ends in one behind a dot."""
     return name == ending or name.endswith(f".{ending}")
+
+
+def last_parts(names: Iterable[str]) -> str:
+    """What module names have behind the last number, for errors: each once, in the order of the alphabet."""
+    return ", ".join(sorted({re.sub(r"^(.*?\d+\.)+(?=\D)", "", name) for name in names}))

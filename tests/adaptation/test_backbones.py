@@ -152,7 +152,7 @@ def test_plain_timm_computes_the_same_or_stops(kind, tmp_path, key):
     if kind in TABLES:
         found = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         torch.testing.assert_close(logits(found, images), expected, rtol=0, atol=1e-5)
-        assert way_of(backbone.model).endswith("plain timm loads it as well")
+        assert way_of(backbone.model).endswith("plain timm loads it as well, rightly for images of this size alone")
         return
     assert "token_order" in way_of(backbone.model)
     # NaFlex makes a first layer for other colours anew, and says so

@@ -15,8 +15,10 @@ from test_checkpoints import OURS, SIZE, THEIRS, TINY, drawn, images, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.he.parties.features import backbone_of as features_of
 from ppvit.he.parties.features import extract
-from ppvit.models import load_backbone, read_record
+from ppvit.models import load_backbone, read_record, save_model
+from ppvit.models.building import skeleton
 from ppvit.models.checkpoints import load_checkpoint
+from ppvit.models.networks import name_that_fits, network_of
 from ppvit.verbs import adapt
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -105,7 +107,7 @@ def test_the_processor_of_transformers(settings, mean, std, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     theirs = processor(picture, return_tensors="np").pixel_values[0].transpose(1, 2, 0)
     np.testing.assert_allclose((picture / 255 - origin.mean) / origin.std, theirs, atol=1e-5)
-    assert "adds 1e-06 to the variance, where config.json and" in str(origin)
+    assert "adds 1e-06 to the variance, where config.json says 1e-12" in str(origin)
 
 
 def test_values_in_the_file(tmp_path):
@@ -143,6 +145,20 @@ def test_parameters_override_and_what_was_used_is_told(given, mean, std, tmp_pat
     assert f"; mean {said}, std" in capsys.readouterr().err
     assert f"; mean {said}, std" in read_result(places, "adapt")["weights"]
     assert str(tmp_path) not in json.dumps(origin)  # the trainer reads it
+
+
+@pytest.mark.parametrize("text", ["\x1b[2Jnothing to see", "one line\nand another", "\x85", ""])
+def test_what_an_adapted_model_says_of_its_origin_is_one_line(text, tmp_path):
+    """It crosses to the other party, whose terminal prints it."""
+    hub_folder(tmp_path / "hub")
+    backbone = load_backbone(OURS, tmp_path / "hub", SIZE)
+    origin = backbone.origin.record()
+    for name in ("weights", "normalization"):
+        record = {"key_id": None, "cipher": {"name": "none"}, "image_size": SIZE, "origin": origin | {name: text}}
+        save_model(tmp_path / "adapted", backbone, record)
+        with pytest.raises(PpvitError, match=f"ppvit: 'origin.{name}'") as error:
+            read_record(tmp_path / "adapted", "adapt")
+        assert str(error.value).isprintable()
 
 
 def test_features_of_pixels_that_are_not_normalised(tmp_path):
@@ -194,6 +210,13 @@ def test_the_error_says_what_the_file_holds(stored, asked, reason, tmp_path):
     assert "..." not in str(error.value)
 
 
+def test_of_names_that_fit_the_method_counts():
+    """Other networks of timm have the tensors of DINOv3 too, under shorter names."""
+    name = "vit_small_patch16_dinov3_qkvb"
+    state = skeleton(name, {"num_classes": 0}).state_dict()
+    assert name_that_fits(state, network_of(state), "vit_small_patch16_224", "transformers' DINOv3") == name
+
+
 @pytest.mark.parametrize(("change", "reason"), [
     ({"depth": 3}, r"\(depth 3, width 48.* is a Vision Transformer \(depth 2, width 48"),
     ({"in_chans": 4}, "4 input channels, .* 3 input channels"),
@@ -222,6 +245,16 @@ def test_positions_of_another_size_are_resampled_and_said(tmp_path):
     write_tiny(tmp_path / "w.safetensors", img_size=64)
     _, origin = load(tmp_path / "w.safetensors")
     assert "its 65 positions were resampled to 17" in str(origin)
+
+
+def test_relative_positions_of_another_size_are_resampled_and_said(tmp_path):
+    """Tables of (2 n - 1)^2 distances and 3 of the class token, for n patches a side: 8, then 4."""
+    name = "beit_base_patch16_224"
+    save_file(timm.create_model(name, **(TINY | {"img_size": 64})).state_dict(), tmp_path / "w.safetensors")
+    _, origin = load(tmp_path / "w.safetensors", name)
+    assert "2 of its tables of relative positions were resampled, the first from 228 to 52 entries" in str(origin)
+    save_file(timm.create_model(name, **TINY).state_dict(), tmp_path / "w.safetensors")
+    assert "resampled" not in str(load(tmp_path / "w.safetensors", name)[1])
 
 
 @pytest.mark.parametrize(("change", "reason"), [

@@ -62,12 +62,20 @@ def assert_same(model, expected: torch.Tensor, size: int = SIZE) -> None:
 
 # ---- transformers ----
 
+DINOV3 = {"num_register_tokens": 4, "layer_norm_eps": 1e-5}
 FAMILIES = {
     "ViT": (OURS, {}, {}),
     "DeiT": ("deit_tiny_distilled_patch16_224", {}, {}),
     "BEiT": ("beit_base_patch16_224", {}, {"use_relative_position_bias": True, "use_mean_pooling": True}),
     "DINOv2": ("vit_small_patch14_dinov2", {}, {}),
     "registers": ("vit_small_patch14_reg4_dinov2", {}, {"num_register_tokens": 4}),
+    "DINOv3": ("vit_small_patch16_dinov3_qkvb", {}, DINOV3),
+    "DINOv3 gated": ("vit_small_plus_patch16_dinov3_qkvb", {}, DINOV3 | {"use_gated_mlp": True, "hidden_act": "silu"}),
+    "DINOv3 without biases": (
+        "vit_small_patch16_dinov3",
+        {},
+        DINOV3 | dict.fromkeys(("query_bias", "value_bias"), False),
+    ),
     "gated": ("vit_giant_patch14_dinov2", {}, {"use_swiglu_ffn": True}),
     "MAE": (OURS, {}, {"mask_ratio": 0.0}),
     "CLIP": ("vit_base_patch16_clip_quickgelu_224", {}, {"layer_norm_eps": 1e-5, "projection_dim": 24}),
@@ -91,6 +99,9 @@ def transformers_model(family: str, options: dict):
     if family in ("DINOv2", "gated"):
         model = transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**settings, num_labels=7))
         return model, lambda pixels: model.dinov2(pixels).pooler_output
+    if family.startswith("DINOv3"):
+        model = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**settings))
+        return model, lambda pixels: model(pixels).last_hidden_state[:, 5:].mean(1)  # timm's network pools the patches
     if family == "registers":
         model = transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**settings))
         return model, lambda pixels: model(pixels).pooler_output

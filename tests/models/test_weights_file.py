@@ -198,6 +198,40 @@ def test_a_pickle_nested_without_end_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["w.pth", "pytorch_model.bin"])
+def test_safetensors_under_another_name(name, tmp_path):
+    """Whole they are read; cut short they are said to be so, not to hold code."""
+    state = {"a": torch.arange(100.0)}
+    save_file(state, tmp_path / name)
+    torch.testing.assert_close(read_weights(tmp_path / name), state, rtol=0, atol=0)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:200])
+    with pytest.raises(PpvitError, match=r"cannot be read as weights \(.*incomplete.*\); fetch it again") as error:
+        read_weights(tmp_path / name)
+    assert "code" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"<!doctype html><html>", b'{"error": "not found"}'])
+def test_what_no_program_wrote_as_weights_is_not_said_to_hold_code(content, tmp_path):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(
+        PpvitError, match=r"neither a safetensors file nor one that torch\.save wrote\); fetch it again"
+    ):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_older_files_of_torch_are_read(tmp_path):
+    torch.save({"a": torch.ones(3)}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(tmp_path / "w.pth")["a"], torch.ones(3))
+
+
+def test_the_folder_that_a_hub_keeps_is_pointed_to_its_snapshots(tmp_path):
+    (tmp_path / "snapshots" / "0a1b").mkdir(parents=True)
+    save_file({"a": torch.ones(3)}, tmp_path / "snapshots" / "0a1b" / "model.safetensors")
+    with pytest.raises(UsageError, match="holds no weights file; name a folder in its snapshots/"):
+        find_weights(tmp_path, MICRO)
+    assert find_weights(tmp_path / "snapshots" / "0a1b", MICRO) is not None
+
+
 def test_a_folder_may_hold_a_checkpoint(tmp_path):
     with pytest.raises(UsageError, match="holds no weights file; name one, or set it back to models/none"):
         find_weights(tmp_path, MICRO)
