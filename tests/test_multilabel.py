@@ -201,6 +201,7 @@ def test_the_page_tells_every_label(world, capsys):
     assert '<td>has &lt;b&gt;$\\never</td><td class="number">0 of 120</td><td class="number">not measured</td>' in page
     assert "confusion matrix" not in page
     assert "worst class" not in page
+    assert "accuracy against the size of the perturbation" not in page
     assert f"mean AUROC, encrypted anew by the owner      {result['auroc']:.4f}" in told
     assert "accuracy, encrypted" not in told
 
