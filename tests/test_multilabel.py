@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import make_config, make_places, read_result, tiny_backbone, write_raw
+from imports import ROOT
 from PIL import Image
 from safetensors.numpy import load_file
 from sklearn import metrics
@@ -145,6 +148,16 @@ def test_figures_are_those_of_scikit_learn(world):
     assert rows[3]["auroc"] == ""
 
 
+def test_every_table_that_dvc_plots_is_there(world):
+    _, places = world
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    columns = [(path, axis) for plot in plots for about in plot.values() for path, axis in about["y"].items()]
+    assert "results/plots/confusion.csv" in dict(columns)
+    for path, axis in columns:
+        table = places.results / Path(path).relative_to("results")
+        assert axis in re.split("[,\t\n]", table.read_text())
+
+
 def test_labels_are_those_of_the_source_in_the_order_of_the_shards(world):
     config, places = world
     images, labels = pairs(COUNTS["test"], 1)
@@ -188,6 +201,7 @@ def test_the_page_tells_every_label(world, capsys):
     assert '<td>has &lt;b&gt;$\\never</td><td class="number">0 of 120</td><td class="number">not measured</td>' in page
     assert "confusion matrix" not in page
     assert "worst class" not in page
+    assert "accuracy against the size of the perturbation" not in page
     assert f"mean AUROC, encrypted anew by the owner      {result['auroc']:.4f}" in told
     assert "accuracy, encrypted" not in told
 

@@ -47,11 +47,11 @@ Normalization = Annotated[list[Annotated[float, Field(ge=-10, le=10)]], Field(ma
 
 
 class Model(Section):
-    """the pretrained Vision Transformer, or ResNet"""
+    """the pretrained network"""
 
     name: Text = Field(
         "vit_micro_patch4_32",
-        description="vit_micro_patch4_32, which comes with ppvit, or any timm Vision Transformer whose patches do not "
+        description="vit_micro_patch4_32, which comes with ppvit, or any network of timm whose patches do not "
         "overlap; with cipher.name=none or adapt.enabled=false also ResNets: timm's, or resnet18_cifar for 32 px",
     )
     checkpoint: Text = NO_MODEL

@@ -116,7 +116,10 @@ class LabelScores:
         return HEADLINES["multilabel"].chance, 0.5
 
     def write_plots(self, folder: Path) -> None:
-        """Tables: one row a label (its number: names stay with the owner), twice, and a calibration bin."""
+        """Tables: one row a label (its number: names stay with the owner), twice, and a calibration bin.
+
+        ``confusion.csv`` has no rows: classes are not confused, but `dvc plots` complains where the file is missing.
+        """
         names = tuple(field.name for field in fields(LabelRow))
         rows = [tuple("" if value is None else value for value in astuple(row)) for row in self.rows]
         write_table(folder / "labels.csv", names, rows)
@@ -124,6 +127,7 @@ class LabelScores:
         write_table(folder / "class_accuracy.csv", ("class", "accuracy_percent"), accuracies)
         header = ("confidence_percent", "accuracy_percent", "images")
         write_table(folder / "calibration.csv", header, self._calibration.rows())
+        write_table(folder / "confusion.csv", ("actual", "predicted"), ())
 
 
 def _mean(rows: list[LabelRow], name: str) -> float:

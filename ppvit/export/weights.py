@@ -19,10 +19,10 @@ from ppvit.export.finished import Finished
 from ppvit.models import load_model
 from ppvit.models.folders import StoredModel
 from ppvit.models.mixing import mixing_axes
+from ppvit.models.networks import head_names
 from ppvit.models.stems import projection_name
 from ppvit.models.tensors import tensor_names
 from ppvit.tuners import TUNERS, export_lora, load_adapter, load_finetuned
-from ppvit.tuners.base import head_names
 
 _ADAPTER, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _MODEL, _MODEL_CONFIG = "model.safetensors", "config.json"

@@ -52,7 +52,7 @@ def load_checkpoint(
     usual = skeleton(architecture, model_args)  # with the head that timm gives it
     renamed = timm_names(checkpoint.state, usual.state_dict())
     said = read_said(weights, renamed.writer, checkpoint.said)
-    state, held = dict(renamed.state), network_of(renamed.state, networks.head_names(usual))
+    state, held = dict(renamed.state), network_of(renamed.state, networks.head_weights(usual))
     known = held.kind != networks.OTHER or state.keys() & usual.state_dict().keys()
     names = f"names of {renamed.writer}" if known else f"names that are not known here, such as '{next(iter(state))}'"
     refused = f"{weights} holds a {held} under {names}"

@@ -197,9 +197,14 @@ def _some(names: list[str]) -> str:
 
 
 def head_names(model: nn.Module) -> list[str]:
-    """Names of the weights of a model's heads, as timm has them."""
+    """Module names of the classification head; distilled models have two."""
     named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    heads = tuple([named] if isinstance(named, str) else named)
+    return [named] if isinstance(named, str) else list(named)
+
+
+def head_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of a model's heads, as timm has them."""
+    heads = tuple(head_names(model))
     return [name for name in model.state_dict() if name.endswith(".weight") and name.startswith(heads)][::-1]
 
 

@@ -80,7 +80,7 @@ def write_page(config: Config, places: Places) -> str:
         labels=label_rows(tables.labels, plain.classes, len(plain)),
         calibration=_draw(lambda axes: _draw_calibration(axes, tables)),
         ways=three_ways(values, headline),
-        curve=_draw(lambda axes: draw_curve(axes, tables.curve)),
+        curve=_draw(lambda axes: draw_curve(axes, tables.curve)) if tables.curve[1:] else None,  # no attack, no curve
         over_ciphers=_png(over_ciphers(config, places.raw)),
         parameters=list(config.model_dump(exclude_unset=True).items()),
     )

@@ -12,7 +12,8 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.tuners.base import TUNERS, Tuner, head_names, listed_targets
+from ppvit.models.networks import head_names
+from ppvit.tuners.base import TUNERS, Tuner, listed_targets
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel, register
 
 

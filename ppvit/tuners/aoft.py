@@ -15,7 +15,8 @@ from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
 from ppvit.core.errors import UsageError
-from ppvit.tuners.base import TUNERS, Tuner, head_names
+from ppvit.models.networks import head_names
+from ppvit.tuners.base import TUNERS, Tuner
 from ppvit.tuners.extension import register
 from ppvit.tuners.orthogonal import difference_update, orthogonal_columns, product_update, random_vector
 from ppvit.tuners.structured import StructuredConfig, StructuredLinear, StructuredModel, Update, chosen_targets

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -17,6 +17,7 @@ from ppvit.core.errors import UsageError
 from ppvit.core.registry import Registry
 from ppvit.models.batch_norm import batch_norm_names
 from ppvit.models.mixing import mixing_weights
+from ppvit.models.networks import head_names
 from ppvit.models.stems import patch_projection
 from ppvit.tuners.convolutions import convolution_names, ends_in, last_parts
 
@@ -127,12 +128,6 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """What training changes in a model, by name: parameters that require grad, and buffers; the tensors themselves."""
     trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
     return trained | dict(model.named_buffers())
-
-
-def head_names(model: nn.Module) -> list[str]:
-    """Module names of the classification head; distilled models have two."""
-    classifier = cast(dict[str, Any], model.pretrained_cfg)["classifier"]
-    return [classifier] if isinstance(classifier, str) else list(classifier)
 
 
 def freeze_all_but(model: nn.Module, modules: list[str]) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppvit.core.errors import UsageError
-from ppvit.tuners.base import TUNERS, Tuner, head_names
+from ppvit.models.networks import head_names
+from ppvit.tuners.base import TUNERS, Tuner
 from ppvit.tuners.extension import register
 from ppvit.tuners.structured import StructuredConfig, StructuredLinear, StructuredModel, Update, chosen_targets
 

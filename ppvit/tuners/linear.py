@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ppvit.tuners.base import TUNERS, Tuner, freeze_all_but, head_names
+from ppvit.models.networks import head_names
+from ppvit.tuners.base import TUNERS, Tuner, freeze_all_but
 
 
 @TUNERS.register(place=2)

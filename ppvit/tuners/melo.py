@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from ppvit.core.errors import UsageError
+from ppvit.models.networks import head_names
 from ppvit.models.stems import TokenEmbedding, projection_name
-from ppvit.tuners.base import TUNERS, Tuner, head_names, keep_zero, linear_names
+from ppvit.tuners.base import TUNERS, Tuner, keep_zero, linear_names
 
 
 @TUNERS.register(place=3)

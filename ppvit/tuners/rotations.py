@@ -14,7 +14,8 @@ from peft.tuners.oft import layer as oft_layer
 from torch import nn
 
 from ppvit.core.errors import UsageError
-from ppvit.tuners.base import TUNERS, Tuner, head_names, target_layers
+from ppvit.models.networks import head_names
+from ppvit.tuners.base import TUNERS, Tuner, target_layers
 from ppvit.tuners.lora import Lora
 
 

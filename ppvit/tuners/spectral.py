@@ -6,7 +6,8 @@ from peft import FourierFTConfig, get_peft_model
 from torch import nn
 
 from ppvit.core.errors import UsageError
-from ppvit.tuners.base import TUNERS, Tuner, head_names, target_layers
+from ppvit.models.networks import head_names
+from ppvit.tuners.base import TUNERS, Tuner, target_layers
 from ppvit.tuners.lora import Lora
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from peft import IA3Config, VeraConfig, get_peft_model
 from torch import nn
 
-from ppvit.tuners.base import TUNERS, Tuner, head_names
+from ppvit.models.networks import head_names
+from ppvit.tuners.base import TUNERS, Tuner
 from ppvit.tuners.lora import Lora
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppvit.core.errors import UsageError
+from ppvit.models.networks import head_names
 from ppvit.models.stems import patch_projection
-from ppvit.tuners.base import TUNERS, Tuner, head_names
+from ppvit.tuners.base import TUNERS, Tuner
 from ppvit.tuners.extension import ExtensionConfig, ExtensionLayer, ExtensionModel, register
 from ppvit.tuners.orthogonal import orthogonal_columns, random_vector
 

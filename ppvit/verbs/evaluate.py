@@ -19,8 +19,8 @@ def run(config: Config, places: Places) -> None:
 
     Args:
         config: ``evaluate`` is used.
-        places: ``encrypted``, ``adapted`` and ``finetuned`` are read; ``plots`` (``class_accuracy.csv``,
-            ``calibration.csv``, and ``confusion.csv`` or, multi-label, ``labels.csv``; classes are numbers, their
+        places: ``encrypted``, ``adapted`` and ``finetuned`` are read; ``plots`` (``confusion.csv``,
+            ``class_accuracy.csv``, ``calibration.csv``, and multi-label ``labels.csv``; classes are numbers, their
             names stay with the owner) and the result are written.
 
     Raises:

@@ -8,9 +8,14 @@ import timm
 import torch
 from conftest import make_config, write_raw
 from safetensors.torch import save_file
+from tiny_backbones import KINDS
 
 from ppvit.data.plain import PlainImages
+from ppvit.evaluation.owner_checks import plain_batches
 from ppvit.he.parties.features import backbone_of, extract
+from ppvit.he.parties.model import save_model_with_head
+from ppvit.models import model_input
+from ppvit.tuners import load_finetuned
 
 SIZE = 64
 
@@ -40,3 +45,20 @@ def test_features_are_timms(name, width, tmp_path):
     assert found.shape == (6, width)
     assert labels.shape == (6,)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*KINDS.values(), "deit_tiny_distilled_patch16_224"])
+def test_head_on_a_backbone_of_any_kind_of_positions(name, tmp_path):
+    raw = write_raw(tmp_path / "raw", {"train": 6, "test": 6}, size=32)
+    config = make_config(model={"name": name, "pretrained": False})
+    backbone = backbone_of(config, tmp_path / "unused")
+    features, _ = extract(config, raw, "test", 6, backbone)
+    random = np.random.default_rng(0)
+    weight, bias = random.normal(size=(3, features.shape[1])), random.normal(size=3)
+    (tmp_path / "he").mkdir()
+    save_model_with_head(tmp_path / "he", backbone, weight, bias, 32)
+    model = load_finetuned(tmp_path / "unused", tmp_path / "he", 3)
+    [(images, _)] = plain_batches(PlainImages(raw, "test", config.dataset, config.encrypt), None)
+    with torch.inference_mode():
+        logits = model(model_input(images)).numpy()
+    np.testing.assert_allclose(logits, features @ weight.T + bias, atol=1e-3)

@@ -14,6 +14,7 @@ from ppvit.core.files import write_json
 from ppvit.data.labels import TaskName, recorded
 from ppvit.he.algorithms import Floats
 from ppvit.models import Backbone, save_model
+from ppvit.models.networks import head_names
 from ppvit.models.stems import patch_projection, patch_side
 
 
@@ -50,9 +51,10 @@ def with_head(backbone: Backbone, weight: Floats, bias: Floats) -> nn.Module:
     """The backbone with this linear head, its normalisation folded in: takes plain pixels scaled to [-1, 1]."""
     model: Any = backbone.model  # timm's have no types
     model.reset_classifier(len(bias))
-    head = model.get_classifier()
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias))
+    for name in head_names(model):  # of two, as distilled models have, timm takes the mean
+        head = model.get_submodule(name)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(weight))
+            head.bias.copy_(torch.from_numpy(bias))
     write_embedding(model, fold_normalization(read_embedding(model), backbone.mean, backbone.std))
     return backbone.model
