@@ -18,6 +18,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import io
+import itertools
 import json
 import struct
 import tarfile
@@ -79,13 +80,20 @@ def other_key() -> Key:
     return Key(bytes(range(1, 33)))
 
 
+_NUMBERS = itertools.count()
+
+
 @pytest.fixture(autouse=True)
 def private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the user's keyring, keychain, cache or checkpoints."""
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
     monkeypatch.delenv("PPVIT_PASSPHRASE_FILE", raising=False)
+    # not by mktemp, which lists the folders of all tests each time: 4 ms where 9,000 are there
+    own = tmp_path_factory.getbasetemp() / "private" / str(next(_NUMBERS))
+    own.mkdir(mode=0o700, parents=True)
     for name in ("PPVIT_KEYRING", "PPVIT_SCRATCH", "PPVIT_CACHE"):
-        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        (own / name.lower()).mkdir(mode=0o700)
+        monkeypatch.setenv(name, str(own / name.lower()))
 
 
 def make_config(**sections: dict) -> Config:
