@@ -19,6 +19,7 @@ from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
 from ppvit.data.batches import Images, epoch_batches, load_batches
 from ppvit.models import model_input
+from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, Extent
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
@@ -59,10 +60,12 @@ class Training:
         checkpoint: Checkpoint,
         log: Log | None = None,
         objective: Objective | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         self.settings, self.dataset, self.checkpoint = settings, dataset, checkpoint
         self._accelerator, self._log = accelerator, log
         self._objective = objective or Objective(settings.label_smoothing)
+        self._average = average
         self.model, self._optimizer = accelerator.prepare(model, optimizer)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.history: list[dict[str, float]] = []
@@ -89,6 +92,8 @@ class Training:
                 bar.set_postfix(loss=f"{self.history[-1]['train_loss']:.4f}")
         self.seconds = watch.seconds()
         self.images_per_second = done / self.seconds if done else 0.0
+        if self._average:
+            self._average.finish(self._accelerator.unwrap_model(self.model))
         self._objective.finish(self.model)
 
     def _steps(self, epoch: int, first_step: int) -> Iterator[int]:
@@ -134,6 +139,8 @@ class Training:
             self._accelerator.clip_grad_norm_(self._trained, self.settings.gradient_clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self._average:
+            self._average.update(self._accelerator.unwrap_model(self.model))
 
     def _finish_epoch(self, epoch: int) -> None:
         self._require_finite(epoch)
@@ -143,7 +150,9 @@ class Training:
             for name, mean in zip(self._objective.measures, means, strict=True)
         }
         metrics["learning_rate"] = self._optimizer.param_groups[0]["lr"]
-        self.history.append(metrics | self._objective.end_epoch(self.model))
+        bare = self._accelerator.unwrap_model(self.model)
+        with self._average.in_place(bare) if self._average else nullcontext():
+            self.history.append(metrics | self._objective.end_epoch(self.model))
         self._sums.zero_()
         self._report(epoch)
         self._save(epoch + 1, 0)
@@ -172,6 +181,7 @@ class Training:
         if self._accelerator.is_main_process:
             progress = {"epoch": epoch, "step": step, "history": self.history, "sums": sums.tolist()}
             progress |= {"objective": objective, "scaler": scaler.state_dict() if scaler else None}
+            progress |= {"average": self._average.state() if self._average else {}}
             self.checkpoint.save(self._accelerator.unwrap_model(self.model), self._optimizer, progress)
 
     def _resume(self) -> tuple[int, int]:
@@ -182,6 +192,8 @@ class Training:
             return 0, 0
         self.history = progress["history"]
         self._objective.load_state(progress["objective"])
+        if self._average:
+            self._average.load_state(progress["average"])
         if progress["scaler"]:
             self._accelerator.scaler.load_state_dict(progress["scaler"])
         # every process counts from the main one's sums, the others from zero, so that their sum is right

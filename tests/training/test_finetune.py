@@ -143,7 +143,7 @@ def test_training_on_adapted_ciphertext_equals_training_on_plain(tmp_path, metho
 
 def test_killed_run_resumes_to_the_identical_result(tmp_path):
     """SIGKILL in the middle of an epoch, with a checkpoint at every step, twice; then on to the end."""
-    config = make_world(tmp_path, epochs=4)
+    config = make_world(tmp_path, epochs=4, drop_path=0.2, ema_decay=0.9, layer_decay=0.7)
     uninterrupted = train(tmp_path, config, "uninterrupted")
     script = (
         "import sys, time; from pathlib import Path\n"
@@ -207,13 +207,16 @@ NO_PROGRESS = (
     *({"history": [each]} for each in ("x", {"train_loss": "x"}, {"train_loss": math.nan}, 1)),
     *({"sums": each} for each in ([], [1.0, 2.0], [math.inf], ["1"], 5)),
     {"objective": []},
+    {"average": []},
+    *({"average": {"steps": steps, "weights": {"weight": torch.zeros(2, 2)}}} for steps in (0, "1", 1)),
+    {"average": {"steps": 1, "weights": {"weight": torch.full((2, 2), math.nan), "bias": torch.zeros(2)}}},
 )
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "code", "model", "types", "weights", *NO_PROGRESS], ids=str)
 def test_checkpoint_that_cannot_be_used_is_told_and_changes_nothing(tmp_path, monkeypatch, capsys, damage):
     monkeypatch.setenv("BOMB", str(tmp_path / "executed"))
-    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
+    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "average": {}}
     trained = torch.nn.Linear(2, 2)
     checkpoint = Checkpoint({"a": 1}, tmp_path)
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
@@ -265,7 +268,7 @@ def test_runs_that_share_a_checkpoint_do_not_disturb_each_other(tmp_path):
     """Two runs of the same parameters: one ends and forgets it while the other still saves."""
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
+    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "average": {}}
     first, second = Checkpoint({}, tmp_path), Checkpoint({}, tmp_path)
     first.save(model, optimizer, progress)
     second.save(model, optimizer, progress | {"epoch": 2, "history": 2 * progress["history"]})
@@ -348,7 +351,7 @@ def test_two_processes_train_as_one(tmp_path):
     """Gradients are summed over both, so losses and weights are those of one, but for rounding."""
     # 50 = 7 * 7 + 1: a process without an image; Adam and clipping would hide gradients that are too small
     plain = {"dropout": 0.0, "optimizer": "sgd", "learning_rate": 0.1, "gradient_clip": 0.0}
-    config = make_world(tmp_path, epochs=1, batch_size=7, **plain)
+    config = make_world(tmp_path, epochs=1, batch_size=7, **plain, ema_decay=0.5, layer_decay=0.7, decayed="all")
     one, two = train(tmp_path, config, "one"), train_in_two_processes(tmp_path, config)
     assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
     assert two["train_accuracy_percent"] == one["train_accuracy_percent"]
@@ -363,6 +366,7 @@ def test_two_processes_train_as_one(tmp_path):
     [
         ("constant", [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
         ("linear", [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ("step", [0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01]),
         ("cosine", [0.5, 1] + [0.5 * (1 + np.cos(np.pi * step / 8)) for step in range(8)]),
     ],
 )
