@@ -87,9 +87,11 @@ class Checkpoint:
         own = trained_state(model)
         try:
             saved = state["model"]
+            _require_like(own, saved)
             progress: dict[str, Any] = state["progress"]
             _check(progress, within)
-            for kept in (saved, progress["average"].get("weights")):
+            _require_finite(saved)
+            for kept in (progress["selection"]["weights"], progress["average"].get("weights")):
                 if kept:
                     _require_like(own, kept)
                     _require_finite(kept)
@@ -118,7 +120,8 @@ class Checkpoint:
 
 def _check(progress: Any, within: Extent) -> None:
     """Refuse what :class:`ppvit.training.loop.Training` could not go on from."""
-    names = {"epoch": int, "step": int, "history": list, "sums": list, "objective": dict, "average": dict}
+    names = {"epoch": int, "step": int, "history": list, "sums": list, "objective": dict, "selection": dict}
+    names |= {"average": dict}
     whole = isinstance(progress, dict) and all(isinstance(progress.get(name), kind) for name, kind in names.items())
     if not (
         whole
@@ -128,9 +131,19 @@ def _check(progress: Any, within: Extent) -> None:
         and all(isinstance(metrics, dict) and _are_numbers(metrics.values()) for metrics in progress["history"])
         and len(progress["sums"]) == within.measures
         and _are_numbers(progress["sums"])
+        and _is_selection(progress["selection"], progress["epoch"])
         and _is_average(progress["average"])
     ):
         raise ValueError("its progress is not that of this training run")
+
+
+def _is_selection(selection: dict[str, Any], epoch: int) -> bool:
+    """Whether it is what :class:`ppvit.training.selection.Selection` may have kept after so many epochs."""
+    best, epochs, weights = (selection.get(name) for name in ("best", "epochs", "weights"))
+    if not (isinstance(best, list) and isinstance(epochs, list) and isinstance(weights, dict)):
+        return False
+    in_range = len(epochs) == 2 and all(isinstance(each, int) and 0 <= each <= epoch for each in epochs)
+    return len(best) in (0, 2) and _are_numbers(best) and in_range
 
 
 def _is_average(average: dict[str, Any]) -> bool:
