@@ -15,6 +15,8 @@ class Finetune(Section):
 
     method: Text = "lora"
     """how to fine-tune; `ppvit list methods` names all, docs/methods.md compares them"""
+    recipe: Text = "none"
+    """published set-up, `ppvit list recipes`, whose values replace built-in ones of this section and `adversarial`"""
     rank: int = Field(8, ge=1, le=8192)
     """size of the update: rank of a low-rank one, width of an adapter, prompts in a layer, as the method has it"""
     alpha: float = Field(16.0, gt=0, le=1e6)

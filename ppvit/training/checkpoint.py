@@ -87,9 +87,11 @@ class Checkpoint:
         own = trained_state(model)
         try:
             saved = state["model"]
+            _require_like(own, saved)
             progress: dict[str, Any] = state["progress"]
             _check(progress, within)
-            for kept in (saved, progress["selection"]["weights"], progress["average"].get("weights")):
+            _require_finite(saved)
+            for kept in (progress["selection"]["weights"], progress["average"].get("weights")):
                 if kept:
                     _require_like(own, kept)
                     _require_finite(kept)

@@ -126,7 +126,7 @@ def finetune(
         settings, accelerator, model, optimizer, dataset, checkpoints[-1], log, objective, selection, average
     )
     training.run()
-    kept = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
+    kept = {"method": settings.method, "num_classes": dataset.num_classes}
     kept |= recorded(dataset.labelling.task)
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
     kept |= {name: dataset.manifest[name] for name in PREPARED if name in dataset.manifest}

@@ -61,7 +61,7 @@ def test_frozen_weights_are_not_kept_twice_and_trained_ones_come_back():
 
 def test_average_is_what_is_saved_and_training_goes_on_without_it(tmp_path, monkeypatch):
     """The saved weights are the average of those after every step; losses are those of a run without one."""
-    config = make_world(tmp_path, epochs=2)
+    config = make_world(tmp_path, epochs=2, select="last")
     plain = train(tmp_path, config, "plain")
     seen: list[dict[str, torch.Tensor]] = []
     update = WeightAverage.update
