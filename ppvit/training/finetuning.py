@@ -25,6 +25,7 @@ from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
+from ppvit.training.hardware import Arithmetic, take_back
 from ppvit.training.loop import Log, Training, make_accelerator
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import make_optimizer
@@ -96,6 +97,7 @@ def finetune(
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
+        "arithmetic": (arithmetic := Arithmetic.of(settings.precision).record()),
     }
     checkpoints = []
     if defence and defence.adversarial.head_init == "robust":
@@ -128,8 +130,9 @@ def finetune(
         "trainable_parameters_mi": parameters / 2**20,
         "images_per_second": training.images_per_second,
         "epochs": settings.epochs,
+        **arithmetic,
     }
     if isinstance(objective, Robust):
         values |= robust_values(objective, training)
-    trained = accelerator.unwrap_model(training.model).cpu()
+    trained = take_back(accelerator.unwrap_model(training.model))
     return Finetuned(tuner, trained, kept, values, accelerator.is_main_process, checkpoints)
