@@ -38,12 +38,13 @@ def load_batches(
     Raises:
         PpvitError: a sample cannot be read, see :class:`ppvit.data.batches.EncryptedImages`.
     """
-    for readers in _kept:
-        if readers.read_from(dataset):
-            yield from readers.read(dataset, batches)
-            return
-    with readers_kept(dataset):
-        yield from load_batches(dataset, batches)
+    kept = next((readers for readers in _kept if readers.read_from(dataset)), None)
+    readers = kept or _Readers([dataset])
+    try:
+        yield from readers.read(dataset, batches)
+    finally:
+        if kept is None:
+            readers.end()
 
 
 @contextmanager
