@@ -19,7 +19,7 @@ from ppvit.core.errors import PpvitError, say
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
-from ppvit.data.batches import EncryptedImages
+from ppvit.data.batches import EncryptedImages, readers_kept
 from ppvit.data.labels import recorded
 from ppvit.data.manifests import PREPARED
 from ppvit.models import load_model, read_record
@@ -29,6 +29,7 @@ from ppvit.training.attach import attach
 from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
+from ppvit.training.hardware import Arithmetic, take_back
 from ppvit.training.loop import Log, Training, make_accelerator
 from ppvit.training.monitor import ROBUST, ROBUST_LOSS
 from ppvit.training.objective import Objective
@@ -89,6 +90,18 @@ def finetune(
     """
     record = read_record(adapted, "adapt")
     splits = _open(settings, encrypted, Made(adapted, record, "adapt"))
+    with readers_kept(*splits.values()):
+        return _finetune(settings, adversarial, splits, adapted, record, log)
+
+
+def _finetune(
+    settings: Finetune,
+    adversarial: Adversarial,
+    splits: dict[str, EncryptedImages],
+    adapted: Path,
+    record: dict[str, Any],
+    log: Log | None,
+) -> Finetuned:
     dataset = splits["train"]
     tuner = make_tuner(settings)
     defence = None
@@ -105,6 +118,7 @@ def finetune(
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
+        "arithmetic": (arithmetic := Arithmetic.of(settings.precision).record()),
     }
     checkpoints = []
     if defence and defence.adversarial.head_init == "robust":
@@ -143,10 +157,11 @@ def finetune(
         "trainable_parameters_mi": parameters / 2**20,
         "images_per_second": training.images_per_second,
         "epochs": len(training.history),
+        **arithmetic,
     }
     if isinstance(objective, Robust):
         values |= robust_values(objective, training)
-    trained = accelerator.unwrap_model(training.model).cpu()
+    trained = take_back(accelerator.unwrap_model(training.model))
     return Finetuned(tuner, trained, kept, values, accelerator.is_main_process, checkpoints)
 
 

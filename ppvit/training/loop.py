@@ -15,13 +15,14 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from ppvit.config import Finetune
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
 from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
 from ppvit.models import model_input
 from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, Extent
+from ppvit.training.hardware import Arithmetic, place
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
 from ppvit.training.selection import Selection
@@ -37,13 +38,12 @@ class Augmentation(Protocol):
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """accelerate's view of the devices; ``precision`` is fp32, bf16 or fp16.
+    """accelerate's view of the devices; ``precision`` is ``finetune.precision``.
 
     Raises:
         UsageError: fp16 without a GPU.
     """
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError("finetune.precision fp16 needs a GPU; use bf16 or fp32")
+    precision = Arithmetic.of(precision).precision
     # accelerate keeps the first precision of a process for all later ones, unless its state is cleared
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
@@ -80,7 +80,8 @@ class Training:
         self.selection = selection or Selection()
         self._average, self._augmentation = average, augmentation
         self._generator = torch.Generator(accelerator.device)  # of augmentation
-        self.model, self._optimizer = accelerator.prepare(model, optimizer)
+        self._arithmetic = Arithmetic.of(settings.precision)
+        self.model, self._optimizer = accelerator.prepare(place(model, self._arithmetic), optimizer)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.history: list[dict[str, float]] = []
         self.images_per_second = self.seconds = 0.0
@@ -96,7 +97,8 @@ class Training:
         earlier = first_epoch * len(self.dataset) + step * self._effective_batch
         quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
         watch, done = Stopwatch(), 0
-        with tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr) as bar:
+        bar = tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr)
+        with bar, self._arithmetic.in_force():
             for epoch in range(first_epoch, self.settings.epochs):
                 if self.selection.enough(epoch):
                     break
