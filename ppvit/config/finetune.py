@@ -35,6 +35,12 @@ class Finetune(Section):
     """learning rate of the learned factors, as a multiple of learning_rate"""
     epochs: int = Field(10, ge=1, le=10_000)
     """passes over the training images"""
+    select: Literal["best", "last"] = "best"
+    """which epoch's weights are kept: the best on the validation images, or the last; test images never choose"""
+    patience: int = Field(0, ge=0, le=10_000)
+    """epochs without a new best on the validation images after which training stops; 0 never stops early"""
+    track_test: bool = False
+    """whether the test images are scored after every epoch too, for a curve; they never choose anything"""
     batch_size: int = Field(32, ge=1, le=65_536)
     """images in a forward pass, over all processes"""
     accumulation: int = Field(1, ge=1, le=65_536)
@@ -57,7 +63,9 @@ class Finetune(Section):
     """largest norm of the gradient; 0 does not clip"""
     adversarial: AdversarialLoss = "none"
     """against adversarial examples: at minimises the loss under attack, trades the clean loss too (LoFT)"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """of forward and backward pass, weights stay fp32; auto: bf16 on GPUs that have it, else fp32; fp16 needs a GPU"""
+    gradient_checkpointing: bool = False
+    """true keeps fewer activations and computes them again: less memory, a third more time, the same gradients"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides new weights, order of images, dropout"""

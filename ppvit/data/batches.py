@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import threading
-from collections.abc import Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import Dataset
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.stopping import unheard_by_children
-from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
 from ppvit.data.labels import labelling_of
+from ppvit.data.readers import load_batches, readers_kept
 from ppvit.data.shards import ShardReader, read_manifest
+
+__all__ = ["EncryptedImages", "epoch_batches", "load_batches", "readers_kept"]
 
 
 class EncryptedImages(Dataset[tuple[Tensor, Any]]):
@@ -29,7 +25,7 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
 
     Args:
         folder: what `encrypt` wrote.
-        split: ``train`` or ``test``.
+        split: ``train``, ``val``, which may hold no images, or ``test``.
 
     Attributes:
         folder: of this split.
@@ -87,10 +83,6 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         return images.decode_array(self._reader.image(index), self._reader.name(index), self._shape, self._dtype)
 
 
-Images = EncryptedImages | Subset[tuple[Tensor, Any]]
-"""what is trained on: a split, or a part of one"""
-
-
 def epoch_batches(
     samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[np.ndarray]:
@@ -108,69 +100,3 @@ def epoch_batches(
     """
     order = np.random.default_rng((seed, epoch)).permutation(samples)
     return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
-
-
-def load_batches(dataset: Dataset[tuple[Tensor, Any]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read batches in order: ciphertext as :class:`EncryptedImages` gives it, stacked, and targets, int64 (n,),
-    or multi-label, float32 (n, C).
-
-    Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
-
-    Raises:
-        PpvitError: see :class:`EncryptedImages`.
-    """
-    workers = loader_workers()
-    loader = DataLoader(
-        _ErrorsAsValues(dataset),
-        collate_fn=_collate,
-        batch_sampler=[batch.tolist() for batch in batches],
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        # its own generator: otherwise the loader draws from the one that dropout uses
-        generator=torch.Generator(),
-        multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=_end_with_main if workers else None,
-    )
-    with unheard_by_children():
-        loaded = iter(loader)
-    for batch in loaded:
-        if isinstance(batch, PpvitError):
-            raise batch
-        yield batch
-
-
-class _ErrorsAsValues(Dataset[Any]):
-    """Hands our errors on as values: torch would put one raised in a reading process into the text of a traceback."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self._dataset[index]
-        except PpvitError as error:
-            return error
-
-
-def _end_with_main(_: int) -> None:
-    """End a reading process with the main one, which has not started it: a process between them forks all."""
-
-    def wait(main: BaseProcess) -> None:
-        main.join()
-        os._exit(1)
-
-    if (main := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=wait, args=(main,), daemon=True).start()
-
-
-def _collate(samples: list[Any]) -> Any:
-    error = next((sample for sample in samples if isinstance(sample, PpvitError)), None)
-    return default_collate(samples) if error is None else error
-
-
-def loader_workers() -> int:
-    """Reading processes of one training process."""
-    requested = requested_workers()
-    if requested is not None:
-        return requested
-    return min(8, available_cpus()) if torch.cuda.is_available() else 0

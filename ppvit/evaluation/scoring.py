@@ -47,5 +47,5 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scores: An
     model = model.to(place).eval()
     with torch.inference_mode():
         for images, labels in batches:
-            scores.add(model(model_input(images.to(place))), labels)
+            scores.add(model(model_input(images.to(place, non_blocking=True))), labels)
     return scores
