@@ -41,12 +41,13 @@ def load_batches(
     if (batch_of := getattr(dataset, "batch", None)) is not None:  # it is in memory, see ppvit.models.features
         yield from map(batch_of, batches)
         return
-    for readers in _kept:
-        if readers.read_from(dataset):
-            yield from readers.read(dataset, batches)
-            return
-    with readers_kept(dataset):
-        yield from load_batches(dataset, batches)
+    kept = next((readers for readers in _kept if readers.read_from(dataset)), None)
+    readers = kept or _Readers([dataset])
+    try:
+        yield from readers.read(dataset, batches)
+    finally:
+        if kept is None:
+            readers.end()
 
 
 @contextmanager
