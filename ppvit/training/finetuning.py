@@ -29,6 +29,7 @@ from ppvit.training.attach import attach
 from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
+from ppvit.training.frozen import frozen_once
 from ppvit.training.hardware import Arithmetic, take_back
 from ppvit.training.loop import Log, Training, make_accelerator
 from ppvit.training.monitor import ROBUST, ROBUST_LOSS
@@ -132,12 +133,13 @@ def _finetune(
     )
     model = attach(tuner, model, settings, dataset)
     parameters = trainable_parameters(model)
+    trains, splits = frozen_once(model, splits, settings, accelerator)
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
     checkpoints.append(Checkpoint(determines, scratch_folder()))
     selection = _selection(settings, splits, defence, accelerator)
     average = WeightAverage(settings.ema_decay) if settings.ema_decay else None
     training = Training(
-        settings, accelerator, model, optimizer, dataset, checkpoints[-1], log, objective, selection, average
+        settings, accelerator, trains, optimizer, splits["train"], checkpoints[-1], log, objective, selection, average
     )
     training.run()
     kept = {"method": settings.method, "num_classes": dataset.num_classes}
@@ -162,6 +164,7 @@ def _finetune(
     if isinstance(objective, Robust):
         values |= robust_values(objective, training)
     trained = take_back(accelerator.unwrap_model(training.model))
+    trained = trained if trains is model else take_back(model)  # with the head that was trained alone
     return Finetuned(tuner, trained, kept, values, accelerator.is_main_process, checkpoints)
 
 
