@@ -21,6 +21,7 @@ from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
 from ppvit.data.labels import labelling_of
+from ppvit.data.sampling import epoch_order
 from ppvit.data.shards import ShardReader, read_manifest
 
 
@@ -88,9 +89,15 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
 
 
 def epoch_batches(
-    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    samples: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    strata: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """Indices of every batch of an epoch for one process: each sample once over all processes.
+    """Indices of every batch of an epoch for one process: each sample once over all processes, or balanced.
 
     Args:
         samples: size of the data set.
@@ -98,11 +105,12 @@ def epoch_batches(
         seed, epoch: equal ones give equal batches.
         rank, world: this process and their number; process r takes every world-th index of each batch from r on, so
             all processes together see the very batches that one process would.
+        strata: for balanced sampling, see :func:`ppvit.data.sampling.epoch_order`.
 
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(samples)
+    order, _ = epoch_order(samples, seed, epoch, strata)
     return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
 
 

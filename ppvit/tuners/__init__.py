@@ -50,4 +50,6 @@ def parameters_read(settings: Finetune) -> set[str]:
     """
     of_some_methods = {name for tuner in TUNERS.values() for name in tuner.reads}
     unread = of_some_methods - set(TUNERS[settings.method].reads)
-    return set(type(settings).model_fields) - unread - (set() if settings.optimizer == "sgd" else {"momentum"})
+    unread |= set() if settings.optimizer == "sgd" else {"momentum"}
+    unread |= set() if settings.select == "best" or settings.patience else {"select_by"}
+    return set(type(settings).model_fields) - unread
