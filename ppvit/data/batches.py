@@ -21,6 +21,7 @@ from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
 from ppvit.data.labels import labelling_of
+from ppvit.data.repeats import read_layout
 from ppvit.data.sampling import epoch_order
 from ppvit.data.shards import ShardReader, read_manifest
 
@@ -53,6 +54,8 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         self.num_classes: int = self.manifest["num_classes"]
         self.labelling = labelling_of(self.manifest["task"], self.num_classes)
         self._shape, self._dtype = tuple(self.manifest["shape"]), np.dtype(self.manifest["dtype"])
+        values, distinct = math.prod(self._shape), self.manifest["distinct"]
+        self._layout = None if distinct is None else read_layout(self.folder, distinct, values)
         self._reader = ShardReader(
             self.folder,
             split,
@@ -85,7 +88,11 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         return torch.from_numpy(image.copy()), self._reader.target(index)
 
     def _decode(self, index: int) -> np.ndarray:
-        return images.decode_array(self._reader.image(index), self._reader.name(index), self._shape, self._dtype)
+        stored = self._reader.image(index), self._reader.name(index)
+        if self._layout is None:
+            return images.decode_array(*stored, self._shape, self._dtype)
+        values = images.decode_array(*stored, (self._layout.distinct,), self._dtype)
+        return self._layout.unpacked(values, self._shape)
 
 
 def epoch_batches(
