@@ -15,6 +15,8 @@ from ppvit.core.errors import PpvitError
 from ppvit.data import images
 from ppvit.data.labels import labelling_of
 from ppvit.data.readers import load_batches, readers_kept
+from ppvit.data.repeats import read_layout
+from ppvit.data.sampling import epoch_order
 from ppvit.data.shards import ShardReader, read_manifest
 
 __all__ = ["EncryptedImages", "epoch_batches", "load_batches", "readers_kept"]
@@ -48,6 +50,8 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         self.num_classes: int = self.manifest["num_classes"]
         self.labelling = labelling_of(self.manifest["task"], self.num_classes)
         self._shape, self._dtype = tuple(self.manifest["shape"]), np.dtype(self.manifest["dtype"])
+        values, distinct = math.prod(self._shape), self.manifest["distinct"]
+        self._layout = None if distinct is None else read_layout(self.folder, distinct, values)
         self._reader = ShardReader(
             self.folder,
             split,
@@ -80,13 +84,23 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         return torch.from_numpy(image.copy()), self._reader.target(index)
 
     def _decode(self, index: int) -> np.ndarray:
-        return images.decode_array(self._reader.image(index), self._reader.name(index), self._shape, self._dtype)
+        stored = self._reader.image(index), self._reader.name(index)
+        if self._layout is None:
+            return images.decode_array(*stored, self._shape, self._dtype)
+        values = images.decode_array(*stored, (self._layout.distinct,), self._dtype)
+        return self._layout.unpacked(values, self._shape)
 
 
 def epoch_batches(
-    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    samples: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    strata: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """Indices of every batch of an epoch for one process: each sample once over all processes.
+    """Indices of every batch of an epoch for one process: each sample once over all processes, or balanced.
 
     Args:
         samples: size of the data set.
@@ -94,9 +108,10 @@ def epoch_batches(
         seed, epoch: equal ones give equal batches.
         rank, world: this process and their number; process r takes every world-th index of each batch from r on, so
             all processes together see the very batches that one process would.
+        strata: for balanced sampling, see :func:`ppvit.data.sampling.epoch_order`.
 
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(samples)
+    order, _ = epoch_order(samples, seed, epoch, strata)
     return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]

@@ -17,20 +17,22 @@ from joblib import Parallel, delayed
 from ppvit.ciphers import Cipher
 from ppvit.core.children import end_with_parent
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.files import atomic_output, write_json
 from ppvit.core.progress import tqdm
 from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
-from ppvit.data import images
 from ppvit.data.labels import LabelSets, recorded
 from ppvit.data.plain import Plain, encrypted_batches
 from ppvit.data.shards import SCHEMA, Shard, shard_records, write_shard
+from ppvit.data.storing import STORED, Storing, announce
 
 KNOWN_BY = "*/manifest.json"
 PARALLEL_PIXELS = 2**24  # below so many a second process would not earn back the time that it takes to start
 
 
-def write_encrypted(splits: Mapping[str, Plain], cipher: Cipher, out: Path, images_per_shard: int) -> None:
+def write_encrypted(
+    splits: Mapping[str, Plain], cipher: Cipher, out: Path, images_per_shard: int, storing: Storing = STORED
+) -> None:
     """Encrypt the splits of a data set into a folder each, below ``out``; all whole or not at all.
 
     Args:
@@ -38,6 +40,7 @@ def write_encrypted(splits: Mapping[str, Plain], cipher: Cipher, out: Path, imag
         cipher: with its key in place.
         out: replaced when it exists.
         images_per_shard: images in one tar.
+        storing: how ciphertext is stored.
 
     Raises:
         PpvitError: a class is missing in a split, or no label tells images apart; an image cannot be decoded, the disk
@@ -45,17 +48,18 @@ def write_encrypted(splits: Mapping[str, Plain], cipher: Cipher, out: Path, imag
     """
     for split, plain in splits.items():
         _require_classes(split, plain)
-    ciphertext_bytes = int(np.prod(cipher.shape)) * cipher.dtype.itemsize
-    require_free_space(out, sum(len(plain) for plain in splits.values()) * (ciphertext_bytes + 2048))
+    announce(out, splits, cipher, storing)
     with atomic_output(out, known_by=KNOWN_BY) as folder:
-        fill(folder, splits, cipher, images_per_shard)
+        fill(folder, splits, cipher, images_per_shard, storing)
 
 
-def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_shard: int) -> None:
+def fill(
+    folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_shard: int, storing: Storing = STORED
+) -> None:
     """Write all files of :func:`write_encrypted` into an empty folder."""
     for split in splits:
         (folder / split).mkdir()
-    for split, shards in _write_shards(splits, cipher, folder, images_per_shard).items():
+    for split, shards in _write_shards(splits, cipher, folder, images_per_shard, storing).items():
         manifest = {
             "schema": SCHEMA,
             "split": split,
@@ -66,10 +70,14 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
             **splits[split].prepared,
             "shape": list(cipher.shape),
             "dtype": cipher.dtype.name,
+            **storing.record,
             "shards": shard_records(shards),
         }
         write_json(folder / split / "manifest.json", manifest)
-        write_json(folder / split / "_info.json", _timm_info(split, shards))
+        if storing.layout is None:
+            write_json(folder / split / "_info.json", _timm_info(split, shards))
+        else:  # which no other reader knows
+            storing.layout.write(folder / split)
         if split == "test":
             # what training depends on with finetune.track_test=true and with false, see dvc.yaml
             (folder / "track_test").mkdir()
@@ -94,7 +102,9 @@ def _require_classes(split: str, plain: Plain) -> None:
         )
 
 
-def _write_shards(splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per_shard: int) -> dict[str, list[Shard]]:
+def _write_shards(
+    splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per_shard: int, storing: Storing
+) -> dict[str, list[Shard]]:
     # all splits in one queue, so that no process waits at the end of each
     order = [(split, start) for split, plain in splits.items() for start in range(0, len(plain), per_shard)]
     tasks = (
@@ -104,6 +114,7 @@ def _write_shards(splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per
             folder / split / f"{start // per_shard:06d}.tar",
             start,
             min(start + per_shard, len(splits[split])),
+            storing,
         )
         for split, start in order
     )
@@ -122,9 +133,10 @@ def _write_shards(splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per
     return shards
 
 
-def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int, stop: int) -> Shard:
+def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int, stop: int, storing: Storing) -> Shard:
     batches = encrypted_batches(plain, cipher, start, stop)
-    encoded = (images.encode_array(image) for batch in batches for image in batch)
+    ciphertext = (image for batch in batches for image in batch)
+    encoded = (storing.encoded(image, f"{plain.folder}: image {start + n}") for n, image in enumerate(ciphertext))
     samples = (
         {extension: content, "cls": plain.labelling.text(label).encode()}
         for (extension, content), label in zip(encoded, plain.labels[start:stop], strict=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from ppvit import __version__
 from ppvit.config import Adversarial, Finetune
-from ppvit.core.errors import PpvitError, say
+from ppvit.core.errors import PpvitError, UsageError, say
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
@@ -122,15 +122,14 @@ def _finetune(
         "arithmetic": (arithmetic := Arithmetic.of(settings.precision).record()),
     }
     checkpoints = []
+    task = task_of(dataset.labelling.task)
+    if settings.class_weights == "balanced":
+        task = task.weighted(task.balanced_weights(dataset.labelling.counts(dataset.labels()), len(dataset)))
     if defence and defence.adversarial.head_init == "robust":
-        checkpoints.append(robust_head(defence, model, determines))
+        checkpoints.append(robust_head(defence, model, determines, task))
         accelerator = make_accelerator(settings.precision)
         seed_everything(settings.seed)  # the method's new weights must not depend on whether the probe was resumed
-    objective = (
-        defence.objective(settings, accelerator)
-        if defence
-        else Objective(settings.label_smoothing, task_of(dataset.labelling.task))
-    )
+    objective = defence.objective(settings, accelerator, task) if defence else Objective(settings.label_smoothing, task)
     model = attach(tuner, model, settings, dataset)
     parameters = trainable_parameters(model)
     trains, splits = frozen_once(model, splits, settings, accelerator)
@@ -183,25 +182,32 @@ def _selection(
 
     Raises:
         PpvitError: nothing can be measured on the validation images, and ``finetune.patience`` asks for it.
+        UsageError: ``finetune.select_by`` is a figure that such images do not have.
     """
     measures: list[Measure] = []
     chooses = None
     val = splits["val"]
     carried = val.labelling.counts(val.labels())
-    if val.labelling.task == Multiclass.name:
-        lacking = "" if len(val) else "there are no validation images"
-    else:  # AUROC compares images that carry a label with others
-        lacking = "" if ((carried > 0) & (carried < len(val))).any() else "no label tells the validation images apart"
+    several = val.labelling.task != Multiclass.name
+    if several and settings.select_by == "balanced_accuracy":
+        raise UsageError(
+            "finetune.select_by balanced_accuracy is for images of one class each; these carry several: set it to auroc"
+        )
+    lacking = "" if len(val) else "there are no validation images"
+    ranks = settings.select_by == "auroc" or (several and settings.select_by == "auto")  # some images against others
+    if not lacking and ranks and not ((carried > 0) & (carried < len(val))).any():
+        lacking = f"no {'label' if several else 'class'} tells the validation images apart"
     if lacking and settings.patience:
         raise PpvitError(
             f"finetune.patience {settings.patience}: {lacking} in {val.folder}; raise dataset.val_fraction and encrypt "
             "again, or set finetune.patience=0"
         )
     if not lacking:
-        validation = Validation(val, accelerator)
-        measures, chooses = [validation], (validation.headline, validation.loss)
+        validation = Validation(val, accelerator, settings.select_by)
+        measures, chooses = [validation], (validation.figure, validation.loss)
         if defence:
-            measures, chooses = [validation, defence.monitor(val, accelerator)], (ROBUST, ROBUST_LOSS)
+            measures.append(defence.monitor(val, accelerator))
+            chooses = (ROBUST, ROBUST_LOSS) if settings.select_by == "auto" else chooses
     elif settings.select == "best" and accelerator.is_main_process:
         say(f"warning: {lacking} in {val.folder}, so the last epoch is kept")
     if settings.track_test:

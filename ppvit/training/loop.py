@@ -83,6 +83,8 @@ class Training:
         self._arithmetic = Arithmetic.of(settings.precision)
         self.model, self._optimizer = accelerator.prepare(place(model, self._arithmetic), optimizer)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        balanced = settings.sampling == "balanced"
+        self._strata = dataset.labelling.strata(dataset.labels()) if balanced else None
         self.history: list[dict[str, float]] = []
         self.images_per_second = self.seconds = 0.0
         self._effective_batch = settings.batch_size * settings.accumulation
@@ -129,7 +131,8 @@ class Training:
         self.model.train()
         accumulation = self.settings.accumulation
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        batches = epoch_batches(len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world)
+        batch_size, seed = self.settings.batch_size, self.settings.seed
+        batches = epoch_batches(len(self.dataset), batch_size, seed, epoch, rank, world, strata=self._strata)
         batches = batches[first_step * accumulation :]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
