@@ -93,6 +93,7 @@ def finetune(
         "adversarial": defence.adversarial.model_dump() if defence else None,
         "model": sha256_of(adapted / "model.safetensors"),
         "shards": dataset.manifest["shards"],
+        "views": dataset.manifest["view_shards"],
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,

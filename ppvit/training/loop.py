@@ -96,7 +96,10 @@ class Training:
         self.model.train()
         accumulation = self.settings.accumulation
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        batches = epoch_batches(len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world)
+        views = getattr(self.dataset, "views", 1)  # a part of a data set has the first view alone
+        batches = epoch_batches(
+            len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world, views
+        )
         batches = batches[first_step * accumulation :]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])

@@ -7,6 +7,7 @@ from ppvit.config import Config
 from ppvit.data.encrypted import write_encrypted
 from ppvit.data.plain import PlainImages, print_range
 from ppvit.data.shards import SPLITS
+from ppvit.data.views import Views
 from ppvit.places import Places
 
 
@@ -21,6 +22,9 @@ def run(config: Config, places: Places) -> None:
         PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full, no key.
     """
     cipher = load_cipher(config)
-    splits = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in SPLITS}
+    splits = {
+        split: PlainImages(places.raw, split, config.dataset, config.encrypt, Views.of(config, split))
+        for split in SPLITS
+    }
     print_range(splits["train"])
     write_encrypted(splits, cipher, places.encrypted, config.encrypt.images_per_shard)
