@@ -75,6 +75,10 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         """The labels of all images: class numbers, int64 (n,), or multi-label, bool (n, C)."""
         return self._readers[0].labels()
 
+    def in_all_views(self, indices: np.ndarray) -> np.ndarray:
+        """The samples of images in all their views: (n,) to (views n,), view 0 of all of them first."""
+        return np.concatenate([view * len(self) + indices for view in range(self.views)])
+
     def ciphertext(self, samples: np.ndarray) -> np.ndarray:
         """Ciphertext as the cipher gave it, (n, *shape).
 
