@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
+import threading
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -34,6 +35,7 @@ from ppvit.data import images
 
 SMALLEST_PART, LARGEST_PART = 0.5, 0.9  # share of the picture's area that a view shows
 MOST_OBLONG = 4 / 3  # of a part's sides, relative to the picture's
+_GENERATOR = threading.Lock()  # torch has one for all threads, and torchvision draws from no other
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class Views:
             return cls(encrypt.views, "none", b"")
         return cls(encrypt.views, encrypt.view_recipe, salt_of(_key(encrypt.view_key_id, cipher.name, cipher.key_id)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # joblib takes a process for leaking that grows after its first task, as torch makes it, and starts another
+        return _in_another_process, (self.count, self.recipe, self.salt)
+
     @property
     def record(self) -> dict[str, Any]:
         """What a manifest says of them; nothing that would tell one view from another."""
@@ -99,11 +105,17 @@ class Views:
         import torch
 
         whole = _whole(plain, size, resize_filter, crop)
-        with torch.random.fork_rng(devices=[]):
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed(index, view))
             numbers = torch.rand(4, dtype=torch.float64).tolist()
             part = whole.resize((size, size), Image.Resampling[resize_filter.upper()], _part(whole.size, *numbers))
             return np.asarray(_changes(self.recipe)(part))
+
+
+def _in_another_process(count: int, recipe: str, salt: bytes) -> Views:
+    if recipe != "none":
+        _changes(recipe)
+    return Views(count, recipe, salt)
 
 
 def salt_of(key: keys.Key) -> bytes:
