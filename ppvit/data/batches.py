@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.stopping import unheard_by_children
@@ -32,7 +32,7 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
 
     Args:
         folder: what `encrypt` wrote.
-        split: ``train`` or ``test``.
+        split: ``train``, ``val``, which may hold no images, or ``test``.
 
     Attributes:
         folder: of this split.
@@ -99,10 +99,6 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         view, index = divmod(sample, len(self))
         reader = self._readers[view]
         return images.decode_array(reader.image(index), reader.name(index), self._shape, self._dtype)
-
-
-Images = EncryptedImages | Subset[tuple[Tensor, Any]]
-"""what is trained on: a split, or a part of one"""
 
 
 def epoch_batches(

@@ -20,8 +20,8 @@ import hashlib
 import math
 import sys
 import threading
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -48,12 +48,12 @@ class Views:
             half of them mirrored; ``flip_crop_colour``, that with brightness, contrast, saturation and hue changed;
             ``randaugment``, that with two of the 14 changes of Cubuk et al. 2020 (magnitude 9 of 30), as torchvision
             makes them.
-        salt: 32 bytes that only the owner has.
+        key: from which the salt is derived; None where nothing is random.
     """
 
     count: int
     recipe: str
-    salt: bytes = field(repr=False)
+    key: keys.Key | None = None
 
     @classmethod
     def of(cls, config: Config, split: str) -> Views | None:
@@ -70,12 +70,23 @@ class Views:
         if split != "train" or encrypt.views == 1:
             return None
         if encrypt.view_recipe == "none":
-            return cls(encrypt.views, "none", b"")
-        return cls(encrypt.views, encrypt.view_recipe, salt_of(_key(encrypt.view_key_id, cipher.name, cipher.key_id)))
+            return cls(encrypt.views, "none")
+        return cls(encrypt.views, encrypt.view_recipe, _key(encrypt.view_key_id, cipher.name, cipher.key_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # joblib takes a process for leaking that grows after its first task, as torch makes it, and starts another
-        return _in_another_process, (self.count, self.recipe, self.salt)
+        return _in_another_process, (self.count, self.recipe, self.key)
+
+    @cached_property
+    def salt(self) -> bytes:
+        """32 bytes that only the owner has: the key's sub-key for views (HKDF-SHA256)."""
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        if self.key is None:
+            return b""
+        info = f"ppvit/{keys.VERSION}/views".encode()
+        return HKDF(SHA256(), length=32, salt=None, info=info).derive(self.key.secret)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -112,18 +123,10 @@ class Views:
             return np.asarray(_changes(self.recipe)(part))
 
 
-def _in_another_process(count: int, recipe: str, salt: bytes) -> Views:
+def _in_another_process(count: int, recipe: str, key: keys.Key | None) -> Views:
     if recipe != "none":
         _changes(recipe)
-    return Views(count, recipe, salt)
-
-
-def salt_of(key: keys.Key) -> bytes:
-    """The salt that a key of the key ring gives: its sub-key for views (HKDF-SHA256), 32 bytes."""
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-    return HKDF(SHA256(), length=32, salt=None, info=f"ppvit/{keys.VERSION}/views".encode()).derive(key.secret)
+    return Views(count, recipe, key)
 
 
 def _key(view_key_id: str, cipher: str, key_id: str) -> keys.Key:

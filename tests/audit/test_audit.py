@@ -489,7 +489,7 @@ def test_the_stage_attacks_all_views(project, tmp_path):
     shards = EncryptedImages(places.encrypted, "train")
     for other in ({}, {"views": 2}, {"views": 3, "view_recipe": "randaugment"}):
         asked = settings.model_copy(update={"encrypt": config.Encrypt(**other)})
-        plain = PlainImages(places.raw, "train", asked.dataset, asked.encrypt, Views.of(asked, "train"))
+        plain = PlainImages(places.raw, "train", asked.dataset, asked.encrypt, views=Views.of(asked, "train"))
         with pytest.raises(PpvitError, match="does not hold the images of"):
             require_same_images(plain, load_cipher(asked), shards)
 

@@ -5,6 +5,7 @@ import hmac
 import json
 import math
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -27,13 +28,14 @@ from ppvit.core.reading import read_json, sha256_of_folder
 from ppvit.data import encrypted
 from ppvit.data.batches import EncryptedImages, epoch_batches
 from ppvit.data.plain import PlainImages
-from ppvit.data.views import Views, salt_of
+from ppvit.data.views import Views
 from ppvit.pipeline import STAGES
 from ppvit.verbs import encrypt, rekey
 
-SALT = bytes(range(32))
 RANDOM = ("flip_crop", "flip_crop_colour", "randaugment")
 CIPHER, OTHER, DRAWS = (Key(bytes([number]) * 32) for number in (1, 2, 3))
+# HKDF-SHA256 (RFC 5869) without a salt of its own, one block
+SALT = hmac.digest(hmac.digest(bytes(32), DRAWS.secret, "sha256"), b"ppvit/v1/views\x01", "sha256")
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +117,7 @@ STRAIGHT = {"flip_crop": lambda cut, random: cut, "flip_crop_colour": coloured, 
 
 @pytest.mark.parametrize("recipe", RANDOM)
 def test_bytes_are_those_of_a_straight_implementation(recipe):
-    views = Views(3, recipe, SALT)
+    views = Views(3, recipe, DRAWS)
     for index, plain in enumerate(photographs(40, 40)):
         random = seeded(recipe, index, 2)
         expected = STRAIGHT[recipe](part(Image.fromarray(plain), 32, random), random)
@@ -127,7 +129,7 @@ def test_bytes_are_those_of_a_straight_implementation(recipe):
 def test_what_a_view_shows_of_pictures_that_are_no_squares():
     wide = np.zeros((40, 80, 3), np.uint8)
     wide[:, 20:60] = 200  # what view 0 shows where the middle is cut out
-    views = Views(9, "flip_crop", SALT)
+    views = Views(9, "flip_crop", DRAWS)
     for view in range(1, 9):
         assert (views.draw(wide, 0, view, 32, "bicubic", "center") == 200).all()
         squashed = views.draw(wide, 0, view, 32, "bicubic", "squash")
@@ -140,8 +142,8 @@ def test_what_a_view_shows_of_pictures_that_are_no_squares():
 def test_nothing_but_salt_recipe_image_and_view_decides(monkeypatch):
     plain = photographs(1, 40)[0]
 
-    def drawn(count=3, recipe="randaugment", salt=SALT, index=5, view=2):
-        return Views(count, recipe, salt).draw(plain, index, view, 32, "bicubic", "center").tobytes()
+    def drawn(count=3, recipe="randaugment", key=DRAWS, index=5, view=2):
+        return Views(count, recipe, key).draw(plain, index, view, 32, "bicubic", "center").tobytes()
 
     torch.manual_seed(0)
     before, state = drawn(), torch.get_rng_state()
@@ -155,10 +157,10 @@ def test_nothing_but_salt_recipe_image_and_view_decides(monkeypatch):
     torch.set_rng_state(state)
     drawn()
     assert torch.equal(torch.get_rng_state(), state)  # dropout and the like draw on as if nothing had been drawn
-    others = [drawn(salt=SALT[::-1]), drawn(index=6), drawn(view=1), drawn(recipe="flip_crop"), drawn(index=52, view=0)]
+    others = [drawn(key=OTHER), drawn(index=6), drawn(view=1), drawn(recipe="flip_crop"), drawn(index=52, view=0)]
     assert len({before, *others}) == 6
     # 1|12 and 11|2 are told apart
-    assert Views(3, "none", SALT).seed(1, 12) != Views(3, "none", SALT).seed(11, 2)
+    assert Views(3, "none", DRAWS).seed(1, 12) != Views(3, "none", DRAWS).seed(11, 2)
 
 
 # --- what they give away
@@ -174,7 +176,7 @@ def mirrored_blocks(one: np.ndarray, other: np.ndarray) -> float:
 def test_no_view_is_the_mirror_of_another(size):
     """Of small pictures, parts on whole pixels would come up twice, once flipped, or be the whole picture."""
     plain = photographs(12, 16)
-    views = Views(24, "flip_crop", SALT)
+    views = Views(24, "flip_crop", DRAWS)
     for index, picture in enumerate(plain):
         drawn = [views.draw(picture, index, view, size, "bicubic", "center") for view in range(views.count)]
         assert mirrored_blocks(drawn[0], drawn[0][:, ::-1]) == 1
@@ -182,7 +184,7 @@ def test_no_view_is_the_mirror_of_another(size):
 
 
 def run(places, **sections):
-    config = make_config(**{"dataset": {"image_size": 16}, **sections})
+    config = make_config(**{"dataset": {"image_size": 16, "val_fraction": 0.0}, **sections})
     encrypt.run(config, places)
     return config
 
@@ -220,6 +222,11 @@ def every_view(folder) -> np.ndarray:
     return dataset.ciphertext(dataset.in_all_views(np.arange(len(dataset))))
 
 
+def test_a_process_that_gets_them_draws_the_same():
+    views = pickle.loads(pickle.dumps(Views(3, "flip_crop", DRAWS)))
+    assert (views, views.salt) == (Views(3, "flip_crop", DRAWS), SALT)
+
+
 def test_every_key_and_no_key_encrypt_the_same_views(tmp_path, raw):
     of(tmp_path / "plain", raw, views=3, cipher={"name": "none"})
     plain = every_view(tmp_path / "plain")
@@ -227,9 +234,9 @@ def test_every_key_and_no_key_encrypt_the_same_views(tmp_path, raw):
         config = of(tmp_path / key.id, raw, views=3, cipher={"name": "block_np", "key_id": key.id})
         assert np.array_equal(load_cipher(config).decrypt(every_view(tmp_path / key.id)), plain)
     config = of(tmp_path / "fewer", raw, views=3, cipher={"name": "none"})
-    whole = PlainImages(raw, "train", config.dataset, config.encrypt, Views.of(config, "train"))
+    whole = PlainImages(raw, "train", config.dataset, config.encrypt, views=Views.of(config, "train"))
     part = config.dataset.model_copy(update={"train_fraction": 0.5, "seed": 1})
-    some = PlainImages(raw, "train", part, config.encrypt, Views.of(config, "train"))
+    some = PlainImages(raw, "train", part, config.encrypt, views=Views.of(config, "train"))
     for index in range(3):  # another choice and order of images: an image keeps its views
         first = some.read(index, index + 1)
         place = next(place for place in range(40) if np.array_equal(whole.read(place, place + 1), first))
@@ -246,7 +253,7 @@ def test_each_view_has_a_key_of_its_own_where_each_image_has(tmp_path, raw):
     stored = every_view(tmp_path / "out").reshape(3, 40, -1)  # the same pictures three times
     assert len({stored[view, index].tobytes() for view in range(3) for index in range(40)}) == 120
     plain = {
-        split: PlainImages(raw, split, config.dataset, config.encrypt, Views.of(config, split))
+        split: PlainImages(raw, split, config.dataset, config.encrypt, views=Views.of(config, split))
         for split in ("train", "test")
     }
     ids = [plain["train"].ids(0, 40, view) for view in range(3)] + [plain["test"].ids(0, 12)]
@@ -272,10 +279,10 @@ def sha(folder) -> str:
 def test_the_salt_goes_nowhere(tmp_path, raw):
     of(tmp_path / "out", raw, views=3)
     places = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    forms = {form for secret in (DRAWS.secret, salt_of(DRAWS)) for form in forms_of_bytes(secret)}
+    forms = {form for secret in (DRAWS.secret, SALT) for form in forms_of_bytes(secret)}
     forms |= {
         DRAWS.id.encode(),
-        *(str(Views(3, "flip_crop", salt_of(DRAWS)).seed(0, view)).encode() for view in (1, 2)),
+        *(str(Views(3, "flip_crop", DRAWS).seed(0, view)).encode() for view in (1, 2)),
     }
     for path in places:
         assert not any(form in path.read_bytes() for form in forms), path
@@ -283,10 +290,8 @@ def test_the_salt_goes_nowhere(tmp_path, raw):
     assert manifest["views"] == 3
     assert manifest["view_recipe"] == "flip_crop"
     assert manifest["view_versions"].keys() == {"torchvision", "pillow"}
-    assert salt_of(DRAWS).hex() not in repr(Views(3, "flip_crop", salt_of(DRAWS)))
-    # HKDF-SHA256 (RFC 5869) without a salt of its own, one block
-    extracted = hmac.digest(bytes(32), DRAWS.secret, "sha256")
-    assert salt_of(DRAWS) == hmac.digest(extracted, b"ppvit/v1/views\x01", "sha256")
+    assert SALT.hex() not in repr(Views(3, "flip_crop", DRAWS))
+    assert Views(3, "flip_crop", DRAWS).salt == SALT
 
 
 def test_the_public_key_draws_no_views_for_a_secret_one(tmp_path, raw, capsys):
@@ -344,7 +349,7 @@ def test_views_take_turns(count, batch_size, views, first, world):
 def test_samples_are_numbered_by_view(tmp_path, raw):
     config = of(tmp_path / "out", raw, views=3)
     stored = EncryptedImages(tmp_path / "out", "train")
-    plain = PlainImages(raw, "train", config.dataset, config.encrypt, Views.of(config, "train"))
+    plain = PlainImages(raw, "train", config.dataset, config.encrypt, views=Views.of(config, "train"))
     cipher = load_cipher(config)
     assert len(stored) == len(stored.labels()) == 40
     for view, index in ((0, 0), (1, 0), (2, 39)):
@@ -394,7 +399,8 @@ def test_views_with_labels_of_others_are_refused(tmp_path, raw):
     folder = tmp_path / "out" / "train"
     of(tmp_path / "other", raw, views=2, cipher={"name": "none"})
     run(
-        make_places(tmp_path, raw=raw, encrypted=tmp_path / "other"), dataset={"image_size": 16, "seed": 1},
+        make_places(tmp_path, raw=raw, encrypted=tmp_path / "other"),
+        dataset={"image_size": 16, "val_fraction": 0.0, "seed": 1},
         encrypt={"images_per_shard": 16, "views": 2, "view_key_id": DRAWS.id}, cipher={"name": "none"},
     )  # fmt: skip
     manifest, others = (

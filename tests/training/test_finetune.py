@@ -23,7 +23,7 @@ from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import sha256_of
 from ppvit.core.results import read_times
-from ppvit.data.batches import EncryptedImages, epoch_batches
+from ppvit.data.batches import epoch_batches
 from ppvit.models import save_model
 from ppvit.places import Places
 from ppvit.training.checkpoint import Checkpoint, Extent
@@ -41,9 +41,10 @@ def places_of(folder: Path, name: str = "finetuned") -> Places:
     return make_places(folder, **inputs, finetuned=folder / name, results=folder / "results" / name)
 
 
-def make_world(folder: Path, cipher: str = "block", **settings) -> Config:
+def make_world(folder: Path, cipher: str = "block", val_fraction: float = 0.0, **settings) -> Config:
     """Shards and adapted model in ``folder``; the configuration that made them."""
-    config = make_config(dataset={"image_size": 16}, cipher={"name": cipher}, finetune={**QUICK, **settings})
+    dataset = {"image_size": 16, "val_fraction": val_fraction}
+    config = make_config(dataset=dataset, cipher={"name": cipher}, finetune={**QUICK, **settings})
     places = places_of(folder)
     if not places.raw.exists():
         write_raw(places.raw, {"train": 50, "test": 12})
@@ -62,8 +63,7 @@ def changed(config: Config, **settings) -> Config:
 def train(folder: Path, config: Config, name: str = "finetuned", log=None) -> dict:
     """What the stage does, without result files and live metrics; returns what it measured."""
     places = places_of(folder, name)
-    dataset = EncryptedImages(places.encrypted, "train")
-    trained = fine_tune(config.finetune, config.adversarial, dataset, places.adapted, log)
+    trained = fine_tune(config.finetune, config.adversarial, places.encrypted, places.adapted, log)
     save_finetuned(trained.tuner, trained.model, places.finetuned, places.adapted, trained.record)
     trained.written()
     return trained.values
@@ -201,19 +201,26 @@ class Bomb:
 
 
 EXTENT = Extent(epochs=3, steps=4, measures=1)
+NO_CHOICE = {"best": [], "epochs": [0, 1], "weights": {}}
 NO_PROGRESS = (
     *({"epoch": each} for each in ("1", 10**6, -1, 2, 1.0)),
     *({"step": each} for each in (-5, 4, None)),
     *({"history": [each]} for each in ("x", {"train_loss": "x"}, {"train_loss": math.nan}, 1)),
     *({"sums": each} for each in ([], [1.0, 2.0], [math.inf], ["1"], 5)),
     {"objective": []},
+    *({"selection": {**NO_CHOICE, **each}} for each in ({"best": [1.0]}, {"epochs": [0, 2]}, {"epochs": 1})),
+    *({"selection": {**NO_CHOICE, "weights": each}} for each in ([], {"weight": torch.zeros(2, 3)})),
+    {"selection": None},
+    {"average": []},
 )
+PROGRESS = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
+PROGRESS |= {"selection": NO_CHOICE, "average": {}}
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "code", "model", "types", "weights", *NO_PROGRESS], ids=str)
 def test_checkpoint_that_cannot_be_used_is_told_and_changes_nothing(tmp_path, monkeypatch, capsys, damage):
     monkeypatch.setenv("BOMB", str(tmp_path / "executed"))
-    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
+    progress = PROGRESS
     trained = torch.nn.Linear(2, 2)
     checkpoint = Checkpoint({"a": 1}, tmp_path)
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
@@ -265,7 +272,7 @@ def test_runs_that_share_a_checkpoint_do_not_disturb_each_other(tmp_path):
     """Two runs of the same parameters: one ends and forgets it while the other still saves."""
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
+    progress = PROGRESS
     first, second = Checkpoint({}, tmp_path), Checkpoint({}, tmp_path)
     first.save(model, optimizer, progress)
     second.save(model, optimizer, progress | {"epoch": 2, "history": 2 * progress["history"]})
@@ -345,12 +352,16 @@ def train_in_two_processes(folder: Path, config: Config, name: str = "two") -> d
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Gradients are summed over both, so losses and weights are those of one, but for rounding."""
-    # 50 = 7 * 7 + 1: a process without an image; Adam and clipping would hide gradients that are too small
+    """Gradients are summed over both, so losses and weights are those of one, but for rounding; so is the choice."""
+    # 45 = 4 * 11 + 1: a process without an image; Adam and clipping would hide gradients that are too small
     plain = {"dropout": 0.0, "optimizer": "sgd", "learning_rate": 0.1, "gradient_clip": 0.0}
-    config = make_world(tmp_path, epochs=1, batch_size=7, **plain)
+    config = make_world(tmp_path, val_fraction=0.1, epochs=2, batch_size=11, **plain)
     one, two = train(tmp_path, config, "one"), train_in_two_processes(tmp_path, config)
-    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+    for name in ("train_loss", "val_loss"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4)
+    for name in ("val_images", "val_accuracy_percent", "selected_epoch"):
+        assert two[name] == one[name]
+    assert one["val_images"] == 5
     assert two["train_accuracy_percent"] == one["train_accuracy_percent"]
     first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert first.keys() == second.keys()
