@@ -75,6 +75,15 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         """The labels of all images: class numbers, int64 (n,), or multi-label, bool (n, C)."""
         return self._readers[0].labels()
 
+    def in_turn(self, indices: np.ndarray, epoch: int) -> np.ndarray:
+        """The samples that an epoch takes of images: of image i, view (epoch + i) mod views.
+
+        So each epoch has all views, of as many images each, and k epochs in a row have each view of each image once;
+        what an epoch takes depends on nothing but its number.
+        """
+        samples: np.ndarray = indices + len(self) * ((epoch + indices) % self.views)
+        return samples
+
     def in_all_views(self, indices: np.ndarray) -> np.ndarray:
         """The samples of images in all their views: (n,) to (views n,), view 0 of all of them first."""
         return np.concatenate([view * len(self) + indices for view in range(self.views)])
@@ -102,28 +111,22 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
 
 
 def epoch_batches(
-    count: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1, views: int = 1
+    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[np.ndarray]:
-    """Samples of every batch of an epoch for one process: each image once over all processes.
-
-    Of image i, epoch e takes view (e + i) mod views. So each epoch has all views, of as many images each, k epochs in a
-    row have each view of each image once, and what an epoch takes depends on nothing but its number.
+    """Indices of every batch of an epoch for one process: each sample once over all processes.
 
     Args:
-        count: of images.
+        samples: size of the data set.
         batch_size: over all processes; the last batch may be smaller.
         seed, epoch: equal ones give equal batches.
         rank, world: this process and their number; process r takes every world-th index of each batch from r on, so
             all processes together see the very batches that one process would.
-        views: k, of each image.
 
     Returns:
-        ceil(count / batch_size) arrays of sample numbers, see :class:`EncryptedImages`; one may be empty when the last
-        batch has fewer images than processes.
+        ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    order = order + count * ((epoch + order) % views)
-    return [order[start : start + batch_size][rank::world] for start in range(0, count, batch_size)]
+    order = np.random.default_rng((seed, epoch)).permutation(samples)
+    return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
 
 
 def load_batches(dataset: Dataset[tuple[Tensor, Any]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -147,11 +147,9 @@ class Training:
         self.model.train()
         accumulation = self.settings.accumulation
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        views = getattr(self.dataset, "views", 1)  # a part of a data set has the first view alone
-        batches = epoch_batches(
-            len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world, views
-        )
+        batches = epoch_batches(len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world)
         batches = batches[first_step * accumulation :]
+        batches = [self.dataset.in_turn(batch, epoch) for batch in batches]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
         for step in range(first_step, self._steps_per_epoch):
