@@ -8,7 +8,7 @@ have them, over preloaded float batches; and `ppvit.data.batches.load_batches` a
 LoRA of rank 8; micro-ViT at 32 px and ViT-Ti/16 at 96 and 224 px, random weights. No reading processes, the default on
 a CPU; one thread, and its processor time, because threads that wait on a busy machine drown the difference.
 Also: the largest relative difference of the loss in any step of an epoch, both ways on the same batches and optimiser.
-Aim: the stage makes at least 1.2 times the bare loop's images/s; the loader alone at least 3 times what the model takes.
+Aim: the stage makes at least 1.2 times the bare loop's images/s; the loader alone at least 3 times what a model takes.
 """
 
 from __future__ import annotations

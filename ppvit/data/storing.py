@@ -80,7 +80,10 @@ def announce(out: Path, splits: Mapping[str, Plain], cipher: Cipher, storing: St
     count = min(_SAMPLE, len(largest))
     ciphertext = cipher.encrypt(largest.read(0, count), largest.ids(0, count))
     each = sum(len(storing.encoded(image, str(largest.folder))[1]) for image in ciphertext) // count
-    pictures = sum(len(plain) for plain in splits.values())
+    pictures = sum(len(plain) * plain.views for plain in splits.values())
+    for split, plain in splits.items():
+        if plain.views > 1:
+            print(f"{split}: {plain.views} views of each of {len(plain):,} images")
     needed = pictures * (each + _TAR_BYTES)
     print(
         f"{pictures:,} encrypted pictures take about {needed / 2**20:,.1f} MiB in {out}, "

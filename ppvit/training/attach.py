@@ -19,8 +19,8 @@ def attach(tuner: Tuner, model: nn.Module, settings: Finetune, images: Encrypted
     """The model extended by the method, with its start values, ready to train on ``images``.
 
     Raises:
-        UsageError: there is no batch normalisation for ``finetune.batch_norm``, no blocks for ``finetune.drop_path``, or
-            no gradient checkpointing.
+        UsageError: there is no batch normalisation for ``finetune.batch_norm``, no blocks for ``finetune.drop_path``,
+            or no gradient checkpointing.
     """
     if settings.batch_norm != "frozen" and not batch_norm_names(model):
         raise UsageError(
