@@ -84,6 +84,12 @@ def _adversarial_reads(config: Config) -> set[str]:
     return set(type(settings).model_fields) - unread
 
 
+def _augment_reads(config: Config) -> set[str]:
+    from ppvit.training.augmentation import parameters_read
+
+    return parameters_read(config.augment)
+
+
 def _audit_reads(config: Config) -> set[str]:
     from ppvit.audit import ATTACKS, chosen_attacks
 
@@ -115,6 +121,7 @@ _READS: dict[str, Callable[[Config], set[str]]] = {
     "cipher": _cipher_reads,
     "finetune": _finetune_reads,
     "adversarial": _adversarial_reads,
+    "augment": _augment_reads,
     "audit": _audit_reads,
     "download.dataset": _dataset_read_by_download,
     "he": _he_reads,
@@ -133,7 +140,7 @@ _CHOICES = tuple(
 )
 _BACKBONE = ("model.name", "model.checkpoint", "model.pretrained", "model.mean", "model.std")
 _EVERYTHING: tuple[str, ...] = (
-    *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
+    *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "augment", "adversarial"),
     *("evaluate", "robustness", "verify", "audit", "threats", "he", "report"),
 )
 _ADVERSARY = tuple(
@@ -180,7 +187,7 @@ STAGES: dict[str, Stage] = {
             "finetune",
             "trainer",
             "Fine-tune on encrypted shards; needs no key.",
-            ("finetune", "adversarial"),
+            ("finetune", "augment", "adversarial"),
             ("encrypted", "adapted"),
             ("finetuned", "live", "results"),
         ),

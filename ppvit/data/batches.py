@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
@@ -91,8 +92,18 @@ Images = EncryptedImages | Subset[tuple[Tensor, Any]]
 """what is trained on: a split, or a part of one"""
 
 
+def shared_out(size: int, rank: int, world: int, together: int = 1) -> npt.NDArray[np.intp]:
+    """Places in a batch of ``size`` that one of ``world`` processes takes, ascending, intp.
+
+    Process r takes every world-th of them from r on, or of runs of ``together`` neighbours.
+    """
+    places = np.arange(size)
+    taken: npt.NDArray[np.intp] = places[places // together % world == rank]
+    return taken
+
+
 def epoch_batches(
-    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1, together: int = 1
 ) -> list[np.ndarray]:
     """Indices of every batch of an epoch for one process: each sample once over all processes.
 
@@ -100,14 +111,15 @@ def epoch_batches(
         samples: size of the data set.
         batch_size: over all processes; the last batch may be smaller.
         seed, epoch: equal ones give equal batches.
-        rank, world: this process and their number; process r takes every world-th index of each batch from r on, so
-            all processes together see the very batches that one process would.
+        rank, world, together: this process and their number, see :func:`shared_out`; all processes together see the
+            very batches that one process would.
 
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
     order = np.random.default_rng((seed, epoch)).permutation(samples)
-    return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
+    batches = (order[start : start + batch_size] for start in range(0, samples, batch_size))
+    return [batch[shared_out(len(batch), rank, world, together)] for batch in batches]
 
 
 def load_batches(dataset: Dataset[tuple[Tensor, Any]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -63,6 +63,7 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
             **recorded(splits[split].labelling.task),
             "count": len(splits[split]),
             **cipher.record,
+            "facts": cipher.facts,
             **splits[split].prepared,
             "shape": list(cipher.shape),
             "dtype": cipher.dtype.name,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ppvit import __version__
-from ppvit.config import Adversarial, Finetune
+from ppvit.config import Adversarial, Augment, Finetune
 from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
@@ -23,6 +23,7 @@ from ppvit.models import load_model, read_record
 from ppvit.models.tasks import task_of
 from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
+from ppvit.training.augmentation import make_augmenter
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
 from ppvit.training.loop import Log, Training, make_accelerator
@@ -63,6 +64,7 @@ def finetune(
     dataset: EncryptedImages,
     adapted: Path,
     log: Log | None = None,
+    augment: Augment | None = None,
 ) -> Finetuned:
     """Fine-tune the adapted model on encrypted training images.
 
@@ -72,18 +74,22 @@ def finetune(
         dataset: training images.
         adapted: folder of the model that they were made for.
         log: called after every epoch with its number and metrics; after a resume with all earlier epochs first.
+        augment: the ``augment`` section; None for its defaults.
 
     A run that was killed goes on from its last checkpoint, and on a CPU ends with the result of an uninterrupted one.
 
     Raises:
         PpvitError: images or model damaged; the loss is not a number.
-        UsageError: unknown method, precision that the device lacks, a cipher under which an attack has no radius.
+        UsageError: unknown method, precision that the device lacks, a cipher under which an attack has no radius or
+            with which an augmentation does not commute.
     """
+    augment = augment or Augment()
     record = read_record(adapted, "adapt")
     tuner = make_tuner(settings)
     defence = None
     if settings.adversarial != "none":
         defence = Defence(settings, adversarial, dataset, record)
+    augmenter = make_augmenter(augment, dataset.manifest, settings.seed, attacked=defence is not None)
     images = defence.images if defence else dataset
     accelerator = make_accelerator(settings.precision)
     seed_everything(settings.seed)
@@ -91,6 +97,7 @@ def finetune(
     determines = {
         "settings": settings.model_dump(),
         "adversarial": defence.adversarial.model_dump() if defence else None,
+        "augment": augment.model_dump() if augment.names else None,
         "model": sha256_of(adapted / "model.safetensors"),
         "shards": dataset.manifest["shards"],
         "versions": [__version__, torch.__version__],
@@ -107,17 +114,21 @@ def finetune(
         if defence
         else Objective(settings.label_smoothing, task_of(dataset.labelling.task))
     )
+    augmenter.attach(model)
     model = attach(tuner, model, settings, images)
     parameters = trainable_parameters(model)
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
     checkpoints.append(Checkpoint(determines, scratch_folder()))
-    training = Training(settings, accelerator, model, optimizer, images, checkpoints[-1], log, objective)
+    training = Training(settings, accelerator, model, optimizer, images, checkpoints[-1], log, objective, augmenter)
     training.run()
+    augmenter.detach()
     kept = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
     kept |= recorded(dataset.labelling.task)
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
     kept |= {name: dataset.manifest[name] for name in PREPARED if name in dataset.manifest}
     kept["blocks_sha256"] = blocks_sha256(adapted)
+    if augment.names:
+        kept["augment"] = augment.model_dump()
     if defence:
         kept["adversarial"] = defence.adversarial.model_dump()
     values = {

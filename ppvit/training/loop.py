@@ -17,8 +17,9 @@ from ppvit.config import Finetune
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
-from ppvit.data.batches import Images, epoch_batches, load_batches
+from ppvit.data.batches import Images, epoch_batches, load_batches, shared_out
 from ppvit.models import model_input
+from ppvit.training.augmentation import Augmenter
 from ppvit.training.checkpoint import Checkpoint, Extent
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
@@ -59,10 +60,12 @@ class Training:
         checkpoint: Checkpoint,
         log: Log | None = None,
         objective: Objective | None = None,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.settings, self.dataset, self.checkpoint = settings, dataset, checkpoint
         self._accelerator, self._log = accelerator, log
         self._objective = objective or Objective(settings.label_smoothing)
+        self._augmenter = augmenter or Augmenter()
         self.model, self._optimizer = accelerator.prepare(model, optimizer)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.history: list[dict[str, float]] = []
@@ -96,7 +99,8 @@ class Training:
         self.model.train()
         accumulation = self.settings.accumulation
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        batches = epoch_batches(len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world)
+        batch_size, together = self.settings.batch_size, self._augmenter.together
+        batches = epoch_batches(len(self.dataset), batch_size, self.settings.seed, epoch, rank, world, together)
         batches = batches[first_step * accumulation :]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
@@ -104,23 +108,33 @@ class Training:
             count = min(self._effective_batch, len(self.dataset) - step * self._effective_batch)
             micro_batches, batches = batches[:accumulation], batches[accumulation:]
             self._objective.begin_step(epoch, step)
+            self._augmenter.begin_step(epoch, step, self._effective_batch)
             for position, batch in enumerate(micro_batches):
                 # sums weighted by 1 / count add up to the mean over the effective batch, whatever its division into
                 # micro-batches and processes; accelerate averages over processes, hence the factor world
                 weight = world / count if len(batch) else 0.0
                 last = position == len(micro_batches) - 1
+                first = position * batch_size
+                places = first + shared_out(min(batch_size, count - first), rank, world, together)
                 with nullcontext() if last else self._accelerator.no_sync(self.model):
-                    self._backward(*next(loaded), weight)
+                    self._backward(*next(loaded), weight, places if len(places) else np.zeros(1, np.intp))
             self._optimizer_step(epoch * self._steps_per_epoch + step)
             yield count
             if step + 1 < self._steps_per_epoch and self._checkpoint_due():
                 self._save(epoch, step + 1)
 
-    def _backward(self, images: Tensor, labels: Tensor, weight: float) -> None:
-        """Add the gradient of the objective, summed over images and times ``weight``; ciphertext as it was read."""
+    def _backward(self, images: Tensor, labels: Tensor, weight: float, places: np.ndarray) -> None:
+        """Add the gradient of the objective, summed over images and times ``weight``.
+
+        Args:
+            images, labels: as they were read.
+            weight: see the caller.
+            places: of the images in the effective batch.
+        """
         device = self._accelerator.device
         inputs, labels = model_input(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
-        loss, measured = self._objective.loss(self.model, inputs, labels)
+        inputs, targets = self._augmenter(inputs, labels, places)
+        loss, measured = self._objective.loss(self.model, inputs, targets)
         self._accelerator.backward(loss * weight)
         if weight:
             self._sums += measured
