@@ -66,6 +66,8 @@ class DropTokens(Augmentation):
         self.blocks = cast(int, self._model.patch_embed.num_patches)
 
     def detach(self) -> None:
+        if self._before is None:  # in EVA, where torch would go on to list it among the modules
+            del self._model.patch_drop
         self._model.patch_drop = self._before
 
     def draw(self, random: np.random.Generator, images: int) -> np.ndarray:
