@@ -322,9 +322,9 @@ def test_the_card_tells_the_area(world, tmp_path):
 @pytest.mark.parametrize("attack", ["at", "trades"])
 def test_training_against_an_attack(world, attack, tmp_path):
     _, places = world
-    against = {"steps": 2, "monitor_images": 20, "epsilon": 4.0}
+    against = {"steps": 2, "epsilon": 4.0}
     config = configured(tmp_path, finetune={"adversarial": attack, "epochs": 1}, adversarial=against)
-    trained = finetune(config.finetune, config.adversarial, EncryptedImages(places.encrypted, "train"), places.adapted)
+    trained = finetune(config.finetune, config.adversarial, places.encrypted, places.adapted)
     trained.written()
     assert trained.record["task"] == "multilabel"
     assert 0 < trained.values["train_loss"] < 2

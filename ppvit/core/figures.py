@@ -49,7 +49,7 @@ _ANY = bool | _Number | _Sentence | None  # of an attack's own figure
 
 # what a trainer's file may hold
 _TRAINERS = {
-    "finetune": r"method|train_\w+|heldout_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
+    "finetune": r"method|train_\w+|val_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
     r"attack_steps|selected_epoch|(finetuned|adapted)_id",
     "evaluate": r"(class_)?accuracy(_min)?_percent|cross_entropy|calibration_error_percent|images|"
     r"(finetuned|adapted)_id",
