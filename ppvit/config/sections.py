@@ -117,6 +117,12 @@ class Encrypt(Section):
     """the same range as [centre, width], as radiology names it; empty leaves it to value_range"""
     images_per_shard: int = Field(512, ge=1, le=1_000_000)
     """images in one tar; more tars spread over more processes, fewer suit object storage better"""
+    views: int = Field(1, ge=1, le=1000)
+    """pictures of each training image: the first as it is, the others random; takes as many times the disk"""
+    view_recipe: Literal["none", "flip_crop", "flip_crop_colour", "randaugment"] = "flip_crop"
+    """what the random views are: none repeats the first, others show a part of the picture and mirror half of them"""
+    view_key_id: str = Field(DEMO_KEY_ID, pattern=r"^pk-[0-9a-f]{16}$")
+    """which secret key draws the views, and need not be the cipher's, so that other keys encrypt the same views"""
 
     @model_validator(mode="after")
     def _one_range(self) -> Encrypt:

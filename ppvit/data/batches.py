@@ -28,6 +28,9 @@ from ppvit.data.shards import ShardReader, read_manifest
 class EncryptedImages(Dataset[tuple[Tensor, Any]]):
     """One split of encrypted shards.
 
+    Where images have several views, sample ``view * len(images) + index`` is that view of an image; the first
+    ``len(images)`` samples are the pictures as they are.
+
     Args:
         folder: what `encrypt` wrote.
         split: ``train``, ``val``, which may hold no images, or ``test``.
@@ -37,10 +40,11 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         manifest: its ``manifest.json``.
         num_classes: C.
         labelling: how they are labelled.
+        views: of each image.
 
     Raises:
-        PpvitError: missing, truncated or altered shards, or a class number out of range; on reading, a sample of the
-            wrong size.
+        PpvitError: missing, truncated or altered shards, a class number out of range, or views of other classes; on
+            reading, a sample of the wrong size.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -53,39 +57,49 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         self.num_classes: int = self.manifest["num_classes"]
         self.labelling = labelling_of(self.manifest["task"], self.num_classes)
         self._shape, self._dtype = tuple(self.manifest["shape"]), np.dtype(self.manifest["dtype"])
-        self._reader = ShardReader(
-            self.folder,
-            split,
-            self.manifest["shards"],
-            self.labelling,
-            2 * math.prod(self._shape) * self._dtype.itemsize + 2**16,  # twice its bytes, for encoders of others
-        )
+        self.views: int = self.manifest["views"]
+        image_bytes = 2 * math.prod(self._shape) * self._dtype.itemsize + 2**16  # twice its bytes, for others' encoders
+        self._readers = [
+            ShardReader(self.folder, split, shards, self.labelling, image_bytes)
+            for shards in (self.manifest["shards"], *self.manifest["view_shards"])
+        ]
+        for view, reader in enumerate(self._readers):
+            if not np.array_equal(reader.labels(), self.labels()):
+                raise PpvitError(
+                    f"{self.folder}: view {view} has other labels than the images; make it again: dvc repro encrypt"
+                )
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self._readers[0])
 
     def labels(self) -> np.ndarray:
-        """All labels: class numbers, int64 (n,), or multi-label, bool (n, C)."""
-        return self._reader.labels()
+        """The labels of all images: class numbers, int64 (n,), or multi-label, bool (n, C)."""
+        return self._readers[0].labels()
 
-    def ciphertext(self, indices: np.ndarray) -> np.ndarray:
+    def in_all_views(self, indices: np.ndarray) -> np.ndarray:
+        """The samples of images in all their views: (n,) to (views n,), view 0 of all of them first."""
+        return np.concatenate([view * len(self) + indices for view in range(self.views)])
+
+    def ciphertext(self, samples: np.ndarray) -> np.ndarray:
         """Ciphertext as the cipher gave it, (n, *shape).
 
         Raises:
             PpvitError: see the class.
         """
-        if not len(indices):
+        if not len(samples):
             return np.empty((0, *self._shape), self._dtype)
-        return np.stack([self._decode(index) for index in indices])
+        return np.stack([self._decode(sample) for sample in samples])
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+    def __getitem__(self, sample: int) -> tuple[Tensor, Any]:
         """Image, uint8 or float (3, H, W), or tokens, float16 (N, T); and target, see :func:`load_batches`."""
-        image = self._decode(index)
+        image = self._decode(sample)
         image = image.transpose(2, 0, 1) if image.ndim == 3 else image
-        return torch.from_numpy(image.copy()), self._reader.target(index)
+        return torch.from_numpy(image.copy()), self._readers[0].target(sample % len(self))
 
-    def _decode(self, index: int) -> np.ndarray:
-        return images.decode_array(self._reader.image(index), self._reader.name(index), self._shape, self._dtype)
+    def _decode(self, sample: int) -> np.ndarray:
+        view, index = divmod(sample, len(self))
+        reader = self._readers[view]
+        return images.decode_array(reader.image(index), reader.name(index), self._shape, self._dtype)
 
 
 def shared_out(size: int, rank: int, world: int, together: int = 1) -> npt.NDArray[np.intp]:
@@ -99,22 +113,35 @@ def shared_out(size: int, rank: int, world: int, together: int = 1) -> npt.NDArr
 
 
 def epoch_batches(
-    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1, together: int = 1
+    count: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    views: int = 1,
+    together: int = 1,
 ) -> list[np.ndarray]:
-    """Indices of every batch of an epoch for one process: each sample once over all processes.
+    """Samples of every batch of an epoch for one process: each image once over all processes.
+
+    Of image i, epoch e takes view (e + i) mod views. So each epoch has all views, of as many images each, k epochs in a
+    row have each view of each image once, and what an epoch takes depends on nothing but its number.
 
     Args:
-        samples: size of the data set.
+        count: of images.
         batch_size: over all processes; the last batch may be smaller.
         seed, epoch: equal ones give equal batches.
         rank, world, together: this process and their number, see :func:`shared_out`; all processes together see the
             very batches that one process would.
+        views: k, of each image.
 
     Returns:
-        ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
+        ceil(count / batch_size) arrays of sample numbers, see :class:`EncryptedImages`; one may be empty when the last
+        batch has fewer images than processes.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(samples)
-    batches = (order[start : start + batch_size] for start in range(0, samples, batch_size))
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    order = order + count * ((epoch + order) % views)
+    batches = (order[start : start + batch_size] for start in range(0, count, batch_size))
     return [batch[shared_out(len(batch), rank, world, together)] for batch in batches]
 
 

@@ -1,6 +1,7 @@
 """Writing encrypted shards: decode, resize, encrypt, store; in parallel, and always the same bytes.
 
-A split is a folder: ``000000.tar`` and so on, ``manifest.json``, and ``_info.json`` for timm's WebDataset reader.
+A split is a folder: ``000000.tar`` and so on, ``view1-000000.tar`` and so on where images have several views,
+``manifest.json``, and ``_info.json`` for timm's WebDataset reader.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def write_encrypted(splits: Mapping[str, Plain], cipher: Cipher, out: Path, imag
     for split, plain in splits.items():
         _require_classes(split, plain)
     ciphertext_bytes = int(np.prod(cipher.shape)) * cipher.dtype.itemsize
-    require_free_space(out, sum(len(plain) for plain in splits.values()) * (ciphertext_bytes + 2048))
+    pictures = sum(len(plain) * plain.views for plain in splits.values())
+    _tell_of_views(splits, ciphertext_bytes)
+    require_free_space(out, pictures * (ciphertext_bytes + 2048))
     with atomic_output(out, known_by=KNOWN_BY) as folder:
         fill(folder, splits, cipher, images_per_shard)
 
@@ -55,7 +58,7 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
     """Write all files of :func:`write_encrypted` into an empty folder."""
     for split in splits:
         (folder / split).mkdir()
-    for split, shards in _write_shards(splits, cipher, folder, images_per_shard).items():
+    for split, (shards, *views) in _write_shards(splits, cipher, folder, images_per_shard).items():
         manifest = {
             "schema": SCHEMA,
             "split": split,
@@ -69,13 +72,25 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
             "dtype": cipher.dtype.name,
             "shards": shard_records(shards),
         }
+        if views:
+            manifest |= {**splits[split].drawn, "view_shards": [shard_records(each) for each in views]}
         write_json(folder / split / "manifest.json", manifest)
-        write_json(folder / split / "_info.json", _timm_info(split, shards))
+        write_json(folder / split / "_info.json", _timm_info(split, shards, *views))
         if split == "test":
             # what training depends on with finetune.track_test=true and with false, see dvc.yaml
             (folder / "track_test").mkdir()
             write_json(folder / "track_test" / "true.json", shard_records(shards))
             write_json(folder / "track_test" / "false.json", [])
+
+
+def _tell_of_views(splits: Mapping[str, Plain], ciphertext_bytes: int) -> None:
+    for split, plain in splits.items():
+        if plain.views > 1:
+            size = ciphertext_bytes * len(plain) / 2**20
+            print(
+                f"{split}: {plain.views} views of each of {len(plain):,} images take {plain.views * size:,.0f} MiB "
+                f"instead of {size:,.0f}"
+            )
 
 
 def _require_classes(split: str, plain: Plain) -> None:
@@ -95,36 +110,45 @@ def _require_classes(split: str, plain: Plain) -> None:
         )
 
 
-def _write_shards(splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per_shard: int) -> dict[str, list[Shard]]:
-    # all splits in one queue, so that no process waits at the end of each
-    order = [(split, start) for split, plain in splits.items() for start in range(0, len(plain), per_shard)]
+def _write_shards(
+    splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per_shard: int
+) -> dict[str, list[list[Shard]]]:
+    """The shards of every view of every split."""
+    # all in one queue, so that no process waits at the end of each split
+    order = [
+        (split, view, start)
+        for split, plain in splits.items()
+        for view in range(plain.views)
+        for start in range(0, len(plain), per_shard)
+    ]
     tasks = (
         delayed(_write_encrypted_shard)(
             splits[split],
             cipher,
-            folder / split / f"{start // per_shard:06d}.tar",
+            folder / split / f"{f'view{view}-' if view else ''}{start // per_shard:06d}.tar",
             start,
             min(start + per_shard, len(splits[split])),
+            view,
         )
-        for split, start in order
+        for split, view, start in order
     )
-    pixels = sum(map(len, splits.values())) * cipher.image_size**2
+    pixels = sum(len(plain) * plain.views for plain in splits.values()) * cipher.image_size**2
     asked = requested_workers() or available_cpus()  # refused also where there is too little to do
     processes = min(asked, len(order)) if pixels > PARALLEL_PIXELS else 1
     # processes of joblib would wait for five minutes for one that was killed
     ends = {"initializer": end_with_parent, "initargs": (os.getpid(),)} if processes > 1 else {}
-    shards: dict[str, list[Shard]] = {split: [] for split in splits}
+    shards: dict[str, list[list[Shard]]] = {split: [[] for _ in range(splits[split].views)] for split in splits}
     with tqdm(total=len(order), desc="encrypt", unit="shard", disable=None, file=sys.stderr) as bar:
         with unheard_by_children():
             written = Parallel(n_jobs=processes, return_as="generator", **ends)(tasks)
-        for (split, _), shard in zip(order, written, strict=True):
-            shards[split].append(shard)
+        for (split, view, _), shard in zip(order, written, strict=True):
+            shards[split][view].append(shard)
             bar.update()
     return shards
 
 
-def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int, stop: int) -> Shard:
-    batches = encrypted_batches(plain, cipher, start, stop)
+def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int, stop: int, view: int) -> Shard:
+    batches = encrypted_batches(plain, cipher, start, stop, view)
     encoded = (images.encode_array(image) for batch in batches for image in batch)
     samples = (
         {extension: content, "cls": plain.labelling.text(label).encode()}
@@ -133,12 +157,22 @@ def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int,
     return write_shard(path, samples, first_index=start)
 
 
-def _timm_info(split: str, shards: list[Shard]) -> dict[str, Any]:
-    """The description of shards that timm's WebDataset reader looks for."""
-    described = {
-        "name": split,
-        "num_samples": sum(shard.samples for shard in shards),
-        "filenames": [shard.name for shard in shards],
-        "shard_lengths": [shard.samples for shard in shards],
+def _timm_info(split: str, shards: list[Shard], *views: list[Shard]) -> dict[str, Any]:
+    """The description of shards that timm's WebDataset reader looks for.
+
+    Where there are several views, ``train`` is the first, and ``train_views`` all of them, a sample each.
+    """
+    parts = {split: shards}
+    if views:
+        parts[f"{split}_views"] = [*shards, *(shard for view in views for shard in view)]
+    return {
+        "splits": {
+            name: {
+                "name": name,
+                "num_samples": sum(shard.samples for shard in part),
+                "filenames": [shard.name for shard in part],
+                "shard_lengths": [shard.samples for shard in part],
+            }
+            for name, part in parts.items()
+        }
     }
-    return {"splits": {split: described}}

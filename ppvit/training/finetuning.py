@@ -108,6 +108,7 @@ def finetune(
         "augment": augment.model_dump() if augment.names else None,
         "model": sha256_of(adapted / "model.safetensors"),
         "shards": {split: images.manifest["shards"] for split, images in splits.items()},
+        "views": dataset.manifest["view_shards"],
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,

@@ -140,8 +140,9 @@ class Training:
         self.model.train()
         accumulation = self.settings.accumulation
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
+        views = getattr(self.dataset, "views", 1)  # a part of a data set has the first view alone
         batch_size, together = self.settings.batch_size, self._augmenter.together
-        batches = epoch_batches(len(self.dataset), batch_size, self.settings.seed, epoch, rank, world, together)
+        batches = epoch_batches(len(self.dataset), batch_size, self.settings.seed, epoch, rank, world, views, together)
         batches = batches[first_step * accumulation :]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
