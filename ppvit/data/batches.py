@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -113,6 +114,16 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         return self._layout.unpacked(values, self._shape)
 
 
+def shared_out(size: int, rank: int, world: int, together: int = 1) -> npt.NDArray[np.intp]:
+    """Places in a batch of ``size`` that one of ``world`` processes takes, ascending, intp.
+
+    Process r takes every world-th of them from r on, or of runs of ``together`` neighbours.
+    """
+    places = np.arange(size)
+    taken: npt.NDArray[np.intp] = places[places // together % world == rank]
+    return taken
+
+
 def epoch_batches(
     samples: int,
     batch_size: int,
@@ -121,6 +132,7 @@ def epoch_batches(
     rank: int = 0,
     world: int = 1,
     strata: np.ndarray | None = None,
+    together: int = 1,
 ) -> list[np.ndarray]:
     """Indices of every batch of an epoch for one process: each sample once over all processes, or balanced.
 
@@ -128,12 +140,13 @@ def epoch_batches(
         samples: size of the data set.
         batch_size: over all processes; the last batch may be smaller.
         seed, epoch: equal ones give equal batches.
-        rank, world: this process and their number; process r takes every world-th index of each batch from r on, so
-            all processes together see the very batches that one process would.
+        rank, world, together: this process and their number, see :func:`shared_out`; all processes together see the
+            very batches that one process would.
         strata: for balanced sampling, see :func:`ppvit.data.sampling.epoch_order`.
 
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
     order, _ = epoch_order(samples, seed, epoch, strata)
-    return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
+    batches = (order[start : start + batch_size] for start in range(0, samples, batch_size))
+    return [batch[shared_out(len(batch), rank, world, together)] for batch in batches]
