@@ -11,6 +11,7 @@ from ppvit.models import model_input
 from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.training.depth import set_stochastic_depth
 from ppvit.tuners import Tuner
+from ppvit.tuners.fused import fused
 
 
 def attach(tuner: Tuner, model: nn.Module, settings: Finetune, images: EncryptedImages) -> nn.Module:
@@ -29,4 +30,4 @@ def attach(tuner: Tuner, model: nn.Module, settings: Finetune, images: Encrypted
     model = set_batch_norm(tuner.attach(model), settings.batch_norm)
     epoch = epoch_batches(len(images), settings.batch_size, settings.seed, epoch=0)
     tuner.initialise(model, (model_input(batch) for batch, _ in load_batches(images, epoch)))
-    return model
+    return fused(model)

@@ -1,4 +1,4 @@
-"""finetune.recipe: values as the papers have them, what they replace, what is refused, and that nothing else changes."""
+"""finetune.recipe: values as the papers have them, what they replace, and what is refused."""
 
 import re
 
@@ -15,7 +15,8 @@ from ppvit.pipeline import STAGES
 
 # what the project's specifications quote of each paper, word for word; that of medmnist is from the authors' script
 TEXTS = {
-    "nagamori2023": "SGD lr 1e-3, momentum 0.9, weight decay 5e-4, batch 32, 15 epochs (30 for the curves), cross-entropy.",
+    "nagamori2023": "SGD lr 1e-3, momentum 0.9, weight decay 5e-4, batch 32, 15 epochs (30 for the curves), "
+    "cross-entropy.",
     "lin2025": "Adam lr 1e-4, 200 epochs, LoRA on W_Q and W_V of every layer. Text says alpha = 4, r = 8.",
     "hta2024": "AdamW, 100 epochs, 10 warm-up, cosine; grid per task lr {0.2, 0.1, 0.05, 0.01, 0.005, 0.001, 0.0001}, "
     "weight decay {0.05, 0.01, 0.005, 0.001, 0}, batch {64, 32, 16}, adapter dropout {0.5, 0.3, 0.2, 0.1, 0}",
@@ -102,9 +103,10 @@ def test_every_recipe_is_a_set_of_known_parameters_that_train(tmp_path):
         assert recipe.values.keys() <= known - {"finetune.recipe", "finetune.seed"}, name
         config = load(None, [f"finetune.recipe={name}"])
         assert told(config).startswith(f"finetune.recipe {name} sets ")
+        built_in = {parameter: default for parameter, default, _ in parameters()}
         for parameter, values in recipe.choices.items():
-            for value in values:
-                load(None, [f"finetune.recipe={name}", f"{parameter}={value}"])
+            assert built_in[parameter] not in values[1:], "what is built in cannot be told from what was not set"
+            assert value(load(None, [f"finetune.recipe={name}", f"{parameter}={values[-1]}"]), parameter) == values[-1]
 
 
 def value(config: Config, name: str):
