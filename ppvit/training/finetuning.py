@@ -20,8 +20,9 @@ from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
-from ppvit.data.labels import recorded
+from ppvit.data.labels import Labelling, recorded
 from ppvit.data.manifests import PREPARED
+from ppvit.evaluation.scoring import scores_for
 from ppvit.models import load_model, read_record
 from ppvit.models.tasks import Multiclass, task_of
 from ppvit.training.adversarial import Robust
@@ -29,6 +30,7 @@ from ppvit.training.attach import attach
 from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
+from ppvit.training.endings import Abandoned, Diverged
 from ppvit.training.loop import Log, Training, make_accelerator
 from ppvit.training.monitor import ROBUST, ROBUST_LOSS
 from ppvit.training.objective import Objective
@@ -78,7 +80,8 @@ def finetune(
         adversarial: the ``adversarial`` section; unused where ``finetune.adversarial`` is none.
         encrypted: folder of shards. The splits train and val are read, test only for ``finetune.track_test``.
         adapted: folder of the model that they were made for.
-        log: called after every epoch with its number and metrics; after a resume with all earlier epochs first.
+        log: called after every epoch with its number and metrics; after a resume with all earlier epochs first. It may
+            raise :class:`ppvit.training.endings.Abandoned`.
 
     A run that was killed goes on from its last checkpoint, and on a CPU ends with the result of an uninterrupted one.
 
@@ -125,7 +128,12 @@ def finetune(
     training = Training(
         settings, accelerator, model, optimizer, dataset, checkpoints[-1], log, objective, selection, average
     )
-    training.run()
+    try:
+        training.run()
+    except (Abandoned, Diverged):
+        for each in checkpoints:
+            each.remove()
+        raise
     kept = {"method": settings.method, "num_classes": dataset.num_classes}
     kept |= recorded(dataset.labelling.task)
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
@@ -148,6 +156,11 @@ def finetune(
         values |= robust_values(objective, training)
     trained = accelerator.unwrap_model(training.model).cpu()
     return Finetuned(tuner, trained, kept, values, accelerator.is_main_process, checkpoints)
+
+
+def chosen_figure(settings: Finetune, labelling: Labelling) -> str:
+    """The metric of an epoch that chooses it on the validation images, and of which more is better."""
+    return ROBUST if settings.adversarial != "none" else f"val_{scores_for(labelling).headline}"
 
 
 def _open(settings: Finetune, encrypted: Path, made: Made) -> dict[str, EncryptedImages]:

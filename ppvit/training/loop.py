@@ -15,13 +15,14 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from ppvit.config import Finetune
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import UsageError
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
 from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
 from ppvit.models import model_input
 from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, Extent
+from ppvit.training.endings import Diverged
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
 from ppvit.training.selection import Selection
@@ -197,7 +198,7 @@ class Training:
 
     def _require_finite(self, epoch: int) -> None:
         if not torch.isfinite(self._sums[0]):
-            raise PpvitError(
+            raise Diverged(
                 f"the training loss is not a number in epoch {epoch + 1}; lower finetune.learning_rate "
                 f"({self.settings.learning_rate}) or set finetune.precision=fp32"
             )
