@@ -45,6 +45,8 @@ class Finetune(Section):
     """passes over the training images"""
     select: Literal["best", "last"] = "best"
     """which epoch's weights are kept: the best on the validation images, or the last; test images never choose"""
+    select_by: Literal["auto", "accuracy", "balanced_accuracy", "auroc"] = "auto"
+    """figure that is best: auto is accuracy, of images with several labels AUROC, against an attack that under it"""
     patience: int = Field(0, ge=0, le=10_000)
     """epochs without a new best on the validation images after which training stops; 0 never stops early"""
     track_test: bool = False
@@ -67,6 +69,10 @@ class Finetune(Section):
     """how the learning rate falls to zero after warm-up; step: to a tenth after half of all steps, again after 3/4"""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """share of all steps over which the learning rate rises from zero"""
+    class_weights: Literal["none", "balanced"] = "none"
+    """weights of the classes in the loss: balanced gives rare ones as much as frequent ones, by the training images"""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """shuffled: every image once an epoch; balanced: as many images of each class, rare ones several times"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """share of the target probability spread over all classes"""
     gradient_clip: float = Field(1.0, ge=0, le=1e6)
@@ -75,7 +81,9 @@ class Finetune(Section):
     """share of the weight average kept at a step, 0.999 say; the average is what is measured and saved; 0: none"""
     adversarial: AdversarialLoss = "none"
     """against adversarial examples: at minimises the loss under attack, trades the clean loss too (LoFT)"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """of forward and backward pass, weights stay fp32; auto: bf16 on GPUs that have it, else fp32; fp16 needs a GPU"""
+    gradient_checkpointing: bool = False
+    """true keeps fewer activations and computes them again: less memory, a third more time, the same gradients"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides new weights, order of images, dropout"""

@@ -36,8 +36,8 @@ from ppvit.places import Places
 from ppvit.training.endings import Abandoned, Diverged
 from ppvit.training.finetuning import chosen_figure, finetune
 
-SECTIONS = ("finetune", "adversarial")
-_NOT_SEARCHED = ("finetune.recipe", "finetune.select", "finetune.track_test", "finetune.seed")
+_STAGE = STAGES["finetune"]
+_NOT_SEARCHED = tuple(f"finetune.{name}" for name in ("recipe", "select", "select_by", "track_test", "seed"))
 _RANDOM_TRIALS = 4  # before the sampler has enough to go by; the first one is of params.yaml's own values
 _WHOLE_TRIALS = 3  # before any is stopped
 _DIGITS = 3  # of a value, which the noise of training makes more than enough
@@ -150,6 +150,8 @@ class _Search:
         curve: list[float] = []
 
         def log(epoch: int, metrics: dict[str, float]) -> None:
+            if self.figure not in metrics:
+                raise PpvitError(f"{self.figure} cannot be measured on the validation images; set finetune.select_by")
             curve.append(metrics[self.figure])
             asked.report(curve[-1], epoch)
             if epoch < config.finetune.epochs and asked.should_prune():
@@ -158,7 +160,8 @@ class _Search:
         config = self._config(values)
         ended: Literal["trained", "stopped", "diverged"] = "trained"
         try:
-            finetune(config.finetune, config.adversarial, self._places.encrypted, self._places.adapted, log).written()
+            sections, places = (config.finetune, config.adversarial), self._places
+            finetune(*sections, places.encrypted, places.adapted, log, config.augment).written()
         except Abandoned:
             ended = "stopped"
         except Diverged:
@@ -204,7 +207,7 @@ class _Search:
     def _config(self, values: dict[str, Value]) -> Config:
         """What the stage would read with these values; test images are not tracked."""
         overrides = [*self._overrides, *(f"{name}={json.dumps(value)}" for name, value in values.items())]
-        narrowed = STAGES["finetune"].narrowed(load(self._params, overrides))
+        narrowed = _STAGE.narrowed(load(self._params, overrides))
         untracked = narrowed.finetune.model_copy(update={"track_test": False})
         return narrowed.model_copy(update={"finetune": untracked})
 
@@ -220,12 +223,11 @@ class _Search:
         """Of all that decides the figures; the numbers that are searched stand for themselves."""
         narrowed = self._config({name: among.ends[0] for name, among in self._ranges.items()})
         decides = {
-            "finetune": narrowed.finetune.model_dump(),
-            "adversarial": narrowed.adversarial.model_dump(),
+            **{section: getattr(narrowed, section).model_dump() for section in _STAGE.sections},
             "own": self._own,
             "ranges": {name: among.text for name, among in self._ranges.items()},
             "model": sha256_of(self._places.adapted / "model.safetensors"),
-            "shards": [each.manifest["shards"] for each in (train, val)],
+            "shards": [each.manifest[kind] for each in (train, val) for kind in ("shards", "view_shards")],
             "version": __version__,
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
@@ -281,10 +283,10 @@ def _range(text: str) -> tuple[str, _Range]:
         raise UsageError(
             f"'{shown}' is no range such as finetune.learning_rate=1e-4..1e-1 or finetune.batch_size=[16, 32]"
         )
-    known = {each: default for each, default, _ in parameters(SECTIONS)}
+    known = {each: default for each, default, _ in parameters(_STAGE.sections)}
     if name not in known:
         raise UsageError(
-            f"`tune` searches parameters of training, those of finetune and adversarial; '{name[:100]}' is none"
+            f"`tune` searches parameters of training, those of {', '.join(_STAGE.sections)}; '{name[:100]}' is none"
         )
     if name in _NOT_SEARCHED:
         raise UsageError(f"{name} is not to be searched: it does not make a model better")

@@ -17,7 +17,9 @@ from ppvit.ciphers.keyed import load_cipher
 from ppvit.cli.command import app
 from ppvit.config import default_yaml
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data.batches import EncryptedImages
 from ppvit.models import save_model
+from ppvit.training.finetuning import chosen_figure
 from ppvit.verbs import encrypt, tune
 
 RATES = "finetune.learning_rate=1e-4..1e-1"
@@ -74,6 +76,18 @@ def test_no_test_image_is_read_and_the_best_is_what_the_stage_measures(world, mo
     assert found.score == max(max(trial.curve) for trial in found.trials if trial.ended == "trained")
 
 
+@pytest.mark.parametrize("chosen", [{"select_by": "auroc"}, {"select_by": "balanced_accuracy"}, {"adversarial": "at"}])
+def test_what_is_compared_is_what_chooses_the_epoch(world, chosen):
+    folder, config, places = world
+    attack = config.adversarial.model_copy(update={"steps": 1, "epsilon": 1.0})
+    config = changed(config, **chosen).model_copy(update={"adversarial": attack})
+    figure = chosen_figure(config.finetune, EncryptedImages(places.encrypted, "val").labelling)
+    curve = []
+    values = train(folder, config, log=lambda epoch, metrics: curve.append(metrics[figure]))
+    assert curve[values["selected_epoch"] - 1] == max(curve)
+    assert values[figure] == max(curve)
+
+
 def test_the_first_trial_is_of_the_values_as_they_are(world):
     """So that the search never proposes what is worse than what one had."""
     found = search(world, trials=2)
@@ -116,7 +130,7 @@ def test_what_is_worse_than_the_median_is_stopped_and_what_diverges_is_passed_ov
     class Written:
         def written(self) -> None: ...
 
-    def scripted(settings, adversarial, encrypted, adapted, log):
+    def scripted(settings, adversarial, encrypted, adapted, log, augment):
         curve = curves[len(seen)]
         seen.append(0)
         if curve is None:
@@ -136,7 +150,7 @@ def test_what_is_worse_than_the_median_is_stopped_and_what_diverges_is_passed_ov
 def test_values_are_of_the_range_on_its_scale_and_of_the_parameter_s_type(world, monkeypatch):
     tried = []
 
-    def noted(settings, adversarial, encrypted, adapted, log):
+    def noted(settings, adversarial, encrypted, adapted, log, augment):
         tried.append(settings)
         log(1, {"val_accuracy_percent": 50.0})
         raise tune.Diverged("enough")
@@ -157,7 +171,7 @@ def test_values_are_of_the_range_on_its_scale_and_of_the_parameter_s_type(world,
     ("text", "reason"),
     [
         ("finetune.learning_rate", "is no range such as finetune.learning_rate=1e-4..1e-1"),
-        ("cipher.block_size=[2, 4]", "`tune` searches parameters of training, those of finetune and adversarial"),
+        ("cipher.block_size=[2, 4]", "`tune` searches parameters of training, those of finetune, augment, adversarial"),
         ("finetune.learningrate=1..2", "'finetune.learningrate' is none"),
         ("finetune.seed=1..9", "finetune.seed is not to be searched"),
         ("finetune.learning_rate=1e-1..1e-4", "the ends of a range are two numbers, the smaller one first"),
