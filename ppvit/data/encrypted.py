@@ -72,9 +72,8 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
         write_json(folder / split / "_info.json", _timm_info(split, shards))
         if split == "test":
             # what training depends on with finetune.track_test=true and with false, see dvc.yaml
-            (folder / "track_test").mkdir()
-            write_json(folder / "track_test" / "true.json", shard_records(shards))
-            write_json(folder / "track_test" / "false.json", [])
+            write_json(folder / "track_test_true.json", shard_records(shards))
+            write_json(folder / "track_test_false.json", [])
 
 
 def _require_classes(split: str, plain: Plain) -> None:
