@@ -134,6 +134,7 @@ def finetune(
         "method": settings.method,
         **{name: value for name, value in kept_epoch.items() if name.startswith(("train_", "val_"))},
         "selected_epoch": selection.epoch,
+        "train_images": len(dataset),
         "val_images": len(splits["val"]),
         "trainable_parameters": parameters,
         "trainable_parameters_mi": parameters / 2**20,
@@ -166,10 +167,10 @@ def _selection(
     chooses = None
     val = splits["val"]
     carried = val.labelling.counts(val.labels())
-    if val.labelling.task == Multiclass.name:
-        lacking = "" if len(val) else "there are no validation images"
-    else:  # AUROC compares images that carry a label with others
-        lacking = "" if ((carried > 0) & (carried < len(val))).any() else "no label tells the validation images apart"
+    lacking = "" if len(val) else "there are no validation images"
+    several = val.labelling.task != Multiclass.name  # AUROC compares images that carry a label with others
+    if not lacking and several and not ((carried > 0) & (carried < len(val))).any():
+        lacking = "no label tells the validation images apart"
     if lacking and settings.patience:
         raise PpvitError(
             f"finetune.patience {settings.patience}: {lacking} in {val.folder}; raise dataset.val_fraction and encrypt "
