@@ -37,9 +37,11 @@ _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _CURVES = {
     "loss": "loss",
     "accuracy_percent": "accuracy",
+    "balanced_accuracy_percent": "balanced accuracy",
     "auroc": "AUROC",
     "robust_accuracy_percent": "accuracy under attack",
 }
+_COLOURS = {"loss": "C0", "accuracy_percent": "C1"}
 _NAME_LETTERS = 24  # of a class in a drawing
 
 
@@ -149,6 +151,8 @@ def summary_rows(
         rows.append((f"{headline.words}, wrong key (chance {headline.text(verify[headline.chance])})", wrong))
     rows += _chosen(finetune, evaluate["images"], headline)
     parameters = finetune["trainable_parameters"]
+    if views := values["audit"].get("views"):
+        rows.append(("views of each training image", str(views)))
     rows.append(("trainable parameters", f"{parameters:,} ({parameters / 2**20:.3f} Mi), {finetune['method']}"))
     for what, name in (("float64 logits", "float64"), ("logits of stored ciphertext", "stored")):
         if f"max_logit_difference_{name}" in adapt:  # a new model for tokens has nothing to be compared with
@@ -228,7 +232,7 @@ def _draw_learning(axes: Any, tables: Tables) -> None:
             [value / scale for _, value in rows],
             marker=".",
             linestyle={"train": "-", "val": "--", "test": ":"}[split],
-            color="C0" if figure == "loss" else "C2" if figure.startswith("robust") else "C1",
+            color=_COLOURS.get(figure, "C2"),
             label=f"{_SPLITS[split]} {_CURVES[figure]}",
         )
     axes.set(xlabel="epoch", title="Training on ciphertext")

@@ -7,6 +7,8 @@ from ppvit.config import Config
 from ppvit.data.encrypted import write_encrypted
 from ppvit.data.plain import plain_splits, print_range
 from ppvit.data.shards import sizes
+from ppvit.data.storing import Storing
+from ppvit.data.views import Views
 from ppvit.places import Places
 
 
@@ -21,7 +23,9 @@ def run(config: Config, places: Places) -> None:
         PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full, no key.
     """
     cipher = load_cipher(config)
-    splits = plain_splits(places.raw, config.dataset, config.encrypt)
+    splits = plain_splits(places.raw, config.dataset, config.encrypt, Views.of(config, "train"))
     print_range(splits["train"])
     print(sizes({split: len(plain) for split, plain in splits.items()}))
-    write_encrypted(splits, cipher, places.encrypted, config.encrypt.images_per_shard)
+    settings = config.encrypt
+    storing = Storing.of(settings.compress, settings.repeated_values == "once", splits["train"], cipher)
+    write_encrypted(splits, cipher, places.encrypted, settings.images_per_shard, storing)
