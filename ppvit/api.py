@@ -150,7 +150,7 @@ def finetune(
     augment: dict[str, Any] | None = None,
     **parameters: Any,
 ) -> dict[str, Any]:
-    """Fine-tune on encrypted training images and write the adapter, or the whole model.
+    """Fine-tune on encrypted training images and write the adapter, or the whole model, of the best epoch on ``val``.
 
     Args:
         encrypted, adapted: folders of shards and model.
@@ -161,7 +161,8 @@ def finetune(
         parameters: those of the section ``finetune``: ``method="lora"``, ``rank=8``, ``epochs=10``, ...
 
     Returns:
-        Loss, accuracy and number of trained parameters.
+        Loss and accuracy in training and on the validation images, of the epoch that was kept; number of trained
+        parameters.
 
     Raises:
         UsageError: an unknown parameter or method, or a value out of range.

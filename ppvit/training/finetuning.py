@@ -178,6 +178,7 @@ def _finetune(
         "method": settings.method,
         **{name: value for name, value in kept_epoch.items() if name.startswith(("train_", "val_"))},
         "selected_epoch": selection.epoch,
+        "train_images": len(dataset),
         "val_images": len(splits["val"]),
         "trainable_parameters": parameters,
         "trainable_parameters_mi": parameters / 2**20,
