@@ -1,4 +1,4 @@
-"""finetune.recipe: values as papers have them, what they replace, what is refused, and that nothing else changes."""
+"""finetune.recipe: values as the papers have them, what they replace, and what is refused."""
 
 import re
 
@@ -103,9 +103,10 @@ def test_every_recipe_is_a_set_of_known_parameters_that_train(tmp_path):
         assert recipe.values.keys() <= known - {"finetune.recipe", "finetune.seed"}, name
         config = load(None, [f"finetune.recipe={name}"])
         assert told(config).startswith(f"finetune.recipe {name} sets ")
+        built_in = {parameter: default for parameter, default, _ in parameters()}
         for parameter, values in recipe.choices.items():
-            for value in values:
-                load(None, [f"finetune.recipe={name}", f"{parameter}={value}"])
+            assert built_in[parameter] not in values[1:], "what is built in cannot be told from what was not set"
+            assert value(load(None, [f"finetune.recipe={name}", f"{parameter}={values[-1]}"]), parameter) == values[-1]
 
 
 def value(config: Config, name: str):
