@@ -198,13 +198,11 @@ def _of_images(frozen: Frozen, images: EncryptedImages, known: dict[str, Any]) -
     if not len(images):
         return images
     width = frozen.features(model_input(images[0][0][None].to(device()))).shape[1]
-    known = known | {name: images.manifest[name] for name in ("shape", "dtype")}
     rows = []
-    for view in range(getattr(images, "views", 1)):
-        shards = images.manifest["view_shards"][view - 1] if view else images.manifest["shards"]
+    for view in range(images.views):
         kept = kept_array(
             f"features of {images.folder}",
-            {**known, "shards": [shard["sha256"] for shard in shards]},
+            {**known, "images": images.identity(), "view": view},
             (len(images), width),
             np.dtype(np.float32),
             partial(_made, frozen, images, view),

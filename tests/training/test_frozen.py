@@ -23,10 +23,12 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.kept import FOLDER, kept_array, limit_bytes
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
+from ppvit.data.repeats import Layout
 from ppvit.evaluation.shards import score_shards
 from ppvit.models import features
 from ppvit.models.batch_norm import set_batch_norm
 from ppvit.models.features import cut, head_and_features
+from ppvit.verbs import encrypt
 
 LINEAR = {"method": "linear", "epochs": 3, "batch_size": 8, "dropout": 0.0, "target_modules": []}
 VARIES = ("images_per_second",)
@@ -45,10 +47,18 @@ def run(folder: Path, config, name: str, keep: bool, monkeypatch) -> tuple[dict,
     return values, load_file(places.finetuned / "model.safetensors"), scores
 
 
+def encrypted_anew(folder: Path, config, **sections):
+    """The configuration with other values in some sections, under which the images are encrypted again."""
+    update = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    config = config.model_copy(update=update)
+    encrypt.run(config, places_of(folder))
+    return config
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    return folder, make_world(folder, **LINEAR)
+    return folder, encrypted_anew(folder, make_world(folder, **LINEAR), dataset={"val_fraction": 0.2})
 
 
 @pytest.fixture
@@ -314,3 +324,32 @@ def test_attacks_and_few_epochs_train_the_whole_model(world, forward_passes, mon
     train(folder, config, "attacked")
     assert forward_passes == []
     assert kept() == []
+
+
+def test_each_view_of_an_image_has_features_of_its_own(tmp_path, forward_passes, monkeypatch):
+    config = encrypted_anew(tmp_path, make_world(tmp_path, **LINEAR), encrypt={"views": 2})
+    plain = run(tmp_path, config, "plain", False, monkeypatch)
+    assert run(tmp_path, config, "kept", True, monkeypatch)[0] == plain[0]
+    assert len(files()) == 3  # two views of train, and test
+    forward_passes.clear()
+    train(tmp_path, changed(config, epochs=2), "two")  # as many epochs as views: nothing is seen twice
+    assert forward_passes == []
+
+
+def test_without_validation_images(tmp_path, monkeypatch):
+    config = make_world(tmp_path, **LINEAR)
+    plain = run(tmp_path, config, "plain", False, monkeypatch)
+    found = run(tmp_path, config, "kept", True, monkeypatch)
+    assert (found[0], found[2]) == (plain[0], plain[2])
+    assert len(files()) == 2
+
+
+def test_layouts_and_shards_are_in_the_key(world):
+    """Equal shards under another layout are other images, as are those of another split."""
+    images = EncryptedImages(places_of(world[0]).encrypted, "train")
+    found = [images.identity()]
+    for places in (np.arange(768, dtype=np.int32), np.arange(768, dtype=np.int32)[::-1].copy()):
+        images._layout = Layout(places, np.arange(768))
+        found.append(images.identity())
+    found.append(EncryptedImages(places_of(world[0]).encrypted, "val").identity())
+    assert all(a != b for a, b in itertools.combinations(found, 2))
