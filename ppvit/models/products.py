@@ -32,7 +32,7 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def takes(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is there for a product, and to be used: float32 on a CPU, outside autocast."""
+    """Whether oneDNN is there for a product, and to be used: float32 on a CPU, outside autocast and torch.compile."""
     return (
         is_used()
         and inputs.dtype == weight.dtype == torch.float32
@@ -40,6 +40,7 @@ def takes(inputs: Tensor, weight: Tensor) -> bool:
         and inputs.ndim > 1
         and inputs.numel() > 0
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
     )
 
 
