@@ -41,9 +41,10 @@ def places_of(folder: Path, name: str = "finetuned") -> Places:
     return make_places(folder, **inputs, finetuned=folder / name, results=folder / "results" / name)
 
 
-def make_world(folder: Path, cipher: str = "block", **settings) -> Config:
+def make_world(folder: Path, cipher: str = "block", val_fraction: float = 0.0, **settings) -> Config:
     """Shards and adapted model in ``folder``; the configuration that made them."""
-    config = make_config(dataset={"image_size": 16}, cipher={"name": cipher}, finetune={**QUICK, **settings})
+    dataset = {"image_size": 16, "val_fraction": val_fraction}
+    config = make_config(dataset=dataset, cipher={"name": cipher}, finetune={**QUICK, **settings})
     places = places_of(folder)
     if not places.raw.exists():
         write_raw(places.raw, {"train": 50, "test": 12})
@@ -351,12 +352,16 @@ def train_in_two_processes(folder: Path, config: Config, name: str = "two") -> d
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Gradients are summed over both, so losses and weights are those of one, but for rounding."""
-    # 50 = 7 * 7 + 1: a process without an image; Adam and clipping would hide gradients that are too small
+    """Gradients are summed over both, so losses and weights are those of one, but for rounding; so is the choice."""
+    # 45 = 4 * 11 + 1: a process without an image; Adam and clipping would hide gradients that are too small
     plain = {"dropout": 0.0, "optimizer": "sgd", "learning_rate": 0.1, "gradient_clip": 0.0}
-    config = make_world(tmp_path, epochs=1, batch_size=7, **plain)
+    config = make_world(tmp_path, val_fraction=0.1, epochs=2, batch_size=11, **plain)
     one, two = train(tmp_path, config, "one"), train_in_two_processes(tmp_path, config)
-    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+    for name in ("train_loss", "val_loss"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4)
+    for name in ("val_images", "val_accuracy_percent", "selected_epoch"):
+        assert two[name] == one[name]
+    assert one["val_images"] == 5
     assert two["train_accuracy_percent"] == one["train_accuracy_percent"]
     first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert first.keys() == second.keys()
