@@ -38,6 +38,9 @@ def load_batches(
     Raises:
         PpvitError: a sample cannot be read, see :class:`ppvit.data.batches.EncryptedImages`.
     """
+    if (batch_of := getattr(dataset, "batch", None)) is not None:  # it is in memory, see ppvit.models.features
+        yield from map(batch_of, batches)
+        return
     kept = next((readers for readers in _kept if readers.read_from(dataset)), None)
     readers = kept or _Readers([dataset])
     try:
