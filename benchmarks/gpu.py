@@ -176,7 +176,7 @@ def published(folder: Path, budget: Budget, report: Report, smoke: bool) -> None
     size = lin_rows.size_here() if device().type == "cuda" else "tiny"
     known = [each["images_per_second"] for each in report.found["speed"]] or [100.0]
     epochs, batch = (5, 64) if device().type == "cuda" else (1, 16)
-    overrides = lin_rows.plan(size, budget.left(UNTIL["rows"]), min(known), epochs)
+    overrides = lin_rows.plan(size, 1.0 if smoke else budget.left(UNTIL["rows"]), min(known), epochs)
     overrides += [f"finetune.batch_size={batch}"]
     report.found["about"] |= {"rows": lin_rows.SETS[size][0], "rows_settings": "; ".join(overrides)}
     for number, row in enumerate(lin_rows.rows(folder, size, overrides)):

@@ -71,6 +71,16 @@ def test_without_readers_that_are_kept_two_readings_are_two(monkeypatch):
     assert [images.item() for pair in zip(first, second, strict=True) for images, _ in pair] == [0, 10, 1, 11]
 
 
+def test_what_is_in_memory_is_taken_from_there(monkeypatch):
+    monkeypatch.setenv("PPVIT_WORKERS", "1000")
+
+    class InMemory(Numbers):
+        def batch(self, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.from_numpy(samples), torch.zeros(len(samples))
+
+    assert [each.tolist() for each, _ in load_batches(InMemory(0), [np.array([5, 2]), np.array([1])])] == [[5, 2], [1]]
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [({}, 8), ({"LOCAL_WORLD_SIZE": "4"}, 4), ({"LOCAL_WORLD_SIZE": "64"}, 1), ({"PPVIT_WORKERS": "3"}, 3)],
