@@ -10,8 +10,8 @@ the method needs, counted by torch.utils.flop_counter, over what the card's data
 the readers alone, gradient checkpointing, `PPVIT_COMPILE=1`, and the rows of Lin's Table I (`benchmarks/lin_rows.py`)
 on as many images as the time allows. What does not fit is left out and named. DIR/gpu.json has all figures so far.
 
-Needed beside torch, timm, peft and accelerate: pydantic, ruamel.yaml, cryptography, imagehash, scikit-image and
-torchmetrics. For the rows on CIFAR-10, PPVIT_ASSETS names the folder of studies/README.md.
+Where ppvit is not installed, PYTHONPATH=. finds it; of the packages in pyproject.toml DVC, DVCLive and matplotlib are
+not needed. For the rows on CIFAR-10, PPVIT_ASSETS names the folder of studies/README.md.
 Aim: at least 0.95 of the bare loop; the readers at least as fast as the fastest model.
 """
 
