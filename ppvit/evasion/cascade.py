@@ -148,7 +148,7 @@ def cascade(
         left = np.flatnonzero(standing)
         units = [left[start : start + UNIT] for start in range(0, len(left), UNIT)]
         # the other attacks draw for all images together, so that a unit has to stay alone
-        together = units_at_once(model, sample.images[left]) if attack == "pgd" else 1
+        together = units_at_once(model, sample.images) if attack == "pgd" else 1
         withstood = _Ahead(partial(_withstood, attack, adversary, model, judge, sample), units, together)
         for number, chosen in enumerate(units):
             standing[chosen] = remember(f"{attack} {number * UNIT}", partial(withstood, number))
