@@ -68,6 +68,13 @@ def _cipher_reads(config: Config) -> set[str]:
     return {"name", "block_size", *kind.options} | ({"key_id"} if kind.keyed else set())
 
 
+def _encrypt_reads(config: Config) -> set[str]:
+    settings = config.encrypt
+    unread = {"view_recipe"} if settings.views == 1 else set()
+    unread |= {"view_key_id"} if settings.views == 1 or settings.view_recipe == "none" else set()
+    return set(type(settings).model_fields) - unread
+
+
 def _finetune_reads(config: Config) -> set[str]:
     from ppvit.tuners import parameters_read
 
@@ -112,6 +119,7 @@ def _dataset_read_by_download(config: Config) -> set[str]:
 # sections of which only a part is read, depending on what is chosen; in all stages, or in one
 _READS: dict[str, Callable[[Config], set[str]]] = {
     "cipher": _cipher_reads,
+    "encrypt": _encrypt_reads,
     "finetune": _finetune_reads,
     "adversarial": _adversarial_reads,
     "audit": _audit_reads,
@@ -124,6 +132,7 @@ _IMAGES = (
     *("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.frames"),
     *("dataset.first_images", "dataset.val_fraction", "dataset.seed"),
 )
+_VIEWS = ("encrypt.views", "encrypt.view_recipe", "encrypt.view_key_id")
 _PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
 _DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
 # what only some data sets read: ppvit.datasets.CHOICES, whose import the help of the command does not need
@@ -220,7 +229,7 @@ STAGES: dict[str, Stage] = {
             "audit",
             "owner",
             "Attack the privacy of what the trainer sees, and measure what leaks.",
-            (*_IMAGES, "cipher", *_PREPARE, *_BACKBONE, "audit"),
+            (*_IMAGES, "cipher", *_PREPARE, *_VIEWS, *_BACKBONE, "audit"),
             ("raw", "embedded", *_TRAINED),
             ("pictures", "results"),
         ),

@@ -29,6 +29,9 @@ from ppvit.data.shards import ShardReader, read_manifest
 class EncryptedImages(Dataset[tuple[Tensor, Any]]):
     """One split of encrypted shards.
 
+    Where images have several views, sample ``view * len(images) + index`` is that view of an image; the first
+    ``len(images)`` samples are the pictures as they are.
+
     Args:
         folder: what `encrypt` wrote.
         split: ``train``, ``val``, which may hold no images, or ``test``.
@@ -38,10 +41,11 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         manifest: its ``manifest.json``.
         num_classes: C.
         labelling: how they are labelled.
+        views: of each image.
 
     Raises:
-        PpvitError: missing, truncated or altered shards, or a class number out of range; on reading, a sample of the
-            wrong size.
+        PpvitError: missing, truncated or altered shards, a class number out of range, or views of other classes; on
+            reading, a sample of the wrong size.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -56,39 +60,57 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         self._shape, self._dtype = tuple(self.manifest["shape"]), np.dtype(self.manifest["dtype"])
         values, distinct = math.prod(self._shape), self.manifest["distinct"]
         self._layout = None if distinct is None else read_layout(self.folder, distinct, values)
-        self._reader = ShardReader(
-            self.folder,
-            split,
-            self.manifest["shards"],
-            self.labelling,
-            2 * math.prod(self._shape) * self._dtype.itemsize + 2**16,  # twice its bytes, for encoders of others
-        )
+        self.views: int = self.manifest["views"]
+        image_bytes = 2 * math.prod(self._shape) * self._dtype.itemsize + 2**16  # twice its bytes, for others' encoders
+        self._readers = [
+            ShardReader(self.folder, split, shards, self.labelling, image_bytes)
+            for shards in (self.manifest["shards"], *self.manifest["view_shards"])
+        ]
+        for view, reader in enumerate(self._readers):
+            if not np.array_equal(reader.labels(), self.labels()):
+                raise PpvitError(
+                    f"{self.folder}: view {view} has other labels than the images; make it again: dvc repro encrypt"
+                )
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self._readers[0])
 
     def labels(self) -> np.ndarray:
-        """All labels: class numbers, int64 (n,), or multi-label, bool (n, C)."""
-        return self._reader.labels()
+        """The labels of all images: class numbers, int64 (n,), or multi-label, bool (n, C)."""
+        return self._readers[0].labels()
 
-    def ciphertext(self, indices: np.ndarray) -> np.ndarray:
+    def in_turn(self, indices: np.ndarray, epoch: int) -> np.ndarray:
+        """The samples that an epoch takes of images: of image i, view (epoch + i) mod views.
+
+        So each epoch has all views, of as many images each, and k epochs in a row have each view of each image once;
+        what an epoch takes depends on nothing but its number.
+        """
+        samples: np.ndarray = indices + len(self) * ((epoch + indices) % self.views)
+        return samples
+
+    def in_all_views(self, indices: np.ndarray) -> np.ndarray:
+        """The samples of images in all their views: (n,) to (views n,), view 0 of all of them first."""
+        return np.concatenate([view * len(self) + indices for view in range(self.views)])
+
+    def ciphertext(self, samples: np.ndarray) -> np.ndarray:
         """Ciphertext as the cipher gave it, (n, *shape).
 
         Raises:
             PpvitError: see the class.
         """
-        if not len(indices):
+        if not len(samples):
             return np.empty((0, *self._shape), self._dtype)
-        return np.stack([self._decode(index) for index in indices])
+        return np.stack([self._decode(sample) for sample in samples])
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+    def __getitem__(self, sample: int) -> tuple[Tensor, Any]:
         """Image, uint8 or float (3, H, W), or tokens, float16 (N, T); and target, see :func:`load_batches`."""
-        image = self._decode(index)
+        image = self._decode(sample)
         image = image.transpose(2, 0, 1) if image.ndim == 3 else image
-        return torch.from_numpy(image.copy()), self._reader.target(index)
+        return torch.from_numpy(image.copy()), self._readers[0].target(sample % len(self))
 
-    def _decode(self, index: int) -> np.ndarray:
-        stored = self._reader.image(index), self._reader.name(index)
+    def _decode(self, sample: int) -> np.ndarray:
+        view, index = divmod(sample, len(self))
+        stored = self._readers[view].image(index), self._readers[view].name(index)
         if self._layout is None:
             return images.decode_array(*stored, self._shape, self._dtype)
         values = images.decode_array(*stored, (self._layout.distinct,), self._dtype)
@@ -117,7 +139,7 @@ def epoch_batches(
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
-    order, _ = epoch_order(samples, seed, epoch, strata)
+    order = epoch_order(samples, seed, epoch, strata)
     return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
 
 

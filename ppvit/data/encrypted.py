@@ -1,6 +1,7 @@
 """Writing encrypted shards: decode, resize, encrypt, store; in parallel, and always the same bytes.
 
-A split is a folder: ``000000.tar`` and so on, ``manifest.json``, and ``_info.json`` for timm's WebDataset reader.
+A split is a folder: ``000000.tar`` and so on, ``view1-000000.tar`` and so on where images have several views,
+``manifest.json``, and ``_info.json`` for timm's WebDataset reader.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def fill(
     """Write all files of :func:`write_encrypted` into an empty folder."""
     for split in splits:
         (folder / split).mkdir()
-    for split, shards in _write_shards(splits, cipher, folder, images_per_shard, storing).items():
+    for split, (shards, *views) in _write_shards(splits, cipher, folder, images_per_shard, storing).items():
         manifest = {
             "schema": SCHEMA,
             "split": split,
@@ -73,9 +74,11 @@ def fill(
             **storing.record,
             "shards": shard_records(shards),
         }
+        if views:
+            manifest |= {**splits[split].drawn, "view_shards": [shard_records(each) for each in views]}
         write_json(folder / split / "manifest.json", manifest)
         if storing.layout is None:
-            write_json(folder / split / "_info.json", _timm_info(split, shards))
+            write_json(folder / split / "_info.json", _timm_info(split, shards, *views))
         else:  # which no other reader knows
             storing.layout.write(folder / split)
         if split == "test":
@@ -104,37 +107,46 @@ def _require_classes(split: str, plain: Plain) -> None:
 
 def _write_shards(
     splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per_shard: int, storing: Storing
-) -> dict[str, list[Shard]]:
-    # all splits in one queue, so that no process waits at the end of each
-    order = [(split, start) for split, plain in splits.items() for start in range(0, len(plain), per_shard)]
+) -> dict[str, list[list[Shard]]]:
+    """The shards of every view of every split."""
+    # all in one queue, so that no process waits at the end of each split
+    order = [
+        (split, view, start)
+        for split, plain in splits.items()
+        for view in range(plain.views)
+        for start in range(0, len(plain), per_shard)
+    ]
     tasks = (
         delayed(_write_encrypted_shard)(
             splits[split],
             cipher,
-            folder / split / f"{start // per_shard:06d}.tar",
+            folder / split / f"{f'view{view}-' if view else ''}{start // per_shard:06d}.tar",
             start,
             min(start + per_shard, len(splits[split])),
             storing,
+            view,
         )
-        for split, start in order
+        for split, view, start in order
     )
-    pixels = sum(map(len, splits.values())) * cipher.image_size**2
+    pixels = sum(len(plain) * plain.views for plain in splits.values()) * cipher.image_size**2
     asked = requested_workers() or available_cpus()  # refused also where there is too little to do
     processes = min(asked, len(order)) if pixels > PARALLEL_PIXELS else 1
     # processes of joblib would wait for five minutes for one that was killed
     ends = {"initializer": end_with_parent, "initargs": (os.getpid(),)} if processes > 1 else {}
-    shards: dict[str, list[Shard]] = {split: [] for split in splits}
+    shards: dict[str, list[list[Shard]]] = {split: [[] for _ in range(splits[split].views)] for split in splits}
     with tqdm(total=len(order), desc="encrypt", unit="shard", disable=None, file=sys.stderr) as bar:
         with unheard_by_children():
             written = Parallel(n_jobs=processes, return_as="generator", **ends)(tasks)
-        for (split, _), shard in zip(order, written, strict=True):
-            shards[split].append(shard)
+        for (split, view, _), shard in zip(order, written, strict=True):
+            shards[split][view].append(shard)
             bar.update()
     return shards
 
 
-def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int, stop: int, storing: Storing) -> Shard:
-    batches = encrypted_batches(plain, cipher, start, stop)
+def _write_encrypted_shard(
+    plain: Plain, cipher: Cipher, path: Path, start: int, stop: int, storing: Storing, view: int
+) -> Shard:
+    batches = encrypted_batches(plain, cipher, start, stop, view)
     ciphertext = (image for batch in batches for image in batch)
     encoded = (storing.encoded(image, f"{plain.folder}: image {start + n}") for n, image in enumerate(ciphertext))
     samples = (
@@ -144,12 +156,22 @@ def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int,
     return write_shard(path, samples, first_index=start)
 
 
-def _timm_info(split: str, shards: list[Shard]) -> dict[str, Any]:
-    """The description of shards that timm's WebDataset reader looks for."""
-    described = {
-        "name": split,
-        "num_samples": sum(shard.samples for shard in shards),
-        "filenames": [shard.name for shard in shards],
-        "shard_lengths": [shard.samples for shard in shards],
+def _timm_info(split: str, shards: list[Shard], *views: list[Shard]) -> dict[str, Any]:
+    """The description of shards that timm's WebDataset reader looks for.
+
+    Where there are several views, ``train`` is the first, and ``train_views`` all of them, a sample each.
+    """
+    parts = {split: shards}
+    if views:
+        parts[f"{split}_views"] = [*shards, *(shard for view in views for shard in view)]
+    return {
+        "splits": {
+            name: {
+                "name": name,
+                "num_samples": sum(shard.samples for shard in part),
+                "filenames": [shard.name for shard in part],
+                "shard_lengths": [shard.samples for shard in part],
+            }
+            for name, part in parts.items()
+        }
     }
-    return {"splits": {split: described}}

@@ -12,6 +12,7 @@ from ppvit.data.labels import MOST_LABELS, LabelSets, TaskName
 
 SCHEMA = 2  # version of manifest.json and dataset.json
 SPLITS = ("train", "val", "test")
+DRAWN = ("views", "view_recipe", "view_versions")  # how views of the training images were drawn
 PREPARED = ("resize_filter", "crop", "value_range")  # how pictures were brought to 8 bits and to one size
 _SAMPLES = 2**31  # of a split, at most
 _BYTES = {"uint8": 1, "float16": 2, "float32": 4}
@@ -63,6 +64,12 @@ class EncryptedManifest(_Versioned):
     distinct: int | None = Field(None, ge=1, le=_CIPHERTEXT_BYTES)
     """values that are stored of an image, where those that repeat are stored once; see :mod:`ppvit.data.repeats`"""
     shards: list[ShardRecord]
+    """of view 0"""
+    views: int = Field(1, ge=1, le=1000)
+    view_recipe: Literal["none", "flip_crop", "flip_crop_colour", "randaugment"] | None = None
+    view_versions: dict[Annotated[str, Field(max_length=100)], Line] = Field({}, max_length=10)
+    view_shards: list[list[ShardRecord]] = Field([], max_length=999)
+    """of views 1 and so on"""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -79,6 +86,10 @@ class EncryptedManifest(_Versioned):
         elif self.num_classes > self.count and self.split != "val":
             raise ValueError(f"num_classes {self.num_classes}: there are {self.count} images, at least one of each")
         _require_in_order(self.shards, "", self.count)
+        if len(self.view_shards) != self.views - 1:
+            raise ValueError(f"views {self.views}: it lists shards of {1 + len(self.view_shards)}")
+        for view, shards in enumerate(self.view_shards, start=1):
+            _require_in_order(shards, f"view{view}-", self.count)
         return self
 
 

@@ -101,6 +101,7 @@ def finetune(
         "adversarial": defence.adversarial.model_dump() if defence else None,
         "model": sha256_of(adapted / "model.safetensors"),
         "shards": {split: images.manifest["shards"] for split, images in splits.items()},
+        "views": dataset.manifest["view_shards"],
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,

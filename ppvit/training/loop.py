@@ -152,6 +152,7 @@ class Training:
         batch_size, seed = self.settings.batch_size, self.settings.seed
         batches = epoch_batches(len(self.dataset), batch_size, seed, epoch, rank, world, strata=self._strata)
         batches = batches[first_step * accumulation :]
+        batches = [self.dataset.in_turn(batch, epoch) for batch in batches]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
         for step in range(first_step, self._steps_per_epoch):
