@@ -78,8 +78,9 @@ def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any], 
     Returns:
         The checkpoint of the finished probe, to be kept until the run is finished too: a resumed run loads it.
     """
+    plainly = {"batch_norm": "frozen", "drop_path": 0.0, "layer_decay": 1.0, "ema_decay": 0.0}
     settings = defence.settings.model_copy(
-        update={"method": "linear", "epochs": defence.adversarial.head_epochs, "batch_norm": "frozen"}
+        update={"method": "linear", "epochs": defence.adversarial.head_epochs, **plainly}
     )
     accelerator = make_accelerator(settings.precision)
     # a copy, so that devices, precision and frozen statistics of the probe leave no trace

@@ -26,6 +26,7 @@ from ppvit.models import load_model, read_record
 from ppvit.models.tasks import Multiclass, task_of
 from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
+from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
 from ppvit.training.loop import Log, Training, make_accelerator
@@ -120,9 +121,12 @@ def finetune(
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
     checkpoints.append(Checkpoint(determines, scratch_folder()))
     selection = _selection(settings, splits, defence, accelerator)
-    training = Training(settings, accelerator, model, optimizer, dataset, checkpoints[-1], log, objective, selection)
+    average = WeightAverage(settings.ema_decay) if settings.ema_decay else None
+    training = Training(
+        settings, accelerator, model, optimizer, dataset, checkpoints[-1], log, objective, selection, average
+    )
     training.run()
-    kept = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
+    kept = {"method": settings.method, "num_classes": dataset.num_classes}
     kept |= recorded(dataset.labelling.task)
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
     kept |= {name: dataset.manifest[name] for name in PREPARED if name in dataset.manifest}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from contextlib import nullcontext
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,29 +20,13 @@ from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
 from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
 from ppvit.models import model_input
+from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, Extent
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
 from ppvit.training.selection import Selection
-from ppvit.tuners import trained_state
 
 Log = Callable[[int, dict[str, float]], None]
-
-
-class Average(Protocol):
-    """Weights averaged over the steps of training; all but :meth:`in_place` are called in every process."""
-
-    def update(self, model: nn.Module) -> None:
-        """Called after every optimiser step, with the model that is trained."""
-
-    def in_place(self, model: nn.Module) -> AbstractContextManager[object]:
-        """The average in the model while it is measured, or kept; then the weights of training again."""
-
-    def state(self) -> dict[str, Any]:
-        """What a resumed run needs: numbers, texts, tensors."""
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` gave."""
 
 
 class Augmentation(Protocol):
@@ -87,7 +71,7 @@ class Training:
         log: Log | None = None,
         objective: Objective | None = None,
         selection: Selection | None = None,
-        average: Average | None = None,
+        average: WeightAverage | None = None,
         augmentation: Augmentation | None = None,
     ) -> None:
         self.settings, self.dataset, self.checkpoint = settings, dataset, checkpoint
@@ -131,11 +115,7 @@ class Training:
     def _keep(self) -> None:
         """Put the weights that are kept in place: those of an epoch before, the average, or as they are."""
         if self._average:
-            with self._average.in_place(self._bare):
-                averaged = {name: tensor.clone() for name, tensor in trained_state(self._bare).items()}
-            with torch.no_grad():
-                for name, tensor in trained_state(self._bare).items():
-                    tensor.copy_(averaged[name])
+            self._average.finish(self._bare)
         self.selection.finish(self._bare)
 
     @property
