@@ -97,6 +97,12 @@ def _adversarial_reads(config: Config) -> set[str]:
     return set(type(settings).model_fields) - unread
 
 
+def _augment_reads(config: Config) -> set[str]:
+    from ppvit.training.augmentation import parameters_read
+
+    return parameters_read(config.augment)
+
+
 def _audit_reads(config: Config) -> set[str]:
     from ppvit.audit import ATTACKS, chosen_attacks
 
@@ -129,6 +135,7 @@ _READS: dict[str, Callable[[Config], set[str]]] = {
     "encrypt": _encrypt_reads,
     "finetune": _finetune_reads,
     "adversarial": _adversarial_reads,
+    "augment": _augment_reads,
     "audit": _audit_reads,
     "download.dataset": _dataset_read_by_download,
     "he": _he_reads,
@@ -148,7 +155,7 @@ _CHOICES = tuple(
 )
 _BACKBONE = ("model.name", "model.checkpoint", "model.pretrained", "model.mean", "model.std")
 _EVERYTHING: tuple[str, ...] = (
-    *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
+    *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "augment", "adversarial"),
     *("evaluate", "robustness", "verify", "audit", "threats", "he", "report"),
 )
 _ADVERSARY = tuple(
@@ -195,7 +202,7 @@ STAGES: dict[str, Stage] = {
             "finetune",
             "trainer",
             "Fine-tune on encrypted shards; needs no key.",
-            ("finetune", "adversarial"),
+            ("finetune", "augment", "adversarial"),
             ("encrypted", "adapted"),
             ("finetuned", "live", "results"),
         ),

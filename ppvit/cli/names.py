@@ -11,6 +11,7 @@ from ppvit.core.registry import summary
 _REGISTRIES = {
     "ciphers": ("ppvit.ciphers", "CIPHERS"),
     "methods": ("ppvit.tuners", "TUNERS"),
+    "augmentations": ("ppvit.training.augmentation", "AUGMENTATIONS"),
     "attacks": ("ppvit.audit", "ATTACKS"),
     "datasets": ("ppvit.datasets", "DATASETS"),
     "algorithms": ("ppvit.he.algorithms", "ALGORITHMS"),

@@ -81,7 +81,9 @@ class Finetune(Section):
     """share of the weight average kept at a step, 0.999 say; the average is what is measured and saved; 0: none"""
     adversarial: AdversarialLoss = "none"
     """against adversarial examples: at minimises the loss under attack, trades the clean loss too (LoFT)"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """of forward and backward pass, weights stay fp32; auto: bf16 on GPUs that have it, else fp32; fp16 needs a GPU"""
+    gradient_checkpointing: bool = False
+    """true keeps fewer activations and computes them again: less memory, a third more time, the same gradients"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides new weights, order of images, dropout"""

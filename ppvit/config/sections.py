@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ppvit.config.adversarial import Adversarial, require_consistent
+from ppvit.config.augment import Augment
 from ppvit.config.dataset import Dataset
 from ppvit.config.finetune import Finetune
 from ppvit.config.he import He
@@ -199,6 +200,7 @@ class Config(Section):
     encrypt: Encrypt
     adapt: Adapt
     finetune: Finetune
+    augment: Augment
     adversarial: Adversarial
     evaluate: Evaluate
     robustness: Robustness

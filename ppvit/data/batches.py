@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import threading
-from collections.abc import Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.stopping import unheard_by_children
-from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
 from ppvit.data.labels import labelling_of
+from ppvit.data.readers import load_batches, readers_kept
 from ppvit.data.repeats import read_layout
 from ppvit.data.sampling import epoch_order
 from ppvit.data.shards import ShardReader, read_manifest
+
+__all__ = ["EncryptedImages", "epoch_batches", "load_batches", "readers_kept"]
 
 
 class EncryptedImages(Dataset[tuple[Tensor, Any]]):
@@ -61,7 +58,7 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         values, distinct = math.prod(self._shape), self.manifest["distinct"]
         self._layout = None if distinct is None else read_layout(self.folder, distinct, values)
         self.views: int = self.manifest["views"]
-        image_bytes = 2 * math.prod(self._shape) * self._dtype.itemsize + 2**16  # twice its bytes, for others' encoders
+        image_bytes = 2 * values * self._dtype.itemsize + 2**16  # twice its bytes, for others' encoders
         self._readers = [
             ShardReader(self.folder, split, shards, self.labelling, image_bytes)
             for shards in (self.manifest["shards"], *self.manifest["view_shards"])
@@ -117,6 +114,16 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         return self._layout.unpacked(values, self._shape)
 
 
+def shared_out(size: int, rank: int, world: int, together: int = 1) -> npt.NDArray[np.intp]:
+    """Places in a batch of ``size`` that one of ``world`` processes takes, ascending, intp.
+
+    Process r takes every world-th of them from r on, or of runs of ``together`` neighbours.
+    """
+    places = np.arange(size)
+    taken: npt.NDArray[np.intp] = places[places // together % world == rank]
+    return taken
+
+
 def epoch_batches(
     samples: int,
     batch_size: int,
@@ -125,6 +132,7 @@ def epoch_batches(
     rank: int = 0,
     world: int = 1,
     strata: np.ndarray | None = None,
+    together: int = 1,
 ) -> list[np.ndarray]:
     """Indices of every batch of an epoch for one process: each sample once over all processes, or balanced.
 
@@ -132,78 +140,13 @@ def epoch_batches(
         samples: size of the data set.
         batch_size: over all processes; the last batch may be smaller.
         seed, epoch: equal ones give equal batches.
-        rank, world: this process and their number; process r takes every world-th index of each batch from r on, so
-            all processes together see the very batches that one process would.
+        rank, world, together: this process and their number, see :func:`shared_out`; all processes together see the
+            very batches that one process would.
         strata: for balanced sampling, see :func:`ppvit.data.sampling.epoch_order`.
 
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
     order = epoch_order(samples, seed, epoch, strata)
-    return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
-
-
-def load_batches(dataset: Dataset[tuple[Tensor, Any]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read batches in order: ciphertext as :class:`EncryptedImages` gives it, stacked, and targets, int64 (n,),
-    or multi-label, float32 (n, C).
-
-    Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
-
-    Raises:
-        PpvitError: see :class:`EncryptedImages`.
-    """
-    workers = loader_workers()
-    loader = DataLoader(
-        _ErrorsAsValues(dataset),
-        collate_fn=_collate,
-        batch_sampler=[batch.tolist() for batch in batches],
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        # its own generator: otherwise the loader draws from the one that dropout uses
-        generator=torch.Generator(),
-        multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=_end_with_main if workers else None,
-    )
-    with unheard_by_children():
-        loaded = iter(loader)
-    for batch in loaded:
-        if isinstance(batch, PpvitError):
-            raise batch
-        yield batch
-
-
-class _ErrorsAsValues(Dataset[Any]):
-    """Hands our errors on as values: torch would put one raised in a reading process into the text of a traceback."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self._dataset[index]
-        except PpvitError as error:
-            return error
-
-
-def _end_with_main(_: int) -> None:
-    """End a reading process with the main one, which has not started it: a process between them forks all."""
-
-    def wait(main: BaseProcess) -> None:
-        main.join()
-        os._exit(1)
-
-    if (main := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=wait, args=(main,), daemon=True).start()
-
-
-def _collate(samples: list[Any]) -> Any:
-    error = next((sample for sample in samples if isinstance(sample, PpvitError)), None)
-    return default_collate(samples) if error is None else error
-
-
-def loader_workers() -> int:
-    """Reading processes of one training process."""
-    requested = requested_workers()
-    if requested is not None:
-        return requested
-    return min(8, available_cpus()) if torch.cuda.is_available() else 0
+    batches = (order[start : start + batch_size] for start in range(0, samples, batch_size))
+    return [batch[shared_out(len(batch), rank, world, together)] for batch in batches]

@@ -68,6 +68,7 @@ def fill(
             **recorded(splits[split].labelling.task),
             "count": len(splits[split]),
             **cipher.record,
+            "facts": cipher.facts,
             **splits[split].prepared,
             "shape": list(cipher.shape),
             "dtype": cipher.dtype.name,

@@ -42,6 +42,15 @@ class _Versioned(Record):
         return version
 
 
+class Facts(Record):
+    """What a trainer may rely on of a cipher: :attr:`ppvit.ciphers.Cipher.facts`."""
+
+    linear: bool
+    permutes: bool
+    keeps_blocks: bool
+    one_key: bool
+
+
 class EncryptedManifest(_Versioned):
     """``manifest.json`` of one split of encrypted shards; :attr:`ppvit.ciphers.Cipher.record` is a part of it."""
 
@@ -58,6 +67,7 @@ class EncryptedManifest(_Versioned):
     crop: Literal["center", "squash", "pad"]
     value_range: ValueRange | None
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
+    facts: Facts | None = None
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16", "float32"]
     compression: Annotated[str, Field(max_length=100)] | None = None

@@ -81,16 +81,12 @@ def announce(out: Path, splits: Mapping[str, Plain], cipher: Cipher, storing: St
     ciphertext = cipher.encrypt(largest.read(0, count), largest.ids(0, count))
     each = sum(len(storing.encoded(image, str(largest.folder))[1]) for image in ciphertext) // count
     pictures = sum(len(plain) * plain.views for plain in splits.values())
+    for split, plain in splits.items():
+        if plain.views > 1:
+            print(f"{split}: {plain.views} views of each of {len(plain):,} images")
     needed = pictures * (each + _TAR_BYTES)
     print(
-        f"{pictures:,} encrypted pictures{_in_views(splits)} take about {needed / 2**20:,.1f} MiB in {out}, "
+        f"{pictures:,} encrypted pictures take about {needed / 2**20:,.1f} MiB in {out}, "
         f"where {free_bytes(out) / 2**20:,.0f} MiB are free"
     )
     require_free_space(out, needed)
-
-
-def _in_views(splits: Mapping[str, Plain]) -> str:
-    told = [
-        f"{plain.views} views of {len(plain):,} {split} images" for split, plain in splits.items() if plain.views > 1
-    ]
-    return f" ({', '.join(told)} among them)" if told else ""

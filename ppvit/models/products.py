@@ -33,15 +33,19 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 def takes(inputs: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is there for a product, and to be used: float32 on a CPU, outside autocast."""
-    return bool(
-        _AVAILABLE
+    return (
+        is_used()
         and inputs.dtype == weight.dtype == torch.float32
         and inputs.device.type == weight.device.type == "cpu"
         and inputs.ndim > 1
         and inputs.numel() > 0
-        and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def is_used() -> bool:
+    """Whether torch has oneDNN, and it is not switched off (``torch.backends.mkldnn.enabled``)."""
+    return _AVAILABLE and bool(torch.backends.mkldnn.enabled)
 
 
 def rows(values: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class Task(ABC):
 
         Args:
             logits: (n, C).
-            targets: as of :meth:`ppvit.data.labels.Labelling.targets`.
+            targets: as of :meth:`ppvit.data.labels.Labelling.targets`; or probabilities of the classes, float (n, C),
+                where images are mixtures.
             label_smoothing: share of the target probability spread evenly over all answers.
         """
 
@@ -61,7 +62,7 @@ class Task(ABC):
 
     @abstractmethod
     def right(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Number of right answers."""
+        """Number of right answers; where targets are probabilities, an answer counts as much as its own."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -84,6 +85,7 @@ class Multiclass(Task):
 
     def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         weights = None if self._weights is None else self._weights.to(logits)
+        targets = targets.to(logits) if targets.is_floating_point() else targets
         return functional.cross_entropy(logits, targets, weights, label_smoothing=label_smoothing, reduction="sum")
 
     def divergence(self, clean: Tensor, adversarial: Tensor) -> Tensor:
@@ -91,7 +93,10 @@ class Multiclass(Task):
         return functional.kl_div(adversarial, clean, reduction="sum", log_target=True)
 
     def right(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return (logits.detach().argmax(1) == targets).sum()
+        answers = logits.detach().argmax(1)
+        if targets.is_floating_point():
+            return targets.gather(1, answers[:, None]).double().sum()
+        return (answers == targets).sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1)
@@ -135,7 +140,7 @@ class Multilabel(Task):
 
     def right(self, logits: Tensor, targets: Tensor) -> Tensor:
         answers = torch.sigmoid(logits.detach()) > THRESHOLD
-        return (answers == (targets > THRESHOLD)).double().mean(1).sum()
+        return (1 - (answers.double() - targets).abs()).mean(1).sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()

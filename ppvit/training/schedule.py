@@ -9,6 +9,7 @@ from torch import nn
 
 from ppvit.config import Finetune
 from ppvit.training.depth import layer_rates
+from ppvit.training.hardware import fused_optimizer
 
 
 def make_optimizer(
@@ -50,9 +51,9 @@ def make_optimizer(
         for (rate, decays), parameters in sorted(members.items(), key=lambda item: (item[0][0] != 1.0, not item[0][1]))
     ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=settings.momentum)
+        return torch.optim.SGD(groups, momentum=settings.momentum, fused=fused_optimizer())
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups)
+    return kind(groups, fused=fused_optimizer())
 
 
 def learning_rate_factor(settings: Finetune, step: int, total_steps: int) -> float:

@@ -54,7 +54,7 @@ class Validation:
             for batch, (images, _) in zip(
                 batches, load_batches(self._dataset, _parts(batches, rank, world)), strict=True
             ):
-                logits = model(model_input(images.to(self._accelerator.device))).float()
+                logits = model(model_input(images.to(self._accelerator.device, non_blocking=True))).float()
                 gathered = self._accelerator.gather(logits)  # by process; then in the order of the batch
                 gathered = gathered.unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
                 scores.add(gathered[: len(batch)], self._targets[batch])

@@ -1,4 +1,4 @@
-"""finetune.recipe: values as the papers have them, what they replace, and what is refused."""
+"""finetune.recipe: values as papers have them, what they replace, what is refused, and that nothing else changes."""
 
 import re
 

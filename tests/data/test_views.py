@@ -305,7 +305,7 @@ def test_the_public_key_draws_no_views_for_a_secret_one(tmp_path, raw, capsys):
 
 def test_disk_is_told_and_asked_for_beforehand(tmp_path, raw, capsys, monkeypatch):
     of(tmp_path / "out", raw, views=3)
-    assert "(3 views of 40 train images among them)" in capsys.readouterr().out
+    assert "train: 3 views of each of 40 images" in capsys.readouterr().out
     asked = []
     monkeypatch.setattr(storing, "require_free_space", lambda _, needed: asked.append(needed))
     for views in (1, 3):

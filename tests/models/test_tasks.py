@@ -50,6 +50,30 @@ def test_one_class_each_is_what_torch_computes(images, classes, seed):
     assert torch.equal(MULTICLASS.probabilities(logits), logits.softmax(1))
 
 
+@given(st.integers(1, 9), st.integers(2, 6), st.integers(0, 99), st.floats(0, 1), st.sampled_from([0.0, 0.1]))
+def test_the_loss_of_a_mixture_is_the_mixture_of_losses(images, classes, seed, share, smoothing):
+    """Cross-entropies are linear in the targets, label smoothing included; so is what counts as right."""
+    logits, _, several = drawn(images, classes, seed)
+    labels = torch.randint(classes, (2, images), generator=torch.Generator().manual_seed(seed))
+    single = [(each, functional.one_hot(each, classes).float()) for each in labels]
+    pairs = {MULTICLASS: single, MULTILABEL: [(each, each) for each in (several, several.flip(0))]}
+    for task, ((first, one), (second, other)) in pairs.items():
+        mixture = share * one + (1 - share) * other
+
+        def mixed(measure, task=task, first=first, second=second):
+            return share * measure(task, first) + (1 - share) * measure(task, second)
+
+        def loss(task, targets):
+            return task.loss(logits, targets, smoothing)
+
+        def right(task, targets):
+            return task.right(logits, targets)
+
+        torch.testing.assert_close(loss(task, mixture), mixed(loss), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(right(task, mixture).double(), mixed(right).double(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(right(task, one).double(), right(task, first).double(), rtol=0, atol=0)
+
+
 def test_gradients_are_those_of_the_answers():
     logits, moved, targets = drawn(3, 4, 0)
     logits.requires_grad_()
