@@ -307,7 +307,7 @@ def test_disk_is_told_and_asked_for_beforehand(tmp_path, raw, capsys, monkeypatc
     of(tmp_path / "out", raw, views=3)
     assert "train: 3 views of each of 40 images" in capsys.readouterr().out
     asked = []
-    monkeypatch.setattr(storing, "require_free_space", lambda _, needed: asked.append(needed))
+    monkeypatch.setattr(storing, "announce_size", lambda *asks: asked.append(asks[2]))
     for views in (1, 3):
         of(tmp_path / "out", raw, views=views)
     assert asked[1] / asked[0] == pytest.approx((3 * 40 + 12) / (40 + 12))
