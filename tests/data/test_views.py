@@ -23,7 +23,7 @@ from ppvit.config import Encrypt
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
 from ppvit.core.reading import read_json, sha256_of_folder
-from ppvit.data import encrypted
+from ppvit.data import storing
 from ppvit.data.batches import EncryptedImages, epoch_batches
 from ppvit.data.plain import PlainImages
 from ppvit.data.views import Views
@@ -307,7 +307,7 @@ def test_disk_is_told_and_asked_for_beforehand(tmp_path, raw, capsys, monkeypatc
     of(tmp_path / "out", raw, views=3)
     assert "train: 3 views of each of 40 images" in capsys.readouterr().out
     asked = []
-    monkeypatch.setattr(encrypted, "require_free_space", lambda _, needed: asked.append(needed))
+    monkeypatch.setattr(storing, "announce_size", lambda *asks: asked.append(asks[2]))
     for views in (1, 3):
         of(tmp_path / "out", raw, views=views)
     assert asked[1] / asked[0] == pytest.approx((3 * 40 + 12) / (40 + 12))
