@@ -90,7 +90,7 @@ def test_keys_lists_what_there_is_and_where_it_is_used(project):
     done = ppvit("keys", "--json", cwd=project, PPVIT_KEYRING=str(ring))
     assert done.returncode == 0, done.stderr
     found = {each.pop("key_id"): each for each in json.loads(done.stdout)}
-    used = ["cipher.key_id", "download.key_id", "data/raw/digits", "data/encrypted/digits"]
+    used = ["cipher.key_id", "download.key_id", "encrypt.view_key_id", "data/raw/digits", "data/encrypted/digits"]
     assert found.pop(mine.id) == {"label": "mine \x1b[2J", "kept": "file", "problem": "", "used": used}
     of_locked = {"label": "", "kept": "file, passphrase", "problem": "", "used": ["data/encrypted/cifar10"]}
     assert found.pop(locked.id) == of_locked
