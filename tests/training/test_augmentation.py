@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import make_config, read_result, tiny_backbone
+from conftest import make_config, tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_finetune import make_world, places_of, train
@@ -323,14 +323,13 @@ def test_the_stage_refuses_before_it_starts(tmp_path):
     with pytest.raises(UsageError, match="'mixup' does not commute with cipher 'le', because it is not linear"):
         finetune.run(config, places_of(tmp_path))
     assert not (tmp_path / "finetuned").exists()
-    path = tmp_path / "encrypted" / "train" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["facts"]
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(PpvitError, match="older version of ppvit .* make them again: dvc repro encrypt"):
-        finetune.run(config, places_of(tmp_path))
-    finetune.run(make_world(tmp_path, "block", epochs=1), places_of(tmp_path))  # without augmentation nothing is asked
-    assert read_result(places_of(tmp_path), "finetune")["epochs"] == 1
+
+
+@pytest.mark.parametrize("block", [None, 0, -4, 5, 4.0, True, "4"])
+def test_blocks_are_not_believed(block):
+    cipher = {"name": "none", **({} if block is None else {"block_size": block})}
+    with pytest.raises(PpvitError, match=r"says cipher\.block_size .* make it again: dvc repro --force encrypt$"):
+        augmenter(["mixup"], manifest={**MANIFEST, "cipher": cipher})
 
 
 def test_names_are_checked():
