@@ -6,6 +6,7 @@ A stage is one word: a section of ``params.yaml``, a file in ``ppvit/verbs``, a 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,12 @@ class Stage:
 
     def run(self, config: Config, places: Places) -> None:
         """Run it on the values that it reads, and no others."""
+        if self.name == "finetune" and os.environ.get("RANK", "0") == "0":
+            from ppvit.config.recipes import told
+            from ppvit.core.errors import say
+
+            if line := told(config):
+                say(line)
         importlib.import_module(f"ppvit.verbs.{self.name}").run(self.narrowed(config), places)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import shutil
 import tarfile
@@ -234,7 +235,11 @@ BAD = {
     "no number": (lambda places: change_labels(places, 0, auroc="nan"), "row 1"),
     "labels in another order": (lambda places: change_labels(places, 0, label="1"), "the labels 0 to 3, one a row"),
     "a label beyond": (lambda places: change_labels(places, 3, label="4"), "the labels 0 to 3, one a row"),
-    "another mean": (lambda places: change_result(places, "evaluate", auroc=0.5), "it gives 'auroc'"),
+    "another mean": (
+        lambda places: change_result(places, "evaluate", auroc=0.5, auroc_low=0.0, auroc_high=1.0),
+        "it gives 'auroc'",
+    ),
+    "beside its interval": (lambda places: change_result(places, "evaluate", auroc_low=1.0), "is not between 'auroc_l"),
     "another precision": (lambda places: change_result(places, "evaluate", average_precision=0.99), "it gives"),
     "another F1": (lambda places: change_result(places, "evaluate", f1=1.0), "it gives 'f1'"),
     "an accuracy": (lambda places: change_result(places, "evaluate", accuracy_percent=100.0), "it gives 'accuracy_p"),
@@ -426,3 +431,13 @@ def test_labels_are_learned_on_their_own():
     np.testing.assert_array_equal(
         train(plan, features, classes).weights, train(plan, features, np.eye(3, dtype=np.int64)[classes]).weights
     )
+
+
+def test_rare_labels_are_weighed_and_sampled_and_what_they_lack_is_refused(world, tmp_path):
+    config, places = world
+    settings = config.finetune.model_copy(update={"class_weights": "balanced", "sampling": "balanced"})
+    trained = finetune(settings, config.adversarial, places.encrypted, places.adapted)
+    assert trained.values["train_loss"] < math.log(2)  # what saying one half of everything has, whatever the weights
+    with pytest.raises(UsageError, match=r"finetune\.select_by balanced_accuracy is for images of one class each"):
+        wrong = settings.model_copy(update={"select_by": "balanced_accuracy"})
+        finetune(wrong, config.adversarial, places.encrypted, places.adapted)

@@ -117,6 +117,10 @@ class Encrypt(Section):
     """the same range as [centre, width], as radiology names it; empty leaves it to value_range"""
     images_per_shard: int = Field(512, ge=1, le=1_000_000)
     """images in one tar; more tars spread over more processes, fewer suit object storage better"""
+    compress: bool = False
+    """PNG with compression: less disk under none, scramble and etc, hardly under others; bytes depend on zlib"""
+    repeated_values: Literal["stored", "once"] = "stored"
+    """once: images that resize_filter=nearest enlarges by a whole number keep each value once, with where it repeats"""
     views: int = Field(1, ge=1, le=1000)
     """pictures of each training image: the first as it is, the others random; takes as many times the disk"""
     view_recipe: Literal["none", "flip_crop", "flip_crop_colour", "randaugment"] = "flip_crop"

@@ -27,6 +27,7 @@ class DecryptedImages:
         labelling, labels: as of :class:`ppvit.data.plain.PlainImages`.
         prepared: as when it was encrypted.
         images_per_shard: as when it was encrypted.
+        compressed, once: as when it was encrypted: with compression, and values that repeat once.
         views, drawn: as when it was encrypted.
 
     Raises:
@@ -49,6 +50,8 @@ class DecryptedImages:
         self.labelling = self._encrypted.labelling
         self.labels = self._encrypted.labels()
         self.prepared = {name: self._encrypted.manifest[name] for name in PREPARED}
+        self.compressed = self._encrypted.manifest["compression"] is not None
+        self.once = self._encrypted.manifest["distinct"] is not None
         self.views: int = self._encrypted.views
         self.drawn = {name: self._encrypted.manifest[name] for name in DRAWN} if self.views > 1 else {}
         sizes = [shard["samples"] for shard in self._encrypted.manifest["shards"]]

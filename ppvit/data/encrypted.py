@@ -18,20 +18,22 @@ from joblib import Parallel, delayed
 from ppvit.ciphers import Cipher
 from ppvit.core.children import end_with_parent
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.files import atomic_output, write_json
 from ppvit.core.progress import tqdm
 from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
-from ppvit.data import images
 from ppvit.data.labels import LabelSets, recorded
 from ppvit.data.plain import Plain, encrypted_batches
 from ppvit.data.shards import SCHEMA, Shard, shard_records, write_shard
+from ppvit.data.storing import STORED, Storing, announce
 
 KNOWN_BY = "*/manifest.json"
 PARALLEL_PIXELS = 2**24  # below so many a second process would not earn back the time that it takes to start
 
 
-def write_encrypted(splits: Mapping[str, Plain], cipher: Cipher, out: Path, images_per_shard: int) -> None:
+def write_encrypted(
+    splits: Mapping[str, Plain], cipher: Cipher, out: Path, images_per_shard: int, storing: Storing = STORED
+) -> None:
     """Encrypt the splits of a data set into a folder each, below ``out``; all whole or not at all.
 
     Args:
@@ -39,6 +41,7 @@ def write_encrypted(splits: Mapping[str, Plain], cipher: Cipher, out: Path, imag
         cipher: with its key in place.
         out: replaced when it exists.
         images_per_shard: images in one tar.
+        storing: how ciphertext is stored.
 
     Raises:
         PpvitError: a class is missing in a split, or no label tells images apart; an image cannot be decoded, the disk
@@ -46,19 +49,18 @@ def write_encrypted(splits: Mapping[str, Plain], cipher: Cipher, out: Path, imag
     """
     for split, plain in splits.items():
         _require_classes(split, plain)
-    ciphertext_bytes = int(np.prod(cipher.shape)) * cipher.dtype.itemsize
-    pictures = sum(len(plain) * plain.views for plain in splits.values())
-    _tell_of_views(splits, ciphertext_bytes)
-    require_free_space(out, pictures * (ciphertext_bytes + 2048))
+    announce(out, splits, cipher, storing)
     with atomic_output(out, known_by=KNOWN_BY) as folder:
-        fill(folder, splits, cipher, images_per_shard)
+        fill(folder, splits, cipher, images_per_shard, storing)
 
 
-def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_shard: int) -> None:
+def fill(
+    folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_shard: int, storing: Storing = STORED
+) -> None:
     """Write all files of :func:`write_encrypted` into an empty folder."""
     for split in splits:
         (folder / split).mkdir()
-    for split, (shards, *views) in _write_shards(splits, cipher, folder, images_per_shard).items():
+    for split, (shards, *views) in _write_shards(splits, cipher, folder, images_per_shard, storing).items():
         manifest = {
             "schema": SCHEMA,
             "split": split,
@@ -70,27 +72,21 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
             **splits[split].prepared,
             "shape": list(cipher.shape),
             "dtype": cipher.dtype.name,
+            **storing.record,
             "shards": shard_records(shards),
         }
         if views:
             manifest |= {**splits[split].drawn, "view_shards": [shard_records(each) for each in views]}
         write_json(folder / split / "manifest.json", manifest)
-        write_json(folder / split / "_info.json", _timm_info(split, shards, *views))
+        if storing.layout is None:
+            write_json(folder / split / "_info.json", _timm_info(split, shards, *views))
+        else:  # which no other reader knows
+            storing.layout.write(folder / split)
         if split == "test":
             # what training depends on with finetune.track_test=true and with false, see dvc.yaml
             (folder / "track_test").mkdir()
             write_json(folder / "track_test" / "true.json", shard_records(shards))
             write_json(folder / "track_test" / "false.json", [])
-
-
-def _tell_of_views(splits: Mapping[str, Plain], ciphertext_bytes: int) -> None:
-    for split, plain in splits.items():
-        if plain.views > 1:
-            size = ciphertext_bytes * len(plain) / 2**20
-            print(
-                f"{split}: {plain.views} views of each of {len(plain):,} images take {plain.views * size:,.0f} MiB "
-                f"instead of {size:,.0f}"
-            )
 
 
 def _require_classes(split: str, plain: Plain) -> None:
@@ -111,7 +107,7 @@ def _require_classes(split: str, plain: Plain) -> None:
 
 
 def _write_shards(
-    splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per_shard: int
+    splits: Mapping[str, Plain], cipher: Cipher, folder: Path, per_shard: int, storing: Storing
 ) -> dict[str, list[list[Shard]]]:
     """The shards of every view of every split."""
     # all in one queue, so that no process waits at the end of each split
@@ -128,6 +124,7 @@ def _write_shards(
             folder / split / f"{f'view{view}-' if view else ''}{start // per_shard:06d}.tar",
             start,
             min(start + per_shard, len(splits[split])),
+            storing,
             view,
         )
         for split, view, start in order
@@ -147,9 +144,12 @@ def _write_shards(
     return shards
 
 
-def _write_encrypted_shard(plain: Plain, cipher: Cipher, path: Path, start: int, stop: int, view: int) -> Shard:
+def _write_encrypted_shard(
+    plain: Plain, cipher: Cipher, path: Path, start: int, stop: int, storing: Storing, view: int
+) -> Shard:
     batches = encrypted_batches(plain, cipher, start, stop, view)
-    encoded = (images.encode_array(image) for batch in batches for image in batch)
+    ciphertext = (image for batch in batches for image in batch)
+    encoded = (storing.encoded(image, f"{plain.folder}: image {start + n}") for n, image in enumerate(ciphertext))
     samples = (
         {extension: content, "cls": plain.labelling.text(label).encode()}
         for (extension, content), label in zip(encoded, plain.labels[start:stop], strict=True)

@@ -70,6 +70,9 @@ class EncryptedManifest(_Versioned):
     facts: Facts
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16", "float32"]
+    compression: Annotated[str, Field(max_length=100)] | None = None
+    distinct: int | None = Field(None, ge=1, le=_CIPHERTEXT_BYTES)
+    """values that are stored of an image, where those that repeat are stored once; see :mod:`ppvit.data.repeats`"""
     shards: list[ShardRecord]
     """of view 0"""
     views: int = Field(1, ge=1, le=1000)
@@ -84,6 +87,8 @@ class EncryptedManifest(_Versioned):
             raise ValueError(f"count 0: only val may hold no images, not {self.split}")
         if len(self.shape) == 3 and self.shape != [self.image_size, self.image_size, 3]:
             raise ValueError(f"shape {self.shape} is not that of images of {self.image_size} pixels")
+        if self.distinct is not None and self.distinct > math.prod(self.shape):
+            raise ValueError(f"distinct {self.distinct}: shape {self.shape} has fewer values")
         if math.prod(self.shape) * _BYTES[self.dtype] > _CIPHERTEXT_BYTES:
             raise ValueError(f"shape {self.shape}: more than {_CIPHERTEXT_BYTES:,} bytes an image")
         if self.task == LabelSets.task:

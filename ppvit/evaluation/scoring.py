@@ -14,6 +14,7 @@ from ppvit.data.labels import Labelling, LabelSets
 from ppvit.evaluation.label_scores import LabelScores
 from ppvit.evaluation.scores import Scores
 from ppvit.models import model_input
+from ppvit.models.products import by_onednn
 
 BATCH = 64
 
@@ -44,8 +45,8 @@ def scores_for(labelling: Labelling, calibration_bins: int = 15) -> AnyScores:
 def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scores: AnyScores) -> AnyScores:
     """Run a model over batches of images, uint8 (n, 3, H, W), and targets, and count its answers in ``scores``."""
     place = device()
-    model = model.to(place).eval()
+    model = by_onednn(model).to(place).eval()
     with torch.inference_mode():
         for images, labels in batches:
-            scores.add(model(model_input(images.to(place))), labels)
+            scores.add(model(model_input(images.to(place, non_blocking=True))), labels)
     return scores

@@ -11,7 +11,7 @@ from ppvit.core.results import Stopwatch, write_result
 from ppvit.evaluation.shards import score_shards
 from ppvit.places import Places
 
-HEADLINE = ("auroc", "accuracy_percent", "cross_entropy", "calibration_error_percent")
+HEADLINE = ("accuracy_percent", "balanced_accuracy_percent", "auroc", "cross_entropy", "calibration_error_percent")
 
 
 def run(config: Config, places: Places) -> None:

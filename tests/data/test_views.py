@@ -12,8 +12,6 @@ import pytest
 import timm.data
 import torch
 from conftest import make_config, make_places, photographs, write_raw
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from secret_forms import forms_of_bytes
 
@@ -328,22 +326,24 @@ def test_what_is_not_read_reruns_nothing():
 # --- reading
 
 
-@given(st.integers(1, 100), st.integers(1, 40), st.integers(1, 5), st.integers(0, 30), st.integers(1, 4))
-def test_views_take_turns(count, batch_size, views, first, world):
-    def epoch(number):
-        parts = [epoch_batches(count, batch_size, 7, number, rank, world, views) for rank in range(world)]
-        samples = np.concatenate([batch for part in parts for batch in part])
-        assert np.array_equal(np.sort(samples % count), np.arange(count))  # each image once
-        return samples
+@pytest.mark.parametrize("first", [0, 7])
+def test_views_take_turns(tmp_path, raw, first):
+    of(tmp_path / "out", raw, views=3)
+    stored = EncryptedImages(tmp_path / "out", "train")
 
-    taken = [epoch(first + number) for number in range(views)]
-    assert np.array_equal(np.sort(np.concatenate(taken)), np.arange(views * count))  # in k epochs, each view once
-    shares = np.bincount(taken[0] // count, minlength=views)
+    def epoch(number, world=1):
+        parts = [epoch_batches(40, 7, 5, number, rank, world) for rank in range(world)]
+        return np.concatenate([stored.in_turn(batch, number) for part in parts for batch in part])
+
+    taken = [epoch(first + number) for number in range(3)]
+    assert all(np.array_equal(np.sort(samples % 40), np.arange(40)) for samples in taken)  # each image once
+    assert np.array_equal(np.sort(np.concatenate(taken)), np.arange(120))  # in k epochs, each view of it once
+    shares = np.bincount(taken[0] // 40)
     assert shares.max() - shares.min() <= 1  # in each epoch, as many of each view
-    whole = epoch_batches(count, batch_size, 7, first, views=views)
-    assert np.array_equal(np.sort(np.concatenate(whole)), np.sort(taken[0]))  # whatever the number of processes
-    alone = epoch_batches(count, batch_size, 7, first)
-    assert all(np.array_equal(one % count, other) for one, other in zip(whole, alone, strict=True))  # images as ever
+    assert np.array_equal(np.sort(epoch(first, world=3)), np.sort(taken[0]))  # whatever the number of processes
+    of(tmp_path / "one", raw)
+    alone = EncryptedImages(tmp_path / "one", "train")
+    assert np.array_equal(alone.in_turn(np.arange(40), first), np.arange(40))
 
 
 def test_samples_are_numbered_by_view(tmp_path, raw):

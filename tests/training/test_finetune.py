@@ -145,7 +145,7 @@ def test_training_on_adapted_ciphertext_equals_training_on_plain(tmp_path, metho
 
 def test_killed_run_resumes_to_the_identical_result(tmp_path):
     """SIGKILL in the middle of an epoch, with a checkpoint at every step, twice; then on to the end."""
-    config = make_world(tmp_path, epochs=4)
+    config = make_world(tmp_path, epochs=4, drop_path=0.2, ema_decay=0.9, layer_decay=0.7)
     uninterrupted = train(tmp_path, config, "uninterrupted")
     script = (
         "import sys, time; from pathlib import Path\n"
@@ -214,6 +214,8 @@ NO_PROGRESS = (
     *({"selection": {**NO_CHOICE, "weights": each}} for each in ([], {"weight": torch.zeros(2, 3)})),
     {"selection": None},
     {"average": []},
+    *({"average": {"steps": steps, "weights": {"weight": torch.zeros(2, 2)}}} for steps in (0, "1", 1)),
+    {"average": {"steps": 1, "weights": {"weight": torch.full((2, 2), math.nan), "bias": torch.zeros(2)}}},
 )
 PROGRESS = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
 PROGRESS |= {"selection": NO_CHOICE, "average": {}}
@@ -360,7 +362,8 @@ def test_two_processes_train_as_one(tmp_path):
     """
     # 45 = 4 * 11 + 1: a process without an image; Adam and clipping would hide gradients that are too small
     plain = {"dropout": 0.0, "optimizer": "sgd", "learning_rate": 0.1, "gradient_clip": 0.0}
-    config = make_world(tmp_path, val_fraction=0.1, epochs=2, batch_size=11, **plain)
+    averaged = {"ema_decay": 0.5, "layer_decay": 0.7, "decayed": "all"}
+    config = make_world(tmp_path, val_fraction=0.1, epochs=2, batch_size=11, **plain, **averaged)
     augment = Augment(names=["mixup", "cutmix_blocks", "erase_blocks", "drop_tokens"])
     config = config.model_copy(update={"augment": augment})
     one, two = train(tmp_path, config, "one"), train_in_two_processes(tmp_path, config)
@@ -381,6 +384,7 @@ def test_two_processes_train_as_one(tmp_path):
     [
         ("constant", [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
         ("linear", [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ("step", [0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01]),
         ("cosine", [0.5, 1] + [0.5 * (1 + np.cos(np.pi * step / 8)) for step in range(8)]),
     ],
 )
