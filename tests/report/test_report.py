@@ -169,6 +169,13 @@ def test_unadapted_and_keyless_runs_say_so():
     assert not any("wrong key" in name for name in rows)
 
 
+def test_views_are_told_where_there_are_several():
+    values = {stage: dict(each) for stage, each in VALUES.items()}
+    assert "views of each training image" not in dict(summary_rows(values))
+    values["audit"]["views"] = 4
+    assert dict(summary_rows(values))["views of each training image"] == "4"
+
+
 def test_models_that_cannot_be_compared_have_no_adaptation_error():
     values = {stage: dict(each) for stage, each in VALUES.items()}
     values["adapt"] = {"adapted": False, "max_logit_difference_float64": 2.0}
