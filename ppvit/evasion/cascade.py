@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.sharing import from_main, shared_out
 from ppvit.evasion.autoattack import SQUARE_QUERIES, perturb
 from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.pgd import PgdAttack
@@ -70,16 +71,20 @@ class Adversary:
         return replace(self, ball=ball, step_size=factor * self.step_size)
 
 
-Remember = Callable[[str, Callable[[], list[bool]]], list[bool]]
+Finds = dict[str, Callable[[], list[bool]]]
+"""ways to find something out, by the name under which it is remembered"""
+Remember = Callable[[Finds], list[list[bool]]]
+"""what each of them finds, in their order; processes that share the work all get it"""
 
 
-def _find_now(name: str, find: Callable[[], list[bool]]) -> list[bool]:
-    return find()
+def find_now(finds: Finds) -> list[list[bool]]:
+    """What each finds, which nobody remembers."""
+    return list(shared_out(list(finds.values()), lambda own: (find() for find in own)))
 
 
 def under(prefix: str, remember: Remember) -> Remember:
     """``remember`` with a prefix before every name, so that findings of several evaluations stay apart."""
-    return lambda name, find: remember(f"{prefix} {name}", find)
+    return lambda finds: remember({f"{prefix} {name}": find for name, find in finds.items()})
 
 
 def classified_correctly(model: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
@@ -120,7 +125,7 @@ def cascade(
     model: nn.Module,
     sample: Sample,
     judge: nn.Module | None = None,
-    remember: Remember = _find_now,
+    remember: Remember = find_now,
 ) -> dict[str, np.ndarray]:
     """Run attacks in order, each on the images that the model still classifies correctly.
 
@@ -143,14 +148,15 @@ def cascade(
         moved = adversary.perturb(attack, model, images.to(device), labels.to(device))
         return [bool(right) for right in classified_correctly(judge, moved, labels)]
 
-    standing = classified_correctly(judge, sample.images, sample.labels)
+    standing = from_main(classified_correctly(judge, sample.images, sample.labels))
     found = {"clean": standing}
     for attack in attacks:
         standing = standing.copy()
         left = np.flatnonzero(standing)
-        for start in range(0, len(left), BATCH):
-            chosen = left[start : start + BATCH]
-            standing[chosen] = remember(f"{attack} {start}", partial(withstood, attack, chosen))
+        batches = {f"{attack} {start}": left[start : start + BATCH] for start in range(0, len(left), BATCH)}
+        finds: Finds = {name: partial(withstood, attack, chosen) for name, chosen in batches.items()}
+        for chosen, findings in zip(batches.values(), remember(finds), strict=True):
+            standing[chosen] = findings
         found[attack] = standing
     return found
 

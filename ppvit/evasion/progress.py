@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ppvit.core.files import write_json
-from ppvit.evasion.cascade import Remember, under
+from ppvit.core.sharing import from_main, is_main, shared_out
+from ppvit.evasion.cascade import Finds, Remember, under
 
 
 class Progress:
@@ -33,14 +33,16 @@ class Progress:
         determines = {**determines, "versions": _versions()}
         digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
         self._path = folder / f"{stage}-{digest[:32]}.json"
-        self._found: dict[str, list[bool]] = _read(self._path)
+        self._found: dict[str, list[bool]] = from_main(_read(self._path))
 
-    def remember(self, name: str, find: Callable[[], list[bool]]) -> list[bool]:
-        """What ``find`` found under this name before, or finds now."""
-        if name not in self._found:
-            self._found[name] = find()
-            write_json(self._path, self._found)
-        return self._found[name]
+    def remember(self, finds: Finds) -> list[list[bool]]:
+        """What each found under its name before, or finds now."""
+        new = {name: find for name, find in finds.items() if name not in self._found}
+        for name, found in zip(new, shared_out(list(new.values()), lambda own: (find() for find in own)), strict=True):
+            self._found[name] = found
+            if is_main():
+                write_json(self._path, self._found)
+        return [self._found[name] for name in finds]
 
     def under(self, prefix: str) -> Remember:
         """:meth:`remember` with names of their own for one of several attackers."""

@@ -128,6 +128,7 @@ def finetune(
         "trainable_parameters_mi": parameters / 2**20,
         "images_per_second": training.images_per_second,
         "epochs": settings.epochs,
+        "processes": accelerator.num_processes,
     }
     if isinstance(objective, Robust):
         values |= robust_values(objective, training)

@@ -17,6 +17,7 @@ from ppvit.config import Finetune
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
+from ppvit.core.sharing import require_as_asked
 from ppvit.data.batches import Images, epoch_batches, load_batches
 from ppvit.models import model_input
 from ppvit.training.checkpoint import Checkpoint, Extent
@@ -30,13 +31,15 @@ def make_accelerator(precision: str) -> Accelerator:
     """accelerate's view of the devices; ``precision`` is fp32, bf16 or fp16.
 
     Raises:
-        UsageError: fp16 without a GPU.
+        UsageError: fp16 without a GPU; fewer processes than were asked for.
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise UsageError("finetune.precision fp16 needs a GPU; use bf16 or fp32")
     # accelerate keeps the first precision of a process for all later ones, unless its state is cleared
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    require_as_asked(accelerator.num_processes)
+    return accelerator
 
 
 class Training:

@@ -18,7 +18,7 @@ from ppvit.config import Config, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion import masking
 from ppvit.evasion.ball import TOLERANCE, Ball
-from ppvit.evasion.cascade import BATCH, Adversary, cascade, classified_correctly
+from ppvit.evasion.cascade import BATCH, Adversary, cascade, classified_correctly, find_now
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, chosen
 from ppvit.evasion.verdicts import attack_names, interval_percent, trainers_verdict
@@ -149,7 +149,7 @@ def test_batches_do_not_miss_an_image():
     sample = tiny_sample(model, count=2 * BATCH + 5)
     assert cascade(["pgd"], adversary(epsilon=200.0), model, sample)["pgd"].sum() == 0
     named = []
-    cascade(["pgd"], adversary(), model, sample, remember=lambda name, find: named.append(name) or find())
+    cascade(["pgd"], adversary(), model, sample, remember=lambda finds: named.extend(finds) or find_now(finds))
     assert named == ["pgd 0", f"pgd {BATCH}", f"pgd {2 * BATCH}"]
 
 
@@ -324,7 +324,7 @@ def test_killed_and_resumed_equals_uninterrupted(world, monkeypatch, tmp_path):
 
 def test_findings_of_other_settings_or_damaged_ones_are_not_used(tmp_path):
     def finds(seed: int, finding: bool, stage: str = "robustness") -> list[bool]:
-        return Progress(stage, {"seed": seed}, tmp_path).remember("pgd 0", lambda: [finding])
+        return Progress(stage, {"seed": seed}, tmp_path).remember({"pgd 0": lambda: [finding]})[0]
 
     finds(0, True)
     assert finds(0, False) == [True]
@@ -336,9 +336,9 @@ def test_findings_of_other_settings_or_damaged_ones_are_not_used(tmp_path):
 
 
 def test_findings_of_other_packages_are_not_used(tmp_path, monkeypatch):
-    Progress("robustness", {}, tmp_path).remember("pgd 0", lambda: [True])
+    Progress("robustness", {}, tmp_path).remember({"pgd 0": lambda: [True]})
     monkeypatch.setattr("ppvit.evasion.progress.version", lambda package: "9.9")
-    assert Progress("robustness", {}, tmp_path).remember("pgd 0", lambda: [False]) == [False]
+    assert Progress("robustness", {}, tmp_path).remember({"pgd 0": lambda: [False]}) == [[False]]
 
 
 def test_cipher_that_keeps_no_distances_is_not_measured(tmp_path):
