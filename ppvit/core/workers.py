@@ -36,6 +36,18 @@ def training_hosts() -> int:
     return _number("PPVIT_NODES", 1) or 1
 
 
+def clustered() -> str:
+    """``dask`` or ``ray`` where ``$PPVIT_ENGINE`` names one of them; empty where work stays on this machine.
+
+    Raises:
+        UsageError: there is no such engine.
+    """
+    engine = os.environ.get("PPVIT_ENGINE", "")
+    if engine not in ("", "joblib", "dask", "ray"):
+        raise UsageError(f"PPVIT_ENGINE={engine[:40]} is none of joblib, dask and ray")
+    return engine.removeprefix("joblib")
+
+
 def _number(name: str, least: int) -> int | None:
     text = os.environ.get(name, "")
     if text and not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= _MOST and len(text) < 9):
