@@ -85,7 +85,7 @@ def train(folder: Path) -> dict[str, float]:
     config = configuration(folder, "finetune.epochs=1")
     places = Places.of(config, root=folder)
     dataset, start = EncryptedImages(places.encrypted, "train"), time.process_time()
-    finetuned = finetune(config.finetune, config.adversarial, dataset, places.adapted)
+    finetuned = finetune(config.finetune, config.adversarial, places.encrypted, places.adapted)
     finetuned.written()
     spent = time.process_time() - start
     return {"images": finetuned.values["images_per_second"], "processor": 1000 * spent / len(dataset)}

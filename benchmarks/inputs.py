@@ -17,7 +17,7 @@ from timing import ROOT
 
 from ppvit.config import Config, default_yaml, load
 from ppvit.core.files import write_json
-from ppvit.data.shards import SCHEMA, SPLITS, shard_records, write_shards
+from ppvit.data.shards import SCHEMA, shard_records, write_shards
 from ppvit.places import Places
 
 CLASSES = 10
@@ -62,7 +62,7 @@ def jpeg(image: np.ndarray) -> bytes:
 def write_raw(folder: Path, train: Iterable[bytes], test: Iterable[bytes], extension: str = "jpg") -> Path:
     """Write encoded images as the raw shards of a data set of ten classes; returns the folder."""
     folder.mkdir(parents=True)
-    splits = dict(zip(SPLITS, (train, test), strict=True))
+    splits = {"train": train, "test": test}
     shards = {
         split: write_shards(folder, split, (_sample(n, data, extension) for n, data in enumerate(encoded)), 512)
         for split, encoded in splits.items()
@@ -72,8 +72,8 @@ def write_raw(folder: Path, train: Iterable[bytes], test: Iterable[bytes], exten
         "name": "benchmark",
         "classes": [f"class{number}" for number in range(CLASSES)],
         "source": "benchmark",
-        "counts": {split: sum(shard.samples for shard in shards[split]) for split in SPLITS},
-        "shards": {split: shard_records(shards[split]) for split in SPLITS},
+        "counts": {split: sum(shard.samples for shard in shards[split]) for split in splits},
+        "shards": {split: shard_records(shards[split]) for split in splits},
     }
     write_json(folder / "dataset.json", manifest)
     return folder
@@ -84,10 +84,10 @@ def _sample(number: int, data: bytes, extension: str) -> dict[str, bytes]:
 
 
 def configuration(folder: Path, *overrides: str) -> Config:
-    """The default parameters with ``section.name=value`` texts in place."""
+    """The default parameters with ``section.name=value`` texts in place; all training images are trained on."""
     path = folder / "params.yaml"
     path.write_text(default_yaml(), encoding="utf-8")
-    return load(path, overrides)
+    return load(path, ("dataset.val_fraction=0", "finetune.select=last", *overrides))
 
 
 def save_random_model(config: Config, places: Places, **arguments: Any) -> None:

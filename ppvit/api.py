@@ -17,17 +17,15 @@ from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers import Cipher
 from ppvit.config import NO_MODEL, Adversarial, Dataset, Encrypt, Finetune, checked
 from ppvit.core.files import require_apart
-from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.provenance import Made
 from ppvit.core.scratch import cache_folder
-from ppvit.data.batches import EncryptedImages
 from ppvit.data.encrypted import write_encrypted
-from ppvit.data.plain import PlainImages
-from ppvit.data.shards import SPLITS
+from ppvit.data.plain import PlainImages, plain_splits
 from ppvit.datasets import CHOICES, open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.evaluation.prediction import probabilities, read_images
 from ppvit.evaluation.shards import score_shards
-from ppvit.models import load_backbone, read_record, recorded, save_model
+from ppvit.models import load_backbone, recorded, save_model
 from ppvit.training.finetuning import finetune as train
 from ppvit.tuners import save_finetuned
 from ppvit.tuners.records import read_finetuned_record
@@ -40,6 +38,7 @@ def import_images(
     *,
     dataset: str = "imagefolder",
     test_fraction: float = 0.2,
+    val_fraction: float = 0.1,
     seed: int = 0,
     resize_filter: str = "bicubic",
     crop: str = "center",
@@ -58,13 +57,14 @@ def import_images(
         image_size: side in pixels.
         dataset: another kind of source, see ``ppvit list datasets``.
         test_fraction: share held out as test, stratified, where the source has no test split.
+        val_fraction: share of the training images held out for validation, where the source has no validation split.
         seed: which images are held out, and the order of all.
         resize_filter, crop, value_range, window: as of the section ``encrypt``.
         bad_images, duplicates, frames: as of the section ``dataset``.
         choices: further parameters of that section, such as ``subset``, which only some data sets read.
 
     Returns:
-        ``train`` and ``test`` images; ``.classes`` are the names of the classes.
+        ``train``, ``val`` and ``test`` images; ``.classes`` are the names of the classes.
 
     Raises:
         UsageError: an unknown data set, or a parameter out of range.
@@ -76,6 +76,7 @@ def import_images(
         name=dataset,
         path=str(source),
         image_size=image_size,
+        val_fraction=val_fraction,
         seed=seed,
         bad_images=bad_images,
         duplicates=duplicates,
@@ -87,7 +88,7 @@ def import_images(
     read = {name: getattr(settings, name) for name in CHOICES}
     opened = open_source(dataset, Path(source), cache_folder(), test_fraction, seed, **read)
     write_raw(opened, settings, Path(out))
-    return {split: PlainImages(Path(out), split, settings, preparing) for split in SPLITS}
+    return plain_splits(Path(out), settings, preparing)
 
 
 def encrypt_images(
@@ -165,10 +166,7 @@ def finetune(
         PpvitError: shards and model are missing, damaged or not made for each other.
     """
     settings, against = checked(Finetune, **parameters), checked(Adversarial, **(attack or {}))
-    dataset = EncryptedImages(Path(encrypted), "train")
-    made = Made(adapted, read_record(Path(adapted), "adapt"), "adapt")
-    require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), made)
-    finetuned = train(settings, against, dataset, Path(adapted), log)
+    finetuned = train(settings, against, Path(encrypted), Path(adapted), log)
     if finetuned.is_main_process:
         save_finetuned(finetuned.tuner, finetuned.model, Path(out), Path(adapted), finetuned.record)
         finetuned.written()

@@ -101,7 +101,6 @@ def _adversarial_reads(config: Config) -> set[str]:
         return set()
     unread = set() if loss == "trades" else {"natural_weight", "robust_weight", "scalars"}
     unread |= set() if settings.head_init == "robust" else {"head_epochs"}
-    unread |= set() if settings.monitor_images else {"fallback_steps"}
     return set(type(settings).model_fields) - unread
 
 
@@ -144,7 +143,7 @@ _READS: dict[str, Callable[[Config], set[str]]] = {
 
 _IMAGES = (
     *("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.frames"),
-    *("dataset.first_images", "dataset.seed"),
+    *("dataset.first_images", "dataset.val_fraction", "dataset.seed"),
 )
 _PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
 _DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")

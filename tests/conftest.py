@@ -97,7 +97,8 @@ def private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 
 def make_config(**sections: dict) -> Config:
-    """The default configuration with some values replaced."""
+    """The default configuration with some values replaced; all training images are trained on, unless it says so."""
+    sections = {**sections, "dataset": {"val_fraction": 0.0, **sections.get("dataset", {})}}
     return Config.model_validate({name: dict(sections.get(name, {})) for name in Config.model_fields})
 
 

@@ -50,8 +50,7 @@ class Trained:
         def log(epoch, metrics):
             self.losses.append(metrics["train_loss"])
 
-        train = EncryptedImages(places.encrypted, "train")
-        trained = finetune(config.finetune, config.adversarial, train, places.adapted, log)
+        trained = finetune(config.finetune, config.adversarial, places.encrypted, places.adapted, log)
         out = places.finetuned / method
         trained_names = [name for name, parameter in trained.model.named_parameters() if parameter.requires_grad]
         self.head_alone = all("head." in name for name in trained_names)

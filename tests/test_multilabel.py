@@ -234,7 +234,11 @@ BAD = {
     "no number": (lambda places: change_labels(places, 0, auroc="nan"), "row 1"),
     "labels in another order": (lambda places: change_labels(places, 0, label="1"), "the labels 0 to 3, one a row"),
     "a label beyond": (lambda places: change_labels(places, 3, label="4"), "the labels 0 to 3, one a row"),
-    "another mean": (lambda places: change_result(places, "evaluate", auroc=0.5), "it gives 'auroc'"),
+    "another mean": (
+        lambda places: change_result(places, "evaluate", auroc=0.5, auroc_low=0.0, auroc_high=1.0),
+        "it gives 'auroc'",
+    ),
+    "beside its interval": (lambda places: change_result(places, "evaluate", auroc_low=1.0), "is not between 'auroc_l"),
     "another precision": (lambda places: change_result(places, "evaluate", average_precision=0.99), "it gives"),
     "another F1": (lambda places: change_result(places, "evaluate", f1=1.0), "it gives 'f1'"),
     "an accuracy": (lambda places: change_result(places, "evaluate", accuracy_percent=100.0), "it gives 'accuracy_p"),
@@ -322,9 +326,9 @@ def test_the_card_tells_the_area(world, tmp_path):
 @pytest.mark.parametrize("attack", ["at", "trades"])
 def test_training_against_an_attack(world, attack, tmp_path):
     _, places = world
-    against = {"steps": 2, "monitor_images": 20, "epsilon": 4.0}
+    against = {"steps": 2, "epsilon": 4.0}
     config = configured(tmp_path, finetune={"adversarial": attack, "epochs": 1}, adversarial=against)
-    trained = finetune(config.finetune, config.adversarial, EncryptedImages(places.encrypted, "train"), places.adapted)
+    trained = finetune(config.finetune, config.adversarial, places.encrypted, places.adapted)
     trained.written()
     assert trained.record["task"] == "multilabel"
     assert 0 < trained.values["train_loss"] < 2

@@ -15,13 +15,13 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.data.batches import EncryptedImages
 from ppvit.data.plain import PlainImages, image_id
-from ppvit.data.shards import SPLITS
 from ppvit.models import backbone_of, load_model
 from ppvit.models.stems import patch_projection
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
+_SPLITS = ("train", "test")  # known images and attacked ones; what holds of them holds of val
 _PUBLIC = 256  # plain images of the attacker's own, of the same kind
 
 
@@ -49,9 +49,9 @@ def collect(config: Config, places: Places) -> tuple[View, Truth]:
         PpvitError: shards or model were made with another key, cipher or size than the parameters say, or are missing.
     """
     cipher = load_cipher(config)
-    plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in SPLITS}
+    plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in _SPLITS}
     space = KeySpace.of(cipher)
-    shards = {split: EncryptedImages(places.encrypted, split) for split in SPLITS}
+    shards = {split: EncryptedImages(places.encrypted, split) for split in _SPLITS}
     parameters = Made("params.yaml", cipher.record)
     # compared with another checkpoint than its own, a model would seem to hold no key
     asked = replace(parameters, record={**parameters.record, **plain["test"].made, "model": config.model.name})

@@ -38,8 +38,6 @@ class Adversarial(Section):
     """robust: the head alone is trained against the attack first (RoLI), for backbones pretrained without one"""
     head_epochs: int = Field(2, ge=1, le=10_000)
     """epochs in which head_init=robust trains the head alone"""
-    monitor_images: int = Field(512, ge=0, le=10000)
-    """training images held out, a tenth at most, on which PGD-20 chooses the best epoch; 0 keeps the last epoch"""
     fallback_steps: int = Field(10, ge=1, le=1000)
     """the attack takes this many steps, if more than steps, once accuracy under PGD-20 is 5 points below its best"""
 

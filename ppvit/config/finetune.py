@@ -35,6 +35,12 @@ class Finetune(Section):
     """learning rate of the learned factors, as a multiple of learning_rate"""
     epochs: int = Field(10, ge=1, le=10_000)
     """passes over the training images"""
+    select: Literal["best", "last"] = "best"
+    """which epoch's weights are kept: the best on the validation images, or the last; test images never choose"""
+    patience: int = Field(0, ge=0, le=10_000)
+    """epochs without a new best on the validation images after which training stops; 0 never stops early"""
+    track_test: bool = False
+    """whether the test images are scored after every epoch too, for a curve; they never choose anything"""
     batch_size: int = Field(32, ge=1, le=65_536)
     """images in a forward pass, over all processes"""
     accumulation: int = Field(1, ge=1, le=65_536)

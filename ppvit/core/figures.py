@@ -36,7 +36,7 @@ _KINDS: dict[str, Any] = {
     r"(finetuned|adapted)_id": Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}\z")],
     r"(\w+_)?percent|key_percent_of_\w+": Percent,
     r"(\w+_)?ssim(_of_\w+)?": Annotated[float, Field(ge=-1, le=1)],
-    r"(\w+_)?auroc|average_precision|f1": Share,
+    r"(\w+_)?auroc(_low|_high|_error)?|average_precision|f1": Share,
     r"\w+_(bytes|labels|images|epoch|steps|surrogates|queries)|images|(trainable_)?parameters|epochs|seed": Count,
     r"processes": Annotated[int, Field(ge=1, lt=2**20)],
     r"iterations|columns|key_switches|ring|modulus_bits|multiplicative_depth": Count,
@@ -50,12 +50,12 @@ _ANY = bool | _Number | _Sentence | None  # of an attack's own figure
 
 # what a trainer's file may hold
 _TRAINERS = {
-    "finetune": r"method|train_\w+|heldout_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
+    "finetune": r"method|train_\w+|val_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
     r"attack_steps|selected_epoch|processes|(finetuned|adapted)_id",
-    "evaluate": r"(class_)?accuracy(_min)?_percent|cross_entropy|calibration_error_percent|images|"
-    r"(finetuned|adapted)_id",
-    "evaluate multilabel": r"auroc|average_precision|f1|(accuracy|exact_match|calibration_error)_percent|cross_entropy|"
-    r"scored_labels|images|(finetuned|adapted)_id",
+    "evaluate": r"((class|balanced|top5)_)?accuracy(_min|_low|_high)?_percent|auroc(_low|_high|_error)?|"
+    r"average_precision|f1|cross_entropy|calibration_error_percent|images|(finetuned|adapted)_id",
+    "evaluate multilabel": r"auroc(_low|_high|_error)?|average_precision|f1|(accuracy|exact_match|calibration_error)_"
+    r"percent|cross_entropy|scored_labels|images|(finetuned|adapted)_id",
     "robustness": r"\w+_accuracy_percent|interval_(low|high)_percent|masking_\w+|attacks|images|seed|norm|epsilon|"
     r"verdict|(finetuned|adapted)_id",
 }
@@ -63,10 +63,10 @@ _TRAINERS = {
 _NEEDED = {
     "adapt": "adapted",
     "finetune": "method trainable_parameters epochs adapter_bytes finetuned_id adapted_id",
-    "evaluate": "accuracy_percent class_accuracy_min_percent cross_entropy calibration_error_percent images "
-    "finetuned_id adapted_id",
-    "evaluate multilabel": "auroc average_precision f1 accuracy_percent exact_match_percent cross_entropy "
-    "calibration_error_percent scored_labels images finetuned_id adapted_id",
+    "evaluate": "accuracy_percent accuracy_low_percent accuracy_high_percent balanced_accuracy_percent "
+    "class_accuracy_min_percent f1 cross_entropy calibration_error_percent images finetuned_id adapted_id",
+    "evaluate multilabel": "auroc auroc_low auroc_high average_precision f1 accuracy_percent exact_match_percent "
+    "cross_entropy calibration_error_percent scored_labels images finetuned_id adapted_id",
     "robustness": "clean_accuracy_percent images norm epsilon verdict finetuned_id adapted_id",
     "verify": "accuracy_percent chance_percent images finetuned_id adapted_id",
     "verify multilabel": "auroc chance_auroc images finetuned_id adapted_id",

@@ -54,6 +54,18 @@ HEADLINES = {
 """By the task of the data set."""
 
 
+def wilson_percent(hits: int, images: int) -> tuple[float, float]:
+    """95 % interval of the share of images that were hit (Wilson, JASA 1927), in percent.
+
+    Args:
+        hits: of ``images``, one or more.
+    """
+    from scipy.stats import binomtest  # slow to load
+
+    interval = binomtest(hits, images).proportion_ci(0.95, method="wilson")
+    return 100.0 * float(interval.low), 100.0 * float(interval.high)
+
+
 @dataclass(frozen=True)
 class LabelRow:
     """How well one label is told, where images carry several; a row of ``labels.csv``.

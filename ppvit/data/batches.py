@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.stopping import unheard_by_children
@@ -29,7 +29,7 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
 
     Args:
         folder: what `encrypt` wrote.
-        split: ``train`` or ``test``.
+        split: ``train``, ``val``, which may hold no images, or ``test``.
 
     Attributes:
         folder: of this split.
@@ -85,10 +85,6 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
 
     def _decode(self, index: int) -> np.ndarray:
         return images.decode_array(self._reader.image(index), self._reader.name(index), self._shape, self._dtype)
-
-
-Images = EncryptedImages | Subset[tuple[Tensor, Any]]
-"""what is trained on: a split, or a part of one"""
 
 
 def epoch_batches(

@@ -18,7 +18,7 @@ class DecryptedImages:
 
     Args:
         folder: what `encrypt` wrote.
-        split: ``train`` or ``test``.
+        split: ``train``, ``val`` or ``test``.
         cipher: with the key under which it was encrypted.
 
     Attributes:
@@ -49,8 +49,8 @@ class DecryptedImages:
         self.labels = self._encrypted.labels()
         self.prepared = {name: self._encrypted.manifest[name] for name in PREPARED}
         sizes = [shard["samples"] for shard in self._encrypted.manifest["shards"]]
-        self.images_per_shard: int = sizes[0]
-        if set(sizes[:-1]) - {sizes[0]} or sizes[-1] > sizes[0]:
+        self.images_per_shard: int = max(sizes, default=1)
+        if set(sizes[:-1]) - {self.images_per_shard}:
             raise PpvitError(f"{self.folder}: shards of sizes that encrypt does not write; make them again with it")
 
     def __len__(self) -> int:

@@ -70,9 +70,16 @@ def fill(folder: Path, splits: Mapping[str, Plain], cipher: Cipher, images_per_s
         }
         write_json(folder / split / "manifest.json", manifest)
         write_json(folder / split / "_info.json", _timm_info(split, shards))
+        if split == "test":
+            # what training depends on with finetune.track_test=true and with false, see dvc.yaml
+            (folder / "track_test").mkdir()
+            write_json(folder / "track_test" / "true.json", shard_records(shards))
+            write_json(folder / "track_test" / "false.json", [])
 
 
 def _require_classes(split: str, plain: Plain) -> None:
+    if split == "val":  # small ones may lack a class, which no choice of an epoch needs
+        return
     counts = plain.labelling.counts(plain.labels)
     missing = np.flatnonzero(counts == 0)
     if isinstance(plain.labelling, LabelSets):

@@ -11,9 +11,8 @@ from ppvit.core.reading import Line, Record
 from ppvit.data.labels import MOST_LABELS, LabelSets, TaskName
 
 SCHEMA = 2  # version of manifest.json and dataset.json
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
 PREPARED = ("resize_filter", "crop", "value_range")  # how pictures were brought to 8 bits and to one size
-RAW_SPLITS = ("train", "val", "test")  # of plain data; nothing is trained or scored on val, which not all have
 _SAMPLES = 2**31  # of a split, at most
 _BYTES = {"uint8": 1, "float16": 2, "float32": 4}
 _CIPHERTEXT_BYTES = 2**28  # of an image, at most; 4096 x 4096 pixels in float32 take 192 MiB
@@ -45,10 +44,10 @@ class _Versioned(Record):
 class EncryptedManifest(_Versioned):
     """``manifest.json`` of one split of encrypted shards; :attr:`ppvit.ciphers.Cipher.record` is a part of it."""
 
-    split: Literal["train", "test"]
+    split: Literal["train", "val", "test"]
     num_classes: int = Field(ge=1, le=_CLASSES)
     task: TaskName = "multiclass"
-    count: int = Field(ge=1, le=_SAMPLES)
+    count: int = Field(ge=0, le=_SAMPLES)
     cipher: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     key_id: Annotated[str, Field(pattern=r"^pk-[0-9a-f]{16}$")] | None
     demo_key: bool
@@ -60,17 +59,19 @@ class EncryptedManifest(_Versioned):
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16", "float32"]
-    shards: list[ShardRecord] = Field(min_length=1)
+    shards: list[ShardRecord]
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
+        if not self.count and self.split != "val":
+            raise ValueError(f"count 0: only val may hold no images, not {self.split}")
         if len(self.shape) == 3 and self.shape != [self.image_size, self.image_size, 3]:
             raise ValueError(f"shape {self.shape} is not that of images of {self.image_size} pixels")
         if math.prod(self.shape) * _BYTES[self.dtype] > _CIPHERTEXT_BYTES:
             raise ValueError(f"shape {self.shape}: more than {_CIPHERTEXT_BYTES:,} bytes an image")
         if self.task == LabelSets.task:
             _require_few_labels(self.num_classes)
-        elif self.num_classes > self.count:
+        elif self.num_classes > self.count and self.split != "val":
             raise ValueError(f"num_classes {self.num_classes}: there are {self.count} images, at least one of each")
         _require_in_order(self.shards, "", self.count)
         return self
@@ -150,7 +151,7 @@ class RawManifest(_Versioned):
             raise ValueError("two classes have the same name")
         if self.task == LabelSets.task:
             _require_few_labels(len(self.classes))
-        for split in RAW_SPLITS:
+        for split in SPLITS:
             shards, count = getattr(self.shards, split), getattr(self.counts, split)
             if shards is not None or count is not None:
                 _require_in_order(shards or [], f"{split}-", count or 0)

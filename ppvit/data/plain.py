@@ -14,12 +14,13 @@ from ppvit.core.errors import PpvitError
 from ppvit.data import decoding, images
 from ppvit.data.labels import Labelling, labelling_of
 from ppvit.data.sealed import read_dataset
-from ppvit.data.shards import SPLITS, ShardReader
+from ppvit.data.shards import ShardReader
 
 if TYPE_CHECKING:  # the trainer, who reads batches, loads neither ciphers nor keys
     from ppvit.ciphers import Cipher
 
 BATCH = 64  # images encrypted in one call: enough for speed, little memory
+_NUMBERS = {"train": 0, "test": 1, "query": 2, "val": 3}  # in seeds and ids of images; val came later
 
 
 class Plain(Protocol):
@@ -43,9 +44,10 @@ class PlainImages:
 
     Args:
         raw: folder that `download` wrote.
-        split: ``train`` or ``test``.
+        split: ``train``, ``val`` or ``test``; val may hold no images.
         dataset: image_size, first_images, the fractions, frames and the seed are used.
         encrypt: resize_filter, crop, value_range and window are used.
+        reader: of the shards that the split is taken from, where they are open already; see :func:`plain_splits`.
 
     Attributes:
         folder: ``raw``.
@@ -58,21 +60,33 @@ class PlainImages:
     A fraction is stratified, see :class:`ppvit.data.labels.Labelling`; ``first_images`` takes the first as they are
     stored. The order is a seeded permutation, so that neither shards nor batches group classes, whatever order the
     source had.
+
+    A data set's own validation images are taken in the same proportion as its training images. Where it has none,
+    ``val_fraction`` of the chosen training images are val, and no longer train.
     """
 
-    def __init__(self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt) -> None:
+    def __init__(
+        self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt, reader: ShardReader | None = None
+    ) -> None:
         self.folder = raw
         self.manifest, seal = read_dataset(raw)
         self.classes: list[str] = self.manifest["classes"]
         self.labelling = labelling_of(self.manifest["task"], len(self.classes))
-        opened = None if seal is None else partial(seal.member, split)
-        self._reader = ShardReader(raw, split, self.manifest["shards"][split], self.labelling, opened=opened)
+        own_val = self.manifest["shards"]["val"] is not None
+        stored = "train" if split == "val" and not own_val else split
+        opened = None if seal is None else partial(seal.member, stored)
+        shards = self.manifest["shards"][stored]
+        self._reader = reader or ShardReader(raw, stored, shards, self.labelling, opened=opened)
         labels = self._reader.labels()
-        if split == "train" and dataset.first_images:
+        if stored == "train" and dataset.first_images:
             labels = self._first(labels, dataset.first_images)
-        fraction = dataset.train_fraction if split == "train" else dataset.test_fraction
-        strata = self.labelling.strata(labels)
-        self._selected = select(strata, fraction, seed=(dataset.seed, SPLITS.index(split)))
+        fraction = dataset.test_fraction if split == "test" else dataset.train_fraction
+        if stored == "val" and dataset.first_images:
+            fraction = min(1.0, dataset.first_images / self.manifest["counts"]["train"])
+        self._selected = select(self.labelling.strata(labels), fraction, (dataset.seed, _NUMBERS[stored]))
+        if stored == "train" and not own_val:
+            held_out = hold_out(self.labelling.strata(labels[self._selected]), dataset.val_fraction)
+            self._selected = self._selected[held_out == (split == "val")]
         self.labels = labels[self._selected]
         self.image_size = dataset.image_size
         self._first_id = image_id(split, 0)
@@ -93,6 +107,11 @@ class PlainImages:
                 "raise dataset.first_images, or take dataset.train_fraction, which takes some of every class"
             )
         return labels[:count]
+
+    def val(self, dataset: Dataset, encrypt: Encrypt) -> PlainImages:
+        """The validation images that belong to these training images."""
+        reader = self._reader if self.manifest["shards"]["val"] is None else None
+        return PlainImages(self.folder, "val", dataset, encrypt, reader)
 
     def __len__(self) -> int:
         return len(self._selected)
@@ -156,8 +175,8 @@ def print_range(plain: PlainImages) -> None:
 
 
 def image_id(split: str, index: int) -> int:
-    """A number that no other image of the data set has: ``split`` is ``train``, ``test``, or ``query``."""
-    return (*SPLITS, "query").index(split) * 2**32 + index
+    """A number that no other image of the data set has: ``split`` is ``train``, ``val``, ``test``, or ``query``."""
+    return _NUMBERS[split] * 2**32 + index
 
 
 def select(strata: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
@@ -180,6 +199,45 @@ def select(strata: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.nda
     kept = np.maximum(1, np.round(fraction * np.bincount(strata))).astype(np.int64)
     chosen: np.ndarray = order[rank < kept[shuffled]]
     return chosen
+
+
+def hold_out(strata: np.ndarray, fraction: float) -> np.ndarray:
+    """Which images are held out: the last of every stratum, about ``fraction`` of it, and never all.
+
+    The shares of small strata are rounded so that all of them together are right, by largest remainders.
+
+    Args:
+        strata: int64, (n,), in random order.
+        fraction: share, in [0, 1).
+
+    Returns:
+        bool, (n,): round(fraction * n) of them are True, or fewer where most strata hold a single image.
+    """
+    sizes = np.bincount(strata)
+    shares = np.minimum(fraction * sizes, np.maximum(0, sizes - 1))
+    taken = np.floor(shares).astype(np.int64)
+    missing = max(0, round(fraction * len(strata)) - int(taken.sum()))
+    largest = np.argsort(taken - shares, kind="stable")
+    taken[[stratum for stratum in largest if taken[stratum] < sizes[stratum] - 1][:missing]] += 1
+    after = np.empty(len(strata), np.int64)  # images of the same stratum that come after each
+    for stratum in np.flatnonzero(sizes):
+        members = np.flatnonzero(strata == stratum)
+        after[members] = np.arange(len(members))[::-1]
+    held_out: np.ndarray = after < taken[strata]
+    return held_out
+
+
+def plain_splits(raw: Path, dataset: Dataset, encrypt: Encrypt) -> dict[str, PlainImages]:
+    """All splits, by name; shards that two are taken from are opened and checked once.
+
+    Arguments and errors: see :class:`PlainImages`.
+    """
+    train = PlainImages(raw, "train", dataset, encrypt)
+    return {
+        "train": train,
+        "val": train.val(dataset, encrypt),
+        "test": PlainImages(raw, "test", dataset, encrypt),
+    }
 
 
 def encrypted_batches(plain: Plain, cipher: Cipher, start: int, stop: int) -> Iterator[np.ndarray]:

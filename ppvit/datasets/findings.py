@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ppvit.config import Dataset
 from ppvit.data.decoded import is_narrow
 from ppvit.data.labels import Label
-from ppvit.data.manifests import RAW_SPLITS
+from ppvit.data.manifests import SPLITS
 from ppvit.datasets.checked import Seen
 from ppvit.datasets.duplicates import Known, Prints, Repeats, Twin, repeats
 from ppvit.datasets.source import Sample
@@ -25,7 +25,7 @@ _NAMED, _LETTERS = 3, 120  # files in a message, and how much of each
 
 
 class Findings:
-    """Takes what was seen of the images of every split, in the order of ``RAW_SPLITS``, and decides which are kept.
+    """Takes what was seen of the images of every split, in the order of ``SPLITS``, and decides which are kept.
 
     Args:
         classes: names, by number.
@@ -96,7 +96,7 @@ class Findings:
         """The figures, as :class:`ppvit.data.manifests.Checks` has them; to be asked for once all splits are in."""
         figures = {"unreadable": len(self._faults), "two_labels": int(self._repeats.two_labels.sum())}
         earlier = Prints().pixels()
-        for split in RAW_SPLITS:
+        for split in SPLITS:
             pixels = self._prints.get(split, Prints()).pixels()
             figures[f"{split}_repeated"] = len(pixels) - len(np.unique(pixels))
             if split != "train":
@@ -135,7 +135,7 @@ class Findings:
         if narrow := self._narrow():
             told.append(narrow)
         if repeated := [
-            f"{figures[f'{split}_repeated']} in {split}" for split in RAW_SPLITS if figures[f"{split}_repeated"]
+            f"{figures[f'{split}_repeated']} in {split}" for split in SPLITS if figures[f"{split}_repeated"]
         ]:
             told.append(f"images that repeat the pixels of another one of their split: {', '.join(repeated)}")
         return told

@@ -20,7 +20,7 @@ from ppvit.core.private import keep_private, make_private
 from ppvit.core.progress import tqdm
 from ppvit.data.labels import ClassNumbers, Labelling, LabelSets, recorded
 from ppvit.data.sealed import Seal
-from ppvit.data.shards import RAW_SPLITS, SCHEMA, shard_records, write_shards
+from ppvit.data.shards import SCHEMA, SPLITS, shard_records, write_shards
 from ppvit.datasets.checked import Examiner
 from ppvit.datasets.findings import Findings
 from ppvit.datasets.findings_list import clear_refused, write_list, write_refused
@@ -47,7 +47,7 @@ def write_raw(source: Source, settings: Dataset, out: Path, seal: Seal | None = 
     require_free_space(out, source.size_bytes)
     labelling = (LabelSets if source.multilabel else ClassNumbers)(len(source.classes))
     set_bytes = labelling.text_bytes if source.multilabel else 0
-    splits = {split: read for split in RAW_SPLITS if (read := getattr(source, split)) is not None}
+    splits = {split: read for split in SPLITS if (read := getattr(source, split)) is not None}
     findings = Findings(source.classes, settings)
     make_private(out.absolute().parent)
     with atomic_output(out, known_by="dataset.json") as folder:

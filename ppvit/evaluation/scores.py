@@ -18,36 +18,51 @@ from torch import Tensor
 from torch.nn import functional
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.measures import HEADLINES
+from ppvit.core.measures import HEADLINES, wilson_percent
 from ppvit.evaluation.calibration import Calibration
+from ppvit.evaluation.ranking import KEPT_SCORES, Ranking
+
+TOP = 5  # classes among which the right one is looked for, as usual since ImageNet
 
 
 class Scores:
-    """Accuracy, confusion, cross-entropy and calibration of predictions; memory does not grow with their number.
+    """Accuracy, areas under the curves, confusion, cross-entropy and calibration of predictions.
 
-    Accuracy and confusion are torchmetrics', in float64; it has no cross-entropy.
+    Memory does not grow with the number of images beyond what :class:`ppvit.evaluation.ranking.Ranking` keeps; the
+    confusion has C^2 numbers. Accuracy, F1 and confusion are torchmetrics', in float64; it has no cross-entropy.
 
     Args:
         num_classes: C.
         calibration_bins: equal-width bins of the largest probability.
+        kept_scores: see :class:`ppvit.evaluation.ranking.Ranking`.
     """
 
     headline: ClassVar[str] = HEADLINES["multiclass"].name
 
-    def __init__(self, num_classes: int, calibration_bins: int = 15) -> None:
-        from torchmetrics import MetricCollection  # takes a second to import
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassRecall
+    def __init__(self, num_classes: int, calibration_bins: int = 15, kept_scores: int = KEPT_SCORES) -> None:
+        from torchmetrics import Metric, MetricCollection  # takes a second to import
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassConfusionMatrix,
+            MulticlassF1Score,
+            MulticlassRecall,
+        )
 
-        # unvalidated: torchmetrics would refuse a single class, and NaN as the recall of a class without images
-        self._metrics = MetricCollection(
-            {
-                "confusion": MulticlassConfusionMatrix(num_classes, validate_args=False),
-                "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-                "recall": MulticlassRecall(num_classes, average=None, validate_args=False, zero_division=math.nan),
-            }
-        ).set_dtype(torch.float64)
+        # unvalidated: torchmetrics would refuse a single class, and NaN as the recall of a class without images; and of
+        # processes that share the work each has counted all images, so they are not to be added up
+        alone: dict[str, bool] = {"validate_args": False, "sync_on_compute": False}
+        told: dict[str, Metric | MetricCollection] = {
+            "confusion": MulticlassConfusionMatrix(num_classes, **alone),
+            "accuracy": MulticlassAccuracy(num_classes, average="micro", **alone),
+            "recall": MulticlassRecall(num_classes, average=None, **alone, zero_division=math.nan),
+            "f1": MulticlassF1Score(num_classes, average="macro", **alone),
+        }
+        if num_classes > TOP:
+            told["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=TOP, **alone)
+        self._metrics = MetricCollection(told).set_dtype(torch.float64)
         self._num_classes, self._cross_entropy = num_classes, 0.0
         self._calibration = Calibration(calibration_bins)
+        self._ranking = Ranking(num_classes, kept_scores)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits (n, C) in any float dtype, labels int64 (n,).
@@ -60,6 +75,7 @@ class Scores:
         self._cross_entropy += functional.cross_entropy(logits, labels, reduction="sum").item()
         confidence, predicted = functional.softmax(logits, 1).max(1)
         self._calibration.add(confidence.numpy(), (predicted == labels).numpy())
+        self._ranking.add(log_odds(logits), functional.one_hot(labels, self._num_classes).bool())
 
     @property
     def images(self) -> int:
@@ -91,17 +107,28 @@ class Scores:
 
     def summary(self) -> dict[str, Any]:
         """The figures as result files name them."""
+        recalls, right = self.class_accuracy_percent(), int(self.confusion.trace())
+        low, high = wilson_percent(right, self.images)
+        top5 = (
+            {"top5_accuracy_percent": 100.0 * float(self._metrics["top5"].compute())} if "top5" in self._metrics else {}
+        )
         return {
             "accuracy_percent": self.accuracy_percent(),
-            "class_accuracy_min_percent": float(np.nanmin(self.class_accuracy_percent())),
+            "accuracy_low_percent": low,
+            "accuracy_high_percent": high,
+            **top5,
+            "balanced_accuracy_percent": float(np.nanmean(recalls)),
+            "class_accuracy_min_percent": float(np.nanmin(recalls)),
+            "f1": float(self._metrics["f1"].compute()),
+            **self._ranking.summary(),
             "cross_entropy": self.cross_entropy(),
             "calibration_error_percent": self.calibration_error_percent(),
             "images": self.images,
         }
 
     def remarks(self) -> list[str]:
-        """What cannot be measured, as sentences: all can."""
-        return []
+        """What cannot be measured, or not exactly, as sentences."""
+        return self._ranking.remarks()
 
     def chance(self) -> tuple[str, float]:
         """Name and value of the headline figure of whoever does not look at the images, but knows the largest class."""
@@ -109,14 +136,16 @@ class Scores:
 
     def write_plots(self, folder: Path) -> None:
         """Tables for ``dvc plots``: one row a (true, predicted) image pair, a class, a calibration bin."""
-        pairs = [
+        pairs = (
             (actual, predicted)
             for (actual, predicted), count in np.ndenumerate(self.confusion)
             for _ in range(count)  # DVC's confusion template counts rows
-        ]
+        )
         write_table(folder / "confusion.csv", ("actual", "predicted"), pairs)
-        accuracies = enumerate(self.class_accuracy_percent().tolist())
-        write_table(folder / "class_accuracy.csv", ("class", "accuracy_percent"), accuracies)
+        areas = (("", "") if each is None else (each.auroc, each.average_precision) for each in self._ranking.areas)
+        recalls = self.class_accuracy_percent().tolist()
+        rows = ((number, recall, *area) for number, (recall, area) in enumerate(zip(recalls, areas, strict=True)))
+        write_table(folder / "class_accuracy.csv", ("class", "accuracy_percent", "auroc", "average_precision"), rows)
         header = ("confidence_percent", "accuracy_percent", "images")
         write_table(folder / "calibration.csv", header, self._calibration.rows())
 
@@ -131,6 +160,20 @@ def finite(logits: Tensor) -> Tensor:
     if not torch.isfinite(logits).all():
         raise PpvitError("the model's logits are not numbers; fine-tune with a lower finetune.learning_rate")
     return logits
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Log-odds of every class under the softmax, (n, C): the order of its probabilities, where those round to 0 or 1.
+
+    Args:
+        logits: float64, (n, C).
+    """
+    logs = functional.log_softmax(logits, 1)
+    largest = logits.argmax(1, keepdim=True)
+    others = logits.scatter(1, largest, -math.inf).logsumexp(1, keepdim=True)
+    # for all but the largest the probability is one half at most, which leaves the difference from 1 its digits
+    odds = logs - torch.log1p(-logs.exp())
+    return odds.scatter(1, largest, logits.gather(1, largest) - others)
 
 
 def write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:

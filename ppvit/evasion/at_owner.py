@@ -18,6 +18,7 @@ from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config, Robustness
 from ppvit.core.device import device
 from ppvit.core.errors import UsageError
+from ppvit.core.measures import wilson_percent
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.owner_checks import wrong_key
 from ppvit.evasion import masking
@@ -28,7 +29,6 @@ from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import Recovered
 from ppvit.evasion.sample import Sample, percent
 from ppvit.evasion.surrogate import own_images, train_surrogate
-from ppvit.evasion.verdicts import interval_percent
 from ppvit.models import model_input
 
 
@@ -94,7 +94,7 @@ def summary(standing: dict[str, np.ndarray]) -> dict[str, Any]:
     """
     accuracies = {name: percent(hits) for name, hits in standing.items()}
     strongest = min(accuracies, key=accuracies.__getitem__)
-    low, high = interval_percent(standing[strongest])
+    low, high = wilson_percent(int(standing[strongest].sum()), len(standing[strongest]))
     images = len(standing["k1"])
     return {
         **{f"{name}_accuracy_percent": accuracy for name, accuracy in accuracies.items()},

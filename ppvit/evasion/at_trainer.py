@@ -13,6 +13,7 @@ from torch import nn
 
 from ppvit.config import Robustness
 from ppvit.core.errors import UsageError
+from ppvit.core.measures import wilson_percent
 from ppvit.data.labels import ClassNumbers, TaskName
 from ppvit.evasion import masking
 from ppvit.evasion.autoattack import require_package
@@ -22,7 +23,7 @@ from ppvit.evasion.curve import accuracy_against_epsilon, accuracy_against_steps
 from ppvit.evasion.isometry import plain_ball
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, percent
-from ppvit.evasion.verdicts import SEVERAL_LABELS, attack_names, interval_percent, trainers_verdict
+from ppvit.evasion.verdicts import SEVERAL_LABELS, attack_names, trainers_verdict
 from ppvit.models.tasks import task_of
 
 __all__ = ["attacks_and_adversary", "evaluate"]
@@ -70,7 +71,7 @@ def evaluate(
     found = cascade(attacks, adversary, model, sample, remember=progress.remember)
     values |= {f"{attack.replace('-', '_')}_accuracy_percent": percent(found[attack]) for attack in attacks}
     headline = found[attacks[-1]]
-    low, high = interval_percent(headline)
+    low, high = wilson_percent(int(headline.sum()), len(headline))
     factors = {epsilon: epsilon / settings.epsilon for epsilon in settings.epsilons}
     curve = accuracy_against_epsilon(adversary, model, sample, factors, progress.remember)
     steps = accuracy_against_steps(adversary, model, sample, progress.remember)

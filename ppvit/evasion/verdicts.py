@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ppvit.config import Robustness
 from ppvit.core.errors import UsageError
 
@@ -126,14 +124,6 @@ def in_words(attacks: list[str], steps: int) -> str:
     """The attacks as a reader knows them: PGD-20, APGD-CE and APGD-T."""
     names = [f"PGD-{steps}" if attack == "pgd" else attack.upper() for attack in attacks]
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def interval_percent(hits: np.ndarray) -> tuple[float, float]:
-    """95 % interval of :func:`percent` over samples of this size (Wilson, JASA 1927), in percent."""
-    from scipy.stats import binomtest  # slow to load
-
-    interval = binomtest(int(np.sum(hits)), len(hits)).proportion_ci(0.95, method="wilson")
-    return 100.0 * float(interval.low), 100.0 * float(interval.high)
 
 
 def trainers_verdict(values: dict[str, Any], settings: Robustness, attacks: list[str], images: int) -> str:

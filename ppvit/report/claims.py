@@ -17,11 +17,12 @@ import numpy.typing as npt
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.figures import Amount, Count, Percent, read_result, read_rows
-from ppvit.core.measures import HEADLINES, Headline, LabelRow
+from ppvit.core.measures import HEADLINES, Headline, LabelRow, wilson_percent
 from ppvit.core.provenance import identities
 from ppvit.data.labels import Labelling, LabelSets
-from ppvit.evasion.verdicts import attack_names, interval_percent, trainers_verdict
+from ppvit.evasion.verdicts import attack_names, trainers_verdict
 from ppvit.places import Places
+from ppvit.report.class_claims import disagreement, sums_of
 from ppvit.report.label_claims import exact_match_bounds, read_labels, sums, wrong_label
 
 STAGES = ("adapt", "finetune", "evaluate", "robustness", "verify", "audit", "threats")
@@ -32,6 +33,7 @@ _OF_THE_MODEL = (
     "audit",
     "threats",
 )  # beside `verify`, which they must agree with
+_MEANS = ("balanced_accuracy_percent",)  # over classes, so no share of images
 _ROUNDED = 1e-6  # of an image, or of a percent: figures are written with all their digits
 
 
@@ -86,9 +88,11 @@ def read_results(config: Config, places: Places, images: int, labelling: Labelli
     for stage in ("evaluate", "robustness"):
         answers = values[stage]["images"] * (labelling.classes if several else 1)
         for name, percent in values[stage].items():
-            if name.endswith("accuracy_percent") and not _is_share(percent, answers):
+            if name.endswith("accuracy_percent") and name not in _MEANS and not _is_share(percent, answers):
                 why = f"'{name}' {percent} is no share of {answers} {'answers' if several else 'images'}"
                 raise _distrusted(places.result(stage), stage, why)
+    if contradiction := disagreement(values["evaluate"]):
+        raise _distrusted(places.result("evaluate"), "evaluate", contradiction)
     _require_agreement(config, places.result("robustness"), values["robustness"], labelling)
     if places.result("he").exists():
         values["he"] = read_result(places.result("he"), "he", labelling.task)
@@ -140,7 +144,7 @@ def read_tables(
     else:
         answers = images
         confusion = _read_confusion(places.plots / "confusion.csv", per_class, places.raw)
-        added = _sums_of(confusion)
+        added = {name: ("confusion.csv", value) for name, value in sums_of(confusion).items()}
     calibration = _read_calibration(places.plots / "calibration.csv", config.evaluate.calibration_bins, answers)
     apart = sum(abs(accuracy - confidence) * count for confidence, accuracy, count in calibration) / answers
     added["calibration_error_percent"] = ("calibration.csv", apart)
@@ -172,15 +176,6 @@ def _read_calibration(path: Path, bins: int, answers: int) -> list[tuple[float, 
     return rows
 
 
-def _sums_of(confusion: npt.NDArray[np.int64]) -> dict[str, tuple[str, float]]:
-    there = confusion.sum(axis=1) > 0
-    recalls = confusion.diagonal()[there] / confusion.sum(axis=1)[there]
-    return {
-        "accuracy_percent": ("confusion.csv", 100 * confusion.trace() / confusion.sum()),
-        "class_accuracy_min_percent": ("confusion.csv", 100 * recalls.min()),
-    }
-
-
 def _require_sums(plots: Path, added: dict[str, tuple[str, float]], evaluate: dict[str, Any]) -> None:
     """The result file must say what its tables add up to: table and figure by name."""
     for name, (table, figure) in added.items():
@@ -190,7 +185,9 @@ def _require_sums(plots: Path, added: dict[str, tuple[str, float]], evaluate: di
 
 
 def unconfirmed(values: dict[str, dict[str, Any]], headline: Headline = HEADLINES["multiclass"]) -> str:
-    """A sentence where the trainer's headline figure is not what the owner measured of the same model; else empty.
+    """A sentence where the trainer's headline figure, or AUROC, is not what the owner measured of the same model.
+
+    Empty where it is.
 
     Ciphertext made anew is the same to the bit, so that only rounding on another machine can turn single images.
     """
@@ -205,7 +202,9 @@ def unconfirmed(values: dict[str, dict[str, Any]], headline: Headline = HEADLINE
         )
     turned = abs(told - measured) * images / 100
     if turned <= max(1, images // 200) + _ROUNDED:
-        return ""
+        areas = HEADLINES["multilabel"]  # of one class each they are no headline, but measured as well
+        both = all(areas.name in values[stage] for stage in ("evaluate", "verify"))
+        return unconfirmed(values, areas) if both else ""
     return (
         f"Do not trust the trainer's figures: it says {told:.2f} % of {images} test images are classified correctly, "
         f"the owner measured {measured:.2f} % with the same model on the same images."
@@ -236,8 +235,8 @@ def _require_agreement(config: Config, path: Path, robustness: dict[str, Any], l
         if robustness.get(name, math.inf) > left:
             raise _distrusted(path, "robustness", f"'{name}' is not there, or more than before that attack")
         left = robustness[name]
-    hits = np.arange(robustness["images"]) < round(left * robustness["images"] / 100)
-    low, high = (round(bound, 2) for bound in interval_percent(hits))
+    hits = round(left * robustness["images"] / 100)
+    low, high = (round(bound, 2) for bound in wilson_percent(hits, robustness["images"]))
     known = {"headline_accuracy_percent": left, "interval_low_percent": low, "interval_high_percent": high}
     known["verdict"] = trainers_verdict({**robustness, **known}, config.robustness, attacks, robustness["images"])
     for name, expected in known.items():

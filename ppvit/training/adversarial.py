@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,10 +23,9 @@ from ppvit.core.results import Stopwatch
 from ppvit.evasion.ball import GREY_LEVEL, Ball
 from ppvit.evasion.pgd import PgdAttack
 from ppvit.models.tasks import MULTICLASS, Task
-from ppvit.training.monitor import DROP_PERCENT, Monitor
+from ppvit.training.monitor import DROP_PERCENT, ROBUST
 from ppvit.training.objective import Objective
 from ppvit.training.scalars import REFRESHES, RunningAccuracy, automatic_weights
-from ppvit.tuners import trained_state
 
 
 def attack_of(loss: str, settings: Adversarial, ball: Ball, task: Task = MULTICLASS) -> PgdAttack:
@@ -53,13 +53,11 @@ class Robust(Objective):
         accelerator: processes and device.
         steps_per_epoch: optimiser steps of an epoch.
         num_classes: C.
-        monitor: on images that are held out; None for no choice of the epoch.
         task: what logits mean.
 
     Attributes:
-        attack: the one of training, whose steps change when the monitor says so.
+        attack: the one of training, whose steps change when the accuracy under the monitor's attack falls.
         attack_seconds: time in attacks of training since this process started.
-        selected_epoch: the epoch, from 1, whose weights :meth:`finish` puts in place; 0 without a monitor.
     """
 
     def __init__(
@@ -70,7 +68,6 @@ class Robust(Objective):
         accelerator: Accelerator,
         steps_per_epoch: int,
         num_classes: int,
-        monitor: Monitor | None,
         task: Task = MULTICLASS,
     ) -> None:
         super().__init__(settings.label_smoothing, task)
@@ -79,7 +76,7 @@ class Robust(Objective):
             self.measures = (*Objective.measures, "train_natural_loss", "train_robust_loss")
             self.measures += ("train_robust_accuracy_percent",)
         self._seed, self._adversarial = settings.seed, adversarial
-        self._accelerator, self._steps_per_epoch, self._monitor = accelerator, steps_per_epoch, monitor
+        self._accelerator, self._steps_per_epoch = accelerator, steps_per_epoch
         self.attack = attack_of(settings.adversarial, adversarial, ball, task)
         self.attack_seconds = 0.0
         self._strength = 1.0
@@ -87,9 +84,7 @@ class Robust(Objective):
         self._compiled: nn.Module | None = None
         self._generator = torch.Generator(accelerator.device)
         self._accuracy = RunningAccuracy(task.chance(num_classes), accelerator.device)
-        self._epoch = self.selected_epoch = 0
         self._best_percent = -math.inf
-        self._best: dict[str, Tensor] = {}
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -98,7 +93,6 @@ class Robust(Objective):
         return automatic_weights(*weights, self._accuracy.value) if self._adversarial.scalars == "auto" else weights
 
     def begin_step(self, epoch: int, step: int) -> None:
-        self._epoch = epoch + 1
         # a new stream for every step, so that a resumed run needs no state of it
         words = (self._seed, epoch, step, self._accelerator.process_index)
         self._generator.manual_seed(int(np.random.default_rng(words).integers(2**63)))
@@ -143,21 +137,16 @@ class Robust(Objective):
             self._compiled = cast(nn.Module, torch.compile(bare, backend=self._backend))
         return self._compiled
 
-    def end_epoch(self, model: nn.Module) -> dict[str, float]:
-        """Measure on the held-out images, keep the weights if they are the best, strengthen the attack if it fails."""
+    def end_epoch(self, validated: Mapping[str, float]) -> dict[str, float]:
+        """Strengthen the attack if the accuracy under the monitor's has fallen; the metrics are those of this epoch."""
         metrics = {"attack_steps": float(self.attack.steps)}
         if self._adversarial.scalars == "auto":
             metrics |= dict(zip(("natural_weight", "robust_weight"), self.weights, strict=True))
-        if self._monitor is None:
-            return metrics
-        bare = self._accelerator.unwrap_model(model)
-        clean, robust = self._monitor.measure(bare)
-        if robust < self._best_percent - DROP_PERCENT:
-            self._strengthen()
-        if robust >= self._best_percent:
-            self._best_percent, self.selected_epoch = robust, self._epoch
-            self._best = {name: tensor.detach().cpu().clone() for name, tensor in trained_state(bare).items()}
-        return metrics | {"heldout_accuracy_percent": clean, "heldout_robust_accuracy_percent": robust}
+        if ROBUST in validated:
+            if validated[ROBUST] < self._best_percent - DROP_PERCENT:
+                self._strengthen()
+            self._best_percent = max(self._best_percent, validated[ROBUST])
+        return metrics
 
     def _strengthen(self) -> None:
         """More steps, of a length that crosses the ball two and a half times (Madry et al.), from inside of it."""
@@ -167,23 +156,15 @@ class Robust(Objective):
             step_size = 2.5 * self.attack.ball.epsilon / steps
             self.attack = replace(self.attack, steps=steps, step_size=step_size, start=start)
 
-    def finish(self, model: nn.Module) -> None:
-        """Put the weights of the best epoch in place, where there is a monitor."""
-        if self._best:
-            with torch.no_grad():
-                for name, tensor in trained_state(self._accelerator.unwrap_model(model)).items():
-                    tensor.copy_(self._best[name])
-
     def state(self) -> dict[str, Any]:
         attack = {"steps": self.attack.steps, "step_size": self.attack.step_size, "start": self.attack.start}
-        best = {"percent": self._best_percent, "epoch": self.selected_epoch, "weights": self._best}
         counts = self._accelerator.reduce(self._accuracy.counts).tolist()
-        return {"attack": attack, "best": best, "accuracy": self._accuracy.value, "counts": counts}
+        seen = {"accuracy": self._accuracy.value, "counts": counts}
+        return {"attack": attack, "best_percent": self._best_percent, **seen}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.attack = replace(self.attack, **state["attack"])
-        best = state["best"]
-        self._best_percent, self.selected_epoch, self._best = best["percent"], best["epoch"], best["weights"]
+        self._best_percent = state["best_percent"]
         self._accuracy.value = state["accuracy"]
         # the counts are those of all processes together: one takes them, the others start from zero
         if self._accelerator.is_main_process:

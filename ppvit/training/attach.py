@@ -6,13 +6,13 @@ from torch import nn
 
 from ppvit.config import Finetune
 from ppvit.core.errors import UsageError
-from ppvit.data.batches import Images, epoch_batches, load_batches
+from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
 from ppvit.models import model_input
 from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.tuners import Tuner
 
 
-def attach(tuner: Tuner, model: nn.Module, settings: Finetune, images: Images) -> nn.Module:
+def attach(tuner: Tuner, model: nn.Module, settings: Finetune, images: EncryptedImages) -> nn.Module:
     """The model extended by the method, with its start values, ready to train on ``images``.
 
     Raises:

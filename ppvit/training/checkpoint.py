@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ppvit.core.errors import say
 from ppvit.core.files import atomic_output
@@ -87,14 +87,13 @@ class Checkpoint:
         own = trained_state(model)
         try:
             saved = state["model"]
-            if {name: (own[name].shape, own[name].dtype) for name in own} != {
-                name: (saved[name].shape, saved[name].dtype) for name in saved
-            }:
-                raise ValueError("it belongs to another model")
+            _require_like(own, saved)
             progress: dict[str, Any] = state["progress"]
             _check(progress, within)
-            if not all(tensor.isfinite().all() for tensor in saved.values() if tensor.is_floating_point()):
-                raise ValueError("it holds values that are no numbers")
+            _require_finite(saved)
+            if kept := progress["selection"]["weights"]:
+                _require_like(own, kept)
+                _require_finite(kept)
             optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["random"])
             if state["cuda_random"]:
@@ -120,7 +119,8 @@ class Checkpoint:
 
 def _check(progress: Any, within: Extent) -> None:
     """Refuse what :class:`ppvit.training.loop.Training` could not go on from."""
-    names = {"epoch": int, "step": int, "history": list, "sums": list, "objective": dict}
+    names = {"epoch": int, "step": int, "history": list, "sums": list, "objective": dict, "selection": dict}
+    names |= {"average": dict}
     whole = isinstance(progress, dict) and all(isinstance(progress.get(name), kind) for name, kind in names.items())
     if not (
         whole
@@ -130,8 +130,30 @@ def _check(progress: Any, within: Extent) -> None:
         and all(isinstance(metrics, dict) and _are_numbers(metrics.values()) for metrics in progress["history"])
         and len(progress["sums"]) == within.measures
         and _are_numbers(progress["sums"])
+        and _is_selection(progress["selection"], progress["epoch"])
     ):
         raise ValueError("its progress is not that of this training run")
+
+
+def _is_selection(selection: dict[str, Any], epoch: int) -> bool:
+    """Whether it is what :class:`ppvit.training.selection.Selection` may have kept after so many epochs."""
+    best, epochs, weights = (selection.get(name) for name in ("best", "epochs", "weights"))
+    if not (isinstance(best, list) and isinstance(epochs, list) and isinstance(weights, dict)):
+        return False
+    in_range = len(epochs) == 2 and all(isinstance(each, int) and 0 <= each <= epoch for each in epochs)
+    return len(best) in (0, 2) and _are_numbers(best) and in_range
+
+
+def _require_like(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    if {name: (own[name].shape, own[name].dtype) for name in own} != {
+        name: (saved[name].shape, saved[name].dtype) for name in saved
+    }:
+        raise ValueError("it belongs to another model")
+
+
+def _require_finite(saved: dict[str, Tensor]) -> None:
+    if not all(tensor.isfinite().all() for tensor in saved.values() if tensor.is_floating_point()):
+        raise ValueError("it holds values that are no numbers")
 
 
 def _are_numbers(values: Iterable[Any]) -> bool:

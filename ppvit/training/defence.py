@@ -1,21 +1,19 @@
-"""Parts of adversarial fine-tuning: images held out, the size of the attack, and a head that starts robust."""
+"""Parts of adversarial fine-tuning: the size of the attack, its monitor, and a head that starts robust."""
 
 from __future__ import annotations
 
 import copy
 import math
-import sys
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import Subset
 
 from ppvit.config import Adversarial, Finetune
 from ppvit.core.errors import PpvitError
 from ppvit.core.scratch import scratch_folder
-from ppvit.data.batches import EncryptedImages, Images
+from ppvit.data.batches import EncryptedImages
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.isometry import plain_ball
 from ppvit.models.tasks import Multiclass, task_of
@@ -23,13 +21,13 @@ from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
 from ppvit.training.checkpoint import Checkpoint
 from ppvit.training.loop import Training, make_accelerator
-from ppvit.training.monitor import Monitor, hold_out
+from ppvit.training.monitor import Monitor
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import make_tuner
 
 
 class Defence:
-    """Training images, images held out, and the attack, for one run of adversarial fine-tuning.
+    """The attack, for one run of adversarial fine-tuning.
 
     Args:
         settings, adversarial: the sections.
@@ -37,7 +35,7 @@ class Defence:
         record: what the model's record says of the cipher.
 
     Attributes:
-        images: what is trained on; the rest is held out.
+        images: ``dataset``.
 
     Raises:
         PpvitError: one class only.
@@ -54,26 +52,19 @@ class Defence:
             )
         self.settings, self.adversarial = settings, adversarial
         self.ball: Ball = plain_ball(adversarial.norm, adversarial.epsilon, record)
-        self._classes, self._task = dataset.num_classes, task_of(dataset.labelling.task)
-        trained, held_out = hold_out(len(dataset), adversarial.monitor_images, settings.seed)
-        self.images: Images = Subset(dataset, trained.tolist()) if len(held_out) else dataset
-        self._held_out = Subset(dataset, held_out.tolist()) if len(held_out) else None
-        if adversarial.monitor_images and not len(held_out):
-            print(
-                f"warning: {len(dataset)} training images are too few to hold a tenth out, so the last epoch is kept",
-                file=sys.stderr,
-            )
+        self.images, self._task = dataset, task_of(dataset.labelling.task)
 
     def objective(self, settings: Finetune, accelerator: Accelerator, probe: bool = False) -> Robust:
-        """The objective of one training run, with a state of its own; that of the head alone is neither monitored nor
-        warmed up."""
-        monitor, adversarial = None, self.adversarial
-        if not probe and self._held_out is not None:
-            monitor = Monitor(self._held_out, self.ball, settings.batch_size, accelerator, self._task)
+        """The objective of one training run, with a state of its own; that of the head alone is not warmed up."""
+        adversarial = self.adversarial
         if probe:  # whose few epochs a warm-up of the run would spend below full strength
             adversarial = adversarial.model_copy(update={"warmup_epochs": 0})
         steps = math.ceil(len(self.images) / (settings.batch_size * settings.accumulation))
-        return Robust(settings, adversarial, self.ball, accelerator, steps, self._classes, monitor, self._task)
+        return Robust(settings, adversarial, self.ball, accelerator, steps, self.images.num_classes, self._task)
+
+    def monitor(self, val: EncryptedImages, accelerator: Accelerator) -> Monitor:
+        """What measures accuracy under attack after every epoch."""
+        return Monitor(val, self.ball, self.settings.batch_size, accelerator, self._task)
 
 
 def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) -> Checkpoint:
@@ -104,12 +95,9 @@ def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) 
 
 
 def robust_values(objective: Robust, training: Training) -> dict[str, Any]:
-    """Figures of adversarial training for the result file; those of the selected epoch where one was selected."""
-    chosen = training.history[(objective.selected_epoch or len(training.history)) - 1]
+    """Figures of adversarial training alone, for the result file."""
     seconds = training.seconds
-    values = {name: value for name, value in chosen.items() if name.startswith(("train_", "heldout"))}
-    return values | {
+    return {
         "attack_steps": objective.attack.steps,
         "attack_time_percent": 100 * objective.attack_seconds / seconds if seconds else 0.0,
-        "selected_epoch": objective.selected_epoch or len(training.history),
     }

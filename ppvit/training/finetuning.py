@@ -10,24 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from ppvit import __version__
 from ppvit.config import Adversarial, Finetune
+from ppvit.core.errors import PpvitError, say
+from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
 from ppvit.data.labels import recorded
 from ppvit.data.manifests import PREPARED
 from ppvit.models import load_model, read_record
-from ppvit.models.tasks import task_of
+from ppvit.models.tasks import Multiclass, task_of
 from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
 from ppvit.training.loop import Log, Training, make_accelerator
+from ppvit.training.monitor import ROBUST, ROBUST_LOSS
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import make_optimizer
+from ppvit.training.selection import Measure, Selection
+from ppvit.training.validation import Validation
 from ppvit.tuners import Tuner, make_tuner, trainable_parameters
 from ppvit.tuners.made import blocks_sha256
 
@@ -60,7 +66,7 @@ class Finetuned:
 def finetune(
     settings: Finetune,
     adversarial: Adversarial,
-    dataset: EncryptedImages,
+    encrypted: Path,
     adapted: Path,
     log: Log | None = None,
 ) -> Finetuned:
@@ -69,22 +75,24 @@ def finetune(
     Args:
         settings: the ``finetune`` section.
         adversarial: the ``adversarial`` section; unused where ``finetune.adversarial`` is none.
-        dataset: training images.
+        encrypted: folder of shards. The splits train and val are read, test only for ``finetune.track_test``.
         adapted: folder of the model that they were made for.
         log: called after every epoch with its number and metrics; after a resume with all earlier epochs first.
 
     A run that was killed goes on from its last checkpoint, and on a CPU ends with the result of an uninterrupted one.
 
     Raises:
-        PpvitError: images or model damaged; the loss is not a number.
+        PpvitError: images or model missing, damaged or not made for each other; the loss is not a number; there is
+            ``finetune.patience`` and no validation image to judge by.
         UsageError: unknown method, precision that the device lacks, a cipher under which an attack has no radius.
     """
     record = read_record(adapted, "adapt")
+    splits = _open(settings, encrypted, Made(adapted, record, "adapt"))
+    dataset = splits["train"]
     tuner = make_tuner(settings)
     defence = None
     if settings.adversarial != "none":
         defence = Defence(settings, adversarial, dataset, record)
-    images = defence.images if defence else dataset
     accelerator = make_accelerator(settings.precision)
     seed_everything(settings.seed)
     model = load_model(adapted, "adapt", dataset.num_classes)
@@ -92,7 +100,7 @@ def finetune(
         "settings": settings.model_dump(),
         "adversarial": defence.adversarial.model_dump() if defence else None,
         "model": sha256_of(adapted / "model.safetensors"),
-        "shards": dataset.manifest["shards"],
+        "shards": {split: images.manifest["shards"] for split, images in splits.items()},
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
@@ -107,11 +115,12 @@ def finetune(
         if defence
         else Objective(settings.label_smoothing, task_of(dataset.labelling.task))
     )
-    model = attach(tuner, model, settings, images)
+    model = attach(tuner, model, settings, dataset)
     parameters = trainable_parameters(model)
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
     checkpoints.append(Checkpoint(determines, scratch_folder()))
-    training = Training(settings, accelerator, model, optimizer, images, checkpoints[-1], log, objective)
+    selection = _selection(settings, splits, defence, accelerator)
+    training = Training(settings, accelerator, model, optimizer, dataset, checkpoints[-1], log, objective, selection)
     training.run()
     kept = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
     kept |= recorded(dataset.labelling.task)
@@ -120,17 +129,60 @@ def finetune(
     kept["blocks_sha256"] = blocks_sha256(adapted)
     if defence:
         kept["adversarial"] = defence.adversarial.model_dump()
+    kept_epoch = training.history[selection.epoch - 1]
     values = {
         "method": settings.method,
-        "train_loss": training.history[-1]["train_loss"],
-        "train_accuracy_percent": training.history[-1]["train_accuracy_percent"],
+        **{name: value for name, value in kept_epoch.items() if name.startswith(("train_", "val_"))},
+        "selected_epoch": selection.epoch,
+        "val_images": len(splits["val"]),
         "trainable_parameters": parameters,
         "trainable_parameters_mi": parameters / 2**20,
         "images_per_second": training.images_per_second,
-        "epochs": settings.epochs,
+        "epochs": len(training.history),
         "processes": accelerator.num_processes,
     }
     if isinstance(objective, Robust):
         values |= robust_values(objective, training)
     trained = accelerator.unwrap_model(training.model).cpu()
     return Finetuned(tuner, trained, kept, values, accelerator.is_main_process, checkpoints)
+
+
+def _open(settings: Finetune, encrypted: Path, made: Made) -> dict[str, EncryptedImages]:
+    """The splits that are read, made alike, and for the model."""
+    names = ("train", "val", "test") if settings.track_test else ("train", "val")
+    splits = {name: EncryptedImages(encrypted, name) for name in names}
+    require_made_alike(*(Made(each.folder, each.manifest, "encrypt") for each in splits.values()), made)
+    return splits
+
+
+def _selection(
+    settings: Finetune, splits: dict[str, EncryptedImages], defence: Defence | None, accelerator: Accelerator
+) -> Selection:
+    """What is measured after every epoch, and what of it chooses the epoch.
+
+    Raises:
+        PpvitError: nothing can be measured on the validation images, and ``finetune.patience`` asks for it.
+    """
+    measures: list[Measure] = []
+    chooses = None
+    val = splits["val"]
+    carried = val.labelling.counts(val.labels())
+    if val.labelling.task == Multiclass.name:
+        lacking = "" if len(val) else "there are no validation images"
+    else:  # AUROC compares images that carry a label with others
+        lacking = "" if ((carried > 0) & (carried < len(val))).any() else "no label tells the validation images apart"
+    if lacking and settings.patience:
+        raise PpvitError(
+            f"finetune.patience {settings.patience}: {lacking} in {val.folder}; raise dataset.val_fraction and encrypt "
+            "again, or set finetune.patience=0"
+        )
+    if not lacking:
+        validation = Validation(val, accelerator)
+        measures, chooses = [validation], (validation.headline, validation.loss)
+        if defence:
+            measures, chooses = [validation, defence.monitor(val, accelerator)], (ROBUST, ROBUST_LOSS)
+    elif settings.select == "best" and accelerator.is_main_process:
+        say(f"warning: {lacking} in {val.folder}, so the last epoch is kept")
+    if settings.track_test:
+        measures.append(Validation(splits["test"], accelerator))
+    return Selection(measures, chooses, settings.select, settings.patience)

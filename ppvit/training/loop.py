@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,13 +19,38 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
 from ppvit.core.sharing import require_as_asked
-from ppvit.data.batches import Images, epoch_batches, load_batches
+from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
 from ppvit.models import model_input
 from ppvit.training.checkpoint import Checkpoint, Extent
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
+from ppvit.training.selection import Selection
+from ppvit.tuners import trained_state
 
 Log = Callable[[int, dict[str, float]], None]
+
+
+class Average(Protocol):
+    """Weights averaged over the steps of training; all but :meth:`in_place` are called in every process."""
+
+    def update(self, model: nn.Module) -> None:
+        """Called after every optimiser step, with the model that is trained."""
+
+    def in_place(self, model: nn.Module) -> AbstractContextManager[object]:
+        """The average in the model while it is measured, or kept; then the weights of training again."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs: numbers, texts, tensors."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state` gave."""
+
+
+class Augmentation(Protocol):
+    """A change of the images of a batch and of their targets."""
+
+    def __call__(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Args: inputs as the model takes them; labels as read; a generator on their device, anew for every step."""
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -48,6 +74,7 @@ class Training:
     Attributes:
         model: as accelerate prepared it.
         history: one dictionary of metrics an epoch.
+        selection: knows which epoch's weights the model has at the end.
         images_per_second: over all processes and the steps made since the last start, loading included.
         seconds: that those steps took.
     """
@@ -58,14 +85,20 @@ class Training:
         accelerator: Accelerator,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        dataset: Images,
+        dataset: EncryptedImages,
         checkpoint: Checkpoint,
         log: Log | None = None,
         objective: Objective | None = None,
+        selection: Selection | None = None,
+        average: Average | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.settings, self.dataset, self.checkpoint = settings, dataset, checkpoint
         self._accelerator, self._log = accelerator, log
         self._objective = objective or Objective(settings.label_smoothing)
+        self.selection = selection or Selection()
+        self._average, self._augmentation = average, augmentation
+        self._generator = torch.Generator(accelerator.device)  # of augmentation
         self.model, self._optimizer = accelerator.prepare(model, optimizer)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.history: list[dict[str, float]] = []
@@ -84,6 +117,8 @@ class Training:
         watch, done = Stopwatch(), 0
         with tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr) as bar:
             for epoch in range(first_epoch, self.settings.epochs):
+                if self.selection.enough(epoch):
+                    break
                 for images in self._steps(epoch, step):
                     done += images
                     bar.update(images)
@@ -92,7 +127,23 @@ class Training:
                 bar.set_postfix(loss=f"{self.history[-1]['train_loss']:.4f}")
         self.seconds = watch.seconds()
         self.images_per_second = done / self.seconds if done else 0.0
-        self._objective.finish(self.model)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Put the weights that are kept in place: those of an epoch before, the average, or as they are."""
+        if self._average:
+            with self._average.in_place(self._bare):
+                averaged = {name: tensor.clone() for name, tensor in trained_state(self._bare).items()}
+            with torch.no_grad():
+                for name, tensor in trained_state(self._bare).items():
+                    tensor.copy_(averaged[name])
+        self.selection.finish(self._bare)
+
+    @property
+    def _bare(self) -> nn.Module:
+        """The model without the wrapper of several processes."""
+        bare: nn.Module = self._accelerator.unwrap_model(self.model)
+        return bare
 
     def _steps(self, epoch: int, first_step: int) -> Iterator[int]:
         """Make the optimiser steps of an epoch from ``first_step`` on; yields the images (of all processes) of each."""
@@ -107,6 +158,7 @@ class Training:
             count = min(self._effective_batch, len(self.dataset) - step * self._effective_batch)
             micro_batches, batches = batches[:accumulation], batches[accumulation:]
             self._objective.begin_step(epoch, step)
+            self._begin_augmentation(epoch, step)
             for position, batch in enumerate(micro_batches):
                 # sums weighted by 1 / count add up to the mean over the effective batch, whatever its division into
                 # micro-batches and processes; accelerate averages over processes, hence the factor world
@@ -123,11 +175,18 @@ class Training:
         """Add the gradient of the objective, summed over images and times ``weight``; ciphertext as it was read."""
         device = self._accelerator.device
         inputs, labels = model_input(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
+        if self._augmentation:
+            inputs, labels = self._augmentation(inputs, labels, self._generator)
         loss, measured = self._objective.loss(self.model, inputs, labels)
         self._accelerator.backward(loss * weight)
         if weight:
             self._sums += measured
             self._objective.count(measured, len(labels))
+
+    def _begin_augmentation(self, epoch: int, step: int) -> None:
+        if self._augmentation:  # a new stream for every step, so that a resumed run needs no state of it
+            words = np.random.default_rng((self.settings.seed, epoch, step, 1))
+            self._generator.manual_seed(int(words.integers(2**63)))
 
     def _optimizer_step(self, step: int) -> None:
         factor = learning_rate_factor(self.settings, step, self.settings.epochs * self._steps_per_epoch)
@@ -137,6 +196,8 @@ class Training:
             self._accelerator.clip_grad_norm_(self._trained, self.settings.gradient_clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self._average:
+            self._average.update(self._bare)
 
     def _finish_epoch(self, epoch: int) -> None:
         self._require_finite(epoch)
@@ -146,7 +207,9 @@ class Training:
             for name, mean in zip(self._objective.measures, means, strict=True)
         }
         metrics["learning_rate"] = self._optimizer.param_groups[0]["lr"]
-        self.history.append(metrics | self._objective.end_epoch(self.model))
+        with self._average.in_place(self._bare) if self._average else nullcontext():
+            validated = self.selection.end_epoch(epoch + 1, self._bare)
+        self.history.append(metrics | validated | self._objective.end_epoch(validated))
         self._sums.zero_()
         self._report(epoch)
         self._save(epoch + 1, 0)
@@ -175,16 +238,21 @@ class Training:
         if self._accelerator.is_main_process:
             progress = {"epoch": epoch, "step": step, "history": self.history, "sums": sums.tolist()}
             progress |= {"objective": objective, "scaler": scaler.state_dict() if scaler else None}
-            self.checkpoint.save(self._accelerator.unwrap_model(self.model), self._optimizer, progress)
+            progress |= {"selection": self.selection.state()}
+            progress |= {"average": self._average.state() if self._average else {}}
+            self.checkpoint.save(self._bare, self._optimizer, progress)
 
     def _resume(self) -> tuple[int, int]:
         """Epoch and optimiser step to start at."""
         extent = Extent(self.settings.epochs, self._steps_per_epoch, len(self._objective.measures))
-        progress = self.checkpoint.load(self._accelerator.unwrap_model(self.model), self._optimizer, extent)
+        progress = self.checkpoint.load(self._bare, self._optimizer, extent)
         if progress is None:
             return 0, 0
         self.history = progress["history"]
         self._objective.load_state(progress["objective"])
+        self.selection.load_state(progress["selection"])
+        if self._average:
+            self._average.load_state(progress["average"])
         if progress["scaler"]:
             self._accelerator.scaler.load_state_dict(progress["scaler"])
         # every process counts from the main one's sums, the others from zero, so that their sum is right

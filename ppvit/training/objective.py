@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,12 +45,9 @@ class Objective:
     def count(self, measured: Tensor, images: int) -> None:
         """Called with the measures of every batch that belongs to this process, and the number of its images."""
 
-    def end_epoch(self, model: nn.Module) -> dict[str, float]:
-        """Called in every process after an epoch; returns more metrics of it."""
+    def end_epoch(self, validated: Mapping[str, float]) -> dict[str, float]:
+        """Called in every process after an epoch with what was measured on validation images; returns more metrics."""
         return {}
-
-    def finish(self, model: nn.Module) -> None:
-        """Called after the last epoch; may put other weights in place."""
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs beside ``epoch`` and ``step``: numbers, texts, tensors; called in every process."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.data.encrypted import write_encrypted
-from ppvit.data.plain import PlainImages, print_range
-from ppvit.data.shards import SPLITS
+from ppvit.data.plain import plain_splits, print_range
 from ppvit.places import Places
 
 
@@ -21,6 +20,8 @@ def run(config: Config, places: Places) -> None:
         PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full, no key.
     """
     cipher = load_cipher(config)
-    splits = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in SPLITS}
+    splits = plain_splits(places.raw, config.dataset, config.encrypt)
     print_range(splits["train"])
+    train, val, test = (f"{len(plain):,}" for plain in splits.values())
+    print(f"{train} training, {val} validation and {test} test images")
     write_encrypted(splits, cipher, places.encrypted, config.encrypt.images_per_shard)

@@ -8,11 +8,11 @@ from ppvit.config import Config
 from ppvit.core.files import atomic_output
 from ppvit.core.provenance import one_model
 from ppvit.core.results import Stopwatch, write_result
-from ppvit.core.sharing import is_main, leave
+from ppvit.core.sharing import is_main
 from ppvit.evaluation.shards import score_shards
 from ppvit.places import Places
 
-HEADLINE = ("auroc", "accuracy_percent", "cross_entropy", "calibration_error_percent")
+HEADLINE = ("accuracy_percent", "balanced_accuracy_percent", "auroc", "cross_entropy", "calibration_error_percent")
 
 
 def run(config: Config, places: Places) -> None:
@@ -30,7 +30,6 @@ def run(config: Config, places: Places) -> None:
     watch = Stopwatch()
     with one_model(places.adapted, places.finetuned) as identity:
         scores = score_shards(places.encrypted, places.adapted, places.finetuned, config.evaluate.calibration_bins)
-    leave()  # now: torchmetrics would add up what the processes have, and each has all
     if not is_main():
         return
     values = {**scores.summary(), **identity}

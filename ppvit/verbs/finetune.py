@@ -6,15 +6,13 @@ import os
 from contextlib import nullcontext
 
 from ppvit.config import Config
-from ppvit.core.provenance import Made, identities, require_made_alike
+from ppvit.core.provenance import identities
 from ppvit.core.results import Stopwatch, write_result
-from ppvit.data.batches import EncryptedImages
-from ppvit.models import read_record
 from ppvit.places import Places
 from ppvit.training.finetuning import finetune
 from ppvit.tuners import adapter_bytes, save_finetuned
 
-HEADLINE = ("train_loss", "trainable_parameters")
+HEADLINE = ("train_loss", "val_accuracy_percent", "val_auroc", "selected_epoch", "trainable_parameters")
 
 
 def run(config: Config, places: Places) -> None:
@@ -31,9 +29,6 @@ def run(config: Config, places: Places) -> None:
     from dvclive.live import Live  # slow to import
 
     watch = Stopwatch()
-    dataset = EncryptedImages(places.encrypted, "train")
-    made = Made(places.adapted, read_record(places.adapted, "adapt"), "adapt")
-    require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), made)
     # DVC tracks the folder itself (see dvc.yaml), so DVCLive need not write a dvc.yaml or an experiment of its own
     # one process alone has the folder, since each would empty it first; launchers number them
     logs = os.environ.get("RANK", "0") == "0"
@@ -47,7 +42,7 @@ def run(config: Config, places: Places) -> None:
                 live.log_metric(name, value)
             live.make_summary()
 
-        finetuned = finetune(config.finetune, config.adversarial, dataset, places.adapted, log)
+        finetuned = finetune(config.finetune, config.adversarial, places.encrypted, places.adapted, log)
     if not finetuned.is_main_process:
         return
     save_finetuned(finetuned.tuner, finetuned.model, places.finetuned, places.adapted, finetuned.record)

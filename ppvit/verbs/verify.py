@@ -30,6 +30,7 @@ def run(config: Config, places: Places) -> None:
     ``accuracy_percent``: under the owner's key, which must equal what the trainer reports;
     ``plain_accuracy_percent``: on plain images, with the adaptation undone;
     ``wrong_key_accuracy_percent``: under other keys (mean of ``verify.wrong_keys``), about chance when the key matters.
+    ``auroc``: under the owner's key too, a figure of the trainer's that its tables do not bound.
     Multi-label, they are ``auroc``, ``plain_auroc`` and ``wrong_key_auroc``.
 
     Args:
@@ -60,7 +61,9 @@ def _measured(config: Config, places: Places) -> dict[str, Any]:
 
     ours = scored(model, cipher)
     name = ours.headline
-    values: dict[str, Any] = {name: ours.summary()[name]}
+    told = ours.summary()
+    values: dict[str, Any] = {name: told[name]}
+    values |= {"auroc": told["auroc"]} if "auroc" in told else {}  # of the trainer's figures the one that ranks
     if cipher.keyed:
         others = [load_cipher(config, wrong_key(number)) for number in range(config.verify.wrong_keys)]
         values[f"wrong_key_{name}"] = float(np.mean([figure(model, other) for other in others]))

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import read_result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 from test_finetune import make_world, places_of, train
 
 from ppvit.core.errors import PpvitError
 from ppvit.evaluation.scores import Scores
+from ppvit.report.class_claims import disagreement, sums_of
 from ppvit.verbs import evaluate
 
 
-@given(st.integers(2, 6), st.integers(1, 60), st.integers(1, 20), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 7), st.integers(1, 60), st.integers(1, 20), st.integers(0, 99))
 def test_figures_agree_with_scikit_learn(classes, images, bins, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(images, classes, generator=generator, dtype=torch.float64)
@@ -34,6 +36,26 @@ def test_figures_agree_with_scikit_learn(classes, images, bins, seed):
     )
     recalls = metrics.recall_score(labels, predicted, labels=names, average=None, zero_division=np.nan)
     np.testing.assert_allclose(scores.class_accuracy_percent(), 100 * recalls)
+    summary = scores.summary()
+    there = metrics.recall_score(labels, predicted, labels=np.unique(labels), average="macro")
+    assert summary["balanced_accuracy_percent"] == pytest.approx(100 * there)
+    assert summary["f1"] == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
+    assert ("top5_accuracy_percent" in summary) == (classes > 5)
+    if classes > 5:
+        top5 = metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=names)
+        assert summary["top5_accuracy_percent"] == pytest.approx(100 * top5)
+    # and what an honest trainer writes passes the owner's bounds
+    for name, value in sums_of(scores.confusion).items():
+        assert summary[name] == pytest.approx(value)
+    assert disagreement(summary) is None
+    scored = [each for each in names if 0 < (labels == each).sum() < images]
+    assert ("auroc" in summary) == bool(scored)
+    if scored:
+        truth = np.eye(classes)[labels][:, scored]
+        areas = {"auroc": metrics.roc_auc_score, "average_precision": metrics.average_precision_score}
+        for name, area in areas.items():
+            expected = np.mean([area(truth[:, i], probabilities[:, each]) for i, each in enumerate(scored)])
+            assert summary[name] == pytest.approx(expected, abs=1e-6)
 
 
 def _calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> float:
@@ -69,7 +91,10 @@ def test_plot_tables(tmp_path):
     with open(tmp_path / "confusion.csv") as file:
         assert sorted(map(tuple, csv.reader(file))) == [("0", "0"), ("0", "1"), ("1", "1"), ("actual", "predicted")]
     with open(tmp_path / "class_accuracy.csv") as file:
-        assert list(csv.reader(file)) == [["class", "accuracy_percent"], ["0", "50.0"], ["1", "100.0"]]
+        header, *rows = csv.reader(file)
+    assert header == ["class", "accuracy_percent", "auroc", "average_precision"]
+    expected = [[0, 50, 0.75, 5 / 6], [1, 100, 0.75, 0.5]]  # of two images of class 0 one stands beside that of class 1
+    np.testing.assert_allclose(np.array(rows, float), expected, rtol=1e-6)
     with open(tmp_path / "calibration.csv") as file:
         (row,) = csv.DictReader(file)  # all three have probability 1 / (1 + e^-2)
     assert float(row["confidence_percent"]) == pytest.approx(100 / (1 + np.exp(-2)))

@@ -21,7 +21,7 @@ from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.cascade import BATCH, Adversary, cascade, classified_correctly, find_now
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, chosen
-from ppvit.evasion.verdicts import attack_names, interval_percent, trainers_verdict
+from ppvit.evasion.verdicts import attack_names, trainers_verdict
 from ppvit.models import save_model
 from ppvit.places import Places
 from ppvit.verbs import encrypt, evaluate, finetune, robustness
@@ -259,13 +259,6 @@ def test_masking_is_seen():
     assert masking.at_least_as_strong(31.0, 30.0, images=1000)
     assert not masking.at_least_as_strong(33.0, 30.0, images=1000)
     assert masking.tolerance_percent(10) == 10.0  # one image
-
-
-def test_interval_is_wilsons():
-    low, high = interval_percent(np.arange(100) < 40)
-    z, p, n = 1.959964, 0.4, 100  # Wilson 1927: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
-    centre, spread = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    assert (low, high) == pytest.approx([100 * (centre + side * spread) / (1 + z**2 / n) for side in (-1, 1)], abs=1e-3)
 
 
 def test_fewer_images_are_the_first_of_more():

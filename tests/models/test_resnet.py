@@ -333,7 +333,7 @@ def test_a_resnet_is_trained_against_an_attack_and_attacked(mode, world, tmp_pat
     config = with_settings(
         world,
         finetune={"batch_norm": mode, "rank": 2, "epochs": 1, "batch_size": 15, "adversarial": "trades"},
-        adversarial={"steps": 2, "step_size": 4, "monitor_images": 6},
+        adversarial={"steps": 2, "step_size": 4},
         robustness={"attack": "pgd", "images": 6, "epsilon": 128, "step_size": 16, "epsilons": [128]},
     )
     finetune.run(config, places)

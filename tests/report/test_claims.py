@@ -55,6 +55,15 @@ BAD = [
     ("evaluate", {"images": 81}, "'images' is 81"),
     ("evaluate", {"images": 80.0}, "valid integer"),
     ("evaluate", {"class_accuracy_min_percent": 75.0}, "it gives 'class_accuracy_min_percent' 73.0769"),
+    ("evaluate", {"balanced_accuracy_percent": 99.0}, "it gives 'balanced_accuracy_percent' 91.0256"),
+    ("evaluate", {"f1": 0.5}, "it gives 'f1' 0.909"),
+    ("evaluate", {"accuracy_low_percent": 91.0}, "it gives 'accuracy_low_percent' 83.0"),
+    ("evaluate", {"accuracy_high_percent": 91.3}, "it gives 'accuracy_high_percent' 95.69"),
+    ("evaluate", {"top5_accuracy_percent": 90.0}, "'top5_accuracy_percent' is less than 'accuracy_percent'"),
+    ("evaluate", {"top5_accuracy_percent": 99.99}, "no share of 80 images"),
+    ("evaluate", {"auroc": 0.995}, "'auroc' 0.995 is not between 'auroc_low' 0.95 and 'auroc_high' 0.99"),
+    ("evaluate", {"auroc": 1.5}, "less than or equal to 1"),
+    ("evaluate", {"auroc_error": -0.1}, "greater than or equal to 0"),
     ("evaluate", {"calibration_error_percent": 0.0}, "it gives 'calibration_error_percent' 1.25"),
     ("evaluate", {"finetuned_id": "0" * 16}, "'finetuned_id' is 0000000000000000"),
     ("evaluate", {"finetuned_id": "\x1b[2J"}, "control characters"),
@@ -190,6 +199,18 @@ def test_pictures_are_those_of_attacks_that_audit_names(world):
     assert "weights.png is no PNG" in refused(world)
     (world / "results/audit/attacks.json").write_text(json.dumps({**told, "titles": {"../../raw/x": "x"}}))
     assert "attacks.json" in refused(world)
+
+
+def test_an_area_that_is_not_confirmed_stands_at_the_top(world, capsys):
+    write_stage(world / "results", "verify", {**VALUES["verify"], "auroc": 0.976})
+    write_page(world)
+    assert "Do not trust" not in capsys.readouterr().out  # 0.98, on another machine
+    write_stage(world / "results", "verify", {**VALUES["verify"], "auroc": 0.97})
+    write_page(world)
+    told = (
+        "Do not trust the trainer's figures: it says a mean AUROC of 0.9800 on 80 test images, the owner measured 0.97"
+    )
+    assert told in capsys.readouterr().out
 
 
 def test_a_trainer_that_is_not_confirmed_stands_at_the_top(world, capsys):

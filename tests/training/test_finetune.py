@@ -23,7 +23,7 @@ from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import sha256_of
 from ppvit.core.results import read_times
-from ppvit.data.batches import EncryptedImages, epoch_batches
+from ppvit.data.batches import epoch_batches
 from ppvit.models import save_model
 from ppvit.places import Places
 from ppvit.training.checkpoint import Checkpoint, Extent
@@ -62,8 +62,7 @@ def changed(config: Config, **settings) -> Config:
 def train(folder: Path, config: Config, name: str = "finetuned", log=None) -> dict:
     """What the stage does, without result files and live metrics; returns what it measured."""
     places = places_of(folder, name)
-    dataset = EncryptedImages(places.encrypted, "train")
-    trained = fine_tune(config.finetune, config.adversarial, dataset, places.adapted, log)
+    trained = fine_tune(config.finetune, config.adversarial, places.encrypted, places.adapted, log)
     save_finetuned(trained.tuner, trained.model, places.finetuned, places.adapted, trained.record)
     trained.written()
     return trained.values
@@ -201,19 +200,26 @@ class Bomb:
 
 
 EXTENT = Extent(epochs=3, steps=4, measures=1)
+NO_CHOICE = {"best": [], "epochs": [0, 1], "weights": {}}
 NO_PROGRESS = (
     *({"epoch": each} for each in ("1", 10**6, -1, 2, 1.0)),
     *({"step": each} for each in (-5, 4, None)),
     *({"history": [each]} for each in ("x", {"train_loss": "x"}, {"train_loss": math.nan}, 1)),
     *({"sums": each} for each in ([], [1.0, 2.0], [math.inf], ["1"], 5)),
     {"objective": []},
+    *({"selection": {**NO_CHOICE, **each}} for each in ({"best": [1.0]}, {"epochs": [0, 2]}, {"epochs": 1})),
+    *({"selection": {**NO_CHOICE, "weights": each}} for each in ([], {"weight": torch.zeros(2, 3)})),
+    {"selection": None},
+    {"average": []},
 )
+PROGRESS = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
+PROGRESS |= {"selection": NO_CHOICE, "average": {}}
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "code", "model", "types", "weights", *NO_PROGRESS], ids=str)
 def test_checkpoint_that_cannot_be_used_is_told_and_changes_nothing(tmp_path, monkeypatch, capsys, damage):
     monkeypatch.setenv("BOMB", str(tmp_path / "executed"))
-    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
+    progress = PROGRESS
     trained = torch.nn.Linear(2, 2)
     checkpoint = Checkpoint({"a": 1}, tmp_path)
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
@@ -265,7 +271,7 @@ def test_runs_that_share_a_checkpoint_do_not_disturb_each_other(tmp_path):
     """Two runs of the same parameters: one ends and forgets it while the other still saves."""
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    progress = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
+    progress = PROGRESS
     first, second = Checkpoint({}, tmp_path), Checkpoint({}, tmp_path)
     first.save(model, optimizer, progress)
     second.save(model, optimizer, progress | {"epoch": 2, "history": 2 * progress["history"]})
