@@ -15,14 +15,14 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, Generic, Self, TypeVar
 
+import cloudpickle
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
-from joblib.externals import cloudpickle
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ppvit.core.children import end_with_parent

@@ -50,7 +50,7 @@ class Scores:
 
         # unvalidated: torchmetrics would refuse a single class, and NaN as the recall of a class without images; and of
         # processes that share the work each has counted all images, so they are not to be added up
-        alone: dict[str, bool] = {"validate_args": False, "sync_on_compute": False}
+        alone: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}
         told: dict[str, Metric | MetricCollection] = {
             "confusion": MulticlassConfusionMatrix(num_classes, **alone),
             "accuracy": MulticlassAccuracy(num_classes, average="micro", **alone),
