@@ -12,28 +12,22 @@ from __future__ import annotations
 
 import os
 import traceback
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import cloudpickle
-from joblib import Parallel, delayed, effective_n_jobs, parallel_config
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ppvit.core.children import end_with_parent
-from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.stopping import unheard_by_children
-from ppvit.core.workers import clustered, requested_workers
+from ppvit.core.engines import Backend, Dask, Here, Ray
+from ppvit.core.errors import PpvitError
+from ppvit.core.workers import clustered
 
 Result = TypeVar("Result")
 
 _TRIES = 3  # of a task whose worker is killed
-_CONNECT_SECONDS = 30
 _DECISIVE = ("ppvit", "numpy", "pillow", "scipy")  # packages whose versions can change what a task gives
 
 
@@ -41,8 +35,8 @@ class Executor:
     """Processes that work at tasks.
 
     Args:
-        processes: on this machine; a cluster has as many as it has, but no more than ``$PPVIT_WORKERS``, are asked at a
-            time. With one the work is done here.
+        processes: on this machine; with one the work is done in this very process. A cluster is asked for as many tasks
+            at a time as it has processors, or ``$PPVIT_WORKERS``.
 
     They start with the first task and end with the block.
 
@@ -53,22 +47,20 @@ class Executor:
 
     def __init__(self, processes: int) -> None:
         self._engine, self._processes = clustered(), processes
-        self._stack = ExitStack()
-        self._backend: dict[str, Any] = {}
+        self._backend: Backend | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None and self._backend and not self._engine:
-            _shut_down(kill=True)  # nobody waits for what they are at
-        self._stack.close()
+        if self._backend is not None:
+            self._backend.close(kind is not None)
 
     def each(self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """The function's value for the arguments of every task, in their order.
 
-        Tasks are taken as they are needed, in this thread: twice as many as there are processes are under way. A task
-        whose worker is killed is done again, so doing it twice must do no harm.
+        Tasks are taken as they are needed, in this thread: at most twice as many as there are processes are under way.
+        A task whose worker is killed is done again, so doing it twice must do no harm.
 
         Raises:
             PpvitError: what the function raises; workers are killed again and again, or have other packages.
@@ -76,63 +68,53 @@ class Executor:
         if not self._engine and self._processes < 2:
             yield from (function(*arguments) for arguments in tasks)
             return
-        self._start()
-        remaining, under_way = iter(tasks), deque[_Window[Result]]()
-        while window := list(islice(remaining, self._processes)):
-            under_way.append(_Window(self, [Task(function, arguments) for arguments in window]))
+        if self._backend is None:
+            self._backend = {"": Here, "dask": Dask, "ray": Ray}[self._engine](self._processes)
+        remaining, under_way = iter(tasks), deque[_Window]()
+        while window := list(islice(remaining, self._backend.at_once)):
+            under_way.append(_Window(self._backend, [Task(function, arguments) for arguments in window]))
             if len(under_way) == 2:
                 yield from under_way.popleft().results()
         while under_way:
             yield from under_way.popleft().results()
 
-    def _start(self) -> None:
-        if self._backend:
-            return
-        if not self._engine:
-            # processes of joblib would wait for five minutes for one that was killed
-            self._backend = {"backend": "loky", "initializer": end_with_parent, "initargs": (os.getpid(),)}
-            self._stack.callback(_shut_down)
-            return
-        self._backend = {"dask": _dask, "ray": _ray}[self._engine](self._stack)
-        with parallel_config(**self._backend):
-            self._processes = effective_n_jobs(-1)
-        self._processes = min(self._processes, requested_workers() or self._processes)
 
-    def parallel(self) -> Parallel:
-        """joblib's, which takes all tasks at once."""
-        lazily = "list" if self._engine == "ray" else "generator"  # Ray's backend has no other way
-        # arrays go through a pipe, not through files
-        options: dict[str, Any] = {"n_jobs": self._processes, "batch_size": 1, "pre_dispatch": "all"}
-        with parallel_config(**self._backend, **({} if self._engine else {"max_nbytes": None})):
-            return Parallel(**options, return_as=lazily)
+class _Window:
+    """Tasks that are under way together, of which the results of the first have been taken."""
 
-
-class _Window(Generic[Result]):
-    """Tasks that are under way together, and what was got of them so far."""
-
-    def __init__(self, executor: Executor, tasks: list[Task]) -> None:
-        self._executor, self._tasks = executor, tasks
-        self._results: Iterator[Any] = self._begin()
+    def __init__(self, backend: Backend, tasks: list[Task]) -> None:
+        self._backend, self._tasks = backend, tasks
+        self._results = self._begin()
 
     def _begin(self) -> Iterator[Any]:
-        with unheard_by_children():
-            return iter(self._executor.parallel()(delayed(task)() for task in self._tasks))
+        try:
+            return self._backend.begin(self._tasks)
+        except self._backend.killed as error:  # while an earlier window is under way, whose results come first
+            return _raising(error)
 
-    def results(self) -> Iterator[Result]:
+    def results(self) -> Iterator[Any]:
         tries = 1
         while self._tasks:
             try:
                 result = next(self._results)
-            except TerminatedWorkerError:
+            except self._backend.killed as error:
                 if tries == _TRIES:
-                    raise
+                    raise PpvitError(
+                        f"workers were killed {_TRIES} times, probably since memory is short; lower PPVIT_WORKERS"
+                    ) from error
                 tries += 1
                 self._results = self._begin()
                 continue
+            tries = 1
             del self._tasks[0]
             if isinstance(result, Failed):
                 raise result.error
             yield result
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    yield from ()
+    raise error
 
 
 class Task:
@@ -177,55 +159,3 @@ def _require_same(wanted: dict[str, str]) -> None:
             f"{name} {own[name]} in place of {wanted[name]}" for name in wanted if own[name] != wanted[name]
         )
         raise PpvitError(f"worker {os.uname().nodename} has {apart}; install the same on all machines")
-
-
-def _shut_down(kill: bool = False) -> None:
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor(reuse=True).shutdown(kill_workers=kill)
-
-
-def _address(engine: str, example: str) -> str:
-    if not (address := os.environ.get("PPVIT_ENGINE_ADDRESS", "")):
-        raise UsageError(f"PPVIT_ENGINE={engine} needs PPVIT_ENGINE_ADDRESS, such as {example}")
-    return address
-
-
-def _dask(stack: ExitStack) -> dict[str, Any]:
-    address = _address("dask", "tcp://HOST:8786 or the scheduler's file")
-    try:
-        from distributed import Client
-    except ImportError:
-        raise PpvitError("PPVIT_ENGINE=dask needs Dask; pip install 'ppvit[dask]'") from None
-    warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # of images, which are as large as they are
-    where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
-    try:
-        client = Client(**where, set_as_default=False, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise _silent("dask", address, error) from None
-    stack.callback(client.close)
-    return {"backend": "dask", "client": client, "wait_for_workers_timeout": _CONNECT_SECONDS}
-
-
-def _ray(stack: ExitStack) -> dict[str, Any]:
-    address = _address("ray", "HOST:6379")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError:
-        raise PpvitError("PPVIT_ENGINE=ray needs Ray; pip install 'ppvit[ray]'") from None
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _silent("ray", address, error) from None
-    stack.callback(ray.shutdown)
-    register_ray()
-    return {"backend": "ray"}
-
-
-def _silent(engine: str, address: str, error: Exception) -> PpvitError:
-    why = " ".join(str(error).split())[:200]
-    return PpvitError(
-        f"no {engine} cluster answers at PPVIT_ENGINE_ADDRESS={address} ({why}); start it and its workers"
-    )
