@@ -56,13 +56,19 @@ def conditions(load_before: str, root: Path = ROOT) -> str:
     return f"revision {revision or 'unknown'}, {date.today()}, {where}; {', '.join(found)}"
 
 
-def alternate(contestants: dict[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> dict[str, np.ndarray]:
+def alternate(
+    contestants: dict[str, Callable[[], object]],
+    rounds: int,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, np.ndarray]:
     """Time every contestant once a round.
 
     Args:
         contestants: name -> what to time; the first comes first in every round.
         rounds: how many times each is timed.
         warm_up: before several rounds an untimed one, for imports, caches and the allocator.
+        clock: in seconds; ``time.process_time`` for what runs in one thread beside other work.
 
     Returns:
         Name -> seconds, (rounds,).
@@ -70,10 +76,10 @@ def alternate(contestants: dict[str, Callable[[], object]], rounds: int, warm_up
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(-1 if warm_up and rounds > 1 else 0, rounds):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: np.array(times) for name, times in seconds.items()}
 
 

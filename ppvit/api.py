@@ -15,7 +15,7 @@ import numpy as np
 
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers import Cipher
-from ppvit.config import NO_MODEL, Adversarial, Dataset, Encrypt, Finetune, checked
+from ppvit.config import NO_MODEL, Adversarial, Augment, Dataset, Encrypt, Finetune, checked
 from ppvit.core.files import require_apart
 from ppvit.core.provenance import Made
 from ppvit.core.scratch import cache_folder
@@ -147,6 +147,7 @@ def finetune(
     *,
     log: Callable[[int, dict[str, float]], None] | None = None,
     attack: dict[str, Any] | None = None,
+    augment: dict[str, Any] | None = None,
     **parameters: Any,
 ) -> dict[str, Any]:
     """Fine-tune on encrypted training images and write the adapter, or the whole model.
@@ -156,6 +157,7 @@ def finetune(
         out: folder of the result.
         log: called after every epoch with its number and metrics.
         attack: parameters of the section ``adversarial``, where ``adversarial`` is at or trades.
+        augment: parameters of the section ``augment``, such as ``{"names": ["mixup"]}``.
         parameters: those of the section ``finetune``: ``method="lora"``, ``rank=8``, ``epochs=10``, ...
 
     Returns:
@@ -166,7 +168,8 @@ def finetune(
         PpvitError: shards and model are missing, damaged or not made for each other.
     """
     settings, against = checked(Finetune, **parameters), checked(Adversarial, **(attack or {}))
-    finetuned = train(settings, against, Path(encrypted), Path(adapted), log)
+    changed = checked(Augment, **(augment or {}))
+    finetuned = train(settings, against, Path(encrypted), Path(adapted), log, changed)
     if finetuned.is_main_process:
         save_finetuned(finetuned.tuner, finetuned.model, Path(out), Path(adapted), finetuned.record)
         finetuned.written()

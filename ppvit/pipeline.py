@@ -6,6 +6,7 @@ A stage is one word: a section of ``params.yaml``, a file in ``ppvit/verbs``, a 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ class Stage:
 
     def run(self, config: Config, places: Places) -> None:
         """Run it on the values that it reads, and no others."""
+        if self.name == "finetune" and os.environ.get("RANK", "0") == "0":
+            from ppvit.config.recipes import told
+            from ppvit.core.errors import say
+
+            if line := told(config):
+                say(line)
         importlib.import_module(f"ppvit.verbs.{self.name}").run(self.narrowed(config), places)
 
     def run_as_asked(self, config: Config, places: Places) -> None:
@@ -89,6 +96,13 @@ def _cipher_reads(config: Config) -> set[str]:
     return {"name", "block_size", *kind.options} | ({"key_id"} if kind.keyed else set())
 
 
+def _encrypt_reads(config: Config) -> set[str]:
+    settings = config.encrypt
+    unread = {"view_recipe"} if settings.views == 1 else set()
+    unread |= {"view_key_id"} if settings.views == 1 or settings.view_recipe == "none" else set()
+    return set(type(settings).model_fields) - unread
+
+
 def _finetune_reads(config: Config) -> set[str]:
     from ppvit.tuners import parameters_read
 
@@ -102,6 +116,12 @@ def _adversarial_reads(config: Config) -> set[str]:
     unread = set() if loss == "trades" else {"natural_weight", "robust_weight", "scalars"}
     unread |= set() if settings.head_init == "robust" else {"head_epochs"}
     return set(type(settings).model_fields) - unread
+
+
+def _augment_reads(config: Config) -> set[str]:
+    from ppvit.training.augmentation import parameters_read
+
+    return parameters_read(config.augment)
 
 
 def _audit_reads(config: Config) -> set[str]:
@@ -133,8 +153,10 @@ def _dataset_read_by_download(config: Config) -> set[str]:
 # sections of which only a part is read, depending on what is chosen; in all stages, or in one
 _READS: dict[str, Callable[[Config], set[str]]] = {
     "cipher": _cipher_reads,
+    "encrypt": _encrypt_reads,
     "finetune": _finetune_reads,
     "adversarial": _adversarial_reads,
+    "augment": _augment_reads,
     "audit": _audit_reads,
     "download.dataset": _dataset_read_by_download,
     "he": _he_reads,
@@ -145,6 +167,7 @@ _IMAGES = (
     *("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.frames"),
     *("dataset.first_images", "dataset.val_fraction", "dataset.seed"),
 )
+_VIEWS = ("encrypt.views", "encrypt.view_recipe", "encrypt.view_key_id")
 _PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
 _DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
 # what only some data sets read: ppvit.datasets.CHOICES, whose import the help of the command does not need
@@ -153,7 +176,7 @@ _CHOICES = tuple(
 )
 _BACKBONE = ("model.name", "model.checkpoint", "model.pretrained", "model.mean", "model.std")
 _EVERYTHING: tuple[str, ...] = (
-    *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "adversarial"),
+    *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "augment", "adversarial"),
     *("evaluate", "robustness", "verify", "audit", "threats", "he", "report"),
 )
 _ADVERSARY = tuple(
@@ -200,7 +223,7 @@ STAGES: dict[str, Stage] = {
             "finetune",
             "trainer",
             "Fine-tune on encrypted shards; needs no key.",
-            ("finetune", "adversarial"),
+            ("finetune", "augment", "adversarial"),
             ("encrypted", "adapted"),
             ("finetuned", "live", "results"),
             shared=True,
@@ -244,7 +267,7 @@ STAGES: dict[str, Stage] = {
             "audit",
             "owner",
             "Attack the privacy of what the trainer sees, and measure what leaks.",
-            (*_IMAGES, "cipher", *_PREPARE, *_BACKBONE, "audit"),
+            (*_IMAGES, "cipher", *_PREPARE, *_VIEWS, *_BACKBONE, "audit"),
             ("raw", "embedded", *_TRAINED),
             ("pictures", "results"),
         ),

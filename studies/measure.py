@@ -117,10 +117,11 @@ def trained_and_tested(run: Run) -> dict[str, Any]:
     trained, tested = run.stage("finetune"), run.stage("evaluate")
     figures = {name: tested[name] for name in ("accuracy_percent", "cross_entropy")}
     figures |= {name: trained[name] for name in OF_TRAINING}
-    return figures | {f"{name}_by_epoch": _by_epoch(run, name) for name in ("train_loss", "train_accuracy_percent")}
+    return figures | {f"{name}_by_epoch": by_epoch(run, name) for name in ("train_loss", "train_accuracy_percent")}
 
 
-def _by_epoch(run: Run, metric: str) -> list[float]:
+def by_epoch(run: Run, metric: str) -> list[float]:
+    """A metric of fine-tuning, a value an epoch."""
     with open(run.places.live / "plots" / "metrics" / f"{metric}.tsv", encoding="utf-8") as file:
         return [float(row[metric]) for row in csv.DictReader(file, delimiter="\t")]
 

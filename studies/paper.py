@@ -11,31 +11,38 @@ from table import Results, markdown
 
 ADAPTED = "_adapted"  # ending of the names of images whose model is adapted to the key
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
-"""by images and method, one result a seed"""
+"""by images and method, one result a seed, which it names"""
 
 OURS = ["images", "method", "accuracy", "against plain"]
 COST = ["training loss", "parameters", "adapter, kB", "peak memory, MiB", "images/s", "time, s", "CPU time, s"]
-NOTE = """Accuracies in percent on the test images, mean ± standard deviation over {seeds} seeds. *Against plain*: the
+NOTE = """Accuracies in percent on the test images, mean ± standard deviation over {seeds}. *Against plain*: the
 difference to plain images with the same method and seed, over the seeds; * where a paired t-test tells it from zero at
 5 %. Costs are of fine-tuning alone, means over the seeds; parameters are those that train, head included."""
 
 
 def rows_of(study: Study, size: str, results: Results) -> Rows:
-    """The rows whose seeds have all been run, in the order of the plan."""
-    rows: dict[tuple[str, str], list[dict[str, Any] | None]] = {}
+    """The rows of which a seed has been run, in the order of the plan."""
+    rows: Rows = {}
     for variant in study.variants(size):
-        rows.setdefault((variant["images"], variant["method"]), []).append(results.get(variant))
-    return {row: runs for row, runs in rows.items() if None not in runs}
+        if variant in results:
+            run = {**results[variant], "seed": variant["seed"]}
+            rows.setdefault((variant["images"], variant["method"]), []).append(run)
+    return rows
 
 
 def sections(study: Study, size: str, results: Results) -> list[str]:
     rows = rows_of(study, size, results)
     return [
-        NOTE.format(seeds=len({variant["seed"] for variant in study.variants(size)})),
+        NOTE.format(seeds=_seeds_in_words(rows)),
         main_table(rows, study.about),
         *comparison_table(rows, study.about.get("comparisons", [])),
         *exactness(rows),
     ]
+
+
+def _seeds_in_words(rows: Rows) -> str:
+    counts = sorted({len(runs) for runs in rows.values()})
+    return f"{counts[-1]} seeds" if counts[:1] == counts[-1:] else f"{counts[-1]} seeds, where there is no ±, of one"
 
 
 def main_table(results: Rows, published: dict[str, Any]) -> str:
@@ -61,7 +68,11 @@ def accuracies(runs: list[dict[str, Any]]) -> list[float]:
 
 
 def spread(runs: list[dict[str, Any]]) -> str:
-    return f"{mean(accuracies(runs)):.1f} ± {stdev(accuracies(runs)):.1f}"
+    return _with_deviation(accuracies(runs), ".1f")
+
+
+def _with_deviation(values: list[float], form: str) -> str:
+    return format(mean(values), form) + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def against(results: Rows, images: str, method: str) -> str:
@@ -71,15 +82,25 @@ def against(results: Rows, images: str, method: str) -> str:
 
 
 def difference(ours: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
-    """Mean ± standard deviation of the paired differences; marked where they are told from zero."""
-    values = [a - b for a, b in zip(accuracies(ours), accuracies(others), strict=True)]
+    """Mean ± standard deviation of the differences with equal seeds; marked where they are told from zero."""
+    values = [a["accuracy_percent"] - b["accuracy_percent"] for a, b in pairs(ours, others)]
+    if not values:
+        return "–"
     if not any(values):
         return "0 in every run"
-    return f"{mean(values):+.1f} ± {stdev(values):.1f}" + ("*" if told_apart(values) else "")
+    return _with_deviation(values, "+.1f") + ("*" if told_apart(values) else "")
+
+
+def pairs(ours: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Runs of two rows with the same seed."""
+    by_seed = {run["seed"]: run for run in others}
+    return [(run, by_seed[run["seed"]]) for run in ours if run["seed"] in by_seed]
 
 
 def told_apart(values: list[float]) -> bool:
-    """Whether a two-sided t-test tells the mean from zero at 5 %."""
+    """Whether a two-sided t-test tells the mean from zero at 5 %; one value cannot."""
+    if len(values) < 2:
+        return False
     if stdev(values) == 0:
         return values[0] != 0
     return bool(stats.ttest_1samp(values, 0).pvalue < 0.05)
@@ -118,12 +139,12 @@ def exactness(results: Rows) -> list[str]:
     for (images, method), runs in results.items():
         if not images.endswith(ADAPTED) or ("plain", method) not in results:
             continue
-        pairs = list(zip(runs, results["plain", method], strict=True))
+        both = pairs(runs, results["plain", method])
         loss, accuracy = (
-            max(largest(ours[f"train_{name}_by_epoch"], plain[f"train_{name}_by_epoch"]) for ours, plain in pairs)
+            max(largest(ours[f"train_{name}_by_epoch"], plain[f"train_{name}_by_epoch"]) for ours, plain in both)
             for name in ("loss", "accuracy_percent")
         )
-        tested = max(abs(ours["accuracy_percent"] - plain["accuracy_percent"]) for ours, plain in pairs)
+        tested = max(abs(ours["accuracy_percent"] - plain["accuracy_percent"]) for ours, plain in both)
         rows.append([images, f"`{method}`", f"{loss:.1e}", f"{accuracy:.2f}", f"{tested:.2f}"])
     heading = "Largest differences between adapted and plain in any epoch and seed (accuracies in points):"
     return [heading, markdown(rows, text_columns=2)] if len(rows) > 1 else []

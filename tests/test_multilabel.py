@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import shutil
 import tarfile
@@ -430,3 +431,13 @@ def test_labels_are_learned_on_their_own():
     np.testing.assert_array_equal(
         train(plan, features, classes).weights, train(plan, features, np.eye(3, dtype=np.int64)[classes]).weights
     )
+
+
+def test_rare_labels_are_weighed_and_sampled_and_what_they_lack_is_refused(world, tmp_path):
+    config, places = world
+    settings = config.finetune.model_copy(update={"class_weights": "balanced", "sampling": "balanced"})
+    trained = finetune(settings, config.adversarial, places.encrypted, places.adapted)
+    assert trained.values["train_loss"] < math.log(2)  # what saying one half of everything has, whatever the weights
+    with pytest.raises(UsageError, match=r"finetune\.select_by balanced_accuracy is for images of one class each"):
+        wrong = settings.model_copy(update={"select_by": "balanced_accuracy"})
+        finetune(wrong, config.adversarial, places.encrypted, places.adapted)

@@ -1,4 +1,4 @@
-"""One file adds a cipher, a fine-tuning method, an attack or a data set, as the documentation shows.
+"""One file adds a cipher, a fine-tuning method, an augmentation, an attack or a data set, as the documentation shows.
 
 A copy of the repository gets the examples of the README and of docs/extending.md, each as the file that it names, and
 nothing else. The pipeline runs with them, and so do the tests that go through the registries, unchanged.
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from imports import ROOT
 
-NAMES = {"ciphers": "rows", "methods": "biases", "attacks": "flat", "datasets": "noise"}
+NAMES = {"ciphers": "rows", "methods": "biases", "attacks": "flat", "datasets": "noise", "augmentations": "solarise"}
 
 # what the examples do not show: a cipher that no model can be adapted to, and an attack with variants
 OTHERS = {
@@ -78,8 +78,8 @@ print(json.dumps(said))
 
 # tests that go through the names of a registry, and their files
 RELATED = {
-    "rows or bits or biases": "ciphers every_cipher audit_keys threats adversarial export tuners every_method "
-    "methods_table adversarial_training resnet",
+    "rows or bits or biases or solarise": "ciphers every_cipher audit_keys threats adversarial export tuners "
+    "every_method methods_table adversarial_training resnet augmentation_commutes",
     "test_run_reports_the_names": "audit",
     "test_every_attack_can_be_asked_for": "audit",
     "test_attacks_that_cannot_be_made": "audit_keys",
@@ -123,6 +123,7 @@ def test_a_pipeline_of_examples_runs(project):
         "cipher.name": NAMES["ciphers"],
         "finetune.method": NAMES["methods"],
         "finetune.epochs": 1,
+        "augment.names": f"[{NAMES['augmentations']}]",
         "audit.attacks": f"[{NAMES['attacks']},turned,weights]",
         "audit.images": 4,
         "audit.candidates": 8,

@@ -15,6 +15,7 @@ from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.data.batches import EncryptedImages
 from ppvit.data.plain import PlainImages, image_id
+from ppvit.data.views import Views
 from ppvit.models import backbone_of, load_model
 from ppvit.models.stems import patch_projection
 from ppvit.places import Places
@@ -49,7 +50,10 @@ def collect(config: Config, places: Places) -> tuple[View, Truth]:
         PpvitError: shards or model were made with another key, cipher or size than the parameters say, or are missing.
     """
     cipher = load_cipher(config)
-    plain = {split: PlainImages(places.raw, split, config.dataset, config.encrypt) for split in _SPLITS}
+    plain = {
+        split: PlainImages(places.raw, split, config.dataset, config.encrypt, views=Views.of(config, split))
+        for split in _SPLITS
+    }
     space = KeySpace.of(cipher)
     shards = {split: EncryptedImages(places.encrypted, split) for split in _SPLITS}
     parameters = Made("params.yaml", cipher.record)
@@ -78,10 +82,11 @@ def collect(config: Config, places: Places) -> tuple[View, Truth]:
         encrypted=shards["test"].ciphertext(attacked),
         seed=settings.seed,
         image_size=config.dataset.image_size,
-        known_plain=_read_plain(plain["train"], known),
-        known_encrypted=shards["train"].ciphertext(known),
+        views=plain["train"].views,
+        known_plain=_in_all_views(plain["train"], known),
+        known_encrypted=shards["train"].ciphertext(shards["train"].in_all_views(known)),
         known_pairs=tuple(sorted(set(settings.known_pairs))),
-        pooled=shards["train"].ciphertext(pooled[: max(settings.pooled_images)]),
+        pooled=shards["train"].ciphertext(shards["train"].in_all_views(pooled[: max(settings.pooled_images)])),
         pooled_images=tuple(sorted({min(count, len(pooled)) for count in settings.pooled_images})),
         public_plain=_read_plain(plain["train"], public[:_PUBLIC]),
         candidates=np.concatenate([truth, _read_plain(plain["test"], decoys)])[mixed],
@@ -93,17 +98,22 @@ def collect(config: Config, places: Places) -> tuple[View, Truth]:
 
 
 def require_same_images(plain: PlainImages, cipher: Cipher, encrypted: EncryptedImages) -> None:
-    """Refuse shards that are not of these plain images: other numbers, labels, or another first image.
+    """Refuse shards that are not of these plain images: other numbers, labels or views, or another first image.
 
     Raises:
         PpvitError: names both folders.
     """
     alike = len(plain) == len(encrypted) and np.array_equal(plain.labels, encrypted.labels())
-    if alike:
-        ours = cipher.encrypt(plain.read(0, 1), plain.ids(0, 1)).astype(np.float64)
-        theirs = encrypted.ciphertext(np.arange(1)).astype(np.float64)
+    alike = alike and plain.views == encrypted.views
+    for view in {0, plain.views - 1} if alike else ():
+        ours = cipher.encrypt(plain.read(0, 1, view), plain.ids(0, 1, view)).astype(np.float64)
+        theirs = encrypted.ciphertext(np.array([view * len(plain)])).astype(np.float64)
         # a cipher that computes with fractions may round the last digits otherwise on another machine
-        alike = ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * np.abs(theirs).max())
+        alike = (
+            alike
+            and ours.shape == theirs.shape
+            and np.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * np.abs(theirs).max())
+        )
     if not alike:
         raise PpvitError(
             f"{encrypted.folder} does not hold the images of {plain.folder} (of {len(encrypted)} and {len(plain)}) as "
@@ -116,10 +126,14 @@ def _order(available: int, seed: int) -> np.ndarray:
     return np.random.default_rng((seed, available)).permutation(available)
 
 
-def _read_plain(plain: PlainImages, indices: np.ndarray) -> np.ndarray:
+def _read_plain(plain: PlainImages, indices: np.ndarray, view: int = 0) -> np.ndarray:
     if not len(indices):
         return np.empty((0, plain.image_size, plain.image_size, 3), np.uint8)
-    return np.concatenate([plain.read(index, index + 1) for index in indices])
+    return np.concatenate([plain.read(index, index + 1, view) for index in indices])
+
+
+def _in_all_views(plain: PlainImages, indices: np.ndarray) -> np.ndarray:
+    return np.concatenate([_read_plain(plain, indices, view) for view in range(plain.views)])
 
 
 def _embeddings(config: Config, places: Places, classes: int) -> dict[str, Embedding]:

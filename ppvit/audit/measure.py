@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ppvit.audit.amount import ALL_VIEWS
 from ppvit.audit.attacks.feature_reconstruction import edge_correlation
 from ppvit.audit.attacks.jigsaw import placement_scores
 from ppvit.audit.base import ATTACKS
 from ppvit.audit.collect import Truth
 from ppvit.audit.rows import attack_rows, title
 from ppvit.audit.score import key_recovered_percent, mean_ssim, psnr_db
-from ppvit.audit.verdict import Scored, overall, sentence, strongest
+from ppvit.audit.verdict import Scored, overall, sentence, strongest, views_raise
 from ppvit.audit.view import Finding, View
 from ppvit.ciphers import AffineMap
 from ppvit.core.files import write_json
@@ -43,7 +44,8 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
         (100); all but the last also for variants such as ``weights_finetuned``; None for all of them where the attack
         cannot be made on this cipher. ``ssim_of_guess`` and ``ssim_of_ciphertext``, what a random key and no attack at
         all score; ``key_percent_of_guess``, the best of 20 random keys; key and SSIM of the strongest finding; and
-        ``verdict``. Some attacks add figures of their own.
+        ``verdict``. Where training images have several views, ``views`` and ``<attack>_first_views_percent``, the
+        strength without the others. Some attacks add figures of their own.
     """
     keyed = view.space.keyed
     values: dict[str, Any] = {
@@ -66,7 +68,12 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
     told = {"rows": attack_rows(values), "titles": {name: title(name) for name in attacks}, "sentences": sentences}
     write_json(pictures / "attacks.json", told)  # beside the metrics: texts would fill DVC's tables
     missing = [attack for attack, findings in found.items() if not findings]
-    return {**values, "verdict": overall(everything, keyed, missing, view.space.example.published)}
+    verdict = overall(everything, keyed, missing, view.space.example.published)
+    if view.views > 1:
+        first, told_of_views = views_raise(found, view.views)
+        values |= {"views": view.views, **{f"{name}_first_views_percent": value for name, value in first.items()}}
+        verdict = f"{verdict} {told_of_views}" if keyed else verdict
+    return {**values, "verdict": verdict}
 
 
 def _make(attack: str, view: View, truth: Truth, values: dict[str, Any], pictures: Path) -> tuple[list[Scored], str]:
@@ -133,6 +140,7 @@ def _scored(attack: str, finding: Finding, scores: dict[str, Any], values: dict[
         finding.says,
         finding.strength,
         finding.free,
+        finding.variant.endswith(ALL_VIEWS),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ppvit.audit.amount import ALL_VIEWS
 from ppvit.audit.base import ATTACKS
 
 NOT_ATTACKED = "not attacked"  # what a table says of an attack that cannot be made on a cipher; 0 would read as safety
@@ -55,7 +56,8 @@ def title(name: str) -> str:
     words = attack.replace("_", " ")
     if not variant:
         return words
-    if variant.isdigit():
+    number = variant.removesuffix(f"_{ALL_VIEWS}")
+    if number.isdigit():
         what = ATTACKS[attack].counts or "image"
-        return f"{words}, {variant} {what}" + ("" if variant == "1" else "s")
+        return f"{words}, {number} {what}" + ("" if number == "1" else "s") + (", all views" * (number != variant))
     return f"{words}, {ATTACKS[attack].variants.get(variant, variant.replace('_', ' '))}"

@@ -28,6 +28,7 @@ class Scored:
         says: the sentence, where the attack has one of its own.
         fixed_strength: the strength, where the attack has one of its own.
         free: what nothing tells the attacker; the scores are the best over it.
+        all_views: the attacker used every view of the training images.
     """
 
     attack: str
@@ -41,6 +42,7 @@ class Scored:
     says: str = ""
     fixed_strength: float | None = None
     free: str = ""
+    all_views: bool = False
 
     @property
     def strength(self) -> float:
@@ -92,6 +94,27 @@ def _identification(scored: Scored, how: str) -> str:
     if scored.strength >= NOTICEABLE * READABLE:
         return f"Leaks: which plain image a ciphertext shows is told {told}."
     return f"Nothing found beyond luck: which plain image a ciphertext shows is told {told}."
+
+
+def views_raise(found: Mapping[str, list[Scored]], views: int) -> tuple[dict[str, float], str]:
+    """How much more attacks find in all views of the training images than in the first of each.
+
+    Args:
+        found: findings by attack.
+        views: of each image.
+
+    Returns:
+        Strength in the first views alone, in percent, by attack, of those that tried both; and a sentence.
+    """
+    first, raised = {}, []
+    for attack, findings in found.items():
+        if any(scored.all_views for scored in findings):
+            first[attack] = round(100 * max(scored.strength for scored in findings if not scored.all_views), 1)
+            whole = round(100 * max(scored.strength for scored in findings), 1)
+            if whole > first[attack]:
+                raised.append(f"{attack} from {first[attack]:g} to {whole:g} %")
+    told = f"Training images have {views} views: they raise what is found by {', '.join(raised)}."
+    return first, told if raised else f"Training images have {views} views, in which no attack here finds more."
 
 
 def strongest(findings: list[Scored]) -> Scored:

@@ -6,13 +6,14 @@ was adapted from. Only the key is secret.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from ppvit.adaptation.embedding import Embedding
+from ppvit.audit.amount import Amount
 from ppvit.ciphers import AffineMap, Cipher
 from ppvit.ciphers.gather import FlatMap, split_nibbles
 from ppvit.ciphers.keys import SECRET_BYTES, Key
@@ -132,10 +133,13 @@ class View:
         encrypted: the images under attack, ciphertext, (n, H, W, 3) or tokens (n, N, T); never among the others.
         seed: of every random choice of an attack.
         image_size: side H = W of the plain images.
-        known_plain, known_encrypted: the pairs that known-plaintext attacks may use, uint8 (K, H, W, 3), ciphertext.
+        views: k, pictures of each training image that the trainer holds. Arrays of training images have view 0 of all
+            first, then view 1, and so on.
+        known_plain, known_encrypted: the pairs that known-plaintext attacks may use, of K images, uint8 (k K, H, W, 3),
+            and their ciphertexts.
         known_pairs: how many of these pairs to use, one run each, ascending; the last is at most K.
-        pooled: more ciphertexts under the same key, for attacks that have nothing else.
-        pooled_images: how many of them to use, one run each, ascending; the last is at most their number.
+        pooled: more ciphertexts under the same key, for attacks that have nothing else, k of each image.
+        pooled_images: how many of these images to use, one run each, ascending; the last is at most their number.
         public_plain: plain images of the same kind, uint8 (m, H, W, 3), none of which is under attack.
         candidates: plain images, uint8 (c, H, W, 3), among which those under attack lie, in unknown order.
         oracle: encrypts images of the attacker's choice under the secret key: uint8 (n, H, W, 3) to ciphertext.
@@ -162,6 +166,16 @@ class View:
     adapted: Embedding | None = None
     finetuned: Embedding | None = None
     training_steps: int = 300
+    views: int = 1
+
+    def amounts(self, images: Iterable[int]) -> Iterator[Amount]:
+        """What an attacker may use of so many training images: the first view of each, then all views of them."""
+        return (Amount(count, views) for count in images for views in sorted({1, self.views}))
+
+    def part(self, held: np.ndarray, amount: Amount) -> np.ndarray:
+        """That amount of ``known_plain``, ``known_encrypted`` or ``pooled``."""
+        by_view = held.reshape(self.views, -1, *held.shape[1:])
+        return by_view[: amount.views, : amount.images].reshape(-1, *held.shape[1:])
 
     @property
     def pictures(self) -> np.ndarray:

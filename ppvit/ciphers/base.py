@@ -84,6 +84,11 @@ class Cipher(ABC):
         dtype: of the ciphertext.
         lossless: whether decryption restores every bit; where not, the class says how close it comes.
         invertible: whether there is decryption at all.
+        linear: before any rounding, u = x / 127.5 - 1 of an image goes through a linear map: 0 stays 0, a u becomes
+            a E(u).
+        permutes: values change places and nothing else, so that any function of single values may come before or after.
+        keeps_blocks: every block of the ciphertext is made of one block of the image, in a way that depends neither on
+            the others nor, but for the key, on the image.
 
     Raises:
         UsageError: the geometry or an option does not fit.
@@ -103,6 +108,9 @@ class Cipher(ABC):
     dtype: np.dtype = np.dtype(np.uint8)
     lossless: bool = True
     invertible: ClassVar[bool] = True
+    linear: bool = False
+    permutes: bool = False
+    keeps_blocks: bool = False
 
     def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
         if image_size % block_size:
@@ -152,6 +160,17 @@ class Cipher(ABC):
             "image_size": self.image_size,
             "isometry": keeps,
             "isometry_options": others if possible else {},
+        }
+
+    @property
+    def facts(self) -> dict[str, bool]:
+        """What manifests say beside :attr:`record`, so that the trainer, who has no cipher, knows what he may do to
+        ciphertext in place of the image; see :mod:`ppvit.training.augmentation`."""
+        return {
+            "linear": self.linear,
+            "permutes": self.permutes,
+            "keeps_blocks": self.keeps_blocks,
+            "one_key": not self.image_keys,
         }
 
     @property

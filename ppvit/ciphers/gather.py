@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppvit.ciphers.base import AffineMap, Cipher, Isometry
+from ppvit.ciphers.keys import Key
 
 
 class GatherCipher(Cipher):
@@ -27,6 +28,12 @@ class GatherCipher(Cipher):
     """
 
     nibbles: ClassVar[bool] = False
+    keeps_blocks = True
+
+    def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
+        super().__init__(key, image_size, block_size, **options)
+        self.linear = not self.nibbles
+        self.permutes = not (self.nibbles or self.inverts)
 
     @abstractmethod
     def _make_map(self, *image: str | int) -> AffineMap:

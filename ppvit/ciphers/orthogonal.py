@@ -42,6 +42,8 @@ class Orthogonal(Cipher):
     name = "orthogonal"
     options: ClassVar[dict[str, Any]] = {"storage": "float32"}
     storage: str
+    linear = True
+    keeps_blocks = True
 
     def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
         super().__init__(key, image_size, block_size, **options)

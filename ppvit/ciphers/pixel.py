@@ -65,6 +65,7 @@ class Ffx(Cipher):
 
     name = "ffx"
     replaces_values = True
+    keeps_blocks = True
 
     def __init__(self, key: Key | None, image_size: int, block_size: int, **options: Any) -> None:
         super().__init__(key, image_size, block_size, **options)

@@ -11,10 +11,12 @@ from ppvit.core.registry import summary
 _REGISTRIES = {
     "ciphers": ("ppvit.ciphers", "CIPHERS"),
     "methods": ("ppvit.tuners", "TUNERS"),
+    "augmentations": ("ppvit.training.augmentation", "AUGMENTATIONS"),
     "attacks": ("ppvit.audit", "ATTACKS"),
     "datasets": ("ppvit.datasets", "DATASETS"),
     "algorithms": ("ppvit.he.algorithms", "ALGORITHMS"),
 }
+_KINDS = (*_REGISTRIES, "recipes")
 
 
 def described(kind: str) -> list[tuple[str, str]]:
@@ -25,8 +27,12 @@ def described(kind: str) -> list[tuple[str, str]]:
     Raises:
         UsageError: there is no such kind.
     """
-    if kind not in _REGISTRIES:
-        raise UsageError(f"ppvit list {kind}: there are lists of {', '.join(_REGISTRIES)}")
+    if kind not in _KINDS:
+        raise UsageError(f"ppvit list {kind}: there are lists of {', '.join(_KINDS)}")
+    if kind == "recipes":
+        from ppvit.config.recipes import recipes
+
+        return [(name, f"{each.title[0].upper()}{each.title[1:]} ({each.source}).") for name, each in recipes().items()]
     module, registry = _REGISTRIES[kind]
     entries = getattr(importlib.import_module(module), registry)
     said: dict[str, list[str]] = {}

@@ -157,11 +157,30 @@ def params() -> None:
     print(default_yaml(), end="")
 
 
+@app.command()
+def recipe(name: Annotated[str, typer.Argument(help="As `ppvit list recipes` has it.", metavar="NAME")]) -> None:
+    """Print a published set-up as overrides, to run it with changes: ``ppvit finetune $(ppvit recipe NAME) -S ...``.
+
+    What the paper does not state, and what is no matter of training, is told beside.
+    """
+    from ppvit.config import recipes
+
+    found = recipes.recipe_named(name)
+    print(" ".join(f"-S {override}" for override in recipes.overrides(name)))
+    open_ones = ", ".join(found.unstated) or "nothing"
+    several = "; ".join(f"{parameter} {', '.join(map(str, of))}" for parameter, of in found.choices.items())
+    for line in (f"source: {found.source}", f"not stated: {open_ones}", f"several: {several or 'none'}"):
+        typer.echo(line, err=True)
+    typer.echo(f"not here: {found.lacks}", err=True)
+
+
 @app.command("list")
 def list_names(
     kind: Annotated[
         str,
-        typer.Argument(help="ciphers, methods, attacks (of audit), datasets or algorithms (of he).", metavar="KIND"),
+        typer.Argument(
+            help="ciphers, methods, recipes, attacks (of audit), datasets or algorithms (of he).", metavar="KIND"
+        ),
     ],
 ) -> None:
     """Print the names that a parameter takes, with a sentence on each."""

@@ -1,6 +1,7 @@
 """The parameters of a run: ``params.yaml``, checked."""
 
 from ppvit.config.adversarial import Adversarial
+from ppvit.config.augment import Augment
 from ppvit.config.dataset import NO_DATA, Dataset
 from ppvit.config.finetune import Finetune
 from ppvit.config.he import He
@@ -23,6 +24,7 @@ __all__ = [
     "NO_MODEL",
     "Adversarial",
     "Audit",
+    "Augment",
     "Cipher",
     "Config",
     "Dataset",

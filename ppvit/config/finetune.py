@@ -15,12 +15,16 @@ class Finetune(Section):
 
     method: Text = "lora"
     """how to fine-tune; `ppvit list methods` names all, docs/methods.md compares them"""
+    recipe: Text = "none"
+    """published set-up, `ppvit list recipes`, whose values replace built-in ones of this section and `adversarial`"""
     rank: int = Field(8, ge=1, le=8192)
     """size of the update: rank of a low-rank one, width of an adapter, prompts in a layer, as the method has it"""
     alpha: float = Field(16.0, gt=0, le=1e6)
     """scale of the low-rank update, which is multiplied by alpha / rank"""
     dropout: float = Field(0.0, ge=0, lt=1)
     """share of its inputs that the update drops in training, where the method has dropout"""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """stochastic depth: share of the images that skip the last block in training; less before it, none the first"""
     target_modules: list[Text] = Field([], max_length=1000)
     """layers to attach to, by the ends of their names, such as attn.qkv; empty leaves the choice to the method"""
     batch_norm: Literal["frozen", "stats", "affine"] = "frozen"
@@ -33,10 +37,16 @@ class Finetune(Section):
     """learning rate of the vectors that matrices are built from, as a multiple of learning_rate"""
     scale_learning_rate: float = Field(1.0, gt=0, le=1e6)
     """learning rate of the learned factors, as a multiple of learning_rate"""
+    patch_learning_rate: float = Field(1.0, gt=0, le=1e6)
+    """learning rate of the patch embedding, where it trains, as a multiple of learning_rate"""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """learning rate of a layer as a multiple of that of the layer behind it; the head's is learning_rate"""
     epochs: int = Field(10, ge=1, le=10_000)
     """passes over the training images"""
     select: Literal["best", "last"] = "best"
     """which epoch's weights are kept: the best on the validation images, or the last; test images never choose"""
+    select_by: Literal["auto", "accuracy", "balanced_accuracy", "auroc"] = "auto"
+    """figure that is best: auto is accuracy, of images with several labels AUROC, against an attack that under it"""
     patience: int = Field(0, ge=0, le=10_000)
     """epochs without a new best on the validation images after which training stops; 0 never stops early"""
     track_test: bool = False
@@ -52,18 +62,28 @@ class Finetune(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     """momentum of sgd; the other optimisers do not read it"""
     weight_decay: float = Field(1e-4, ge=0, le=1000)
-    """L2 penalty (sgd, adam) or decoupled decay (adamw), on matrices only"""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """how the learning rate falls to zero after warm-up"""
+    """L2 penalty (sgd, adam) or decoupled decay (adamw)"""
+    decayed: Literal["matrices", "all"] = "matrices"
+    """what weight_decay is for: all is biases, norms and other vectors too, as usual with sgd"""
+    schedule: Literal["constant", "linear", "cosine", "step"] = "cosine"
+    """how the learning rate falls to zero after warm-up; step: to a tenth after half of all steps, again after 3/4"""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """share of all steps over which the learning rate rises from zero"""
+    class_weights: Literal["none", "balanced"] = "none"
+    """weights of the classes in the loss: balanced gives rare ones as much as frequent ones, by the training images"""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """shuffled: every image once an epoch; balanced: as many images of each class, rare ones several times"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """share of the target probability spread over all classes"""
     gradient_clip: float = Field(1.0, ge=0, le=1e6)
     """largest norm of the gradient; 0 does not clip"""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """share of the weight average kept at a step, 0.999 say; the average is what is measured and saved; 0: none"""
     adversarial: AdversarialLoss = "none"
     """against adversarial examples: at minimises the loss under attack, trades the clean loss too (LoFT)"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """arithmetic of forward and backward pass; weights stay fp32; fp16 needs a GPU"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """of forward and backward pass, weights stay fp32; auto: bf16 on GPUs that have it, else fp32; fp16 needs a GPU"""
+    gradient_checkpointing: bool = False
+    """true keeps fewer activations and computes them again: less memory, a third more time, the same gradients"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides new weights, order of images, dropout"""

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ppvit.config.parsing import parse
+from ppvit.config.recipes import with_recipe
 from ppvit.config.section import Section
 from ppvit.config.sections import Config
 from ppvit.core.errors import UsageError
@@ -22,7 +23,7 @@ PARAMS_BYTES = 2**18  # 16 times what all parameters take with their description
 
 
 def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Read and check a parameter file, which must hold every parameter.
+    """Read and check a parameter file, which must hold every parameter; ``finetune.recipe`` is then applied.
 
     A parameter that is missing is refused and not set to its default, because DVC tracks what the file says: a default
     that changes with ppvit would change results unseen.
@@ -34,7 +35,7 @@ def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[s
     Raises:
         UsageError: the file is missing or no YAML that :func:`ppvit.config.parsing.parse` takes, a name is unknown
             (the nearest valid one is suggested) or missing, or a value has the wrong type or range; one line, naming
-            the parameter.
+            the parameter; or it contradicts ``finetune.recipe``.
         PpvitError: it is no regular file, or larger than 256 KiB.
     """
     values = {section: {} for section in Config.model_fields} if path is None else _read(Path(path))
@@ -43,7 +44,7 @@ def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[s
     for override in overrides:
         _set(values, override)
     try:
-        config = Config.model_validate(values)
+        config = with_recipe(Config.model_validate(values))
     except ValidationError as error:
         raise UsageError(f"{path or 'defaults'}: {describe(error)}") from None
     for name, _, _ in parameters():

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ppvit.config.adversarial import Adversarial, require_consistent
+from ppvit.config.augment import Augment
 from ppvit.config.dataset import Dataset
 from ppvit.config.finetune import Finetune
 from ppvit.config.he import He
@@ -116,6 +117,16 @@ class Encrypt(Section):
     """the same range as [centre, width], as radiology names it; empty leaves it to value_range"""
     images_per_shard: int = Field(512, ge=1, le=1_000_000)
     """images in one tar; more tars spread over more processes, fewer suit object storage better"""
+    compress: bool = False
+    """PNG with compression: less disk under none, scramble and etc, hardly under others; bytes depend on zlib"""
+    repeated_values: Literal["stored", "once"] = "stored"
+    """once: images that resize_filter=nearest enlarges by a whole number keep each value once, with where it repeats"""
+    views: int = Field(1, ge=1, le=1000)
+    """pictures of each training image: the first as it is, the others random; takes as many times the disk"""
+    view_recipe: Literal["none", "flip_crop", "flip_crop_colour", "randaugment"] = "flip_crop"
+    """what the random views are: none repeats the first, others show a part of the picture and mirror half of them"""
+    view_key_id: str = Field(DEMO_KEY_ID, pattern=r"^pk-[0-9a-f]{16}$")
+    """which secret key draws the views, and need not be the cipher's, so that other keys encrypt the same views"""
 
     @model_validator(mode="after")
     def _one_range(self) -> Encrypt:
@@ -189,6 +200,7 @@ class Config(Section):
     encrypt: Encrypt
     adapt: Adapt
     finetune: Finetune
+    augment: Augment
     adversarial: Adversarial
     evaluate: Evaluate
     robustness: Robustness

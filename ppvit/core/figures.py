@@ -32,7 +32,7 @@ _Sentence = Annotated[str, Field(max_length=2000)]
 
 # what the name, or its end, says of a figure; the first that fits counts
 _KINDS: dict[str, Any] = {
-    r"adapted|masking_\w+": bool,
+    r"adapted|masking_\w+|tf32": bool,
     r"(finetuned|adapted)_id": Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}\z")],
     r"(\w+_)?percent|key_percent_of_\w+": Percent,
     r"(\w+_)?ssim(_of_\w+)?": Annotated[float, Field(ge=-1, le=1)],
@@ -41,7 +41,7 @@ _KINDS: dict[str, Any] = {
     r"processes": Annotated[int, Field(ge=1, lt=2**20)],
     r"iterations|columns|key_switches|ring|modulus_bits|multiplicative_depth": Count,
     r"\w+_(seconds|per_second|loss|mi)|max_\w+|cross_entropy|epsilon": Amount,
-    r"method|attacks|norm|algorithm|loss|mode|features|k2_attack": Annotated[
+    r"method|attacks|norm|algorithm|loss|mode|features|k2_attack|precision|compiled": Annotated[
         str, Field(pattern=r"^[A-Za-z0-9_., -]{1,200}\z")
     ],
     r"verdict": _Sentence,
@@ -51,7 +51,7 @@ _ANY = bool | _Number | _Sentence | None  # of an attack's own figure
 # what a trainer's file may hold
 _TRAINERS = {
     "finetune": r"method|train_\w+|val_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
-    r"attack_steps|selected_epoch|processes|(finetuned|adapted)_id",
+    r"attack_steps|selected_epoch|processes|precision|tf32|compiled|(finetuned|adapted)_id",
     "evaluate": r"((class|balanced|top5)_)?accuracy(_min|_low|_high)?_percent|auroc(_low|_high|_error)?|"
     r"average_precision|f1|cross_entropy|calibration_error_percent|images|(finetuned|adapted)_id",
     "evaluate multilabel": r"auroc(_low|_high|_error)?|average_precision|f1|(accuracy|exact_match|calibration_error)_"

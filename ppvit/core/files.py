@@ -154,6 +154,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+
 def require_free_space(folder: Path, needed_bytes: int) -> None:
     """Refuse to start work whose result would not fit on the disk.
 
@@ -164,10 +172,7 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
     Raises:
         PpvitError: fewer bytes are free.
     """
-    existing = Path(folder).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free < needed_bytes:
         raise PpvitError(
             f"{folder}: about {needed_bytes / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are free; "

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, RootModel
 
+from ppvit.core.device import keeps_to_cpu
 from ppvit.core.files import write_json
 from ppvit.core.locks import sole_writer
 from ppvit.core.reading import Record, read_record, sha256_of
@@ -58,9 +59,9 @@ def environment() -> dict[str, str]:
 
 
 def _cuda() -> Any:
-    """``torch.cuda`` where this process has loaded torch and there is a GPU, else None."""
+    """``torch.cuda`` where this process has loaded torch and there is a GPU that it may use, else None."""
     torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+    return torch.cuda if torch is not None and torch.cuda.is_available() and not keeps_to_cpu() else None
 
 
 def _git_revision() -> str:

@@ -88,8 +88,8 @@ def _refuse(asked: str, processes: int) -> None:
     )
 
 
-def shared_out(items: Sequence[Item], compute: Callable[[Iterable[Item]], Iterator[Result]]) -> Iterator[Result]:
-    """What ``compute`` gives for all items in their order, each of them computed by one of the processes.
+def by_all(items: Sequence[Item], compute: Callable[[Iterable[Item]], Iterator[Result]]) -> Iterator[Result]:
+    """What ``compute`` gives for all items in their order; process r of n computes each n-th of them from r on.
 
     Args:
         items: the same in all processes.

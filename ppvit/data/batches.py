@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import threading
-from collections.abc import Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.stopping import unheard_by_children
-from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data import images
 from ppvit.data.labels import labelling_of
+from ppvit.data.readers import load_batches, readers_kept
+from ppvit.data.repeats import read_layout
+from ppvit.data.sampling import epoch_order
 from ppvit.data.shards import ShardReader, read_manifest
+
+__all__ = ["EncryptedImages", "epoch_batches", "load_batches", "readers_kept"]
 
 
 class EncryptedImages(Dataset[tuple[Tensor, Any]]):
     """One split of encrypted shards.
+
+    Where images have several views, sample ``view * len(images) + index`` is that view of an image; the first
+    ``len(images)`` samples are the pictures as they are.
 
     Args:
         folder: what `encrypt` wrote.
@@ -36,10 +38,11 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         manifest: its ``manifest.json``.
         num_classes: C.
         labelling: how they are labelled.
+        views: of each image.
 
     Raises:
-        PpvitError: missing, truncated or altered shards, or a class number out of range; on reading, a sample of the
-            wrong size.
+        PpvitError: missing, truncated or altered shards, a class number out of range, or views of other classes; on
+            reading, a sample of the wrong size.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -52,121 +55,98 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         self.num_classes: int = self.manifest["num_classes"]
         self.labelling = labelling_of(self.manifest["task"], self.num_classes)
         self._shape, self._dtype = tuple(self.manifest["shape"]), np.dtype(self.manifest["dtype"])
-        self._reader = ShardReader(
-            self.folder,
-            split,
-            self.manifest["shards"],
-            self.labelling,
-            2 * math.prod(self._shape) * self._dtype.itemsize + 2**16,  # twice its bytes, for encoders of others
-        )
+        values, distinct = math.prod(self._shape), self.manifest["distinct"]
+        self._layout = None if distinct is None else read_layout(self.folder, distinct, values)
+        self.views: int = self.manifest["views"]
+        image_bytes = 2 * values * self._dtype.itemsize + 2**16  # twice its bytes, for others' encoders
+        self._readers = [
+            ShardReader(self.folder, split, shards, self.labelling, image_bytes)
+            for shards in (self.manifest["shards"], *self.manifest["view_shards"])
+        ]
+        for view, reader in enumerate(self._readers):
+            if not np.array_equal(reader.labels(), self.labels()):
+                raise PpvitError(
+                    f"{self.folder}: view {view} has other labels than the images; make it again: dvc repro encrypt"
+                )
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self._readers[0])
 
     def labels(self) -> np.ndarray:
-        """All labels: class numbers, int64 (n,), or multi-label, bool (n, C)."""
-        return self._reader.labels()
+        """The labels of all images: class numbers, int64 (n,), or multi-label, bool (n, C)."""
+        return self._readers[0].labels()
 
-    def ciphertext(self, indices: np.ndarray) -> np.ndarray:
+    def in_turn(self, indices: np.ndarray, epoch: int) -> np.ndarray:
+        """The samples that an epoch takes of images: of image i, view (epoch + i) mod views.
+
+        So each epoch has all views, of as many images each, and k epochs in a row have each view of each image once;
+        what an epoch takes depends on nothing but its number.
+        """
+        samples: np.ndarray = indices + len(self) * ((epoch + indices) % self.views)
+        return samples
+
+    def in_all_views(self, indices: np.ndarray) -> np.ndarray:
+        """The samples of images in all their views: (n,) to (views n,), view 0 of all of them first."""
+        return np.concatenate([view * len(self) + indices for view in range(self.views)])
+
+    def ciphertext(self, samples: np.ndarray) -> np.ndarray:
         """Ciphertext as the cipher gave it, (n, *shape).
 
         Raises:
             PpvitError: see the class.
         """
-        if not len(indices):
+        if not len(samples):
             return np.empty((0, *self._shape), self._dtype)
-        return np.stack([self._decode(index) for index in indices])
+        return np.stack([self._decode(sample) for sample in samples])
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+    def __getitem__(self, sample: int) -> tuple[Tensor, Any]:
         """Image, uint8 or float (3, H, W), or tokens, float16 (N, T); and target, see :func:`load_batches`."""
-        image = self._decode(index)
+        image = self._decode(sample)
         image = image.transpose(2, 0, 1) if image.ndim == 3 else image
-        return torch.from_numpy(image.copy()), self._reader.target(index)
+        return torch.from_numpy(image.copy()), self._readers[0].target(sample % len(self))
 
-    def _decode(self, index: int) -> np.ndarray:
-        return images.decode_array(self._reader.image(index), self._reader.name(index), self._shape, self._dtype)
+    def _decode(self, sample: int) -> np.ndarray:
+        view, index = divmod(sample, len(self))
+        stored = self._readers[view].image(index), self._readers[view].name(index)
+        if self._layout is None:
+            return images.decode_array(*stored, self._shape, self._dtype)
+        values = images.decode_array(*stored, (self._layout.distinct,), self._dtype)
+        return self._layout.unpacked(values, self._shape)
+
+
+def shared_out(size: int, rank: int, world: int, together: int = 1) -> npt.NDArray[np.intp]:
+    """Places in a batch of ``size`` that one of ``world`` processes takes, ascending, intp.
+
+    Process r takes every world-th of them from r on, or of runs of ``together`` neighbours.
+    """
+    places = np.arange(size)
+    taken: npt.NDArray[np.intp] = places[places // together % world == rank]
+    return taken
 
 
 def epoch_batches(
-    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    samples: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    strata: np.ndarray | None = None,
+    together: int = 1,
 ) -> list[np.ndarray]:
-    """Indices of every batch of an epoch for one process: each sample once over all processes.
+    """Indices of every batch of an epoch for one process: each sample once over all processes, or balanced.
 
     Args:
         samples: size of the data set.
         batch_size: over all processes; the last batch may be smaller.
         seed, epoch: equal ones give equal batches.
-        rank, world: this process and their number; process r takes every world-th index of each batch from r on, so
-            all processes together see the very batches that one process would.
+        rank, world, together: this process and their number, see :func:`shared_out`; all processes together see the
+            very batches that one process would.
+        strata: for balanced sampling, see :func:`ppvit.data.sampling.epoch_order`.
 
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(samples)
-    return [order[start : start + batch_size][rank::world] for start in range(0, samples, batch_size)]
-
-
-def load_batches(dataset: Dataset[tuple[Tensor, Any]], batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read batches in order: ciphertext as :class:`EncryptedImages` gives it, stacked, and targets, int64 (n,),
-    or multi-label, float32 (n, C).
-
-    Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
-
-    Raises:
-        PpvitError: see :class:`EncryptedImages`.
-    """
-    workers = loader_workers()
-    loader = DataLoader(
-        _ErrorsAsValues(dataset),
-        collate_fn=_collate,
-        batch_sampler=[batch.tolist() for batch in batches],
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        # its own generator: otherwise the loader draws from the one that dropout uses
-        generator=torch.Generator(),
-        multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=_end_with_main if workers else None,
-    )
-    with unheard_by_children():
-        loaded = iter(loader)
-    for batch in loaded:
-        if isinstance(batch, PpvitError):
-            raise batch
-        yield batch
-
-
-class _ErrorsAsValues(Dataset[Any]):
-    """Hands our errors on as values: torch would put one raised in a reading process into the text of a traceback."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self._dataset[index]
-        except PpvitError as error:
-            return error
-
-
-def _end_with_main(_: int) -> None:
-    """End a reading process with the main one, which has not started it: a process between them forks all."""
-
-    def wait(main: BaseProcess) -> None:
-        main.join()
-        os._exit(1)
-
-    if (main := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=wait, args=(main,), daemon=True).start()
-
-
-def _collate(samples: list[Any]) -> Any:
-    error = next((sample for sample in samples if isinstance(sample, PpvitError)), None)
-    return default_collate(samples) if error is None else error
-
-
-def loader_workers() -> int:
-    """Reading processes of one training process."""
-    requested = requested_workers()
-    if requested is not None:
-        return requested
-    return min(8, available_cpus()) if torch.cuda.is_available() else 0
+    order, _ = epoch_order(samples, seed, epoch, strata)
+    batches = (order[start : start + batch_size] for start in range(0, samples, batch_size))
+    return [batch[shared_out(len(batch), rank, world, together)] for batch in batches]

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from ppvit.core.errors import PpvitError
 from ppvit.data import npy
 
+_WORTH_IT = 0.95  # of the size without compression: reading takes six times as long with it
 _PNG = b"\x89PNG\r\n\x1a\n"  # with which every PNG begins
 
 
@@ -43,20 +44,28 @@ def to_square(image: np.ndarray, size: int, resize_filter: str = "bicubic", crop
     return np.asarray(picture)
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Encode as PNG without compression, the same bytes on every machine.
+def encode_png(image: np.ndarray, compress: bool = False) -> bytes:
+    """Encode as PNG; without compression the same bytes on every machine.
 
-    Encrypted photographs do not compress, and Pillow's own encoder takes 25 times as long for the same size even at
+    Most ciphertext does not compress, and Pillow's own encoder takes 25 times as long for the same size even at
     level 0 (it tries filters); any PNG reader opens the result. See ``benchmarks/shard_format.py``.
 
     Args:
         image: uint8, (H, W, 3) or (H, W).
+        compress: zlib's level 1 on the difference to the row above, whose bytes depend on the version of zlib; an
+            image that gains less than a twentieth is stored as without.
     """
     height, width = image.shape[:2]
     rows = np.zeros((height, 1 + image.size // height), np.uint8)  # a leading 0: no filter
     rows[:, 1:] = image.reshape(height, -1)
+    data = _stored(rows.tobytes())
+    if compress:
+        rows[1:, 1:] -= rows[:-1, 1:].copy()
+        rows[:, 0] = 2  # filter "up"
+        packed = zlib.compress(rows.tobytes(), 1)
+        data = packed if len(packed) < _WORTH_IT * len(data) else data
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
-    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", _stored(rows.tobytes())) + _chunk(b"IEND", b"")
+    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -74,14 +83,15 @@ def _stored(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def encode_array(array: np.ndarray) -> tuple[str, bytes]:
-    """Store one image's ciphertext: (file extension, content); the same bytes on every machine.
+def encode_array(array: np.ndarray, compress: bool = False) -> tuple[str, bytes]:
+    """Store one image's ciphertext: (file extension, content).
 
     Args:
-        array: uint8 (H, W, 3), as PNG, or of any other dtype and shape, in NumPy's own format.
+        array: uint8 (H, W, 3), as PNG, or of any other dtype or shape, in NumPy's own format.
+        compress: see :func:`encode_png`; other formats are never compressed, and the same bytes on every machine.
     """
-    if array.dtype == np.uint8:
-        return "png", encode_png(array)
+    if array.dtype == np.uint8 and array.ndim == 3:
+        return "png", encode_png(array, compress)
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     return "npy", buffer.getvalue()
@@ -102,7 +112,8 @@ def decode_array(data: bytes, where: str, shape: tuple[int, ...], dtype: np.dtyp
         PpvitError: it is no such image or array, or ends early; nothing is ever unpickled.
     """
     try:
-        return _png_pixels(data, shape) if dtype == np.uint8 else npy.array_of(data, shape, dtype)
+        as_png = dtype == np.uint8 and len(shape) == 3
+        return _png_pixels(data, shape) if as_png else npy.array_of(data, shape, dtype)
     except Exception as error:  # see decode
         raise PpvitError(
             f"{where}: this ciphertext cannot be read ({error}); make it again: dvc repro encrypt"

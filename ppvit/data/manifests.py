@@ -12,6 +12,7 @@ from ppvit.data.labels import MOST_LABELS, LabelSets, TaskName
 
 SCHEMA = 2  # version of manifest.json and dataset.json
 SPLITS = ("train", "val", "test")
+DRAWN = ("views", "view_recipe", "view_versions")  # how views of the training images were drawn
 PREPARED = ("resize_filter", "crop", "value_range")  # how pictures were brought to 8 bits and to one size
 _SAMPLES = 2**31  # of a split, at most
 _BYTES = {"uint8": 1, "float16": 2, "float32": 4}
@@ -41,6 +42,15 @@ class _Versioned(Record):
         return version
 
 
+class Facts(Record):
+    """What a trainer may rely on of a cipher: :attr:`ppvit.ciphers.Cipher.facts`."""
+
+    linear: bool
+    permutes: bool
+    keeps_blocks: bool
+    one_key: bool
+
+
 class EncryptedManifest(_Versioned):
     """``manifest.json`` of one split of encrypted shards; :attr:`ppvit.ciphers.Cipher.record` is a part of it."""
 
@@ -57,9 +67,19 @@ class EncryptedManifest(_Versioned):
     crop: Literal["center", "squash", "pad"]
     value_range: ValueRange | None
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
+    facts: Facts | None = None
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16", "float32"]
+    compression: Annotated[str, Field(max_length=100)] | None = None
+    distinct: int | None = Field(None, ge=1, le=_CIPHERTEXT_BYTES)
+    """values that are stored of an image, where those that repeat are stored once; see :mod:`ppvit.data.repeats`"""
     shards: list[ShardRecord]
+    """of view 0"""
+    views: int = Field(1, ge=1, le=1000)
+    view_recipe: Literal["none", "flip_crop", "flip_crop_colour", "randaugment"] | None = None
+    view_versions: dict[Annotated[str, Field(max_length=100)], Line] = Field({}, max_length=10)
+    view_shards: list[list[ShardRecord]] = Field([], max_length=999)
+    """of views 1 and so on"""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -67,6 +87,8 @@ class EncryptedManifest(_Versioned):
             raise ValueError(f"count 0: only val may hold no images, not {self.split}")
         if len(self.shape) == 3 and self.shape != [self.image_size, self.image_size, 3]:
             raise ValueError(f"shape {self.shape} is not that of images of {self.image_size} pixels")
+        if self.distinct is not None and self.distinct > math.prod(self.shape):
+            raise ValueError(f"distinct {self.distinct}: shape {self.shape} has fewer values")
         if math.prod(self.shape) * _BYTES[self.dtype] > _CIPHERTEXT_BYTES:
             raise ValueError(f"shape {self.shape}: more than {_CIPHERTEXT_BYTES:,} bytes an image")
         if self.task == LabelSets.task:
@@ -74,6 +96,10 @@ class EncryptedManifest(_Versioned):
         elif self.num_classes > self.count and self.split != "val":
             raise ValueError(f"num_classes {self.num_classes}: there are {self.count} images, at least one of each")
         _require_in_order(self.shards, "", self.count)
+        if len(self.view_shards) != self.views - 1:
+            raise ValueError(f"views {self.views}: it lists shards of {1 + len(self.view_shards)}")
+        for view, shards in enumerate(self.view_shards, start=1):
+            _require_in_order(shards, f"view{view}-", self.count)
         return self
 
 

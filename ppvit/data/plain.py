@@ -15,6 +15,7 @@ from ppvit.data import decoding, images
 from ppvit.data.labels import Labelling, labelling_of
 from ppvit.data.sealed import read_dataset
 from ppvit.data.shards import ShardReader
+from ppvit.data.views import Views
 
 if TYPE_CHECKING:  # the trainer, who reads batches, loads neither ciphers nor keys
     from ppvit.ciphers import Cipher
@@ -31,12 +32,14 @@ class Plain(Protocol):
     labelling: Labelling
     labels: np.ndarray
     prepared: dict[str, Any]
+    views: int
+    drawn: dict[str, Any]
 
     def __len__(self) -> int: ...
 
-    def ids(self, start: int, stop: int) -> np.ndarray: ...
+    def ids(self, start: int, stop: int, view: int = 0) -> np.ndarray: ...
 
-    def read(self, start: int, stop: int) -> np.ndarray: ...
+    def read(self, start: int, stop: int, view: int = 0) -> np.ndarray: ...
 
 
 class PlainImages:
@@ -47,6 +50,7 @@ class PlainImages:
         split: ``train``, ``val`` or ``test``; val may hold no images.
         dataset: image_size, first_images, the fractions, frames and the seed are used.
         encrypt: resize_filter, crop, value_range and window are used.
+        views: how views are drawn; by default there is one, the picture as it is.
         reader: of the shards that the split is taken from, where they are open already; see :func:`plain_splits`.
 
     Attributes:
@@ -55,7 +59,9 @@ class PlainImages:
         labelling: how they are labelled.
         labels: class numbers, int64 (n,), or multi-label, bool (n, C).
         prepared: how images are brought to 8 bits and to their size, as shards record it.
-        made: that, the number of classes and the task, for :func:`ppvit.core.provenance.require_made_alike`.
+        views: pictures of each image.
+        drawn: how, as shards record it; empty for one view.
+        made: ``prepared``, the number of classes and the task, for :func:`ppvit.core.provenance.require_made_alike`.
 
     A fraction is stratified, see :class:`ppvit.data.labels.Labelling`; ``first_images`` takes the first as they are
     stored. The order is a seeded permutation, so that neither shards nor batches group classes, whatever order the
@@ -66,9 +72,17 @@ class PlainImages:
     """
 
     def __init__(
-        self, raw: Path, split: str, dataset: Dataset, encrypt: Encrypt, reader: ShardReader | None = None
+        self,
+        raw: Path,
+        split: str,
+        dataset: Dataset,
+        encrypt: Encrypt,
+        reader: ShardReader | None = None,
+        views: Views | None = None,
     ) -> None:
         self.folder = raw
+        self._views = views
+        self.views, self.drawn = (views.count, views.record) if views else (1, {})
         self.manifest, seal = read_dataset(raw)
         self.classes: list[str] = self.manifest["classes"]
         self.labelling = labelling_of(self.manifest["task"], len(self.classes))
@@ -89,7 +103,7 @@ class PlainImages:
             self._selected = self._selected[held_out == (split == "val")]
         self.labels = labels[self._selected]
         self.image_size = dataset.image_size
-        self._first_id = image_id(split, 0)
+        self._split = split
         self._frames = dataset.frames
         self.prepared = prepared(encrypt, self.manifest)
         self.made = {**self.prepared, "num_classes": len(self.classes), "task": self.labelling.task}
@@ -116,23 +130,24 @@ class PlainImages:
     def __len__(self) -> int:
         return len(self._selected)
 
-    def ids(self, start: int, stop: int) -> np.ndarray:
-        """The numbers by which ciphers with a key for every image know images start .. stop - 1, int64."""
-        return np.arange(self._first_id + start, self._first_id + stop)
+    def ids(self, start: int, stop: int, view: int = 0) -> np.ndarray:
+        """The numbers by which ciphers with a key for every image know a view of images start .. stop - 1, int64."""
+        return image_id(self._split, 0, view) + np.arange(start, stop)
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Images start .. stop - 1: uint8, (n, H, W, 3).
+    def read(self, start: int, stop: int, view: int = 0) -> np.ndarray:
+        """A view of images start .. stop - 1: uint8, (n, H, W, 3).
 
         Raises:
             PpvitError: an image cannot be decoded; names the file it came from.
         """
-        return np.stack([self._read_one(index) for index in self._selected[start:stop]])
+        return np.stack([self._read_one(int(index), view) for index in self._selected[start:stop]])
 
-    def _read_one(self, index: int) -> np.ndarray:
+    def _read_one(self, index: int, view: int) -> np.ndarray:
         encoded, where = self._reader.image(index), self._reader.name(index)
         value_range, extension = self.prepared["value_range"], self._reader.extension(index)
         plain = decoding.decode(encoded, where, value_range, self._frames, extension)
-        return images.to_square(plain, self.image_size, self.prepared["resize_filter"], self.prepared["crop"])
+        form = self.image_size, self.prepared["resize_filter"], self.prepared["crop"]
+        return self._views.draw(plain, index, view, *form) if self._views else images.to_square(plain, *form)
 
 
 def prepared(encrypt: Encrypt, dataset: dict[str, Any]) -> dict[str, Any]:
@@ -174,9 +189,9 @@ def print_range(plain: PlainImages) -> None:
     )
 
 
-def image_id(split: str, index: int) -> int:
-    """A number that no other image of the data set has: ``split`` is ``train``, ``val``, ``test``, or ``query``."""
-    return _NUMBERS[split] * 2**32 + index
+def image_id(split: str, index: int, view: int = 0) -> int:
+    """A number that no other image has, nor view of one: ``split`` is ``train``, ``val``, ``test``, or ``query``."""
+    return view * 2**48 + _NUMBERS[split] * 2**32 + index
 
 
 def select(strata: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
@@ -227,12 +242,12 @@ def hold_out(strata: np.ndarray, fraction: float) -> np.ndarray:
     return held_out
 
 
-def plain_splits(raw: Path, dataset: Dataset, encrypt: Encrypt) -> dict[str, PlainImages]:
+def plain_splits(raw: Path, dataset: Dataset, encrypt: Encrypt, views: Views | None = None) -> dict[str, PlainImages]:
     """All splits, by name; shards that two are taken from are opened and checked once.
 
-    Arguments and errors: see :class:`PlainImages`.
+    Arguments and errors: see :class:`PlainImages`; ``views`` is of training images.
     """
-    train = PlainImages(raw, "train", dataset, encrypt)
+    train = PlainImages(raw, "train", dataset, encrypt, views=views)
     return {
         "train": train,
         "val": train.val(dataset, encrypt),
@@ -240,8 +255,8 @@ def plain_splits(raw: Path, dataset: Dataset, encrypt: Encrypt) -> dict[str, Pla
     }
 
 
-def encrypted_batches(plain: Plain, cipher: Cipher, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Ciphertext of images start .. stop - 1 in batches of up to 64."""
+def encrypted_batches(plain: Plain, cipher: Cipher, start: int, stop: int, view: int = 0) -> Iterator[np.ndarray]:
+    """Ciphertext of a view of images start .. stop - 1 in batches of up to 64."""
     for first in range(start, stop, BATCH):
         last = min(first + BATCH, stop)
-        yield cipher.encrypt(plain.read(first, last), plain.ids(first, last))
+        yield cipher.encrypt(plain.read(first, last, view), plain.ids(first, last, view))

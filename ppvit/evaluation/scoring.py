@@ -14,6 +14,7 @@ from ppvit.data.labels import Labelling, LabelSets
 from ppvit.evaluation.label_scores import LabelScores
 from ppvit.evaluation.scores import Scores
 from ppvit.models import model_input
+from ppvit.models.products import by_onednn
 
 BATCH = 64
 
@@ -51,8 +52,8 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scores: An
 def answers(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits of a model, (n, C), for batches of images, uint8 (n, 3, H, W), and their targets; both on the CPU."""
     place = device()
-    model = model.to(place).eval()
+    model = by_onednn(model).to(place).eval()
     for images, labels in batches:
         with torch.inference_mode():
-            logits = model(model_input(images.to(place))).cpu()
+            logits = model(model_input(images.to(place, non_blocking=True))).cpu()
         yield logits, labels

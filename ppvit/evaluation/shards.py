@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ppvit.core.progress import tqdm
 from ppvit.core.provenance import Made, require_made_alike
-from ppvit.core.sharing import shared_out
+from ppvit.core.sharing import by_all
 from ppvit.data.batches import EncryptedImages, load_batches
 from ppvit.evaluation.scoring import BATCH, AnyScores, answers, scores_for
+from ppvit.models.features import head_and_features
 from ppvit.tuners import load_finetuned
+from ppvit.tuners.linear import Linear
 from ppvit.tuners.made import made_models
 
 
@@ -32,8 +34,12 @@ def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bi
         PpvitError: shards or models missing, damaged or not made for each other.
     """
     dataset = EncryptedImages(encrypted, "test")
-    require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), *made_models(adapted, finetuned))
+    tuned, base = made_models(adapted, finetuned)
+    require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), tuned, base)
     model = load_finetuned(adapted, finetuned, dataset.num_classes)
+    if tuned.record["method"] == Linear.name:  # the rest is as it was before training, and in the next run
+        model, splits = head_and_features(model, {"test": dataset})
+        dataset = splits["test"]
     order = [np.arange(start, min(start + BATCH, len(dataset))) for start in range(0, len(dataset), BATCH)]
 
     def answered(own: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -41,7 +47,7 @@ def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bi
 
     scores = scores_for(dataset.labelling, calibration_bins)
     # batch by batch in their order, so that figures are those of one process to the last bit
-    shared = shared_out(order, answered)
+    shared = by_all(order, answered)
     for logits, labels in tqdm(shared, total=len(order), desc="evaluate", unit="batch", disable=None, file=sys.stderr):
         scores.add(logits, labels)
     return scores

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError
-from ppvit.core.sharing import from_main, shared_out
+from ppvit.core.sharing import by_all, from_main, join
 from ppvit.evasion.autoattack import SQUARE_QUERIES, perturb
 from ppvit.evasion.ball import TOLERANCE, Ball
+from ppvit.evasion.passes import UNIT, units_at_once
 from ppvit.evasion.pgd import PgdAttack
 from ppvit.evasion.sample import Sample
 from ppvit.models.tasks import Task
-
-BATCH = 64  # images attacked together; random starts depend on it, so it is the same everywhere
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,8 @@ class Adversary:
             PpvitError: a gradient is no number, or an image left the ball.
         """
         if attack == "pgd":
-            generator = torch.Generator(images.device).manual_seed(self.seed)
             pgd = PgdAttack(self.ball, self.steps, self.step_size, start="uniform", inner_loss="ce")
-            return pgd.perturb(model, images, labels, generator)
+            return pgd.perturb(model, images, labels, starts=self._starts(images))
         moved = perturb(model, attack, images, labels, self.ball, self.classes, self.seed, self.queries)
         excess = (self.ball.radius(moved, images) - self.ball.epsilon).max().item()
         # not <=, so that a value that is no number is caught too
@@ -64,6 +62,12 @@ class Adversary:
                 f"{attack} moved an image out of the ball or the range of pixels; this is a defect, report it"
             )
         return moved
+
+    def _starts(self, images: Tensor) -> Tensor:
+        """Random points in the balls; every unit of images draws the same, with whatever others it is attacked."""
+        seeded = (torch.Generator(images.device).manual_seed(self.seed) for _ in range(0, len(images), UNIT))
+        units = zip(images.split(UNIT), seeded, strict=True)
+        return torch.cat([self.ball.random_start(unit, generator) for unit, generator in units])
 
     def scaled(self, factor: float) -> Adversary:
         """The same in a ball so many times as wide, with steps to match."""
@@ -79,7 +83,7 @@ Remember = Callable[[Finds], list[list[bool]]]
 
 def find_now(finds: Finds) -> list[list[bool]]:
     """What each finds, which nobody remembers."""
-    return list(shared_out(list(finds.values()), lambda own: (find() for find in own)))
+    return list(by_all(list(finds.values()), lambda own: (find() for find in own)))
 
 
 def under(prefix: str, remember: Remember) -> Remember:
@@ -108,9 +112,10 @@ def share_right_percent(model: nn.Module, sample: Sample, task: Task) -> float:
 
 def _logits(model: nn.Module, images: Tensor) -> Iterator[Tensor]:
     device = _device(model)
-    for start in range(0, len(images), BATCH):
+    size = UNIT if device.type == "cpu" else 8 * UNIT
+    for start in range(0, len(images), size):
         with torch.no_grad():
-            logits = model(images[start : start + BATCH].to(device))
+            logits = model(images[start : start + size].to(device))
         if not torch.isfinite(logits).all():
             raise PpvitError(
                 "the fine-tuned model's logits are not numbers: its weights are damaged, or training diverged; "
@@ -135,30 +140,52 @@ def cascade(
         model: what the attacker differentiates or asks.
         sample: the images under attack.
         judge: the model that an image must fool; by default ``model``.
-        remember: keeps the finding of every batch, see :class:`ppvit.evasion.progress.Progress`.
+        remember: keeps the finding of every unit of images, see :class:`ppvit.evasion.progress.Progress`.
 
     Returns:
         ``clean`` and every attack: which images withstand it and all before it, bool (n,).
     """
     judge = judge or model
-    device = _device(model)
-
-    def withstood(attack: str, chosen: np.ndarray) -> list[bool]:
-        images, labels = sample.images[chosen], sample.labels[chosen]
-        moved = adversary.perturb(attack, model, images.to(device), labels.to(device))
-        return [bool(right) for right in classified_correctly(judge, moved, labels)]
-
     standing = from_main(classified_correctly(judge, sample.images, sample.labels))
+    rank, world = join()
     found = {"clean": standing}
     for attack in attacks:
         standing = standing.copy()
         left = np.flatnonzero(standing)
-        batches = {f"{attack} {start}": left[start : start + BATCH] for start in range(0, len(left), BATCH)}
-        finds: Finds = {name: partial(withstood, attack, chosen) for name, chosen in batches.items()}
-        for chosen, findings in zip(batches.values(), remember(finds), strict=True):
+        units = [left[start : start + UNIT] for start in range(0, len(left), UNIT)]
+        # the other attacks draw for all images together, so that a unit has to stay alone
+        together = units_at_once(model, sample.images[left]) if attack == "pgd" else 1
+        find = partial(_withstood, attack, adversary, model, judge, sample)
+        withstood = _Ahead(find, units[rank::world], together)  # those that this process gets to find out
+        finds: Finds = {f"{attack} {n * UNIT}": partial(withstood, n // world) for n in range(len(units))}
+        for chosen, findings in zip(units, remember(finds), strict=True):
             standing[chosen] = findings
         found[attack] = standing
     return found
+
+
+def _withstood(
+    attack: str, adversary: Adversary, model: nn.Module, judge: nn.Module, sample: Sample, chosen: np.ndarray
+) -> list[bool]:
+    images, labels = sample.images[chosen], sample.labels[chosen]
+    device = _device(model)
+    moved = adversary.perturb(attack, model, images.to(device), labels.to(device))
+    return [bool(right) for right in classified_correctly(judge, moved, labels)]
+
+
+class _Ahead:
+    """What was found of a unit of images; those after it are attacked with it, as far as they fit."""
+
+    def __init__(self, find: Callable[[np.ndarray], list[bool]], units: list[np.ndarray], together: int) -> None:
+        self._find, self._units, self._together = find, units, together
+        self._found: dict[int, list[bool]] = {}
+
+    def __call__(self, number: int) -> list[bool]:
+        if number not in self._found:
+            units = self._units[number : number + self._together]
+            right = iter(self._find(np.concatenate(units)))
+            self._found = {number + place: [next(right) for _ in unit] for place, unit in enumerate(units)}
+        return self._found[number]
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -51,7 +51,7 @@ def pgd(
     ball: Ball,
     steps: int,
     step_size: float,
-    start: Start = "uniform",
+    start: Start | Tensor = "uniform",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Climb a loss inside the ball around every image.
@@ -64,7 +64,7 @@ def pgd(
         step_size: length of a step in the units and the norm of ``ball``.
         start: ``none``, the images; ``noise``, Gaussian of 0.001 of the range; ``uniform``, in the ball; ``n_fgsm``,
             uniform in a ball of twice the radius, outside of which only the last point is brought back. The paper
-            leaves that one outside too; here no result ever leaves the ball.
+            leaves that one outside too; here no result ever leaves the ball. Or the points themselves, like ``images``.
         generator: of the start, on the device of ``images``; None for torch's own.
 
     Returns:
@@ -74,7 +74,7 @@ def pgd(
         PpvitError: the loss or its gradient is not a number.
     """
     origin = images.detach()
-    moved = _start(origin, ball, start, generator)
+    moved = start.detach() if isinstance(start, Tensor) else _start(origin, ball, start, generator)
     finite = torch.ones((), dtype=torch.bool, device=images.device)
     for _ in range(steps):
         moved.requires_grad_()
@@ -126,7 +126,12 @@ class PgdAttack:
     task: Task = MULTICLASS
 
     def perturb(
-        self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator | None = None,
+        starts: Tensor | None = None,
     ) -> Tensor:
         """Adversarial inputs for a model, in eval mode and frozen while it lasts.
 
@@ -135,6 +140,8 @@ class PgdAttack:
                 gradients of parameters.
             images: (n, ...), as the model takes them.
             labels: int64 (n,), or multi-label, float32 (n, C).
+            generator: of the start.
+            starts: points to start from, like ``images``, in place of those that ``start`` names.
 
         Raises:
             PpvitError: as of :func:`pgd`.
@@ -150,4 +157,5 @@ class PgdAttack:
                     return self.task.divergence(clean, logits)
                 return self.task.loss(logits, labels)
 
-            return pgd(loss_of, images, self.ball, self.steps, self.step_size, self.start, generator)
+            start = self.start if starts is None else starts
+            return pgd(loss_of, images, self.ball, self.steps, self.step_size, start, generator)

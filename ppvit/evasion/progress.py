@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ppvit.core.files import write_json
-from ppvit.core.sharing import from_main, is_main, shared_out
+from ppvit.core.sharing import by_all, from_main, is_main
 from ppvit.evasion.cascade import Finds, Remember, under
 
 
@@ -37,11 +38,15 @@ class Progress:
 
     def remember(self, finds: Finds) -> list[list[bool]]:
         """What each found under its name before, or finds now."""
-        new = {name: find for name, find in finds.items() if name not in self._found}
-        for name, found in zip(new, shared_out(list(new.values()), lambda own: (find() for find in own)), strict=True):
-            self._found[name] = found
-            if is_main():
-                write_json(self._path, self._found)
+
+        def known(own: Iterable[tuple[str, Callable[[], list[bool]]]]) -> Iterator[list[bool]]:
+            return (self._found.get(name) or find() for name, find in own)
+
+        for name, found in zip(finds, by_all(list(finds.items()), known), strict=True):
+            if name not in self._found:
+                self._found[name] = found
+                if is_main():
+                    write_json(self._path, self._found)
         return [self._found[name] for name in finds]
 
     def under(self, prefix: str) -> Remember:

@@ -15,6 +15,7 @@ from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
 from ppvit.data.shards import SPLITS, read_manifest
 from ppvit.places import Places
+from ppvit.training import augmentation
 from ppvit.tuners import parameters_read, read_finetuned_record
 from ppvit.tuners.made import made_models
 
@@ -110,6 +111,9 @@ def _require_parameters(config: Config, record: dict[str, Any], base: dict[str, 
     pairs |= {f"cipher.{name}": (value, getattr(config.cipher, name)) for name, value in record["cipher"].items()}
     attack = record.get("adversarial", {})  # only where the model was trained against one
     pairs |= {f"adversarial.{name}": (value, getattr(config.adversarial, name, None)) for name, value in attack.items()}
+    augment = record.get("augment", {"names": []})  # only where images were augmented
+    read = augmentation.parameters_read(config.augment)
+    pairs |= {f"augment.{name}": (augment.get(name), getattr(config.augment, name)) for name in sorted(read)}
     if record["key_id"] is not None:
         pairs["cipher.key_id"] = (record["key_id"], config.cipher.key_id)
     pairs["dataset.image_size"] = (record["image_size"], config.dataset.image_size)

@@ -118,6 +118,12 @@ def projection_name(model: nn.Module) -> str:
     return "" if found is None else f"{found[0]}.{found[1]}".lstrip(".")
 
 
+def patch_embedding_name(model: nn.Module) -> str:
+    """The name of the layer that embeds patches of pixels, or tokens in their place; empty where there is none."""
+    tokens = isinstance(getattr(model, "patch_embed", None), TokenEmbedding)
+    return "patch_embed.proj" if tokens else projection_name(model)
+
+
 def first_layer(model: nn.Module) -> tuple[str, nn.Module] | None:
     """Name and module of the first layer that has weights; None for a model without any."""
     layers = ((name, module) for name, module in model.named_modules() if not any(module.children()))

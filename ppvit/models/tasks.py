@@ -7,8 +7,10 @@ Training, attacks, evaluation and prediction ask here, so that none of them tell
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,9 +21,29 @@ THRESHOLD = 0.5  # of a probability, above which an image is said to carry a lab
 
 
 class Task(ABC):
-    """How logits (n, C) answer; sums are over the images of a batch."""
+    """How logits (n, C) answer; sums are over the images of a batch.
+
+    Args:
+        weights: of :meth:`balanced_weights`, for the loss alone; None weighs all alike.
+    """
 
     name: ClassVar[TaskName]
+
+    def __init__(self, weights: Tensor | None = None) -> None:
+        self._weights = weights
+
+    @abstractmethod
+    def balanced_weights(self, counts: npt.NDArray[np.int64], images: int) -> Tensor:
+        """Weights by which every class has the same share of the loss; of all images their mean is 1.
+
+        Args:
+            counts: training images of every class, (C,).
+            images: all training images.
+        """
+
+    def weighted(self, weights: Tensor) -> Self:
+        """The same with weights in its loss."""
+        return type(self)(weights)
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -29,7 +51,8 @@ class Task(ABC):
 
         Args:
             logits: (n, C).
-            targets: as of :meth:`ppvit.data.labels.Labelling.targets`.
+            targets: as of :meth:`ppvit.data.labels.Labelling.targets`; or probabilities of the classes, float (n, C),
+                where images are mixtures.
             label_smoothing: share of the target probability spread evenly over all answers.
         """
 
@@ -39,7 +62,7 @@ class Task(ABC):
 
     @abstractmethod
     def right(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Number of right answers."""
+        """Number of right answers; where targets are probabilities, an answer counts as much as its own."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -55,15 +78,25 @@ class Multiclass(Task):
 
     name = ClassNumbers.task
 
+    def balanced_weights(self, counts: npt.NDArray[np.int64], images: int) -> Tensor:
+        """n / (C n_c), (C,), as scikit-learn's ``balanced``; C counts the classes that have images."""
+        there = counts > 0
+        return torch.from_numpy(np.where(there, images / (there.sum() * np.maximum(1, counts)), 1.0))
+
     def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
+        weights = None if self._weights is None else self._weights.to(logits)
+        targets = targets.to(logits) if targets.is_floating_point() else targets
+        return functional.cross_entropy(logits, targets, weights, label_smoothing=label_smoothing, reduction="sum")
 
     def divergence(self, clean: Tensor, adversarial: Tensor) -> Tensor:
         clean, adversarial = (functional.log_softmax(logits, 1) for logits in (clean, adversarial))
         return functional.kl_div(adversarial, clean, reduction="sum", log_target=True)
 
     def right(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return (logits.detach().argmax(1) == targets).sum()
+        answers = logits.detach().argmax(1)
+        if targets.is_floating_point():
+            return targets.gather(1, answers[:, None]).double().sum()
+        return (answers == targets).sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1)
@@ -80,9 +113,22 @@ class Multilabel(Task):
 
     name = LabelSets.task
 
+    def balanced_weights(self, counts: npt.NDArray[np.int64], images: int) -> Tensor:
+        """n / (2 n_c) where an image carries label c, n / (2 (n - n_c)) where not, (2, C), the latter first.
+
+        A label that all training images carry, or none, keeps weights of 1.
+        """
+        sides = np.stack([images - counts, counts])
+        return torch.from_numpy(np.where(sides.all(0), images / (2 * np.maximum(1, sides)), 1.0))
+
     def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
-        each = functional.binary_cross_entropy_with_logits(logits, smoothed.to(logits), reduction="sum")
+        smoothed = (targets * (1 - label_smoothing) + label_smoothing / 2).to(logits)
+        if self._weights is None:
+            each = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="sum")
+        else:
+            absent, present = self._weights.to(logits)
+            yes, no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+            each = -(present * smoothed * yes + absent * (1 - smoothed) * no).sum()
         return each / logits.shape[1]
 
     def divergence(self, clean: Tensor, adversarial: Tensor) -> Tensor:
@@ -94,7 +140,7 @@ class Multilabel(Task):
 
     def right(self, logits: Tensor, targets: Tensor) -> Tensor:
         answers = torch.sigmoid(logits.detach()) > THRESHOLD
-        return (answers == (targets > THRESHOLD)).double().mean(1).sum()
+        return (1 - (answers.double() - targets).abs()).mean(1).sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()

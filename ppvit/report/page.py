@@ -140,6 +140,8 @@ def summary_rows(
     if wrong := headline.of(verify, "wrong_key_"):
         rows.append((f"{headline.words}, wrong key (chance {headline.text(verify[headline.chance])})", wrong))
     parameters = finetune["trainable_parameters"]
+    if views := values["audit"].get("views"):
+        rows.append(("views of each training image", str(views)))
     rows.append(("trainable parameters", f"{parameters:,} ({parameters / 2**20:.3f} Mi), {finetune['method']}"))
     for what, name in (("float64 logits", "float64"), ("logits of stored ciphertext", "stored")):
         if f"max_logit_difference_{name}" in adapt:  # a new model for tokens has nothing to be compared with

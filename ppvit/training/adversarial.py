@@ -7,10 +7,9 @@ its adversarial version; TRADES, Zhang et al., arXiv 1901.08573; AT, Madry et al
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ppvit.config import Adversarial, Finetune
-from ppvit.core.errors import UsageError
 from ppvit.core.results import Stopwatch
 from ppvit.evasion.ball import GREY_LEVEL, Ball
 from ppvit.evasion.pgd import PgdAttack
@@ -80,8 +78,6 @@ class Robust(Objective):
         self.attack = attack_of(settings.adversarial, adversarial, ball, task)
         self.attack_seconds = 0.0
         self._strength = 1.0
-        self._backend = compile_backend()
-        self._compiled: nn.Module | None = None
         self._generator = torch.Generator(accelerator.device)
         self._accuracy = RunningAccuracy(task.chance(num_classes), accelerator.device)
         self._best_percent = -math.inf
@@ -124,18 +120,10 @@ class Robust(Objective):
         watch = Stopwatch()
         ball = replace(self.attack.ball, epsilon=self._strength * self.attack.ball.epsilon)
         attack = replace(self.attack, ball=ball, step_size=self._strength * self.attack.step_size)
-        moved = attack.perturb(self._attacked(model), images, labels, self._generator)
+        # without the wrapper of several processes
+        moved = attack.perturb(self._accelerator.unwrap_model(model), images, labels, self._generator)
         self.attack_seconds += watch.seconds()  # the attack's last check waits for a GPU, so this is its whole time
         return moved
-
-    def _attacked(self, model: nn.Module) -> nn.Module:
-        """The model without the wrapper of several processes, compiled where that is wanted."""
-        bare: nn.Module = self._accelerator.unwrap_model(model)
-        if self._backend is None:
-            return bare
-        if self._compiled is None:
-            self._compiled = cast(nn.Module, torch.compile(bare, backend=self._backend))
-        return self._compiled
 
     def end_epoch(self, validated: Mapping[str, float]) -> dict[str, float]:
         """Strengthen the attack if the accuracy under the monitor's has fallen; the metrics are those of this epoch."""
@@ -169,19 +157,3 @@ class Robust(Objective):
         # the counts are those of all processes together: one takes them, the others start from zero
         if self._accelerator.is_main_process:
             self._accuracy.counts += self._accuracy.counts.new_tensor(state["counts"])
-
-
-def compile_backend() -> str | None:
-    """What compiles the model under attack: ``$PPVIT_COMPILE``, where 1 means inductor; None for 0, empty or unset.
-
-    Raises:
-        UsageError: torch has no such backend.
-    """
-    wanted = os.environ.get("PPVIT_COMPILE", "0")
-    if wanted in ("", "0"):
-        return None
-    backend = "inductor" if wanted == "1" else wanted
-    known = torch.compiler.list_backends(exclude_tags=())
-    if backend not in known:
-        raise UsageError(f"PPVIT_COMPILE {wanted}: torch compiles with {', '.join(known)}; set one of them, 1 or 0")
-    return backend

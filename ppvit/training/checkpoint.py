@@ -91,9 +91,10 @@ class Checkpoint:
             progress: dict[str, Any] = state["progress"]
             _check(progress, within)
             _require_finite(saved)
-            if kept := progress["selection"]["weights"]:
-                _require_like(own, kept)
-                _require_finite(kept)
+            for kept in (progress["selection"]["weights"], progress["average"].get("weights")):
+                if kept:
+                    _require_like(own, kept)
+                    _require_finite(kept)
             optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["random"])
             if state["cuda_random"]:
@@ -131,6 +132,7 @@ def _check(progress: Any, within: Extent) -> None:
         and len(progress["sums"]) == within.measures
         and _are_numbers(progress["sums"])
         and _is_selection(progress["selection"], progress["epoch"])
+        and _is_average(progress["average"])
     ):
         raise ValueError("its progress is not that of this training run")
 
@@ -142,6 +144,12 @@ def _is_selection(selection: dict[str, Any], epoch: int) -> bool:
         return False
     in_range = len(epochs) == 2 and all(isinstance(each, int) and 0 <= each <= epoch for each in epochs)
     return len(best) in (0, 2) and _are_numbers(best) and in_range
+
+
+def _is_average(average: dict[str, Any]) -> bool:
+    """Whether it is what :class:`ppvit.training.average.WeightAverage` may have kept; empty where there is none."""
+    steps, weights = average.get("steps"), average.get("weights")
+    return not average or (isinstance(steps, int) and 0 < steps < 2**53 and isinstance(weights, dict) and bool(weights))
 
 
 def _require_like(own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:

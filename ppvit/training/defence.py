@@ -16,7 +16,7 @@ from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.isometry import plain_ball
-from ppvit.models.tasks import Multiclass, task_of
+from ppvit.models.tasks import Multiclass, Task, task_of
 from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
 from ppvit.training.checkpoint import Checkpoint
@@ -54,20 +54,23 @@ class Defence:
         self.ball: Ball = plain_ball(adversarial.norm, adversarial.epsilon, record)
         self.images, self._task = dataset, task_of(dataset.labelling.task)
 
-    def objective(self, settings: Finetune, accelerator: Accelerator, probe: bool = False) -> Robust:
-        """The objective of one training run, with a state of its own; that of the head alone is not warmed up."""
+    def objective(self, settings: Finetune, accelerator: Accelerator, task: Task, probe: bool = False) -> Robust:
+        """The objective of one training run, with a state of its own; that of the head alone is not warmed up.
+
+        Its attack and the loss are those of ``task``, weights included.
+        """
         adversarial = self.adversarial
         if probe:  # whose few epochs a warm-up of the run would spend below full strength
             adversarial = adversarial.model_copy(update={"warmup_epochs": 0})
         steps = math.ceil(len(self.images) / (settings.batch_size * settings.accumulation))
-        return Robust(settings, adversarial, self.ball, accelerator, steps, self.images.num_classes, self._task)
+        return Robust(settings, adversarial, self.ball, accelerator, steps, self.images.num_classes, task)
 
     def monitor(self, val: EncryptedImages, accelerator: Accelerator) -> Monitor:
         """What measures accuracy under attack after every epoch."""
         return Monitor(val, self.ball, self.settings.batch_size, accelerator, self._task)
 
 
-def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) -> Checkpoint:
+def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any], task: Task) -> Checkpoint:
     """Train the head alone against the attack, in place, on the frozen backbone.
 
     Source: RoLI, Hua et al., "Initialization matters for adversarial transfer learning", CVPR 2024.
@@ -75,14 +78,15 @@ def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any]) 
     Returns:
         The checkpoint of the finished probe, to be kept until the run is finished too: a resumed run loads it.
     """
+    plainly = {"batch_norm": "frozen", "drop_path": 0.0, "layer_decay": 1.0, "ema_decay": 0.0}
     settings = defence.settings.model_copy(
-        update={"method": "linear", "epochs": defence.adversarial.head_epochs, "batch_norm": "frozen"}
+        update={"method": "linear", "epochs": defence.adversarial.head_epochs, **plainly}
     )
     accelerator = make_accelerator(settings.precision)
     # a copy, so that devices, precision and frozen statistics of the probe leave no trace
     probed = attach(make_tuner(settings), copy.deepcopy(model), settings, defence.images)
     checkpoint = Checkpoint({**determines, "phase": "head"}, scratch_folder())
-    objective = defence.objective(settings, accelerator, probe=True)
+    objective = defence.objective(settings, accelerator, task, probe=True)
     optimizer = make_optimizer(settings, probed)
     training = Training(settings, accelerator, probed, optimizer, defence.images, checkpoint, objective=objective)
     training.run()

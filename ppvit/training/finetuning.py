@@ -14,20 +14,24 @@ from accelerate import Accelerator
 from torch import nn
 
 from ppvit import __version__
-from ppvit.config import Adversarial, Finetune
-from ppvit.core.errors import PpvitError, say
+from ppvit.config import Adversarial, Augment, Finetune
+from ppvit.core.errors import PpvitError, UsageError, say
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
-from ppvit.data.batches import EncryptedImages
+from ppvit.data.batches import EncryptedImages, readers_kept
 from ppvit.data.labels import recorded
 from ppvit.data.manifests import PREPARED
 from ppvit.models import load_model, read_record
 from ppvit.models.tasks import Multiclass, task_of
 from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
+from ppvit.training.augmentation import make_augmenter
+from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
+from ppvit.training.frozen import frozen_once
+from ppvit.training.hardware import Arithmetic, take_back
 from ppvit.training.loop import Log, Training, make_accelerator
 from ppvit.training.monitor import ROBUST, ROBUST_LOSS
 from ppvit.training.objective import Objective
@@ -69,6 +73,7 @@ def finetune(
     encrypted: Path,
     adapted: Path,
     log: Log | None = None,
+    augment: Augment | None = None,
 ) -> Finetuned:
     """Fine-tune the adapted model on encrypted training images.
 
@@ -78,55 +83,94 @@ def finetune(
         encrypted: folder of shards. The splits train and val are read, test only for ``finetune.track_test``.
         adapted: folder of the model that they were made for.
         log: called after every epoch with its number and metrics; after a resume with all earlier epochs first.
+        augment: the ``augment`` section; None for its defaults.
 
     A run that was killed goes on from its last checkpoint, and on a CPU ends with the result of an uninterrupted one.
 
     Raises:
         PpvitError: images or model missing, damaged or not made for each other; the loss is not a number; there is
             ``finetune.patience`` and no validation image to judge by.
-        UsageError: unknown method, precision that the device lacks, a cipher under which an attack has no radius.
+        UsageError: unknown method, precision that the device lacks, a cipher under which an attack has no radius or
+            with which an augmentation does not commute.
     """
+    augment = augment or Augment()
     record = read_record(adapted, "adapt")
     splits = _open(settings, encrypted, Made(adapted, record, "adapt"))
+    with readers_kept(*splits.values()):
+        return _finetune(settings, adversarial, augment, splits, adapted, record, log)
+
+
+def _finetune(
+    settings: Finetune,
+    adversarial: Adversarial,
+    augment: Augment,
+    splits: dict[str, EncryptedImages],
+    adapted: Path,
+    record: dict[str, Any],
+    log: Log | None,
+) -> Finetuned:
     dataset = splits["train"]
     tuner = make_tuner(settings)
     defence = None
     if settings.adversarial != "none":
         defence = Defence(settings, adversarial, dataset, record)
+    augmenter = make_augmenter(augment, dataset.manifest, settings.seed, attacked=defence is not None)
     accelerator = make_accelerator(settings.precision)
     seed_everything(settings.seed)
     model = load_model(adapted, "adapt", dataset.num_classes)
     determines = {
         "settings": settings.model_dump(),
         "adversarial": defence.adversarial.model_dump() if defence else None,
+        "augment": augment.model_dump() if augment.names else None,
         "model": sha256_of(adapted / "model.safetensors"),
         "shards": {split: images.manifest["shards"] for split, images in splits.items()},
+        "views": dataset.manifest["view_shards"],
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
+        "arithmetic": (arithmetic := Arithmetic.of(settings.precision).record()),
     }
     checkpoints = []
+    task = task_of(dataset.labelling.task)
+    if settings.class_weights == "balanced":
+        task = task.weighted(task.balanced_weights(dataset.labelling.counts(dataset.labels()), len(dataset)))
     if defence and defence.adversarial.head_init == "robust":
-        checkpoints.append(robust_head(defence, model, determines))
+        checkpoints.append(robust_head(defence, model, determines, task))
         accelerator = make_accelerator(settings.precision)
         seed_everything(settings.seed)  # the method's new weights must not depend on whether the probe was resumed
-    objective = (
-        defence.objective(settings, accelerator)
-        if defence
-        else Objective(settings.label_smoothing, task_of(dataset.labelling.task))
-    )
+    objective = defence.objective(settings, accelerator, task) if defence else Objective(settings.label_smoothing, task)
+    augmenter.attach(model)
     model = attach(tuner, model, settings, dataset)
     parameters = trainable_parameters(model)
+    trains, splits = model, splits
+    if not augment.names:
+        trains, splits = frozen_once(model, splits, settings, accelerator)
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
     checkpoints.append(Checkpoint(determines, scratch_folder()))
     selection = _selection(settings, splits, defence, accelerator)
-    training = Training(settings, accelerator, model, optimizer, dataset, checkpoints[-1], log, objective, selection)
+    average = WeightAverage(settings.ema_decay) if settings.ema_decay else None
+    training = Training(
+        settings,
+        accelerator,
+        trains,
+        optimizer,
+        splits["train"],
+        checkpoints[-1],
+        log,
+        objective,
+        selection,
+        average,
+        augmenter,
+    )
     training.run()
-    kept = {"method": settings.method, "num_classes": dataset.num_classes, "finetune": settings.model_dump()}
+    augmenter.detach()
+    kept = {"method": settings.method, "num_classes": dataset.num_classes}
     kept |= recorded(dataset.labelling.task)
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
     kept |= {name: dataset.manifest[name] for name in PREPARED if name in dataset.manifest}
     kept["blocks_sha256"] = blocks_sha256(adapted)
+    if augment.names:
+        kept["augment"] = augment.model_dump()
     if defence:
         kept["adversarial"] = defence.adversarial.model_dump()
     kept_epoch = training.history[selection.epoch - 1]
@@ -140,10 +184,12 @@ def finetune(
         "images_per_second": training.images_per_second,
         "epochs": len(training.history),
         "processes": accelerator.num_processes,
+        **arithmetic,
     }
     if isinstance(objective, Robust):
         values |= robust_values(objective, training)
-    trained = accelerator.unwrap_model(training.model).cpu()
+    trained = take_back(accelerator.unwrap_model(training.model))
+    trained = trained if trains is model else take_back(model)  # with the head that was trained alone
     return Finetuned(tuner, trained, kept, values, accelerator.is_main_process, checkpoints)
 
 
@@ -162,25 +208,32 @@ def _selection(
 
     Raises:
         PpvitError: nothing can be measured on the validation images, and ``finetune.patience`` asks for it.
+        UsageError: ``finetune.select_by`` is a figure that such images do not have.
     """
     measures: list[Measure] = []
     chooses = None
     val = splits["val"]
     carried = val.labelling.counts(val.labels())
-    if val.labelling.task == Multiclass.name:
-        lacking = "" if len(val) else "there are no validation images"
-    else:  # AUROC compares images that carry a label with others
-        lacking = "" if ((carried > 0) & (carried < len(val))).any() else "no label tells the validation images apart"
+    several = val.labelling.task != Multiclass.name
+    if several and settings.select_by == "balanced_accuracy":
+        raise UsageError(
+            "finetune.select_by balanced_accuracy is for images of one class each; these carry several: set it to auroc"
+        )
+    lacking = "" if len(val) else "there are no validation images"
+    ranks = settings.select_by == "auroc" or (several and settings.select_by == "auto")  # some images against others
+    if not lacking and ranks and not ((carried > 0) & (carried < len(val))).any():
+        lacking = f"no {'label' if several else 'class'} tells the validation images apart"
     if lacking and settings.patience:
         raise PpvitError(
             f"finetune.patience {settings.patience}: {lacking} in {val.folder}; raise dataset.val_fraction and encrypt "
             "again, or set finetune.patience=0"
         )
     if not lacking:
-        validation = Validation(val, accelerator)
-        measures, chooses = [validation], (validation.headline, validation.loss)
+        validation = Validation(val, accelerator, settings.select_by)
+        measures, chooses = [validation], (validation.figure, validation.loss)
         if defence:
-            measures, chooses = [validation, defence.monitor(val, accelerator)], (ROBUST, ROBUST_LOSS)
+            measures.append(defence.monitor(val, accelerator))
+            chooses = (ROBUST, ROBUST_LOSS) if settings.select_by == "auto" else chooses
     elif settings.select == "best" and accelerator.is_main_process:
         say(f"warning: {lacking} in {val.folder}, so the last epoch is kept")
     if settings.track_test:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -15,52 +14,30 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from ppvit.config import Finetune
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
 from ppvit.core.sharing import require_as_asked
-from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
+from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches, shared_out
 from ppvit.models import model_input
+from ppvit.training.augmentation import Augmenter
+from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, Extent
+from ppvit.training.hardware import Arithmetic, place
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
 from ppvit.training.selection import Selection
-from ppvit.tuners import trained_state
 
 Log = Callable[[int, dict[str, float]], None]
 
 
-class Average(Protocol):
-    """Weights averaged over the steps of training; all but :meth:`in_place` are called in every process."""
-
-    def update(self, model: nn.Module) -> None:
-        """Called after every optimiser step, with the model that is trained."""
-
-    def in_place(self, model: nn.Module) -> AbstractContextManager[object]:
-        """The average in the model while it is measured, or kept; then the weights of training again."""
-
-    def state(self) -> dict[str, Any]:
-        """What a resumed run needs: numbers, texts, tensors."""
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` gave."""
-
-
-class Augmentation(Protocol):
-    """A change of the images of a batch and of their targets."""
-
-    def __call__(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Args: inputs as the model takes them; labels as read; a generator on their device, anew for every step."""
-
-
 def make_accelerator(precision: str) -> Accelerator:
-    """accelerate's view of the devices; ``precision`` is fp32, bf16 or fp16.
+    """accelerate's view of the devices; ``precision`` is ``finetune.precision``.
 
     Raises:
         UsageError: fp16 without a GPU; fewer processes than were asked for.
     """
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError("finetune.precision fp16 needs a GPU; use bf16 or fp32")
+    precision = Arithmetic.of(precision).precision
     # accelerate keeps the first precision of a process for all later ones, unless its state is cleared
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
@@ -90,17 +67,19 @@ class Training:
         log: Log | None = None,
         objective: Objective | None = None,
         selection: Selection | None = None,
-        average: Average | None = None,
-        augmentation: Augmentation | None = None,
+        average: WeightAverage | None = None,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.settings, self.dataset, self.checkpoint = settings, dataset, checkpoint
         self._accelerator, self._log = accelerator, log
         self._objective = objective or Objective(settings.label_smoothing)
         self.selection = selection or Selection()
-        self._average, self._augmentation = average, augmentation
-        self._generator = torch.Generator(accelerator.device)  # of augmentation
-        self.model, self._optimizer = accelerator.prepare(model, optimizer)
+        self._average, self._augmenter = average, augmenter or Augmenter()
+        self._arithmetic = Arithmetic.of(settings.precision)
+        self.model, self._optimizer = accelerator.prepare(place(model, self._arithmetic), optimizer)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        balanced = settings.sampling == "balanced"
+        self._strata = dataset.labelling.strata(dataset.labels()) if balanced else None
         self.history: list[dict[str, float]] = []
         self.images_per_second = self.seconds = 0.0
         self._effective_batch = settings.batch_size * settings.accumulation
@@ -115,7 +94,8 @@ class Training:
         earlier = first_epoch * len(self.dataset) + step * self._effective_batch
         quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
         watch, done = Stopwatch(), 0
-        with tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr) as bar:
+        bar = tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr)
+        with bar, self._arithmetic.in_force():
             for epoch in range(first_epoch, self.settings.epochs):
                 if self.selection.enough(epoch):
                     break
@@ -132,11 +112,7 @@ class Training:
     def _keep(self) -> None:
         """Put the weights that are kept in place: those of an epoch before, the average, or as they are."""
         if self._average:
-            with self._average.in_place(self._bare):
-                averaged = {name: tensor.clone() for name, tensor in trained_state(self._bare).items()}
-            with torch.no_grad():
-                for name, tensor in trained_state(self._bare).items():
-                    tensor.copy_(averaged[name])
+            self._average.finish(self._bare)
         self.selection.finish(self._bare)
 
     @property
@@ -150,43 +126,49 @@ class Training:
         self.model.train()
         accumulation = self.settings.accumulation
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        batches = epoch_batches(len(self.dataset), self.settings.batch_size, self.settings.seed, epoch, rank, world)
+        batch_size, seed, together = self.settings.batch_size, self.settings.seed, self._augmenter.together
+        batches = epoch_batches(
+            len(self.dataset), batch_size, seed, epoch, rank, world, strata=self._strata, together=together
+        )
         batches = batches[first_step * accumulation :]
+        batches = [self.dataset.in_turn(batch, epoch) for batch in batches]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
         for step in range(first_step, self._steps_per_epoch):
             count = min(self._effective_batch, len(self.dataset) - step * self._effective_batch)
             micro_batches, batches = batches[:accumulation], batches[accumulation:]
             self._objective.begin_step(epoch, step)
-            self._begin_augmentation(epoch, step)
+            self._augmenter.begin_step(epoch, step, self._effective_batch)
             for position, batch in enumerate(micro_batches):
                 # sums weighted by 1 / count add up to the mean over the effective batch, whatever its division into
                 # micro-batches and processes; accelerate averages over processes, hence the factor world
                 weight = world / count if len(batch) else 0.0
                 last = position == len(micro_batches) - 1
+                first = position * batch_size
+                places = first + shared_out(min(batch_size, count - first), rank, world, together)
                 with nullcontext() if last else self._accelerator.no_sync(self.model):
-                    self._backward(*next(loaded), weight)
+                    self._backward(*next(loaded), weight, places if len(places) else np.zeros(1, np.intp))
             self._optimizer_step(epoch * self._steps_per_epoch + step)
             yield count
             if step + 1 < self._steps_per_epoch and self._checkpoint_due():
                 self._save(epoch, step + 1)
 
-    def _backward(self, images: Tensor, labels: Tensor, weight: float) -> None:
-        """Add the gradient of the objective, summed over images and times ``weight``; ciphertext as it was read."""
+    def _backward(self, images: Tensor, labels: Tensor, weight: float, places: np.ndarray) -> None:
+        """Add the gradient of the objective, summed over images and times ``weight``.
+
+        Args:
+            images, labels: as they were read.
+            weight: see the caller.
+            places: of the images in the effective batch.
+        """
         device = self._accelerator.device
         inputs, labels = model_input(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
-        if self._augmentation:
-            inputs, labels = self._augmentation(inputs, labels, self._generator)
-        loss, measured = self._objective.loss(self.model, inputs, labels)
+        inputs, targets = self._augmenter(inputs, labels, places)
+        loss, measured = self._objective.loss(self.model, inputs, targets)
         self._accelerator.backward(loss * weight)
         if weight:
             self._sums += measured
             self._objective.count(measured, len(labels))
-
-    def _begin_augmentation(self, epoch: int, step: int) -> None:
-        if self._augmentation:  # a new stream for every step, so that a resumed run needs no state of it
-            words = np.random.default_rng((self.settings.seed, epoch, step, 1))
-            self._generator.manual_seed(int(words.integers(2**63)))
 
     def _optimizer_step(self, step: int) -> None:
         factor = learning_rate_factor(self.settings, step, self.settings.epochs * self._steps_per_epoch)

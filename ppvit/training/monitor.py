@@ -56,7 +56,7 @@ class Monitor:
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         generator = torch.Generator(device).manual_seed(self._accelerator.process_index)
         for images, labels in load_batches(self._dataset, self._batches):
-            inputs, labels = model_input(images.to(device)), labels.to(device)
+            inputs, labels = model_input(images.to(device, non_blocking=True)), labels.to(device)
             moved = self._attack.perturb(model, inputs, labels, generator)
             with frozen(model), torch.no_grad():
                 logits = model(moved).float()

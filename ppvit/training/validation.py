@@ -14,7 +14,7 @@ from ppvit.models import model_input
 
 
 class Validation:
-    """The figure that models are compared by, accuracy or mean AUROC, and the loss, after every epoch.
+    """The figure that models are compared by, accuracy or mean AUROC, the chosen one, and the loss, after every epoch.
 
     Every process computes the logits of its part of each batch and then has those of all, so that all of them score
     alike and come to the same decision.
@@ -22,20 +22,24 @@ class Validation:
     Args:
         dataset: encrypted images, at least one.
         accelerator: processes and device.
+        chosen: the figure, as ``finetune.select_by`` names it.
 
     Attributes:
-        headline, loss: names of what is measured, which begin with the name of the split.
+        figure, loss: names of the figure that may choose, of which more is better, and of the loss; they begin with
+            the name of the split.
     """
 
-    def __init__(self, dataset: EncryptedImages, accelerator: Accelerator) -> None:
+    def __init__(self, dataset: EncryptedImages, accelerator: Accelerator, chosen: str = "auto") -> None:
         self._dataset, self._accelerator = dataset, accelerator
         self._targets = torch.from_numpy(dataset.labelling.targets(dataset.labels()))
-        self._figure = scores_for(dataset.labelling).headline
-        split = dataset.manifest["split"]
-        self.headline, self.loss = f"{split}_{self._figure}", f"{split}_loss"
+        headline = scores_for(dataset.labelling).headline
+        figure = headline if chosen == "auto" else _figure_of(chosen)
+        self._split = dataset.manifest["split"]
+        self._measured = {headline: headline, figure: figure, "cross_entropy": "loss"}
+        self.figure, self.loss = f"{self._split}_{figure}", f"{self._split}_loss"
 
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """The headline figure in its own unit, and the mean loss in nats; called in every process.
+        """The figures in their own units, and the mean loss in nats; called in every process.
 
         Args:
             model: not the wrapper of several processes.
@@ -50,12 +54,17 @@ class Validation:
             for batch, (images, _) in zip(
                 batches, load_batches(self._dataset, _parts(batches, rank, world)), strict=True
             ):
-                logits = model(model_input(images.to(self._accelerator.device))).float()
+                logits = model(model_input(images.to(self._accelerator.device, non_blocking=True))).float()
                 gathered = self._accelerator.gather(logits)  # by process; then in the order of the batch
                 gathered = gathered.unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
                 scores.add(gathered[: len(batch)], self._targets[batch])
         summary = scores.summary()
-        return {self.headline: summary[self._figure], self.loss: summary["cross_entropy"]}
+        return {f"{self._split}_{name}": summary[figure] for figure, name in self._measured.items()}
+
+
+def _figure_of(chosen: str) -> str:
+    """The name in results of what ``finetune.select_by`` names."""
+    return chosen if chosen == "auroc" else f"{chosen}_percent"
 
 
 def _parts(batches: list[np.ndarray], rank: int, world: int) -> list[np.ndarray]:

@@ -49,5 +49,10 @@ def parameters_read(settings: Finetune) -> set[str]:
         UsageError: there is no such method.
     """
     of_some_methods = {name for tuner in TUNERS.values() for name in tuner.reads}
-    unread = of_some_methods - set(TUNERS[settings.method].reads)
-    return set(type(settings).model_fields) - unread - (set() if settings.optimizer == "sgd" else {"momentum"})
+    method = TUNERS[settings.method]
+    unread = (of_some_methods - set(method.reads)) | set(method.unread)
+    unread |= set() if settings.optimizer == "sgd" else {"momentum"}
+    unread |= set() if settings.weight_decay else {"decayed"}
+    unread |= set() if settings.select == "best" or settings.patience else {"select_by"}
+    unread |= {"recipe"}  # whose values stand in the other parameters
+    return set(type(settings).model_fields) - unread

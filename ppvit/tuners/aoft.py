@@ -1,7 +1,8 @@
 """AOFT: low-rank updates whose factors are approximately orthogonal and come from one vector each.
 
-Source: Yang et al., arXiv 2507.13260; the matrices are in :mod:`ppvit.tuners.orthogonal`. What the paper leaves open is
-our choice: start values (``random_vector``), and alpha / r in front of the LoRA form, as in LoRA.
+As described in summaries by others of Yang et al., arXiv 2507.13260, whose text we could not read; the matrices are in
+:mod:`ppvit.tuners.orthogonal`. The authors' start values and learning rates are not known to us: ours start at
+``random_vector``, and alpha / r stands in front of the LoRA form, as in LoRA.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ class AoftModel(StructuredModel):
 @TUNERS.register()
 class AoftLora(Tuner):
     """Approximately orthogonal factors from one vector each: ``W' = W + (alpha / r) AO(q_up) diag(lambda)
-    AO(q_down)^T`` (Yang et al., arXiv 2507.13260).
+    AO(q_down)^T`` (as described in summaries by others of Yang et al., arXiv 2507.13260; their start values are not
+    known to us).
 
     On matrices or on the rows of q, k, v. in + out parameters a matrix, + r where scaled: 2 D a square one. Starts at
     zero; merges; exact as stock LoRA.
@@ -159,8 +161,8 @@ class AoftLora(Tuner):
 
 @TUNERS.register()
 class AoftAdapter(AoftLora):
-    """Approximately orthogonal factors behind the MLP: ``out' = out + out AO(q_down) diag(lambda) AO(q_up)^T`` (Yang et
-    al., arXiv 2507.13260).
+    """Approximately orthogonal factors behind the MLP: ``out' = out + out AO(q_down) diag(lambda) AO(q_up)^T`` (as
+    described in summaries by others of Yang et al., arXiv 2507.13260; their start values are not known to us).
 
     Or behind other layers. 2 D parameters a layer, + r where scaled. Starts at zero; merges into weight and bias; exact
     as stock LoRA with a bias.

@@ -18,7 +18,7 @@ from ppvit.core.registry import Registry
 from ppvit.models.batch_norm import batch_norm_names
 from ppvit.models.mixing import mixing_weights
 from ppvit.models.networks import head_names
-from ppvit.models.stems import patch_projection
+from ppvit.models.stems import patch_embedding_name, patch_projection
 from ppvit.tuners.convolutions import convolution_names, ends_in, last_parts
 
 TUNERS: Registry[type[Tuner]] = Registry("ppvit.tuners", "finetune.method")
@@ -35,6 +35,8 @@ class Tuner(ABC):
     name: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ("rank", "alpha", "dropout", "target_modules")
     """parameters of the section ``finetune`` that this method reads and not every method does"""
+    unread: ClassVar[tuple[str, ...]] = ()
+    """parameters of the section ``finetune`` that every other method reads"""
     targets: ClassVar[tuple[str, ...]] = ()
     """linear layers that the method attaches to where ``finetune.target_modules`` is empty; ends of module names. Most
     methods take all linear layers of a model that lacks one of them."""
@@ -107,6 +109,22 @@ class Tuner(ABC):
         """Layers that train or change as a whole, peft's ``modules_to_save``: the head, and batch normalisations whose
         running statistics, or weights, ``finetune.batch_norm`` lets change."""
         return [*head_names(model), *([] if self.settings.batch_norm == "frozen" else batch_norm_names(model))]
+
+
+def patch_learning_rate(settings: Finetune, model: nn.Module) -> dict[str, float]:
+    """The multiple of the learning rate for the patch embedding of a timm model, for :meth:`Tuner.learning_rates`.
+
+    Raises:
+        UsageError: it is not 1, and the model has no patch embedding.
+    """
+    if settings.patch_learning_rate == 1:
+        return {}
+    if not (name := patch_embedding_name(model)):
+        raise UsageError(
+            f"finetune.patch_learning_rate {settings.patch_learning_rate:g}: {type(model).__name__} has no patch "
+            "embedding; set finetune.patch_learning_rate=1"
+        )
+    return {f"{name}.": settings.patch_learning_rate}
 
 
 def save_adapter(model: PeftModel, folder: Path, **arguments: Any) -> None:

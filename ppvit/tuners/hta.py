@@ -113,12 +113,13 @@ class HtaLora(Tuner):
 
 @TUNERS.register()
 class HtaAdapter(HtaLora):
-    """A diagonal between two reflections, and rank one, behind the MLP: ``out' = out + (W_HTA + b a^T) out`` (Dong et
-    al., arXiv 2410.22952).
+    """A diagonal between two reflections, and rank one, behind attention and MLP: ``out' = out + (W_HTA + b a^T) out``
+    (Dong et al., arXiv 2410.22952, Eq. 7).
 
-    Or behind other layers. 5 D parameters a layer. Starts at zero; merges into weight and bias; no exact LoRA.
+    Or behind other layers. 5 D parameters a layer, two of them in a block. Starts at zero; merges into weight and bias;
+    no exact LoRA.
     """
 
     name = "hta_adapter"
-    targets = ("mlp.fc2",)
+    targets = ("attn.proj", "mlp.fc2")
     form = "adapter"

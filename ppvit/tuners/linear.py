@@ -17,6 +17,7 @@ class Linear(Tuner):
 
     name = "linear"
     reads = ()
+    unread = ("drop_path", "layer_decay")  # there are no blocks that train
     convolutions = True
 
     def attach(self, model: nn.Module) -> nn.Module:

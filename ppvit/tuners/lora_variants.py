@@ -14,6 +14,7 @@ from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model, initialize_lo
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from ppvit.core.device import device
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.tuners.base import TUNERS, save_adapter, target_layers
 from ppvit.tuners.lora import Lora
@@ -116,7 +117,8 @@ class Eva(Lora):
 
     def initialise(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
         assert isinstance(model, PeftModel)
-        inputs = equal_batches(batches, self.batch, self.images)
+        model.to(device())
+        inputs = [batch.to(device()) for batch in equal_batches(batches, self.batch, self.images)]
         self._require_rows(model, inputs[0])
         config = cast(LoraConfig, model.peft_config["default"])
         config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=self.rho)

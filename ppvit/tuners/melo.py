@@ -5,14 +5,16 @@ Sources: MeLo (Zhu et al., arXiv 2311.08236); Lin, Imaizumi, Kiya, arXiv 2507.11
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from ppvit.core.errors import UsageError
 from ppvit.models.networks import head_names
-from ppvit.models.stems import TokenEmbedding, projection_name
-from ppvit.tuners.base import TUNERS, Tuner, keep_zero, linear_names
+from ppvit.models.stems import patch_embedding_name
+from ppvit.tuners.base import TUNERS, Tuner, keep_zero, linear_names, patch_learning_rate
 
 
 @TUNERS.register(place=3)
@@ -26,7 +28,7 @@ class Melo(Tuner):
     """
 
     name = "melo"
-    reads = ("rank", "alpha", "dropout")
+    reads: ClassVar[tuple[str, ...]] = ("rank", "alpha", "dropout")
 
     def unfrozen(self, model: nn.Module) -> list[str]:
         """Modules that train as a whole, besides the head."""
@@ -71,10 +73,17 @@ class LoraPatch(Melo):
     """
 
     name = "lora_patch"
+    reads = (*Melo.reads, "patch_learning_rate")
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        self._rates = patch_learning_rate(self.settings, model)
+        return super().attach(model)
+
+    def learning_rates(self) -> dict[str, float]:
+        return self._rates
 
     def unfrozen(self, model: nn.Module) -> list[str]:
-        tokens = isinstance(getattr(model, "patch_embed", None), TokenEmbedding)
-        if not (name := "patch_embed.proj" if tokens else projection_name(model)):
+        if not (name := patch_embedding_name(model)):
             raise UsageError(
                 f"finetune.method {self.name} trains the patch embedding, which {type(model).__name__} does not have; "
                 "use melo"

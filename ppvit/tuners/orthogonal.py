@@ -1,7 +1,8 @@
 """Approximately orthogonal matrices from one vector, and products with them at O(N + d) a token.
 
-Source: Yang et al., "Efficient adaptation of pre-trained Vision Transformer underpinned by approximately orthogonal
-fine-tuning strategy", arXiv 2507.13260. A vector q = (q_0, v) in R^N gives the N x N matrix
+As described in summaries by others of Yang et al., "Efficient adaptation of pre-trained Vision Transformer underpinned
+by approximately orthogonal fine-tuning strategy", arXiv 2507.13260, whose text we could not read.
+A vector q = (q_0, v) in R^N gives the N x N matrix
 
     Q[0, 0] = q_0     Q[0, j] = -q_j     Q[i, 0] = q_i     Q[i, j] = delta_ij - q_i q_j / (1 + q_0)       i, j >= 1
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ppvit.config import Adversarial, Finetune
+from ppvit.config import Adversarial, Augment, Finetune
 from ppvit.core.errors import PpvitError
 from ppvit.core.provenance import RECORD
 from ppvit.core.reading import read_record
@@ -25,6 +25,7 @@ class FinetunedRecord(ModelRecord):
         task: what its logits mean, see :mod:`ppvit.models.tasks`; multi-class is not written.
         finetune: the section, which says what the method trained; `he` writes a linear model without.
         adversarial: the section, where it was trained against an attack.
+        augment: the section, where training images were augmented.
         resize_filter, crop, value_range: how images were prepared, as the shards say.
         blocks_sha256: which checkpoint it was trained from, see :func:`ppvit.tuners.made.blocks_sha256`.
     """
@@ -34,6 +35,7 @@ class FinetunedRecord(ModelRecord):
     task: TaskName = "multiclass"
     finetune: Finetune | None = None
     adversarial: Adversarial | None = None
+    augment: Augment | None = None
     resize_filter: Annotated[str, Field(max_length=20)] = ""
     crop: Annotated[str, Field(max_length=20)] = ""
     value_range: ValueRange | None = None

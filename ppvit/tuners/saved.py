@@ -25,7 +25,7 @@ def save_finetuned(tuner: Tuner, model: nn.Module, folder: Path, base: Path, rec
         base: folder of the adapted model that it was trained on, recorded in the adapter.
         record: kept as ``ppvit.json``: classes, key id, cipher settings, image size; method and parameters are added.
     """
-    record = {**record, "method": tuner.settings.method, "finetune": tuner.settings.model_dump()}
+    record = {**record, "method": tuner.settings.method, "finetune": tuner.settings.model_dump(exclude={"recipe"})}
     if isinstance(model, peft.PeftModel):
         for config in model.peft_config.values():
             config.base_model_name_or_path = base.as_posix()

@@ -1,8 +1,9 @@
 """Visual prompt tuning: learned tokens beside the patches, new ones in every layer.
 
 Source: Jia et al., "Visual prompt tuning", arXiv 2203.12119, Sec. 3.2, VPT-deep (eq. 7); with prompts from one vector a
-layer, Yang et al., arXiv 2507.13260. The prompts are appended to the tokens of a block and dropped behind it. In the
-paper they stand between class token and patches: attention does not know the order of its inputs, so that is the same.
+layer, as described in summaries by others of Yang et al., arXiv 2507.13260. The prompts are appended to the tokens of a
+block and dropped behind it. In the paper they stand between class token and patches: attention does not know the order
+of its inputs, so that is the same.
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ class VptDeep(Tuner):
 
 @TUNERS.register()
 class AoftVpt(VptDeep):
-    """d prompts from one vector q a block: ``diag(lambda) AO(q)^T`` (Yang et al., arXiv 2507.13260).
+    """d prompts from one vector q a block: ``diag(lambda) AO(q)^T`` (as described in summaries by others of Yang et
+    al., arXiv 2507.13260; their start values are not known to us).
 
     D parameters a layer, + d where scaled; lambda starts at one.
     """

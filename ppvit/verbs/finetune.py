@@ -19,7 +19,7 @@ def run(config: Config, places: Places) -> None:
     """Write the trained adapter, or the whole model where the method has no adapter.
 
     Args:
-        config: ``finetune`` is used, and ``adversarial`` where training is against an attack.
+        config: ``finetune`` and ``augment`` are used, and ``adversarial`` where training is against an attack.
         places: ``encrypted`` and ``adapted`` are read; ``finetuned``, ``live`` and the result are written.
 
     Raises:
@@ -42,7 +42,7 @@ def run(config: Config, places: Places) -> None:
                 live.log_metric(name, value)
             live.make_summary()
 
-        finetuned = finetune(config.finetune, config.adversarial, places.encrypted, places.adapted, log)
+        finetuned = finetune(config.finetune, config.adversarial, places.encrypted, places.adapted, log, config.augment)
     if not finetuned.is_main_process:
         return
     save_finetuned(finetuned.tuner, finetuned.model, places.finetuned, places.adapted, finetuned.record)

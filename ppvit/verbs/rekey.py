@@ -20,6 +20,7 @@ from ppvit.core.reading import JSON_BYTES, read_bounded, read_json
 from ppvit.data.decrypted import DecryptedImages
 from ppvit.data.encrypted import KNOWN_BY, fill
 from ppvit.data.shards import SPLITS, read_manifest
+from ppvit.data.storing import Storing
 from ppvit.models import load_model, read_record
 from ppvit.places import Places
 from ppvit.tuners import load_adapter, read_finetuned_record
@@ -140,7 +141,9 @@ def _cipher(record: dict[str, Any], key: keys.Key) -> Cipher:
 
 def _encrypt_again(source: Path, folder: Path, old: Cipher, new: Cipher) -> None:
     splits = {split: DecryptedImages(source, split, old) for split in SPLITS if (source / split).exists()}
-    fill(folder, splits, new, next(iter(splits.values())).images_per_shard)
+    largest = max(splits.values(), key=len)
+    storing = Storing.of(largest.compressed, largest.once, largest, new)
+    fill(folder, splits, new, next(iter(splits.values())).images_per_shard, storing)
 
 
 def _move(each: _Kept, folder: Path, adapted: Path, old: Cipher, new: Cipher) -> None:

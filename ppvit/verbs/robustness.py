@@ -15,8 +15,8 @@ from ppvit.core.scratch import scratch_folder
 from ppvit.core.sharing import is_main
 from ppvit.data.batches import EncryptedImages
 from ppvit.evasion.at_trainer import evaluate
-from ppvit.evasion.cascade import BATCH
 from ppvit.evasion.curve import write_curve
+from ppvit.evasion.passes import UNIT
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import draw
 from ppvit.models import read_record
@@ -54,7 +54,7 @@ def run(config: Config, places: Places) -> None:
             "finetuned": sha256_of_folder(places.finetuned),
             "adapted": sha256_of(places.adapted / "model.safetensors"),
             "images": dataset.manifest["shards"],
-            "batch": BATCH,
+            "batch": UNIT,
             "device": str(device()),
         }
         progress = Progress("robustness", determines, scratch_folder())

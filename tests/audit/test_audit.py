@@ -19,13 +19,18 @@ from ppvit import config
 from ppvit.adaptation.embedding import Embedding, encrypt_embedding, fold_normalization, read_embedding
 from ppvit.audit import ATTACKS, chosen_attacks
 from ppvit.audit.attacks import known_plaintext, weights
+from ppvit.audit.collect import require_same_images
 from ppvit.audit.score import key_recovered_percent, mean_ssim, psnr_db
 from ppvit.audit.verdict import Scored, overall, sentence
 from ppvit.audit.view import KeySpace, decrypt, from_blocks, to_blocks
 from ppvit.ciphers import AffineMap, make_cipher
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.ciphers.keys import DEMO_KEY, Key
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data.batches import EncryptedImages
+from ppvit.data.plain import PlainImages
+from ppvit.data.views import Views
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, load_backbone, load_model, read_record
 from ppvit.places import Places
 from ppvit.tuners import make_tuner, save_finetuned
@@ -465,6 +470,28 @@ def test_run_is_reproducible(project, result):
     assert again == result
     pictures = [(project.folder / out / "audit" / "known_plaintext.png").read_bytes() for out in ("results", "again")]
     assert pictures[0] == pictures[1]
+
+
+def test_the_stage_attacks_all_views(project, tmp_path):
+    only = {"attacks": ["known_plaintext", "pooled"], "known_pairs": [1], "pooled_images": [4], "images": 4}
+    settings = parameters(dataset={"train_fraction": 0.1}, encrypt={"views": 3}, audit=only)
+    places = replace(project.places, encrypted=tmp_path / "encrypted", results=tmp_path, pictures=tmp_path / "audit")
+    encrypt.run(settings, places)
+    audit.run(settings, places)
+    result = json.loads((tmp_path / "audit.json").read_text())
+    assert result["views"] == 3
+    for name in ("known_plaintext_1", "pooled_4"):
+        assert {f"{name}_ssim", f"{name}_all_views_ssim"} <= result.keys()
+    assert result["known_plaintext_ssim"] == result["known_plaintext_1_all_views_ssim"]
+    for attack in ("known_plaintext", "pooled"):
+        assert result[f"{attack}_first_views_percent"] <= result[f"{attack}_strength_percent"]
+    assert "Training images have 3 views" in result["verdict"]
+    shards = EncryptedImages(places.encrypted, "train")
+    for other in ({}, {"views": 2}, {"views": 3, "view_recipe": "randaugment"}):
+        asked = settings.model_copy(update={"encrypt": config.Encrypt(**other)})
+        plain = PlainImages(places.raw, "train", asked.dataset, asked.encrypt, views=Views.of(asked, "train"))
+        with pytest.raises(PpvitError, match="does not hold the images of"):
+            require_same_images(plain, load_cipher(asked), shards)
 
 
 def test_an_attack_alone_finds_the_same(project, result):

@@ -74,6 +74,7 @@ def ray_cluster() -> Iterator[object]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    node["node_ip_address"] = "127.0.0.1"
     cluster = Cluster(initialize_head=True, head_node_args=node)
     yield cluster
     cluster.shutdown()

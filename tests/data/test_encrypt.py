@@ -48,7 +48,8 @@ def test_same_bytes_whatever_the_number_of_workers(raw, tmp_path, monkeypatch):
         run(make_config(**SMALL), raw, tmp_path / workers)
     digests = reading.sha256_of_folder(tmp_path / "1")
     assert digests == reading.sha256_of_folder(tmp_path / "3")
-    expected = {f"{split}/{name}" for split in ("train", "test") for name in ("manifest.json", "_info.json")}
+    expected = {f"{split}/{name}" for split in ("train", "val", "test") for name in ("manifest.json", "_info.json")}
+    expected |= {"track_test/true.json", "track_test/false.json"}
     expected |= {"test/000000.tar", *(f"train/{number:06d}.tar" for number in range(4))}
     assert set(digests) == expected
 

@@ -91,6 +91,8 @@ SHARD = {"name": "000000.tar", "samples": 6, "sha256": "0" * 64}
         ({"num_classes": 10**9}, "'num_classes'"),
         ({"num_classes": 7}, "num_classes 7: there are 6 images"),
         ({"count": 7}, "the shards hold 6 images, not the 7"),
+        ({"count": 0, "shards": []}, "count 0: only val may hold no images, not train"),
+        ({"split": "val", "count": 0}, "the shards hold 6 images, not the 0"),
         ({"count": 10**12}, "'count'"),
         ({"cipher": "block"}, "'cipher'"),
         ({"cipher": {"name": ["block"]}}, "'cipher.name"),

@@ -49,7 +49,7 @@ def downloaded(root: Path, pictures: Path, key_id: str = KEY.id):
     """Parameters and places after `download`; the key is in the ring."""
     keys.save(KEY)
     config = make_config(
-        dataset={"name": "imagefolder", "path": str(pictures), "image_size": 16},
+        dataset={"name": "imagefolder", "path": str(pictures), "image_size": 16, "val_fraction": 0.3},
         download={"key_id": key_id},
         cipher={"name": "none"},
     )

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyautoattack
@@ -18,7 +19,8 @@ from ppvit.config import Config, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion import masking
 from ppvit.evasion.ball import TOLERANCE, Ball
-from ppvit.evasion.cascade import BATCH, Adversary, cascade, classified_correctly, find_now
+from ppvit.evasion.cascade import Adversary, cascade, classified_correctly, find_now
+from ppvit.evasion.passes import UNIT, bytes_kept, units_at_once
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, chosen
 from ppvit.evasion.verdicts import attack_names, trainers_verdict
@@ -146,11 +148,70 @@ def test_few_classes_are_attacked_without_a_flag(classes, attack):
 
 def test_batches_do_not_miss_an_image():
     model = tiny_net()
-    sample = tiny_sample(model, count=2 * BATCH + 5)
+    sample = tiny_sample(model, count=2 * UNIT + 5)
     assert cascade(["pgd"], adversary(epsilon=200.0), model, sample)["pgd"].sum() == 0
     named = []
     cascade(["pgd"], adversary(), model, sample, remember=lambda finds: named.extend(finds) or find_now(finds))
-    assert named == ["pgd 0", f"pgd {BATCH}", f"pgd {2 * BATCH}"]
+    assert named == ["pgd 0", f"pgd {UNIT}", f"pgd {2 * UNIT}"]
+
+
+@pytest.mark.parametrize("together", [2, 3, 99])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_how_many_images_are_attacked_together_changes_nothing(monkeypatch, norm, together):
+    model = tiny_net()
+    sample = tiny_sample(model, count=3 * UNIT + 5)
+    strength = adversary(norm=norm, epsilon=4.0 if norm == "linf" else 30.0)
+    alone = cascade(["pgd"], strength, model, sample)
+    assert 5 < alone["pgd"].sum() < len(sample) - 5  # of both kinds
+    passes = []
+    monkeypatch.setattr("ppvit.evasion.cascade.units_at_once", lambda *_: together)
+    perturb = Adversary.perturb
+    monkeypatch.setattr(Adversary, "perturb", lambda *given: passes.append(len(given[3])) or perturb(*given))
+    found: dict[str, list[bool]] = {}
+    filled = cascade(
+        ["pgd"],
+        strength,
+        model,
+        sample,
+        remember=lambda finds: [found.setdefault(name, find()) for name, find in finds.items()],
+    )
+    assert filled["pgd"].tolist() == alone["pgd"].tolist()
+    assert len(passes) == -(-4 // together)
+    # a killed run goes on with a card that takes another number
+    monkeypatch.setattr("ppvit.evasion.cascade.units_at_once", lambda *_: 2)
+    kept = {name: finding for name, finding in found.items() if name in ("pgd 0", f"pgd {UNIT}", f"pgd {2 * UNIT}")}
+    passes.clear()
+    resumed = cascade(
+        ["pgd"],
+        strength,
+        model,
+        sample,
+        remember=lambda finds: [kept.get(name) or find() for name, find in finds.items()],
+    )
+    assert resumed["pgd"].tolist() == alone["pgd"].tolist()
+    assert len(passes) == 1
+
+
+def test_every_unit_starts_from_the_same_points():
+    images = torch.zeros(2 * UNIT + 7, *SHAPE)
+    starts = adversary()._starts(images)
+    assert starts[:UNIT].equal(starts[UNIT : 2 * UNIT])
+    assert starts[2 * UNIT :].equal(adversary()._starts(images[:7]))
+    assert starts[0].ne(starts[1]).any()
+
+
+def test_memory_of_an_attack_is_what_is_kept_of_the_forward_pass(monkeypatch):
+    model = tiny_net()
+    # layers keep their input for the gradient of their weights alone, which are frozen; GELU keeps 24 numbers
+    assert bytes_kept(model, torch.zeros(1, *SHAPE)) == 4 * 24
+    assert bytes_kept(model, torch.zeros(5, *SHAPE)) == 5 * 4 * 24
+    images = torch.zeros(10 * UNIT, *SHAPE)
+    assert units_at_once(model, images) == 1  # a CPU
+    monkeypatch.setattr("ppvit.evasion.passes.bytes_kept", lambda *_: 1000)
+    card = tiny_net().to("meta")
+    for free, units in ((10, 1), (64_000 * 5, 3), (10**12, 32)):  # 0.6 of it for what is kept
+        monkeypatch.setattr("ppvit.evasion.passes.free_bytes", partial(int, free))
+        assert units_at_once(card, images) == units
 
 
 class Randomised(nn.Module):

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_config, tiny_backbone, write_raw
-from hypothesis import given
-from hypothesis import strategies as st
 from test_finetune import make_world, train_in_two_processes
 from test_finetune import train as train_as_configured
 from torch.nn import functional
@@ -17,15 +15,14 @@ from torch.nn import functional
 from ppvit.config import Adversarial, Config, default_yaml, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import sha256_of
-from ppvit.data.labels import ClassNumbers
 from ppvit.evasion.ball import Ball
 from ppvit.evasion.pgd import PgdAttack
-from ppvit.models import read_record
 from ppvit.training import checkpoint, defence, finetuning
 from ppvit.training import loop as training
+from ppvit.training import monitor as monitor_module
 from ppvit.training.adversarial import Robust, attack_of
 from ppvit.training.loop import make_accelerator
-from ppvit.training.monitor import Monitor, hold_out
+from ppvit.training.monitor import ROBUST, ROBUST_LOSS, Monitor
 from ppvit.training.objective import Objective
 from ppvit.training.scalars import automatic_weights
 from ppvit.tuners import TUNERS
@@ -37,8 +34,9 @@ QUICK = {
     "dropout": 0.0,
     "target_modules": [],
     "frequencies": 50,
+    "val_fraction": 0.1,
 }
-WEAK = {"steps": 2, "step_size": 4.0, "monitor_images": 5}
+WEAK = {"steps": 2, "step_size": 4.0}
 
 
 def against(config: Config, **adversarial) -> Config:
@@ -50,11 +48,11 @@ def train(folder, config, name="finetuned", log=None, **adversarial):
     return train_as_configured(folder, against(config, **adversarial), name, log)
 
 
-def robust(monitor=None, classes=7, steps_per_epoch=8, loss="trades", **adversarial) -> Robust:
+def robust(classes=7, steps_per_epoch=8, loss="trades", **adversarial) -> Robust:
     settings = make_config(finetune={"adversarial": loss}).finetune
     section = Adversarial(**{**WEAK, **adversarial})
     ball = Ball.of_grey_levels(section.norm, section.epsilon)
-    return Robust(settings, section, ball, make_accelerator("fp32"), steps_per_epoch, classes, monitor)
+    return Robust(settings, section, ball, make_accelerator("fp32"), steps_per_epoch, classes)
 
 
 @pytest.mark.parametrize("method", TUNERS)
@@ -64,7 +62,7 @@ def test_every_method_trains_against_an_attack_on_encrypted_images(tmp_path, met
     assert math.isfinite(result["train_loss"])
     assert result["attack_steps"] == 2
     assert 0 < result["attack_time_percent"] < 100
-    assert 0 <= result["heldout_robust_accuracy_percent"] <= result["heldout_accuracy_percent"] <= 100
+    assert 0 <= result["val_robust_accuracy_percent"] <= result["val_accuracy_percent"] <= 100
     natural, divergence = result["train_natural_loss"], result["train_robust_loss"]
     assert result["train_loss"] == pytest.approx(natural + 6 * divergence, rel=1e-5)
 
@@ -150,32 +148,21 @@ def test_strength_rises_over_the_warm_up():
     assert strengths == pytest.approx([(step + 1) / 10 for step in range(10)] + [1.0] * 5)
 
 
-class Script:
-    """A monitor that reads its figures from a list."""
-
-    def __init__(self, *robust_percents):
-        self._figures = list(robust_percents)
-
-    def measure(self, model):
-        return 90.0, self._figures.pop(0)
-
-
-def test_monitor_strengthens_the_attack_and_chooses_the_epoch():
-    script = Script(40.0, 50.0, 46.0, 44.0, 30.0)
-    objective, model = robust(script, steps=1, step_size=8.0, start="n_fgsm", fallback_steps=10), tiny_backbone().model
+def test_monitor_strengthens_the_attack():
+    objective = robust(steps=1, step_size=8.0, start="n_fgsm", fallback_steps=10)
     steps = []
-    for epoch in range(5):
-        objective.begin_step(epoch, 0)
-        with torch.no_grad():
-            model.head.bias.fill_(float(epoch))
-        objective.end_epoch(model)
+    for percent in (40.0, 50.0, 46.0, 44.0, 30.0):
+        objective.end_epoch({ROBUST: percent})
         steps.append(objective.attack.steps)
     assert steps == [1, 1, 1, 10, 10]  # 46 is within 5 points of 50, 44 is not
     assert objective.attack.start == "uniform"
     assert objective.attack.step_size == pytest.approx(2.5 * 8 / 127.5 / 10)
-    objective.finish(model)
-    assert objective.selected_epoch == 2
-    assert (model.head.bias == 1.0).all()
+
+
+def test_without_validation_images_the_attack_stays_as_it_is():
+    objective = robust(steps=1, step_size=8.0, start="n_fgsm", fallback_steps=10)
+    assert objective.end_epoch({}) == {"attack_steps": 1}
+    assert objective.attack.steps == 1
 
 
 def test_monitor_is_pgd_20_with_a_quarter_of_the_radius():
@@ -195,18 +182,31 @@ def test_monitor_is_pgd_20_with_a_quarter_of_the_radius():
     monitor = Monitor(dataset, Ball("linf", epsilon), 16, make_accelerator("fp32"))
     steps = []
     model.register_forward_pre_hook(lambda _, given: steps.append(torch.is_grad_enabled()))
-    clean, robust_percent = monitor.measure(model)
-    assert clean == 100
+    measured = monitor.measure(model)
     standing = (margins.abs() > epsilon * line.abs().sum()).double().mean().item()
-    assert robust_percent == pytest.approx(100 * standing, abs=2.6)  # an image at the very edge
+    assert measured[ROBUST] == pytest.approx(100 * standing, abs=2.6)  # an image at the very edge
+    # at the worst point every margin is smaller by what the ball takes
+    worst = margins.abs() - epsilon * line.abs().sum()
+    assert measured[ROBUST_LOSS] == pytest.approx(functional.softplus(-worst).mean().item(), rel=1e-3)
     assert sum(steps) == 20 * 3  # gradients, for each of three batches
 
 
-@given(st.integers(1, 3000), st.integers(0, 600), st.integers(0, 5))
-def test_held_out_images_are_not_trained_on(samples, wanted, seed):
-    trained, held_out = hold_out(samples, wanted, seed)
-    assert sorted([*trained, *held_out]) == list(range(samples))
-    assert len(held_out) == min(wanted, samples // 10)
+def test_the_monitor_attacks_so_many_images_at_most(monkeypatch):
+    monkeypatch.setattr(monitor_module, "MOST_IMAGES", 5)
+    seen = []
+
+    class Counted:
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            seen.append(index)
+            return torch.zeros(3, 4, 4, dtype=torch.uint8), 0
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    measured = Monitor(Counted(), Ball("linf", 0.1), 2, make_accelerator("fp32")).measure(model)
+    assert seen == [0, 1, 2, 3, 4]
+    assert measured[ROBUST] in (0, 100)
 
 
 @pytest.mark.parametrize("head_init", ["random", "robust"])
@@ -233,19 +233,17 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, hea
     assert len(made) == phases * 3 + 2  # each stop loses the one step that was not saved
     first, second = (tmp_path / name / "adapter_model.safetensors" for name in ("whole", "resumed"))
     assert sha256_of(first) == sha256_of(second)
-    names = ("train_loss", "heldout_robust_accuracy_percent", "selected_epoch", "attack_steps")
+    names = ("train_loss", "val_robust_accuracy_percent", "selected_epoch", "attack_steps")
     assert [whole[name] for name in names] == [resumed[name] for name in names]
     assert not list(Path(os.environ["PPVIT_SCRATCH"]).rglob("*.pt"))
 
 
 def test_a_strengthened_attack_outlives_an_interruption():
-    script = Script(50.0, 20.0)
-    first, model = robust(script, steps=1, step_size=8.0, start="n_fgsm", fallback_steps=10), tiny_backbone().model
-    for epoch in range(2):
-        first.begin_step(epoch, 0)
-        first.end_epoch(model)
+    first = robust(steps=1, step_size=8.0, start="n_fgsm", fallback_steps=10)
+    for percent in (50.0, 20.0):
+        first.end_epoch({ROBUST: percent})
     assert first.attack.steps == 10
-    second = robust(None, steps=1, step_size=8.0, start="n_fgsm", fallback_steps=10)
+    second = robust(steps=1, step_size=8.0, start="n_fgsm", fallback_steps=10)
     second.load_state(first.state())
     assert second.attack == first.attack
 
@@ -270,22 +268,6 @@ def test_figures_are_those_of_the_chosen_epoch(tmp_path):
     assert {name: result[name] for name in chosen if name.startswith("train_")} == {
         name: value for name, value in chosen.items() if name.startswith("train_")
     }
-
-
-def test_too_few_images_for_a_monitor_are_told(tmp_path, capsys):
-    train(tmp_path, make_world(tmp_path, **{**QUICK, "epochs": 1}), monitor_images=0)
-    assert "too few" not in capsys.readouterr().err
-    few = make_world(tmp_path / "few", **{**QUICK, "epochs": 1})
-    record = read_record(tmp_path / "few/adapted", "adapt")
-    held = defence.Defence(few.finetune, Adversarial(), range_of(9), record)
-    assert held.images.num_classes == 2
-    assert "9 training images are too few to hold a tenth out, so the last epoch is kept" in capsys.readouterr().err
-
-
-def range_of(count):
-    """As much of a data set as is asked for before training."""
-    told = {"num_classes": 2, "labelling": ClassNumbers(2), "__len__": lambda self: count}
-    return type("Images", (), told)()
 
 
 def test_robust_head_is_where_training_starts(tmp_path, monkeypatch):
@@ -354,7 +336,7 @@ def test_two_processes_train_as_one(tmp_path):
     attack = {"start": "none", "inner_loss": "ce", "scalars": "auto"}
     one = train(tmp_path, config, "one", **attack)
     two = train_in_two_processes(tmp_path, against(config, **attack))
-    for name in ("train_loss", "train_robust_loss", "train_robust_accuracy_percent", "heldout_accuracy_percent"):
+    for name in ("train_loss", "train_robust_loss", "train_robust_accuracy_percent", "val_accuracy_percent"):
         assert two[name] == pytest.approx(one[name], rel=1e-4), name
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers.keyed import load_cipher
-from ppvit.config import Config
+from ppvit.config import Augment, Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import sha256_of
 from ppvit.core.results import read_times
@@ -41,9 +41,10 @@ def places_of(folder: Path, name: str = "finetuned") -> Places:
     return make_places(folder, **inputs, finetuned=folder / name, results=folder / "results" / name)
 
 
-def make_world(folder: Path, cipher: str = "block", **settings) -> Config:
+def make_world(folder: Path, cipher: str = "block", val_fraction: float = 0.0, **settings) -> Config:
     """Shards and adapted model in ``folder``; the configuration that made them."""
-    config = make_config(dataset={"image_size": 16}, cipher={"name": cipher}, finetune={**QUICK, **settings})
+    dataset = {"image_size": 16, "val_fraction": val_fraction}
+    config = make_config(dataset=dataset, cipher={"name": cipher}, finetune={**QUICK, **settings})
     places = places_of(folder)
     if not places.raw.exists():
         write_raw(places.raw, {"train": 50, "test": 12})
@@ -62,7 +63,9 @@ def changed(config: Config, **settings) -> Config:
 def train(folder: Path, config: Config, name: str = "finetuned", log=None) -> dict:
     """What the stage does, without result files and live metrics; returns what it measured."""
     places = places_of(folder, name)
-    trained = fine_tune(config.finetune, config.adversarial, places.encrypted, places.adapted, log)
+    trained = fine_tune(
+        config.finetune, config.adversarial, places.encrypted, places.adapted, log, augment=config.augment
+    )
     save_finetuned(trained.tuner, trained.model, places.finetuned, places.adapted, trained.record)
     trained.written()
     return trained.values
@@ -142,7 +145,7 @@ def test_training_on_adapted_ciphertext_equals_training_on_plain(tmp_path, metho
 
 def test_killed_run_resumes_to_the_identical_result(tmp_path):
     """SIGKILL in the middle of an epoch, with a checkpoint at every step, twice; then on to the end."""
-    config = make_world(tmp_path, epochs=4)
+    config = make_world(tmp_path, epochs=4, drop_path=0.2, ema_decay=0.9, layer_decay=0.7)
     uninterrupted = train(tmp_path, config, "uninterrupted")
     script = (
         "import sys, time; from pathlib import Path\n"
@@ -211,6 +214,8 @@ NO_PROGRESS = (
     *({"selection": {**NO_CHOICE, "weights": each}} for each in ([], {"weight": torch.zeros(2, 3)})),
     {"selection": None},
     {"average": []},
+    *({"average": {"steps": steps, "weights": {"weight": torch.zeros(2, 2)}}} for steps in (0, "1", 1)),
+    {"average": {"steps": 1, "weights": {"weight": torch.full((2, 2), math.nan), "bias": torch.zeros(2)}}},
 )
 PROGRESS = {"epoch": 1, "step": 0, "history": [{"train_loss": 1.0}], "sums": [0.5], "objective": {}, "scaler": None}
 PROGRESS |= {"selection": NO_CHOICE, "average": {}}
@@ -351,13 +356,23 @@ def train_in_two_processes(folder: Path, config: Config, name: str = "two") -> d
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Gradients are summed over both, so losses and weights are those of one, but for rounding."""
-    # 50 = 7 * 7 + 1: a process without an image; Adam and clipping would hide gradients that are too small
+    """Gradients are summed over both, so losses and weights are those of one, but for rounding; so is the choice.
+
+    Images are augmented by what both draw alike, and mixed ones have a neighbour in the same process.
+    """
+    # 45 = 4 * 11 + 1: a process without an image; Adam and clipping would hide gradients that are too small
     plain = {"dropout": 0.0, "optimizer": "sgd", "learning_rate": 0.1, "gradient_clip": 0.0}
-    config = make_world(tmp_path, epochs=1, batch_size=7, **plain)
+    averaged = {"ema_decay": 0.5, "layer_decay": 0.7, "decayed": "all"}
+    config = make_world(tmp_path, val_fraction=0.1, epochs=2, batch_size=11, **plain, **averaged)
+    augment = Augment(names=["mixup", "cutmix_blocks", "erase_blocks", "drop_tokens"])
+    config = config.model_copy(update={"augment": augment})
     one, two = train(tmp_path, config, "one"), train_in_two_processes(tmp_path, config)
-    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
-    assert two["train_accuracy_percent"] == one["train_accuracy_percent"]
+    for name in ("train_loss", "val_loss"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4)
+    for name in ("val_images", "val_accuracy_percent", "selected_epoch"):
+        assert two[name] == one[name]
+    assert one["val_images"] == 5
+    assert two["train_accuracy_percent"] == pytest.approx(one["train_accuracy_percent"], rel=1e-6)  # of mixed targets
     first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
@@ -369,6 +384,7 @@ def test_two_processes_train_as_one(tmp_path):
     [
         ("constant", [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
         ("linear", [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ("step", [0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01]),
         ("cosine", [0.5, 1] + [0.5 * (1 + np.cos(np.pi * step / 8)) for step in range(8)]),
     ],
 )

@@ -233,15 +233,16 @@ def test_hta_lora_is_its_formula():
     )
 
 
-def test_hta_adapter_is_its_formula():
+@pytest.mark.parametrize(("name", "width"), [("attn.proj", WIDTH), ("mlp.fc2", 4 * WIDTH)])
+def test_hta_adapter_is_its_formula_behind_attention_and_mlp(name, width):
     base = tiny_backbone(num_classes=5).model.double()
-    fc2 = base.blocks[0].mlp.fc2
+    plain = base.blocks[0].get_submodule(name)
     tuned = make("hta_adapter", base)
     shake(tuned)
-    layer = tuned.base_model.model.blocks[0].mlp.fc2
-    out = seeded(0, 2, 7, 4 * WIDTH) @ fc2.weight.T + fc2.bias
+    layer = tuned.base_model.model.blocks[0].get_submodule(name)
+    out = seeded(0, 2, 7, width) @ plain.weight.T + plain.bias
     expected = out + out @ hta(layer, "whole").T
-    torch.testing.assert_close(layer(seeded(0, 2, 7, 4 * WIDTH)), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer(seeded(0, 2, 7, width)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_start_of_hta_are_reflections():
@@ -268,7 +269,7 @@ def vit_base() -> nn.Module:
         ("aoft_vpt", {"scaled": True, "rank": 4}, 9_216 + 4 * 12),
         # arXiv 2410.22952: 5 D a matrix, four matrices a layer
         ("hta_lora", {}, 12 * 4 * 5 * 768),
-        ("hta_adapter", {}, 12 * 5 * 768),
+        ("hta_adapter", {}, 12 * 2 * 5 * 768),
         # one q down and one up a matrix whatever it is attached to
         ("aoft_lora", {"scaled": False, "target_modules": ["mlp.fc1"]}, 12 * (768 + 3072)),
         ("adapter", {"rank": 16}, 12 * (2 * 768 * 16 + 768 + 16)),

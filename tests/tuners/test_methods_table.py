@@ -48,7 +48,7 @@ FORMULAS = {
     "aoft_adapter": "L * (2 * D + r)",
     "aoft_vpt": "L * (D + r)",
     "hta_lora": "L * 4 * 5 * D",
-    "hta_adapter": "L * 5 * D",
+    "hta_adapter": "L * 2 * 5 * D",
 }
 
 

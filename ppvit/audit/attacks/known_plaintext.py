@@ -41,10 +41,13 @@ def find(view: View) -> Iterator[Finding]:
     if view.encrypted.ndim != 4 or plain is None or encrypted is None:
         yield not_attacked("no attack here solves for a secret network.")
         return
-    for pairs in view.known_pairs:
-        needs = "one plain image and its ciphertext" if pairs == 1 else f"{pairs} plain images and their ciphertexts"
-        key, images = _read(view, plain[:pairs], encrypted[:pairs])
-        yield Finding(needs, images, key, variant=str(pairs), headline=pairs == view.known_pairs[-1])
+    amounts = list(view.amounts(view.known_pairs))
+    for amount in amounts:
+        one = amount.images == 1
+        needs = f"one plain image{amount.words}" if one else f"{amount.images} plain images{amount.words}"
+        needs += " and its ciphertext" if one and amount.views == 1 else " and their ciphertexts"
+        key, images = _read(view, view.part(plain, amount), view.part(encrypted, amount))
+        yield Finding(needs, images, key, variant=amount.variant, headline=amount == amounts[-1])
 
 
 def _read(view: View, plain: np.ndarray, cipher: np.ndarray) -> tuple[AffineMap | None, np.ndarray]:

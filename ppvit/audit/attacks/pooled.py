@@ -24,6 +24,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse.csgraph import minimum_spanning_tree
 
+from ppvit.audit.amount import Amount
 from ppvit.audit.base import attack
 from ppvit.audit.score import mean_ssim
 from ppvit.audit.solvers.grid_layout import GridLayout, planar_layout
@@ -55,15 +56,17 @@ def find(view: View) -> Iterator[Finding]:
     def align(images: np.ndarray, plain: np.ndarray) -> np.ndarray:
         return best_over_symmetries(images, plain, _few_ssim, negative=space.inverts)[0]
 
-    for count in view.pooled_images:
-        rng = np.random.default_rng((view.seed, count))
-        key = recover_key(pooled[:count], view.block_size, per_position=space.per_position, rng=rng, **keyed)
+    amounts = list(view.amounts(view.pooled_images))
+    for amount in amounts:
+        rng = np.random.default_rng((view.seed, amount.images))
+        used = view.part(pooled, amount)
+        key = recover_key(used, view.block_size, per_position=space.per_position, rng=rng, **keyed)
         yield Finding(
-            "one ciphertext" if count == 1 else f"{count} ciphertexts",
+            _ciphertexts(amount),
             decrypt(view.encrypted, key, view.block_size),
             key if space.mapped else None,
-            variant=str(count),
-            headline=count == view.pooled_images[-1],
+            variant=amount.variant,
+            headline=amount == amounts[-1],
             free="flips, colour order and negative of all pictures alike",
             align=align,
             # where every position has its own key, only the order of the blocks is looked for
@@ -75,20 +78,26 @@ def find(view: View) -> Iterator[Finding]:
 
 def _attack_rotation(view: View, pooled: np.ndarray, public: np.ndarray) -> Iterator[Finding]:
     plain = to_blocks(public, view.block_size).reshape(-1, view.space.values) - 127.5
-    for count in view.pooled_images:
-        blocks = to_blocks(pooled[:count], view.block_size).reshape(-1, view.space.values)
+    amounts = list(view.amounts(view.pooled_images))
+    for amount in amounts:
+        blocks = to_blocks(view.part(pooled, amount), view.block_size).reshape(-1, view.space.values)
         matrix = view.space.scale * recover_rotation(blocks.astype(np.float64) - 127.5, plain)
         key = replace(AffineMap.identity(view.space.blocks, view.space.values), matrix=matrix)
-        needs = f"{count} ciphertext{'s' if count > 1 else ''} and other plain images"
         yield Finding(
-            needs,
+            f"{_ciphertexts(amount)} and other plain images",
             decrypt(view.encrypted, key, view.block_size),
             key,
-            variant=str(count),
-            headline=count == view.pooled_images[-1],
+            variant=amount.variant,
+            headline=amount == amounts[-1],
             free="the negative of all pictures alike",
             align=lambda images, plain: max(images, 255 - images, key=lambda each: _few_ssim(each, plain)),
         )
+
+
+def _ciphertexts(amount: Amount) -> str:
+    if amount.views > 1:
+        return f"{'one image' if amount.images == 1 else f'{amount.images} images'}{amount.words}, encrypted"
+    return "one ciphertext" if amount.images == 1 else f"{amount.images} ciphertexts"
 
 
 def _few_ssim(images: np.ndarray, plain: np.ndarray) -> float:

@@ -169,6 +169,8 @@ def extract(
     for start in range(0, count, BATCH):
         images = plain.read(start, min(start + BATCH, count))
         parts.append(_pixels(images, config.he.features) if backbone is None else _pooled(images, backbone))
+    if backbone is not None:
+        backbone.model.cpu()
     return np.concatenate(parts), plain.labels[:count].astype(np.int64)
 
 
@@ -180,11 +182,12 @@ def _pixels(images: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[np.float32]
 def _pooled(images: npt.NDArray[np.uint8], backbone: Backbone) -> npt.NDArray[np.float32]:
     import torch
 
-    model: Any = backbone.model  # timm's have no types
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    from ppvit.core.device import device
+
+    model: Any = backbone.model.to(device())  # timm's have no types
+    mean, std = (torch.tensor(values, device=device()).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    pixels = torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        features: npt.NDArray[np.float32] = model.forward_head(
-            model.forward_features((pixels - mean) / std), pre_logits=True
-        ).numpy()
+        pooled = model.forward_head(model.forward_features((pixels - mean) / std), pre_logits=True)
+    features: npt.NDArray[np.float32] = pooled.cpu().numpy()
     return features

@@ -1,0 +1,40 @@
+"""In which order an epoch takes the training images: all once, or as many of each class."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def epoch_order(
+    count: int, seed: int, epoch: int, strata: npt.NDArray[np.int64] | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The images of an epoch, in random order, and how often each was taken before; nothing but the arguments decides.
+
+    Balanced, each stratum that has images gets as many places as any other, give or take one: of the rare ones images
+    come several times, of the frequent ones some. Over the epochs a stratum deals out its images like a pack of cards,
+    shuffled anew after the last one, so that none comes a second time before all came once.
+
+    Args:
+        count: of images, n.
+        seed, epoch: equal ones give equal orders.
+        strata: of every image, int64 (n,), for balanced sampling; None takes every image once.
+
+    Returns:
+        Numbers of images, (n,), and for each how many times it was taken before, this epoch included, (n,).
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    if strata is None:
+        return order, np.full(count, epoch)
+    packs = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    # the places of all epochs are dealt to the strata in turn
+    turns, dealt_to = np.divmod(np.arange(epoch * count, (epoch + 1) * count), len(packs))
+    images, laps = np.empty(count, np.int64), np.empty(count, np.int64)
+    for number, pack in enumerate(packs):
+        mine = dealt_to == number
+        laps[mine], cards = np.divmod(turns[mine], len(pack))
+        for lap in np.unique(laps[mine]):
+            # a stream of its own: the order of the epochs takes (seed, epoch)
+            shuffled = np.random.default_rng((seed, number, int(lap), 1)).permutation(pack)
+            images[mine.nonzero()[0][laps[mine] == lap]] = shuffled[cards[laps[mine] == lap]]
+    return images[order], laps[order]
