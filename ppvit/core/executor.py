@@ -107,9 +107,7 @@ class _Window:
                 continue
             tries = 1
             del self._tasks[0]
-            if isinstance(result, Failed):
-                raise result.error
-            yield result
+            yield result.value()
 
 
 def _raising(error: Exception) -> Iterator[Any]:
@@ -120,7 +118,8 @@ def _raising(error: Exception) -> Iterator[Any]:
 class Task:
     """A function and its arguments as bytes, which are opened where they are called.
 
-    The call gives the function's value, or :class:`Failed`: engines would put an error into the text of a traceback.
+    The call gives the function's value, or the error that it ended in, as :class:`Outcome`: engines would put an error
+    into the text of a traceback.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -130,22 +129,30 @@ class Task:
     def __repr__(self) -> str:
         return f"<{self._name}>"
 
-    def __call__(self) -> Any:
+    def __call__(self) -> Outcome:
         try:
             _require_same(self._versions)
             function, arguments = cloudpickle.loads(self._call)
-            return function(*arguments)
+            return Outcome(function(*arguments))
         except Exception as error:
             if not isinstance(error, PpvitError):
                 error.add_note("".join(traceback.format_exception(error)))
-            return Failed(error)
+            return Outcome(error, failed=True)
 
 
-class Failed:
-    """What a task ended in."""
+class Outcome:
+    """What a task came to, as bytes: what an attack finds can be a key, too."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    def __init__(self, value: Any, failed: bool = False) -> None:
+        self._value: bytes = cloudpickle.dumps(value)
+        self._failed = failed
+
+    def value(self) -> Any:
+        """The value, or its error raised."""
+        value = cloudpickle.loads(self._value)
+        if self._failed:
+            raise value
+        return value
 
 
 @cache

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.workers import training_hosts, training_processes
 
 Item = TypeVar("Item")
@@ -118,6 +118,17 @@ def from_main(value: Result) -> Result:
     values = [value]
     broadcast_object_list(values)
     return values[0]
+
+
+def require_alike(value: object, told: str) -> None:
+    """Refuse to go on where the processes are not at one.
+
+    Raises:
+        PpvitError: what is told, in all of them.
+    """
+    _, world = join()
+    if len(set(by_all(range(world), lambda own: (value for _ in own)))) > 1:
+        raise PpvitError(told)
 
 
 def leave() -> None:

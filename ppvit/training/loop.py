@@ -17,7 +17,7 @@ from ppvit.config import Finetune
 from ppvit.core.errors import PpvitError
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
-from ppvit.core.sharing import require_as_asked
+from ppvit.core.sharing import require_alike, require_as_asked
 from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches, shared_out
 from ppvit.models import model_input
 from ppvit.training.augmentation import Augmenter
@@ -90,6 +90,11 @@ class Training:
     def run(self) -> None:
         """Train from the checkpoint, or from the start, to the end."""
         first_epoch, step = self._resume()
+        require_alike(
+            (self.checkpoint.name, first_epoch, step),
+            "the processes do not start from the same model, images and checkpoint; give all hosts the same folders, "
+            "PPVIT_SCRATCH among them",
+        )
         total = self.settings.epochs * len(self.dataset)
         earlier = first_epoch * len(self.dataset) + step * self._effective_batch
         quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
