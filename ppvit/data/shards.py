@@ -25,6 +25,7 @@ import numpy as np
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import Record, read_record, sha256_of
+from ppvit.core.workers import clustered
 from ppvit.data.labels import Labelling
 from ppvit.data.manifests import SCHEMA, SPLITS, EncryptedManifest, RawManifest
 from ppvit.data.tar_index import ANY_CLASS, IMAGE, IMAGE_BYTES, IMAGES, ORIGIN, Index, Opener, identity_of, index_shard
@@ -165,6 +166,13 @@ class ShardReader:
         self._extensions = np.concatenate([index.extensions for index in indices])
         self._labels = np.concatenate([index.labels for index in indices])
 
+    def __getstate__(self) -> dict[str, Any]:
+        if not clustered():
+            return self.__dict__
+        # another machine starts elsewhere, and counts devices and inodes its own way
+        there = [(path.absolute(), identity[2:]) for path, identity in self._shards]
+        return {**self.__dict__, "_shards": there}
+
     def __len__(self) -> int:
         return len(self._shard_of)
 
@@ -207,7 +215,7 @@ class ShardReader:
         try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
             try:
-                if identity_of(descriptor) == identity:
+                if identity_of(descriptor)[-len(identity) :] == identity:
                     data = os.pread(descriptor, size, offset)
             finally:
                 os.close(descriptor)

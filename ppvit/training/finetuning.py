@@ -190,6 +190,7 @@ def _finetune(
         "trainable_parameters_mi": parameters / 2**20,
         "images_per_second": training.images_per_second,
         "epochs": len(training.history),
+        "processes": accelerator.num_processes,
         **arithmetic,
     }
     if isinstance(objective, Robust):

@@ -9,6 +9,7 @@ from ppvit.config import Config
 from ppvit.core.files import atomic_output
 from ppvit.core.provenance import one_model
 from ppvit.core.results import Stopwatch, write_result
+from ppvit.core.sharing import is_main
 from ppvit.evaluation.shards import score_shards
 from ppvit.places import Places
 
@@ -30,6 +31,8 @@ def run(config: Config, places: Places) -> None:
     watch = Stopwatch()
     with one_model(places.adapted, places.finetuned) as identity:
         scores = score_shards(places.encrypted, places.adapted, places.finetuned, config.evaluate.calibration_bins)
+    if not is_main():
+        return
     values = {**scores.summary(), **identity}
     print(measured(values))
     for remark in scores.remarks():
