@@ -113,6 +113,7 @@ def test_manifest_tells_what_must_match_and_nothing_more(raw, tmp_path):
     manifest = run(config, raw, tmp_path / "out")
     public = {"cipher": {"name": "block_np", "block_size": 4}, "key_id": key.id, "demo_key": False, "image_size": 16}
     public |= {"isometry": "values", "isometry_options": {}}
+    public |= {"facts": {"linear": True, "permutes": False, "keeps_blocks": True, "one_key": True}}
     stored = {"resize_filter": "bicubic", "crop": "center", "value_range": None, "shape": [16, 16, 3], "dtype": "uint8"}
     for split, count, sizes in (("train", 50, [16, 16, 16, 2]), ("test", 12, [12])):
         shards = [

@@ -26,6 +26,7 @@ from ppvit.data.labels import ClassNumbers
 from ppvit.data.manifests import EncryptedManifest
 from ppvit.data.shards import ShardReader, read_manifest, shard_records, write_shard, write_shards
 
+FACTS = {"linear": True, "permutes": True, "keeps_blocks": True, "one_key": True}
 SIDE = 8
 UINT8, FLOAT16 = np.dtype(np.uint8), np.dtype(np.float16)
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
@@ -52,6 +53,7 @@ def encrypted(folder: Path, images: int = 6, **changes) -> Path:
         "image_size": SIDE,
         "isometry": "values",
         "isometry_options": {},
+        "facts": FACTS,
         "resize_filter": "bicubic",
         "crop": "center",
         "value_range": None,
@@ -105,6 +107,8 @@ SHARD = {"name": "000000.tar", "samples": 6, "sha256": "0" * 64}
         ({"image_size": 10**6}, "'image_size'"),
         ({"image_size": 16}, "shape [8, 8, 3] is not that of images of 16 pixels"),
         ({"isometry": "all"}, "'isometry'"),
+        ({"facts": {**FACTS, "linear": 1}}, "'facts.linear'"),
+        ({"facts": {**FACTS, "key": True}}, "'facts.key' does not belong there"),
         ({"resize_filter": "best"}, "'resize_filter'"),
         ({"crop": "center\n"}, "'crop'"),
         ({"shape": [SIDE, SIDE, 4]}, "is not that of images"),
