@@ -23,6 +23,7 @@ from ppvit.data.batches import EncryptedImages
 from ppvit.data.decoding import decode
 from ppvit.data.images import decode_array, encode_array, encode_png
 from ppvit.data.labels import ClassNumbers
+from ppvit.data.manifests import EncryptedManifest
 from ppvit.data.shards import ShardReader, read_manifest, shard_records, write_shard, write_shards
 
 FACTS = {"linear": True, "permutes": True, "keeps_blocks": True, "one_key": True}
@@ -120,7 +121,7 @@ SHARD = {"name": "000000.tar", "samples": 6, "sha256": "0" * 64}
         ({"shape": None}, "'shape'"),
         ({"dtype": "object"}, "'dtype'"),
         ({"dtype": ">f8"}, "'dtype'"),
-        ({"shards": []}, "'shards'"),
+        ({"shards": []}, "the shards hold 0 images, not the 6"),
         ({"shards": [{**SHARD, "name": "../000000.tar"}]}, "shard 0 is not named 000000.tar"),
         ({"shards": [{**SHARD, "name": "/dev/zero"}]}, "shard 0 is not named 000000.tar"),
         ({"shards": [{**SHARD, "name": "000001.tar"}]}, "shard 0 is not named 000000.tar"),
@@ -143,7 +144,9 @@ def test_a_manifest_that_is_not_one_of_ours_is_refused(tmp_path, changes, told):
 def test_a_manifest_without_one_of_its_names_is_refused(tmp_path):
     path = encrypted(tmp_path / "data") / "train" / "manifest.json"
     manifest = json.loads(path.read_text())
-    assert read_manifest(path.parent) == {**manifest, "task": "multiclass"}  # which is not written
+    found = read_manifest(path.parent)
+    assert {name: found.pop(name) for name in manifest} == manifest
+    assert found == {name: EncryptedManifest.model_fields[name].default for name in found}  # which are not written
     for name in manifest:
         write_json(path, {each: value for each, value in manifest.items() if each != name})
         assert f"'{name}' is missing" in refused(read_manifest, path.parent)
