@@ -187,7 +187,9 @@ class _Search:
     def _study(self, number: int) -> Any:
         """Optuna's view of the trials so far; its next suggestion is a function of them, and of their number alone."""
         optuna = self._optuna
-        sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=_RANDOM_TRIALS)
+        # not the number itself: first draws from neighbouring seeds lie close together
+        seed = int.from_bytes(hashlib.sha256(f"ppvit tune {number}".encode()).digest()[:4])
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
         pruner = optuna.pruners.MedianPruner(n_startup_trials=_WHOLE_TRIALS, n_warmup_steps=1)
         study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
         states = optuna.trial.TrialState

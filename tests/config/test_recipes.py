@@ -182,3 +182,18 @@ def test_studies_as_published_take_the_values_from_here():
         assert not any(text.partition("=")[0] in recipe_named(study).stated for text in plan["size"]["full"]), (
             "stands in the recipe"
         )
+
+
+def test_the_page_has_every_value():
+    """docs/recipes.md: a row a recipe."""
+    rows = [line for line in (ROOT / "docs/recipes.md").read_text().splitlines() if line.startswith("| `")]
+    for name, recipe in recipes().items():
+        (row,) = (row for row in rows if row.startswith(f"| `{name}` |"))
+        _, _, source, stated, several, ours, _ = row.split("|")
+        assert source.strip() == recipe.source
+        for cell, values in ((stated, recipe.stated), (ours, recipe.unstated)):
+            assert {f"{each.removeprefix('finetune.')}={own}" for each, own in values.items()} <= set(
+                cell.strip().split(", ")
+            )
+        for each, values in recipe.choices.items():
+            assert f"{each.removeprefix('finetune.')} {', '.join(map(str, values))}" in several

@@ -66,7 +66,7 @@ def test_no_test_image_is_read_and_the_best_is_what_the_stage_measures(world, mo
 
     monkeypatch.setattr(builtins, "open", watched)
     monkeypatch.setattr(os, "open", watched_below)
-    found = search(world, overrides=("finetune.track_test=true",))
+    found = search(world, trials=3, overrides=("finetune.track_test=true",))
     monkeypatch.undo()
     assert [path for path in asked if "encrypted" in path], "the shards were watched"
     assert not [path for path in asked if "encrypted/test" in path]
