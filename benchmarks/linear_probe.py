@@ -2,10 +2,10 @@
 
     python benchmarks/linear_probe.py
 
-Compared: `ppvit.training.finetuning.finetune` with `finetune.method=linear`, ten epochs, validation after each, on one
-thread: nothing kept (`PPVIT_KEPT_GIB=0`), kept for the first time, and found in scratch. Loading shards and model,
-hashing and writing features are in the times. The micro-ViT that comes with ppvit at 32 px, and ViT-Ti/16 at 96 px with
-the weights in the folder that `PPVIT_ASSETS` names, else random ones. Trained heads are compared bit by bit.
+Compared: `ppvit.training.finetuning.finetune` with `finetune.method=linear`, ten epochs, on one thread: nothing kept
+(`PPVIT_KEPT_GIB=0`), kept for the first time, and found in scratch. Loading shards and model, hashing and writing
+features are in the times. The micro-ViT that comes with ppvit at 32 px, and ViT-Ti/16 at 96 px with the weights in the
+folder that `PPVIT_ASSETS` names, else random ones. Trained heads are compared bit by bit.
 Aim: at least 5 times as fast, the same bits.
 """
 

@@ -59,8 +59,8 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
     # here one after the other, each with all threads; on a cluster side by side, with as many threads
     with Executor(1) as executor:
         made = executor.each(_findings, ((attack, view, torch.get_num_threads()) for attack in attacks))
-        for attack, findings in zip(attacks, made, strict=True):
-            found[attack], sentences[attack] = _score(attack, findings, view, truth, values, pictures)
+        for attack, timed in zip(attacks, made, strict=True):
+            found[attack], sentences[attack] = _score(attack, timed, view, truth, values, pictures)
     for attack, findings in found.items():
         percent = round(100 * max(scored.strength for scored in findings), 1) if findings else None
         values[f"{attack}_strength_percent"] = percent if keyed or not findings else 100.0

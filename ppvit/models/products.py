@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from ppvit.models.stems import patch_projection
+
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``inputs weight^T + bias`` without a gradient, for what :func:`takes` says yes to.
@@ -96,9 +98,14 @@ class _LinearByOneDnn(nn.Linear):
 
 
 def by_onednn(model: nn.Module) -> nn.Module:
-    """Let oneDNN compute the linear layers of a model, in place, wherever :func:`takes` says yes; returns the model."""
+    """Let oneDNN compute the linear layers of a model, in place, wherever :func:`takes` says yes; returns the model.
+
+    All but a linear patch embedding, which adaptation knows by its class.
+    """
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    embedding = patch_projection(base)
     for module in model.modules():
-        if type(module) is nn.Linear:
+        if type(module) is nn.Linear and module is not embedding:
             module.__class__ = _LinearByOneDnn
     return model
 

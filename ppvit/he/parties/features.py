@@ -171,6 +171,9 @@ def extract(
     labels = plain.labels[:count].astype(np.int64)
     if backbone is None:
         return np.concatenate([_pixels(images, config.he.features) for images in _read(plain, count)]), labels
+    from ppvit.models.products import by_onednn
+
+    by_onednn(backbone.model)
     features = None
     if count > BATCH and read_dataset(raw)[1] is None:  # of what is sealed nothing is left open on the disk
         features = _kept(config, plain, split, count, backbone)
