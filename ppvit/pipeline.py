@@ -77,14 +77,14 @@ class Stage:
         """
         from ppvit.core.launching import launch
         from ppvit.core.process import command
-        from ppvit.core.sharing import join, leave, require_alone
+        from ppvit.core.sharing import join, leave, require_alone, require_as_asked
 
         if not self.shared:
             require_alone(self.name)
         elif launch(command()):
             return
         else:
-            join()
+            require_as_asked(join()[1])
         self.run(config, places)
         leave()
 

@@ -21,23 +21,17 @@ _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE
 
 
 def join() -> tuple[int, int]:
-    """Rank of this process and number of all that share the work, once they have met; (0, 1) alone.
+    """Rank of this process and number of all that share the work, once they have met; (0, 1) alone."""
+    if _said("WORLD_SIZE") < 2:
+        return 0, 1
+    from accelerate import PartialState  # training goes on with the same state
 
-    Raises:
-        UsageError: see :func:`require_as_asked`.
-    """
-    found = (0, 1)
-    if _said("WORLD_SIZE") > 1:
-        from accelerate import PartialState  # training goes on with the same state
+    from ppvit.core.device import device
 
-        from ppvit.core.device import device
-
-        if cpu := device().type == "cpu":  # unless it is told so, accelerate lets each of them work for itself
-            os.environ["ACCELERATE_USE_CPU"] = "1"
-        state = PartialState(cpu=cpu)
-        found = state.process_index, state.num_processes
-    require_as_asked(found[1])
-    return found
+    if cpu := device().type == "cpu":  # unless it is told so, accelerate lets each of them work for itself
+        os.environ["ACCELERATE_USE_CPU"] = "1"
+    state = PartialState(cpu=cpu)
+    return state.process_index, state.num_processes
 
 
 def is_main() -> bool:

@@ -262,6 +262,7 @@ def test_a_defect_keeps_its_traceback(capsys):
 
 
 def test_alone_work_is_not_handed_round(alone):
+    alone(PPVIT_PROCESSES="2")  # of which a stage that is not shared takes no notice
     assert sharing.join() == (0, 1)
     assert list(sharing.by_all([1, 2, 3], lambda own: (2 * item for item in own))) == [2, 4, 6]
     assert sharing.from_main("x") == "x"
