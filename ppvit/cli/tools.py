@@ -36,7 +36,10 @@ def show(
     if findings:
         print(show.findings(config, places_of(config, places)), end="")
         return
-    show.run(config, places_of(config, places), out, count, ciphers)
+    here = places_of(config, places)
+    show.run(config, here, out, count, ciphers)
+    if told := show.encrypted_sizes(here):
+        print(told)
     print(out)
 
 
@@ -145,7 +148,7 @@ def tune(
     print(f"dvc exp run {best}")
 
 
-app.command()(with_places(show, "raw"))
+app.command()(with_places(show, "raw", "encrypted"))
 app.command()(with_places(tune, "encrypted", "adapted"))
 app.command()(with_places(predict, "raw", "adapted", "finetuned"))
 app.command()(with_places(rekey, "encrypted", "adapted", "finetuned"))

@@ -125,8 +125,7 @@ def _finetune(
         "adversarial": defence.adversarial.model_dump() if defence else None,
         "augment": augment.model_dump() if augment.names else None,
         "model": sha256_of(adapted / "model.safetensors"),
-        "shards": {split: images.manifest["shards"] for split, images in splits.items()},
-        "views": dataset.manifest["view_shards"],
+        "images": {split: images.identity() for split, images in splits.items()},
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
@@ -144,7 +143,7 @@ def _finetune(
     augmenter.attach(model)
     model = attach(tuner, model, settings, dataset)
     parameters = trainable_parameters(model)
-    trains, splits = model, splits
+    trains: nn.Module = model
     if not augment.names:
         trains, splits = frozen_once(model, splits, settings, accelerator)
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
@@ -185,11 +184,13 @@ def _finetune(
         "method": settings.method,
         **{name: value for name, value in kept_epoch.items() if name.startswith(("train_", "val_"))},
         "selected_epoch": selection.epoch,
+        "train_images": len(dataset),
         "val_images": len(splits["val"]),
         "trainable_parameters": parameters,
         "trainable_parameters_mi": parameters / 2**20,
         "images_per_second": training.images_per_second,
         "epochs": len(training.history),
+        "processes": accelerator.num_processes,
         **arithmetic,
     }
     if isinstance(objective, Robust):

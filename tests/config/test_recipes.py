@@ -22,7 +22,7 @@ TEXTS = {
     "weight decay {0.05, 0.01, 0.005, 0.001, 0}, batch {64, 32, 16}, adapter dropout {0.5, 0.3, 0.2, 0.1, 0}",
     "loft": "scaling 1 (alpha = r). x': PGD-10, Linf, eps 8/255, step 2/255. SGD lr 0.01, batch 256, 25 epochs, r = 8",
     "medmnist": "lr = 0.001, gamma=0.1, milestones = [0.5 * num_epochs, 0.75 * num_epochs], torch.optim.Adam, "
-    "num_epochs default=100, batch_size default=128",
+    "num_epochs default=100, batch_size default=128; cur_auc = val_metrics[1], if cur_auc > best_auc: best_model",
     "etc2022": "SGD 0.03, no weight decay, clip 1.0, batch 512, 20,000 steps, warm-up 500, cosine",
 }
 _NUMBER = r"(\d[\d.,]*(?:e-\d+)?)"
@@ -69,6 +69,7 @@ def test_words_are_those_of_the_text(name):
     text, recipe = TEXTS[name], recipe_named(name)
     assert recipe.stated["finetune.optimizer"] == re.search("SGD|AdamW|Adam", text)[0].lower()
     assert ("cosine" in text) == (recipe.stated.get("finetune.schedule") == "cosine")
+    assert ("cur_auc = val" in text) == (recipe.stated.get("finetune.select_by") == "auroc")
     assert ("milestones" in text) == (recipe.stated.get("finetune.schedule") == "step")
     if "no weight decay" in text:
         assert recipe.stated["finetune.weight_decay"] == 0
