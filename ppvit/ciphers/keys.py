@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ppvit.ciphers import keychain, passphrase
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.git import keep_out_of_git
 from ppvit.core.private import make_private, read_private, require_private_folder, write_private
+from ppvit.core.workers import clustered
 
 VERSION = "v1"
 SECRET_BYTES = 32
@@ -54,8 +56,17 @@ class Key:
     def __repr__(self) -> str:
         return f"Key({self.id})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # to processes of this machine through a pipe; to a cluster never, where tasks pass through other hands
+        return (_from_own_ring, (self.id,)) if clustered() else (Key, (self.secret,))
+
 
 DEMO_KEY = Key(_DEMO_SECRET)
+
+
+def _from_own_ring(key_id: str) -> Key:
+    """A key where a cluster's worker opens a task that names it."""
+    return DEMO_KEY if key_id == DEMO_KEY.id else load(key_id)
 
 
 def is_id(text: str) -> bool:

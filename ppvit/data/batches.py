@@ -154,6 +154,6 @@ def epoch_batches(
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
-    order, _ = epoch_order(samples, seed, epoch, strata)
+    order = epoch_order(samples, seed, epoch, strata)
     batches = (order[start : start + batch_size] for start in range(0, samples, batch_size))
     return [batch[shared_out(len(batch), rank, world, together)] for batch in batches]

@@ -12,6 +12,7 @@ from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.reading import sha256_of, sha256_of_folder
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.core.scratch import scratch_folder
+from ppvit.core.sharing import is_main
 from ppvit.data.batches import EncryptedImages
 from ppvit.evasion.at_trainer import evaluate
 from ppvit.evasion.curve import write_curve
@@ -59,6 +60,8 @@ def run(config: Config, places: Places) -> None:
         }
         progress = Progress("robustness", determines, scratch_folder())
         values, curve = evaluate(settings, model, sample, dataset.num_classes, record, progress, dataset.labelling.task)
+    if not is_main():
+        return
     with atomic_output(places.curves, known_by="curve.csv") as folder:
         write_curve(folder / "curve.csv", curve)
     write_result(places.result("robustness"), {**values, **identity}, watch, HEADLINE)
