@@ -14,7 +14,7 @@ import timm
 import torch
 from conftest import tiny_backbone
 from safetensors.torch import load_file
-from test_finetune import changed, make_world, places_of, train
+from test_finetune import changed, make_world, places_of, train, train_in_two_processes
 from timm.layers import RmsNorm
 from torch import nn
 
@@ -353,3 +353,15 @@ def test_layouts_and_shards_are_in_the_key(world):
         found.append(images.identity())
     found.append(EncryptedImages(places_of(world[0]).encrypted, "val").identity())
     assert all(a != b for a, b in itertools.combinations(found, 2))
+
+
+def test_two_processes_train_on_the_same_features_as_one(tmp_path):
+    """Nine images a step, of which one process has five and the other four; 50 = 5 * 9 + 5."""
+    config = make_world(tmp_path, **{**LINEAR, "batch_size": 9, "optimizer": "sgd"})
+    one = train(tmp_path, config, "one")
+    before = {path: path.stat().st_ino for path in files()}
+    two = train_in_two_processes(tmp_path, config)
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
+    assert {path: path.stat().st_ino for path in files()} == before
+    first, second = (load_file(places_of(tmp_path, name).finetuned / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(first[name], second[name], rtol=1e-4, atol=1e-6) for name in first)
