@@ -60,8 +60,8 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
     # here one after the other, each with all threads; on a cluster side by side, with as many threads
     with Executor(1) as executor:
         made = executor.each(_findings, ((attack, view, torch.get_num_threads()) for attack in attacks))
-        for attack, findings in zip(attacks, made, strict=True):
-            found[attack], sentences[attack] = _score(attack, findings, view, truth, values, pictures)
+        for attack, timed in zip(attacks, made, strict=True):
+            found[attack], sentences[attack] = _score(attack, timed, view, truth, values, pictures)
     for attack, findings in found.items():
         percent = round(100 * max(scored.strength for scored in findings), 1) if findings else None
         values[f"{attack}_strength_percent"] = percent if keyed or not findings else 100.0
@@ -93,7 +93,7 @@ def _findings(attack: str, view: View, threads: int) -> list[tuple[Finding, floa
 
 def _score(
     attack: str,
-    findings: list[tuple[Finding, float]],
+    timed: list[tuple[Finding, float]],
     view: View,
     truth: Truth,
     values: dict[str, Any],
@@ -102,7 +102,7 @@ def _score(
     """Scores of an attack, none where it cannot be made, and its sentence. Adds its figures to ``values``."""
     found: list[Scored] = []
     told = ""
-    for finding, seconds in findings:
+    for finding, seconds in timed:
         if not finding.applies:
             values |= {f"{attack}_{name}": None for name in ("key_recovered_percent", "ssim", "psnr_db")}
             told = finding.says
