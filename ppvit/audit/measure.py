@@ -92,7 +92,7 @@ def _findings(attack: str, view: View, threads: int) -> list[tuple[Finding, floa
 
 def _score(
     attack: str,
-    findings: list[tuple[Finding, float]],
+    timed: list[tuple[Finding, float]],
     view: View,
     truth: Truth,
     values: dict[str, Any],
@@ -101,7 +101,7 @@ def _score(
     """Scores of an attack, none where it cannot be made, and its sentence. Adds its figures to ``values``."""
     found: list[Scored] = []
     told = ""
-    for finding, seconds in findings:
+    for finding, seconds in timed:
         if not finding.applies:
             values |= {f"{attack}_{name}": None for name in ("key_recovered_percent", "ssim", "psnr_db")}
             told = finding.says

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,14 +19,15 @@ import psutil
 import pytest
 import torch
 import yaml
-from conftest import read_result
+from accelerate import PartialState
+from conftest import read_result, write_raw
 from safetensors.torch import load_file
 from test_finetune import changed, make_world, places_of, train
 
 from ppvit.config import Config
 from ppvit.core import launching, sharing
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.core.sharing import require_alone, require_as_asked
+from ppvit.core.sharing import require_alike, require_alone, require_as_asked
 from ppvit.pipeline import STAGES
 
 # 50 = 7 * 7 + 1: a process without an image; Adam and clipping would hide gradients that are too small
@@ -92,7 +94,7 @@ def require_ended(processes: list[psutil.Process], folder: Path) -> None:
     assert not places_of(folder, "killed").finetuned.exists()
 
 
-def test_two_hosts_train_as_one_process_and_two_processes_measure_as_one(world):
+def test_two_hosts_train_as_one_process(world):
     """The hosts are this machine twice, each started by hand, as they would be."""
     folder, config = world
     one = train(folder, config, "one")
@@ -109,14 +111,60 @@ def test_two_hosts_train_as_one_process_and_two_processes_measure_as_one(world):
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
-    places = places_of(folder, "two")
-    config = config.model_copy(update={"robustness": config.robustness.model_copy(update={"attack": "pgd"})})
-    for stage in ("evaluate", "robustness"):
-        STAGES[stage].run(config, places)
-        alone = places.result(stage).read_bytes()
-        places.result(stage).unlink()
-        finish(start(stage, folder, config, "two", PPVIT_PROCESSES="2"))
-        assert places.result(stage).read_bytes() == alone
+
+
+def in_two_processes(work: Callable[[], None]) -> None:
+    """Call it in two copies of this process, which is quick, as two processes of torchrun."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    copies = []
+    for rank in range(2):
+        if not (copy := os.fork()):
+            code = 1
+            try:
+                os.environ |= {**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "1"}
+                PartialState._reset_state()
+                work()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        copies.append(copy)
+    assert [os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]) for copy in copies] == [0, 0]
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "robustness"])
+def test_two_processes_measure_what_one_does(world, stage, tmp_path, monkeypatch):
+    """150 images: batches for both, and one more; what was found before a kill is used by both."""
+    write_raw(tmp_path / "raw", {"train": 50, "test": 150})
+    config = make_world(tmp_path, epochs=1, **PLAIN)
+    train(tmp_path, config)
+    changes = {"attack": "pgd", "steps": 2, "step_size": 8.0, "images": 150, "epsilons": [8.0]}
+    config = config.model_copy(update={"robustness": config.robustness.model_copy(update=changes)})
+    places, written = places_of(tmp_path), []
+    outputs = [places.results, places.plots if stage == "evaluate" else places.curves]
+    for run in (lambda work: work(), in_two_processes):
+        run(lambda: STAGES[stage].run(config, places))
+        files = {path for output in outputs for path in output.rglob("*") if path.is_file()}
+        written.append({path.name: path.read_bytes() for path in files if path.parent.name != "times"})
+        for path in files:
+            path.unlink()
+    assert written[0] == written[1]
+    assert f"{stage}.json" in written[0]
+
+
+def test_processes_that_do_not_start_alike_are_refused():
+    def work() -> None:
+        require_alike("the same", "not reached")
+        with pytest.raises(PpvitError, match="give all hosts the same folders"):
+            require_alike(os.environ["RANK"], "give all hosts the same folders")
+        assert sharing.from_main(os.environ["RANK"]) == "0"
+        assert list(sharing.by_all(range(5), lambda own: ((item, os.environ["RANK"]) for item in own))) == [
+            (0, "0"), (1, "1"), (2, "0"), (3, "1"), (4, "0"),
+        ]  # fmt: skip
+
+    in_two_processes(work)
 
 
 def test_a_killed_process_ends_all_in_one_line_and_the_next_run_goes_on(world):
