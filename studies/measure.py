@@ -71,6 +71,14 @@ class Run:
         """Run a stage; returns its result, times, memory, and ``cpu_seconds``, which other work hardly changes."""
         return self.call(_stage, name, config or self.config, replace(self.places, **places))
 
+    def encrypt(self) -> None:
+        """Encrypt, or take the shards that another variant of the size left: the same images under the same cipher."""
+        decides = STAGES["encrypt"].narrowed(self.config).model_dump_json(exclude_unset=True)
+        digest = hashlib.sha256(f"{decides} {self.data_id()}".encode()).hexdigest()[:16]
+        self.places = replace(self.places, encrypted=self.places.raw.parent / "encrypted" / digest)
+        if not self.places.encrypted.exists():  # whole or absent
+            self.stage("encrypt")
+
     def images(self, split: str) -> int:
         """How many images there are."""
         return read_json(self.places.encrypted / split / "manifest.json", "encrypt")["count"]
@@ -112,7 +120,7 @@ _environment: dict[str, str] = {}
 
 def trained_and_tested(run: Run) -> dict[str, Any]:
     """The usual figures: accuracy, and the cost of fine-tuning alone."""
-    run.stage("encrypt")
+    run.encrypt()
     run.stage("adapt")
     trained, tested = run.stage("finetune"), run.stage("evaluate")
     figures = {name: tested[name] for name in ("accuracy_percent", "cross_entropy")}

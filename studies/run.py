@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from disk import announce
 from measure import Run
 from study import STUDIES, Study
 from table import write
@@ -34,6 +35,8 @@ def run_all(study: Study, size: str) -> None:
     for path in set((study.folder / "results" / size).glob("*.json")) - {variant.path for variant in variants}:
         path.unlink()
         print(f"{path.name} removed: no variant has this name", flush=True)
+    with tempfile.TemporaryDirectory(prefix="ppvit-study-") as folder:
+        announce([each for each in variants if not Run(each, Path(folder)).is_current()], Path(folder))
     for number, variant in enumerate(variants, start=1):
         with tempfile.TemporaryDirectory(prefix="ppvit-study-") as folder:
             run = Run(variant, Path(folder))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppvit.audit.amount import ALL_VIEWS
 from ppvit.audit.attacks.feature_reconstruction import edge_correlation
 from ppvit.audit.attacks.jigsaw import placement_scores
 from ppvit.audit.base import ATTACKS
@@ -155,7 +154,7 @@ def _scored(attack: str, finding: Finding, scores: dict[str, Any], values: dict[
         finding.says,
         finding.strength,
         finding.free,
-        finding.variant.endswith(ALL_VIEWS),
+        finding.variant,
     )
 
 

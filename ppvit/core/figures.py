@@ -37,7 +37,7 @@ _KINDS: dict[str, Any] = {
     r"(\w+_)?percent|key_percent_of_\w+": Percent,
     r"(\w+_)?ssim(_of_\w+)?": Annotated[float, Field(ge=-1, le=1)],
     r"(\w+_)?auroc(_low|_high|_error)?|average_precision|f1": Share,
-    r"\w+_(bytes|labels|images|epoch|steps|surrogates|queries)|images|(trainable_)?parameters|epochs|seed": Count,
+    r"\w+_(bytes|labels|images|epoch|steps|surrogates|queries)|images|views|(trainable_)?parameters|epochs|seed": Count,
     r"processes": Annotated[int, Field(ge=1, lt=2**20)],
     r"iterations|columns|key_switches|ring|modulus_bits|multiplicative_depth": Count,
     r"\w+_(seconds|per_second|loss|mi)|max_\w+|cross_entropy|epsilon": Amount,

@@ -81,10 +81,9 @@ def fill(
         else:  # which no other reader knows
             storing.layout.write(folder / split)
         if split == "test":
-            # what training depends on with finetune.track_test=true and with false, see dvc.yaml
-            (folder / "track_test").mkdir()
-            write_json(folder / "track_test" / "true.json", shard_records(shards))
-            write_json(folder / "track_test" / "false.json", [])
+            write_json(folder / "track_test_true.json", shard_records(shards))
+    # what training depends on where finetune.track_test is false, and always the same; else it is the other one
+    write_json(folder / "track_test_false.json", [])
 
 
 def _require_classes(split: str, plain: Plain) -> None:

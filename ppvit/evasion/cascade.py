@@ -154,7 +154,7 @@ def cascade(
         left = np.flatnonzero(standing)
         units = [left[start : start + UNIT] for start in range(0, len(left), UNIT)]
         # the other attacks draw for all images together, so that a unit has to stay alone
-        together = units_at_once(model, sample.images[left]) if attack == "pgd" else 1
+        together = units_at_once(model, sample.images) if attack == "pgd" else 1
         find = partial(_withstood, attack, adversary, model, judge, sample)
         withstood = _Ahead(find, units[rank::world], together)  # those that this process gets to find out
         finds: Finds = {f"{attack} {n * UNIT}": partial(withstood, n // world) for n in range(len(units))}

@@ -14,7 +14,6 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from ppvit.config import Finetune
-from ppvit.core.errors import PpvitError
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
 from ppvit.core.sharing import require_alike, require_as_asked
@@ -23,6 +22,7 @@ from ppvit.models import model_input
 from ppvit.training.augmentation import Augmenter
 from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, Extent
+from ppvit.training.endings import Diverged
 from ppvit.training.hardware import Arithmetic, place
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
@@ -207,7 +207,7 @@ class Training:
 
     def _require_finite(self, epoch: int) -> None:
         if not torch.isfinite(self._sums[0]):
-            raise PpvitError(
+            raise Diverged(
                 f"the training loss is not a number in epoch {epoch + 1}; lower finetune.learning_rate "
                 f"({self.settings.learning_rate}) or set finetune.precision=fp32"
             )

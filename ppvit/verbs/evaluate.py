@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ppvit.config import Config
 from ppvit.core.files import atomic_output
@@ -33,8 +34,26 @@ def run(config: Config, places: Places) -> None:
     if not is_main():
         return
     values = {**scores.summary(), **identity}
+    print(measured(values))
     for remark in scores.remarks():
         print(f"warning: {remark}", file=sys.stderr)
     with atomic_output(places.plots, known_by="calibration.csv") as folder:
         scores.write_plots(folder)
     write_result(places.result("evaluate"), values, watch, HEADLINE)
+
+
+def measured(values: dict[str, Any]) -> str:
+    """The figures that most ask for, in a line: AUROC and accuracy, as MedMNIST has them, and how sure they are.
+
+    Args:
+        values: of the result.
+    """
+    told = []
+    if "auroc" in values:
+        low, high = values["auroc_low"], values["auroc_high"]
+        told.append(f"AUROC {values['auroc']:.4f} (95 % interval {low:.4f} to {high:.4f})")
+    accuracy = f"accuracy {values['accuracy_percent']:.2f} %"
+    if "accuracy_low_percent" in values:
+        low, high = values["accuracy_low_percent"], values["accuracy_high_percent"]
+        accuracy += f" ({low:.2f} to {high:.2f} %)"
+    return f"{values['images']:,} test images: {', '.join([*told, accuracy])}"

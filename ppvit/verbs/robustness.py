@@ -20,6 +20,7 @@ from ppvit.evasion.passes import UNIT
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import draw
 from ppvit.models import read_record
+from ppvit.models.products import by_onednn
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
@@ -47,7 +48,7 @@ def run(config: Config, places: Places) -> None:
     require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), *models)
     with one_model(places.adapted, places.finetuned) as identity:
         model = load_finetuned(places.adapted, places.finetuned, dataset.num_classes)
-        model = model.to(device()).eval().requires_grad_(False)
+        model = by_onednn(model).to(device()).eval().requires_grad_(False)
         sample = draw(dataset, settings.images, settings.seed)
         determines = {
             "settings": settings.model_dump(mode="json"),

@@ -13,7 +13,7 @@ import numpy as np
 from study import Study, Variant
 from table import Results, markdown
 
-from ppvit.evasion.verdicts import interval_percent
+from ppvit.core.measures import wilson_percent
 
 Run = tuple[str, str, int]
 """model, method, percent of labels"""
@@ -43,7 +43,7 @@ def difference_percent(first: np.ndarray, second: np.ndarray) -> tuple[float, fl
         first, second: bool (n,) and (m,), of independent samples.
     """
     shares = [100.0 * float(np.mean(hits)) for hits in (first, second)]
-    (low_1, high_1), (low_2, high_2) = (interval_percent(hits) for hits in (first, second))
+    (low_1, high_1), (low_2, high_2) = (wilson_percent(int(hits.sum()), len(hits)) for hits in (first, second))
     difference = shares[0] - shares[1]
     below = math.hypot(shares[0] - low_1, high_2 - shares[1])
     above = math.hypot(high_1 - shares[0], shares[1] - low_2)
@@ -52,7 +52,8 @@ def difference_percent(first: np.ndarray, second: np.ndarray) -> tuple[float, fl
 
 def share(result: dict[str, Any], name: str) -> str:
     """Accuracy with its interval."""
-    low, high = interval_percent(standing(result, name))
+    hits = standing(result, name)
+    low, high = wilson_percent(int(hits.sum()), len(hits))
     return f"{result[f'{name}_accuracy_percent']:.0f} ({low:.0f} to {high:.0f})"
 
 

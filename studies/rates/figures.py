@@ -8,7 +8,7 @@ from measure import Run, by_epoch
 
 
 def figures(run: Run) -> dict[str, Any]:
-    run.stage("encrypt")
+    run.encrypt()
     run.stage("adapt")
     trained = run.stage("finetune")
     names = ("train_loss", "val_accuracy_percent")

@@ -325,7 +325,7 @@ def test_trainer_needs_no_key(world, monkeypatch):
     folder, config = world
     monkeypatch.setenv("PPVIT_KEYRING", "/nonexistent")
     code = (
-        "import sys, ppvit.verbs.finetune, ppvit.verbs.evaluate\n"
+        "import sys, ppvit.verbs.finetune, ppvit.verbs.evaluate, ppvit.verbs.tune\n"
         "loaded = {'ppvit.ciphers.keys', 'ppvit.ciphers.keyed', 'ppvit.ciphers', 'cryptography'} & set(sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)"
     )
