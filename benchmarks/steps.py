@@ -19,8 +19,10 @@ from torch.nn import functional
 
 from ppvit.config import Finetune
 from ppvit.core.device import device, tf32
+from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
 from ppvit.data.readers import loader_workers
+from ppvit.training.checkpoint import Checkpoint
 from ppvit.training.hardware import Arithmetic, checkpoint_gradients
 from ppvit.training.loop import Training, make_accelerator
 from ppvit.training.schedule import make_optimizer
@@ -31,17 +33,17 @@ class Enough(Exception):
     """A measurement is long enough."""
 
 
-class Unsaved:
-    """No checkpoint: on an epoch of a second it would be most of the work."""
+class Unsaved(Checkpoint):
+    """Saves nothing: on an epoch of a second it would be most of the work."""
+
+    def __init__(self) -> None:
+        super().__init__({}, scratch_folder())
 
     def due(self) -> bool:
         return False
 
     def save(self, *_: Any) -> None:
         pass
-
-    def load(self, *_: Any) -> None:
-        return None
 
 
 class Repeated(EncryptedImages):
@@ -142,7 +144,7 @@ def train(
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
     accelerator = make_accelerator(settings.precision)
     with contextlib.suppress(Enough):
-        Training(settings, accelerator, model, optimizer, dataset, Unsaved(), note).run()  # type: ignore[arg-type]
+        Training(settings, accelerator, model, optimizer, dataset, Unsaved(), note).run()
     return len(dataset) * (len(times) - 2) / (times[-1] - times[1]), times[1] - times[0]
 
 

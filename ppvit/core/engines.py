@@ -35,7 +35,7 @@ class Backend:
         self.processes = self.at_once = processes
         self._chosen = chosen
         # why they were cancelled is said by the error that did it
-        warnings.filterwarnings("ignore", r"\d+ tasks which were still being processed", UserWarning)
+        warnings.filterwarnings("ignore", r"\d+ tasks (which were still|have been)", UserWarning)
 
     def begin(self, calls: Calls) -> Iterator[Any]:
         """Start the calls, all of them; yields their values in order."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
@@ -71,12 +71,17 @@ class Executor:
         if self._backend is None:
             self._backend = {"": Here, "dask": Dask, "ray": Ray}[self._engine](self._processes)
         remaining, under_way = iter(tasks), deque[_Window]()
-        while window := list(islice(remaining, self._backend.at_once)):
-            under_way.append(_Window(self._backend, [Task(function, arguments) for arguments in window]))
-            if len(under_way) == 2:
-                yield from under_way.popleft().results()
-        while under_way:
-            yield from under_way.popleft().results()
+        try:
+            while window := list(islice(remaining, self._backend.at_once)):
+                under_way.append(_Window(self._backend, [Task(function, arguments) for arguments in window]))
+                if len(under_way) == 2:
+                    yield from under_way[0].results()
+                    under_way.popleft()
+            for each in under_way:
+                yield from each.results()
+        finally:
+            for each in under_way:
+                each.close()
 
 
 class _Window:
@@ -108,6 +113,11 @@ class _Window:
             tries = 1
             del self._tasks[0]
             yield result.value()
+
+    def close(self) -> None:
+        """Give up what has not been taken; here, since joblib minds in which thread that is."""
+        if isinstance(self._results, Generator):
+            self._results.close()
 
 
 def _raising(error: Exception) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import pickle
@@ -20,6 +21,8 @@ import pytest
 from conftest import make_config, make_places, write_raw
 from secret_forms import forms_of_bytes
 
+from ppvit.audit.view import KeySpace
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.ciphers.keys import Key, save
 from ppvit.core import engines, executor
 from ppvit.core.errors import PpvitError, UsageError
@@ -70,12 +73,14 @@ def dask_cluster() -> Iterator[object]:
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[object]:
     pytest.importorskip("ray", reason="Ray is not installed (pip install 'ppvit[ray]')")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 100 * 2**20}
-    node["node_ip_address"] = "127.0.0.1"
-    cluster = Cluster(initialize_head=True, head_node_args=node)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # its nodes speak by the machine's own address, which our watch over the network takes for another machine's
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        cluster = Cluster(initialize_head=True, head_node_args=node)
     yield cluster
     cluster.shutdown()
 
@@ -192,8 +197,6 @@ def test_other_packages_are_refused(monkeypatch):
 def test_with_a_cluster_nothing_that_is_pickled_has_a_key(monkeypatch, tmp_path):
     config = make_config(dataset={"image_size": 16}, cipher={"key_id": KEY.id})
     save(KEY)
-    from ppvit.ciphers.keyed import load_cipher
-
     cipher, seal = load_cipher(config), Seal(KEY, "digits")
     here = pickle.dumps((cipher, seal))
     assert KEY.secret in here  # through the pipe of a process of this machine
@@ -204,15 +207,25 @@ def test_with_a_cluster_nothing_that_is_pickled_has_a_key(monkeypatch, tmp_path)
     again, other, _ = pickle.loads(there)
     np.testing.assert_array_equal(again.encrypt(images), cipher.encrypt(images))
     assert other.seal(b"content", "train") == seal.seal(b"content", "train")
+    monkeypatch.delenv("PPVIT_ENGINE")  # as in a worker
+    back = pickle.dumps((again, other))  # in what a task gives
+    assert not [form for form in forms_of_bytes(KEY.secret) if form in back]
     monkeypatch.setenv("PPVIT_KEYRING", str(tmp_path))  # of a worker that has none
     with pytest.raises(UsageError, match=f"key {KEY.id} is not in the keyring"):
         pickle.loads(there)
 
 
+def test_a_key_space_goes_to_a_cluster_without_the_keys_of_its_examples(monkeypatch):
+    space = KeySpace.of(load_cipher(make_config(dataset={"image_size": 16})))
+    assert space.example.keyed  # and is kept, with a key that nobody has
+    monkeypatch.setenv("PPVIT_ENGINE", "dask")
+    sent = cloudpickle.dumps(space)
+    monkeypatch.delenv("PPVIT_ENGINE")
+    assert cloudpickle.loads(sent).right_by_chance == space.right_by_chance
+
+
 def test_a_reader_goes_to_another_machine_by_absolute_path_and_whatever_its_inodes(tmp_path, monkeypatch):
     write_raw(tmp_path / "raw", {"train": 8, "test": 8})
-    import json
-
     manifest = json.loads((tmp_path / "raw" / "dataset.json").read_text())
     monkeypatch.chdir(tmp_path)
     reader = ShardReader(Path("raw"), "train", manifest["shards"]["train"])
