@@ -201,7 +201,7 @@ def _finetune(
 
 
 def chosen_figure(settings: Finetune, labelling: Labelling) -> str:
-    """The metric of an epoch that chooses it on the validation images, and of which more is better."""
+    """The metric on the validation images that runs are compared by, and of which more is better."""
     if settings.adversarial != "none" and settings.select_by == "auto":
         return ROBUST
     return f"val_{figure_of(labelling, settings.select_by)}"
@@ -245,6 +245,8 @@ def _selection(
     if not lacking:
         validation = Validation(val, accelerator, settings.select_by)
         measures, chooses = [validation], (validation.figure, validation.loss)
+        if settings.select_by in ("auto", "loss"):
+            chooses = (validation.loss, validation.loss)
         if defence:
             measures.append(defence.monitor(val, accelerator))
             chooses = (ROBUST, ROBUST_LOSS) if settings.select_by == "auto" else chooses

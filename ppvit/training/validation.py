@@ -63,8 +63,8 @@ class Validation:
 
 
 def figure_of(labelling: Labelling, chosen: str) -> str:
-    """The name among the scores of the figure that ``finetune.select_by`` names."""
-    if chosen == "auto":
+    """The name among the scores of what ``finetune.select_by`` names; where that is the loss, of the usual figure."""
+    if chosen in ("auto", "loss"):
         return scores_for(labelling).headline
     return chosen if chosen == "auroc" else f"{chosen}_percent"
 
