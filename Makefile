@@ -33,7 +33,7 @@ $(TOOLS)/installed: tests/harness/tools.txt
 	touch $@
 
 lock: $(TOOLS)/installed  # after a change of pyproject.toml; versions stay, but for UPGRADE=--upgrade
-	echo 'setuptools>=77' | $(LOCK) $(UPGRADE) --extra he --extra robust --extra keychain --extra dicom --extra heic --extra hf --extra test --output-file constraints.txt pyproject.toml -
+	echo 'setuptools>=77' | $(LOCK) $(UPGRADE) --extra he --extra robust --extra keychain --extra dicom --extra heic --extra hf --extra dask --extra tune --extra test --output-file constraints.txt pyproject.toml -
 	printf 'cyclonedx-bom\npip-licenses\nuv\n' | $(LOCK) $(UPGRADE) --output-file tests/harness/tools.txt -
 	echo 'atheris>=3' | $(LOCK) $(UPGRADE) --output-file tests/harness/atheris.txt -
 

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,7 +46,9 @@ def load() -> str:
 def conditions(load_before: str, root: Path = ROOT) -> str:
     """Revision, date, machine, load before and after, versions: what a table of figures must say beside them."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    revision = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+    revision = ""
+    with suppress(OSError):  # there is no git
+        revision = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
     found = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:

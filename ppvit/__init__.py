@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ppvit.ciphers.keys import load as load_key
     from ppvit.ciphers.keys import save as save_key
     from ppvit.core.errors import PpvitError
+    from ppvit.data.views import Views
     from ppvit.models import load_model
     from ppvit.tuners import TUNERS, load_finetuned
 
@@ -33,6 +34,7 @@ _HOMES = {  # module, and its name there
     "load_key": ("ppvit.ciphers.keys", "load"),
     "save_key": ("ppvit.ciphers.keys", "save"),
     "PpvitError": ("ppvit.core.errors", "PpvitError"),
+    "Views": ("ppvit.data.views", "Views"),
     "load_model": ("ppvit.models", "load_model"),
     "TUNERS": ("ppvit.tuners", "TUNERS"),
     "load_finetuned": ("ppvit.tuners", "load_finetuned"),
@@ -44,6 +46,7 @@ __all__ = [
     "Cipher",
     "Key",
     "PpvitError",
+    "Views",
     "__version__",
     "adapt",
     "encrypt_images",

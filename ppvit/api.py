@@ -21,6 +21,7 @@ from ppvit.core.provenance import Made
 from ppvit.core.scratch import cache_folder
 from ppvit.data.encrypted import write_encrypted
 from ppvit.data.plain import PlainImages, plain_splits
+from ppvit.data.views import Views
 from ppvit.datasets import CHOICES, open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.evaluation.prediction import probabilities, read_images
@@ -47,6 +48,7 @@ def import_images(
     frames: str = "error",
     bad_images: str = "error",
     duplicates: str = "warn",
+    views: Views | None = None,
     **choices: Any,
 ) -> dict[str, PlainImages]:
     """Take images as they are, as raw shards, and give them at one size.
@@ -61,6 +63,7 @@ def import_images(
         seed: which images are held out, and the order of all.
         resize_filter, crop, value_range, window: as of the section ``encrypt``.
         bad_images, duplicates, frames: as of the section ``dataset``.
+        views: random views of the training images, such as ``Views(4, "flip_crop", key)``; by default there are none.
         choices: further parameters of that section, such as ``subset``, which only some data sets read.
 
     Returns:
@@ -88,7 +91,7 @@ def import_images(
     read = {name: getattr(settings, name) for name in CHOICES}
     opened = open_source(dataset, Path(source), cache_folder(), test_fraction, seed, **read)
     write_raw(opened, settings, Path(out))
-    return plain_splits(Path(out), settings, preparing)
+    return plain_splits(Path(out), settings, preparing, views)
 
 
 def encrypt_images(
@@ -150,7 +153,7 @@ def finetune(
     augment: dict[str, Any] | None = None,
     **parameters: Any,
 ) -> dict[str, Any]:
-    """Fine-tune on encrypted training images and write the adapter, or the whole model.
+    """Fine-tune on encrypted training images and write the adapter, or the whole model, of the best epoch on ``val``.
 
     Args:
         encrypted, adapted: folders of shards and model.
@@ -161,7 +164,8 @@ def finetune(
         parameters: those of the section ``finetune``: ``method="lora"``, ``rank=8``, ``epochs=10``, ...
 
     Returns:
-        Loss, accuracy and number of trained parameters.
+        Loss and accuracy in training and on the validation images, of the epoch that was kept; number of trained
+        parameters.
 
     Raises:
         UsageError: an unknown parameter or method, or a value out of range.

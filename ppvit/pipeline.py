@@ -29,6 +29,7 @@ class Stage:
             or attack does not read of these is left out, see :meth:`narrowed`.
         inputs, outputs: the places it reads and writes, by the names of :class:`ppvit.places.Places`; the first output
             is the one that ``--out`` means.
+        shared: whether several processes can share its work, see :mod:`ppvit.core.sharing`.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stage:
     sections: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    shared: bool = False
 
     def narrowed(self, config: Config) -> Config:
         """The parameters that decide the stage's result.
@@ -66,6 +68,25 @@ class Stage:
             if line := told(config):
                 say(line)
         importlib.import_module(f"ppvit.verbs.{self.name}").run(self.narrowed(config), places)
+
+    def run_as_asked(self, config: Config, places: Places) -> None:
+        """The same as a command of its own: in as many processes as ``$PPVIT_PROCESSES`` says, where it is shared.
+
+        Raises:
+            UsageError: it was started in several processes and is not shared; see also :mod:`ppvit.core.sharing`.
+        """
+        from ppvit.core.launching import launch
+        from ppvit.core.process import command
+        from ppvit.core.sharing import join, leave, require_alone, require_as_asked
+
+        if not self.shared:
+            require_alone(self.name)
+        elif launch(command()):
+            return
+        else:
+            require_as_asked(join()[1])
+        self.run(config, places)
+        leave()
 
 
 def _cipher_reads(config: Config) -> set[str]:
@@ -205,6 +226,7 @@ STAGES: dict[str, Stage] = {
             ("finetune", "augment", "adversarial"),
             ("encrypted", "adapted"),
             ("finetuned", "live", "results"),
+            shared=True,
         ),
         Stage(
             "evaluate",
@@ -213,6 +235,7 @@ STAGES: dict[str, Stage] = {
             ("evaluate",),
             _TRAINED,
             ("plots", "results"),
+            shared=True,
         ),
         Stage(
             "robustness",
@@ -221,6 +244,7 @@ STAGES: dict[str, Stage] = {
             ("robustness",),
             _TRAINED,
             ("curves", "results"),
+            shared=True,
         ),
         Stage(
             "verify",
@@ -318,4 +342,4 @@ def main(script: str) -> None:
             stage, places = STAGES[name], Places.of(config)
             if "raw" in (*stage.inputs, *stage.outputs):  # every time: DVC restores it open to all
                 keep_to_owner(places.raw)
-            stage.run(config, places)
+            stage.run_as_asked(config, places)

@@ -8,24 +8,35 @@ python studies/run.py lin2025 tiny/plain-melo_r4-0 -S finetune.learning_rate=0.0
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+from disk import announce
 from measure import Run
 from study import STUDIES, Study
 from table import write
 
 from ppvit.core.errors import UsageError
+from ppvit.core.executor import Executor
 from ppvit.core.files import write_json
 from ppvit.core.process import prepared_process
+from ppvit.core.reading import read_json
+from ppvit.core.workers import clustered
 
 
 def run_all(study: Study, size: str) -> None:
     """Bring all results of a size up to date, and make their tables."""
     variants = study.variants(size)
+    if clustered():
+        run_on_cluster(study, size)
     for path in set((study.folder / "results" / size).glob("*.json")) - {variant.path for variant in variants}:
         path.unlink()
         print(f"{path.name} removed: no variant has this name", flush=True)
+    with tempfile.TemporaryDirectory(prefix="ppvit-study-") as folder:
+        announce([each for each in variants if not Run(each, Path(folder)).is_current()], Path(folder))
     for number, variant in enumerate(variants, start=1):
         with tempfile.TemporaryDirectory(prefix="ppvit-study-") as folder:
             run = Run(variant, Path(folder))
@@ -33,6 +44,32 @@ def run_all(study: Study, size: str) -> None:
                 print(f"{number} of {len(variants)}: {variant.name}", flush=True)
                 write_json(variant.path, run.result())
     write(study, size)
+
+
+def run_on_cluster(study: Study, size: str) -> None:
+    """Measure what has no result, or one that is out of date by its settings, each variant by a machine of the cluster.
+
+    All machines have this folder and its data, and the environment variables that ``shared.yaml`` asks for.
+    """
+    variants = [
+        variant
+        for variant in study.variants(size)
+        if not variant.path.exists() or variant.outdated(read_json(variant.path, study.name))
+    ]
+    for variant in variants[:1]:  # the data are brought by one
+        Run(variant, Path()).data_id()
+    with Executor(1) as executor:
+        commands = (([__file__, study.name, f"{size}/{variant.name}"],) for variant in variants)
+        for number, told in enumerate(executor.each(_apart, commands), start=1):
+            print(f"{number} of {len(variants)}: {told}", flush=True)
+
+
+def _apart(command: list[str]) -> str:
+    """Run a variant as a process of its own, on one machine; the last line that it said, if it failed."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PPVIT_ENGINE")}
+    done = subprocess.run([sys.executable, *command], env=own, capture_output=True, text=True, check=False)
+    said = done.stderr.strip().rpartition("\n")[2]
+    return f"{command[-1]} {f'failed: {said}' if done.returncode else 'done'}"
 
 
 def run_one(study: Study, size: str, name: str, extra: tuple[str, ...] = ()) -> None:

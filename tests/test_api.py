@@ -59,6 +59,8 @@ def test_ten_lines_from_a_folder_of_images_to_a_prediction(photos, tmp_path, mon
 def test_a_mistyped_parameter_is_told(tmp_path):
     with pytest.raises(UsageError, match="unknown parameter 'rnk'; did you mean 'rank'"):
         ppvit.finetune(tmp_path, tmp_path, tmp_path, rnk=3)
+    with pytest.raises(UsageError, match="unknown parameter 'mixup_alfa'; did you mean 'mixup_alpha'"):
+        ppvit.finetune(tmp_path, tmp_path, tmp_path, augment={"names": ["mixup"], "mixup_alfa": 0.2})
 
 
 def test_every_public_name_is_there_and_importing_ppvit_loads_nothing():
@@ -86,7 +88,7 @@ def test_prediction_takes_images_as_training_did(photos, tmp_path, monkeypatch):
     plain = ppvit.import_images(photos, "raw", image_size=32, crop="squash")
     ppvit.encrypt_images(plain, cipher, "encrypted")
     ppvit.adapt("vit_micro_patch4_32", cipher, "adapted", checkpoint=WEIGHTS)
-    ppvit.finetune("encrypted", "adapted", "finetuned", method="linear", epochs=1)
+    ppvit.finetune("encrypted", "adapted", "finetuned", method="linear", epochs=1, augment={"names": ["mixup"]})
     wide = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
     Image.fromarray(wide).save("wide.png")
     squeezed = np.asarray(Image.fromarray(wide).resize((32, 32), Image.Resampling.BICUBIC))[None]

@@ -69,6 +69,7 @@ VERBS: dict[str, list[str] | str] = {
     "settings": ["settings"],
     "params": NO_FILES,
     "list": NO_FILES,
+    "tune": "writes to scratch alone",
     "recipe": NO_FILES,
     "keys": NO_FILES,
     "pull": "writes what the trainer's stages write, in their places",

@@ -28,7 +28,7 @@ from ppvit.ciphers.stream import KeyStream
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 QUICK = {
-    "dataset": {"train_fraction": 0.1},
+    "dataset": {"train_fraction": 0.1, "val_fraction": 0.1},
     "finetune": {"epochs": 1, "rank": 2, "target_modules": ["attn.qkv"]},
     "robustness": {"attack": "pgd", "images": 2, "epsilons": [32.0]},
     "verify": {"wrong_keys": 1},
@@ -198,6 +198,11 @@ def test_what_no_stage_reads_reruns_nothing(owner):
 def test_fewer_test_images_do_not_train_again(owner):
     output = owner.dvc("exp", "run", "-S", "dataset.test_fraction=0.5", "evaluate")
     assert stages_run(output) == ["settings", "encrypt", "evaluate"]
+    tracked = owner.dvc("exp", "run", "-S", "finetune.track_test=true", "finetune")
+    assert stages_run(tracked) == ["settings", "finetune"]
+    again = owner.dvc("exp", "run", "-S", "dataset.test_fraction=0.4", "finetune")  # for a curve that is of them
+    assert stages_run(again) == ["settings", "encrypt", "finetune"]
+    assert (owner.root / "results/live/plots/metrics/test_accuracy_percent.tsv").exists()
     owner.git("checkout", "-q", ".")
     owner.dvc("checkout")
 
@@ -214,7 +219,7 @@ def test_a_parameter_that_is_missing_is_refused(owner):
 def test_plots_show_draws_the_tables(owner):
     owner.dvc("plots", "show")
     page = (owner.root / "dvc_plots" / "index.html").read_text()
-    assert all(name in page for name in ("confusion", "calibration", "train_loss", "epsilon"))
+    assert all(name in page for name in ("confusion", "calibration", "train_loss", "val_loss", "epsilon"))
 
 
 def test_report_is_one_self_contained_page(owner):
@@ -278,18 +283,19 @@ def test_own_folder_and_its_changes(owner, tmp_path):
         "dataset.train_fraction=1.0",
     )
     assert stages_run(owner.dvc("exp", "run", *settings, "encrypt")) == ["settings", "download", "encrypt"]
-    assert counts(owner) == {"train": 12, "test": 4}
+    assert counts(owner) == {"train": 11, "val": 1, "test": 4}
     assert stages_run(owner.dvc("repro", "encrypt")) == []
     Image.new("RGB", (9, 9)).save(tmp_path / "own" / "train" / "cat" / "new.png")
     assert stages_run(owner.dvc("repro", "encrypt")) == ["download", "encrypt"]
-    assert counts(owner) == {"train": 13, "test": 4}
+    assert counts(owner) == {"train": 12, "val": 1, "test": 4}
     owner.git("checkout", "-q", ".")
     owner.dvc("checkout")
 
 
 def counts(project: Project) -> dict[str, int]:
     folder = project.root / "data" / "encrypted" / "imagefolder"
-    return {split: json.loads((folder / split / "manifest.json").read_text())["count"] for split in ("train", "test")}
+    splits = ("train", "val", "test")
+    return {split: json.loads((folder / split / "manifest.json").read_text())["count"] for split in splits}
 
 
 def test_split_trust(owner):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ppvit.audit.amount import ALL_VIEWS
+
 READABLE = 0.5  # half of the key, or of the way from what a guess shows to the plain image: faces and digits are seen
 NOTICEABLE = 0.1  # below this, random keys differ as much from each other
 
@@ -28,7 +30,7 @@ class Scored:
         says: the sentence, where the attack has one of its own.
         fixed_strength: the strength, where the attack has one of its own.
         free: what nothing tells the attacker; the scores are the best over it.
-        all_views: the attacker used every view of the training images.
+        variant: as of :class:`ppvit.audit.view.Finding`.
     """
 
     attack: str
@@ -42,7 +44,7 @@ class Scored:
     says: str = ""
     fixed_strength: float | None = None
     free: str = ""
-    all_views: bool = False
+    variant: str = ""
 
     @property
     def strength(self) -> float:
@@ -97,23 +99,28 @@ def _identification(scored: Scored, how: str) -> str:
 
 
 def views_raise(found: Mapping[str, list[Scored]], views: int) -> tuple[dict[str, float], str]:
-    """How much more attacks find in all views of the training images than in the first of each.
+    """How much more attacks find in all views of some training images than in the first of each.
 
     Args:
         found: findings by attack.
         views: of each image.
 
     Returns:
-        Strength in the first views alone, in percent, by attack, of those that tried both; and a sentence.
+        Strength in the first views alone, in percent, by attack, of those that tried both; and a sentence, which has
+        the number of images at which an attack gains most.
     """
     first, raised = {}, []
     for attack, findings in found.items():
-        if any(scored.all_views for scored in findings):
-            first[attack] = round(100 * max(scored.strength for scored in findings if not scored.all_views), 1)
-            whole = round(100 * max(scored.strength for scored in findings), 1)
-            if whole > first[attack]:
-                raised.append(f"{attack} from {first[attack]:g} to {whole:g} %")
-    told = f"Training images have {views} views: they raise what is found by {', '.join(raised)}."
+        percent = {scored.variant: round(100 * scored.strength, 1) for scored in findings}
+        both = {name: name.removesuffix(f"_{ALL_VIEWS}") for name in percent if name.endswith(ALL_VIEWS)}
+        if not both:
+            continue
+        first[attack] = max(percent[name] for name in both.values())
+        most = max(both, key=lambda name: percent[name] - percent[both[name]])
+        if percent[most] > (before := percent[both[most]]):
+            images = "1 image" if both[most] == "1" else f"{both[most]} images"
+            raised.append(f"{attack} finds of {images} from {before:g} to {percent[most]:g} %")
+    told = f"Training images have {views} views, which raise what {' and what '.join(raised)}."
     return first, told if raised else f"Training images have {views} views, in which no attack here finds more."
 
 

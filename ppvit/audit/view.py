@@ -7,8 +7,9 @@ was adapted from. Only the key is secret.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,10 @@ class KeySpace:
             nibbles=form is not None and form.nibbles,
             dense=form is not None and form.matrix is not None,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # without what is cached: to a cluster keys go as their ids, and the key of the example is in nobody's key ring
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @cached_property
     def example(self) -> Cipher:

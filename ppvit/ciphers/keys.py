@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ppvit.ciphers import keychain, passphrase
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.git import keep_out_of_git
 from ppvit.core.private import make_private, read_private, require_private_folder, write_private
+from ppvit.core.workers import clustered
 
 VERSION = "v1"
 SECRET_BYTES = 32
@@ -29,6 +31,8 @@ _PREFIX = f"ppvit-key-{VERSION}:"
 _FILE_BYTES = 1024  # more than any key file has
 _ID = re.compile(r"pk-[0-9a-f]{16}")
 _ID_DOMAIN = f"ppvit key id {VERSION}\0".encode()
+
+_CAME_BY_ID = "_came_by_id"  # of keys in a cluster's worker
 
 # public by design: a fresh clone must run before its user has made a key
 _DEMO_SECRET = hashlib.sha256(b"ppvit demo key: public, protects nothing").digest()
@@ -54,8 +58,20 @@ class Key:
     def __repr__(self) -> str:
         return f"Key({self.id})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # to processes of this machine through a pipe; to a cluster, or back, never: tasks pass through other hands
+        by_id = clustered() or _CAME_BY_ID in self.__dict__
+        return (_from_own_ring, (self.id,)) if by_id else (Key, (self.secret,))
+
 
 DEMO_KEY = Key(_DEMO_SECRET)
+
+
+def _from_own_ring(key_id: str) -> Key:
+    """A key where a cluster's worker opens a task that names it."""
+    key = Key(_DEMO_SECRET if key_id == DEMO_KEY.id else load(key_id).secret)
+    key.__dict__[_CAME_BY_ID] = True
+    return key
 
 
 def is_id(text: str) -> bool:

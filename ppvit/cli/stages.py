@@ -54,7 +54,7 @@ def run_stage(stage: Stage, params: Path, overrides: list[str] | None, places: d
     config = load(params, overrides)
     usual = places_of(config, {})
     where = results_apart(stage, places_of(config, places), usual)
-    stage.run(config, where)
+    stage.run_as_asked(config, where)
     for place in _PLAIN.intersection(stage.outputs):
         path = getattr(where, place)
         elsewhere = path.absolute() != getattr(usual, place).absolute()

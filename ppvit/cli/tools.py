@@ -36,7 +36,10 @@ def show(
     if findings:
         print(show.findings(config, places_of(config, places)), end="")
         return
-    show.run(config, places_of(config, places), out, count, ciphers)
+    here = places_of(config, places)
+    show.run(config, here, out, count, ciphers)
+    if told := show.encrypted_sizes(here):
+        print(told)
     print(out)
 
 
@@ -124,7 +127,29 @@ def rekey(
         typer.echo(told, err=True)
 
 
-app.command()(with_places(show, "raw"))
+def tune(
+    ranges: Annotated[
+        list[str],
+        typer.Argument(help="Such as finetune.learning_rate=1e-4..1e-1, or finetune.rank=[4, 8].", metavar="RANGE..."),
+    ],
+    trials: Annotated[int, typer.Option(help="Trainings, earlier ones of the same search among them.", min=1)] = 20,
+    overrides: Overrides = None,
+    params: Params = PARAMS,
+    **places: Path | None,
+) -> None:
+    """Search parameters of training, by the validation images alone; needs no key (trainer)."""
+    config = load(params, overrides)
+    from ppvit.verbs import tune
+
+    found = tune.run(params, overrides or [], places_of(config, places), ranges, trials)
+    best = " ".join(f"-S {override}" for override in [*(overrides or []), *tune.as_overrides(found.best)])
+    own = "" if found.own is None else f"; with the values as they are {found.own:.4g}"
+    print(f"best of {len(found.trials)}: {found.figure} {found.score:.4g}{own}")
+    print(f"dvc exp run {best}")
+
+
+app.command()(with_places(show, "raw", "encrypted"))
+app.command()(with_places(tune, "encrypted", "adapted"))
 app.command()(with_places(predict, "raw", "adapted", "finetuned"))
 app.command()(with_places(rekey, "encrypted", "adapted", "finetuned"))
 app.command()(with_places(export, "encrypted", "adapted", "finetuned", "results"))

@@ -45,8 +45,8 @@ class Finetune(Section):
     """passes over the training images"""
     select: Literal["best", "last"] = "best"
     """which epoch's weights are kept: the best on the validation images, or the last; test images never choose"""
-    select_by: Literal["auto", "accuracy", "balanced_accuracy", "auroc"] = "auto"
-    """figure that is best: auto is accuracy, of images with several labels AUROC, against an attack that under it"""
+    select_by: Literal["auto", "loss", "accuracy", "balanced_accuracy", "auroc"] = "auto"
+    """figure that is best: auto is the loss, sure with few images too; against an attack accuracy under it"""
     patience: int = Field(0, ge=0, le=10_000)
     """epochs without a new best on the validation images after which training stops; 0 never stops early"""
     track_test: bool = False

@@ -129,6 +129,15 @@ class Encrypt(Section):
     """which secret key draws the views, and need not be the cipher's, so that other keys encrypt the same views"""
 
     @model_validator(mode="after")
+    def _enlarged(self) -> Encrypt:
+        if self.repeated_values == "once" and self.views > 1 and self.view_recipe != "none":
+            raise ValueError(
+                f"encrypt.repeated_values is once, and the random ones of encrypt.views {self.views} are not enlarged "
+                "by a whole number; set encrypt.repeated_values=stored"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_range(self) -> Encrypt:
         for name, form in (("value_range", "[low, high]"), ("window", "[centre, width]")):
             if len(getattr(self, name)) == 1:

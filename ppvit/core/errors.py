@@ -55,11 +55,11 @@ def one_line_errors() -> Iterator[None]:
         _discard_unwritable()
         if unread:
             raise SystemExit(_PIPE_CLOSED) from None
-        if (told := _told(error)) is None:
+        if (line := told(error)) is None:
             raise
         if os.environ.get("PPVIT_DEBUG") == "1":
             traceback.print_exc()
-        say(f"error: {told}")
+        say(f"error: {line}")
         if shortage(error) is not None:  # what libraries have half made for want of it would complain at its end
             sys.unraisablehook = _silent
         raise SystemExit(error.exit_code if isinstance(error, PpvitError) else 1) from None
@@ -75,7 +75,8 @@ def say(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
 
-def _told(error: Exception) -> str | None:
+def told(error: Exception) -> str | None:
+    """What a user is told of an error, in one line; None where it is a defect of ours."""
     if isinstance(error, PpvitError):
         return str(error)
     reason = shortage(error)

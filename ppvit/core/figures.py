@@ -37,7 +37,8 @@ _KINDS: dict[str, Any] = {
     r"(\w+_)?percent|key_percent_of_\w+": Percent,
     r"(\w+_)?ssim(_of_\w+)?": Annotated[float, Field(ge=-1, le=1)],
     r"(\w+_)?auroc(_low|_high|_error)?|average_precision|f1": Share,
-    r"\w+_(bytes|labels|images|epoch|steps|surrogates|queries)|images|(trainable_)?parameters|epochs|seed": Count,
+    r"\w+_(bytes|labels|images|epoch|steps|surrogates|queries)|images|views|(trainable_)?parameters|epochs|seed": Count,
+    r"processes": Annotated[int, Field(ge=1, lt=2**20)],
     r"iterations|columns|key_switches|ring|modulus_bits|multiplicative_depth": Count,
     r"\w+_(seconds|per_second|loss|mi)|max_\w+|cross_entropy|epsilon": Amount,
     r"method|attacks|norm|algorithm|loss|mode|features|k2_attack|precision|compiled": Annotated[
@@ -50,7 +51,7 @@ _ANY = bool | _Number | _Sentence | None  # of an attack's own figure
 # what a trainer's file may hold
 _TRAINERS = {
     "finetune": r"method|train_\w+|val_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
-    r"attack_steps|selected_epoch|precision|tf32|compiled|(finetuned|adapted)_id",
+    r"attack_steps|selected_epoch|processes|precision|tf32|compiled|(finetuned|adapted)_id",
     "evaluate": r"((class|balanced|top5)_)?accuracy(_min|_low|_high)?_percent|auroc(_low|_high|_error)?|"
     r"average_precision|f1|cross_entropy|calibration_error_percent|images|(finetuned|adapted)_id",
     "evaluate multilabel": r"auroc(_low|_high|_error)?|average_precision|f1|(accuracy|exact_match|calibration_error)_"

@@ -180,6 +180,13 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def announce_size(what: str, folder: Path, needed_bytes: int) -> None:
+    """Say what is about to be written, how large it is and what is free; then as :func:`require_free_space`."""
+    size, free = f"{needed_bytes / 2**20:,.1f} MiB", f"{free_bytes(folder) / 2**20:,.0f} MiB are free"
+    print(f"{what} take about {size} in {folder}, where {free}")
+    require_free_space(folder, needed_bytes)
+
+
 def as_json(values: Any) -> str:
     """``values`` as readable JSON, same values same text."""
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

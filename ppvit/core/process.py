@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from ppvit.core.children import end_with_parent
 from ppvit.core.errors import one_line_errors
+from ppvit.core.launching import errors_to_launcher, started_here
 from ppvit.core.stopping import stops_in_one_line
 
 _POLL_SECONDS = 0.2
@@ -43,7 +45,12 @@ def prepared_process(of_another: bool = False) -> Iterator[None]:
     Args:
         of_another: whether this process is a part of another one of ppvit, which will say what stopped it.
     """
-    with one_line_errors(), stops_in_one_line("" if of_another else _command()):
+    launched = started_here()
+    if launched:
+        end_with_parent()
+        of_another = True
+    errors = errors_to_launcher() if launched else one_line_errors()
+    with errors, stops_in_one_line("" if of_another else command()):
         share_processors()
         _print_any_letter()
         _quieten_trackers()
@@ -53,7 +60,8 @@ def prepared_process(of_another: bool = False) -> Iterator[None]:
         yield
 
 
-def _command() -> str:
+def command() -> str:
+    """What to type to run this process again."""
     if "DVC_STAGE" in os.environ:
         return "dvc repro"
     program, *arguments = sys.argv

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         """The labels of all images: class numbers, int64 (n,), or multi-label, bool (n, C)."""
         return self._readers[0].labels()
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these images from any others, as JSON takes it: SHA-256 of all that is read of them, and how."""
+        layout = None if self._layout is None else hashlib.sha256(self._layout.places.tobytes()).hexdigest()
+        stored = [self.manifest["shards"], *self.manifest["view_shards"]]
+        return {"shards": stored, "layout": layout, "shape": list(self._shape), "dtype": self._dtype.name}
+
     def in_turn(self, indices: np.ndarray, epoch: int) -> np.ndarray:
         """The samples that an epoch takes of images: of image i, view (epoch + i) mod views.
 
@@ -147,6 +154,6 @@ def epoch_batches(
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
-    order, _ = epoch_order(samples, seed, epoch, strata)
+    order = epoch_order(samples, seed, epoch, strata)
     batches = (order[start : start + batch_size] for start in range(0, samples, batch_size))
     return [batch[shared_out(len(batch), rank, world, together)] for batch in batches]

@@ -6,21 +6,19 @@ A split is a folder: ``000000.tar`` and so on, ``view1-000000.tar`` and so on wh
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from ppvit.ciphers import Cipher
-from ppvit.core.children import end_with_parent
 from ppvit.core.errors import PpvitError
+from ppvit.core.executor import Executor
 from ppvit.core.files import atomic_output, write_json
 from ppvit.core.progress import tqdm
-from ppvit.core.stopping import unheard_by_children
 from ppvit.core.workers import available_cpus, requested_workers
 from ppvit.data.labels import LabelSets, recorded
 from ppvit.data.plain import Plain, encrypted_batches
@@ -83,10 +81,9 @@ def fill(
         else:  # which no other reader knows
             storing.layout.write(folder / split)
         if split == "test":
-            # what training depends on with finetune.track_test=true and with false, see dvc.yaml
-            (folder / "track_test").mkdir()
-            write_json(folder / "track_test" / "true.json", shard_records(shards))
-            write_json(folder / "track_test" / "false.json", [])
+            write_json(folder / "track_test_true.json", shard_records(shards))
+    # what training depends on where finetune.track_test is false, and always the same; else it is the other one
+    write_json(folder / "track_test_false.json", [])
 
 
 def _require_classes(split: str, plain: Plain) -> None:
@@ -118,7 +115,7 @@ def _write_shards(
         for start in range(0, len(plain), per_shard)
     ]
     tasks = (
-        delayed(_write_encrypted_shard)(
+        (
             splits[split],
             cipher,
             folder / split / f"{f'view{view}-' if view else ''}{start // per_shard:06d}.tar",
@@ -131,14 +128,13 @@ def _write_shards(
     )
     pixels = sum(len(plain) * plain.views for plain in splits.values()) * cipher.image_size**2
     asked = requested_workers() or available_cpus()  # refused also where there is too little to do
-    processes = min(asked, len(order)) if pixels > PARALLEL_PIXELS else 1
-    # processes of joblib would wait for five minutes for one that was killed
-    ends = {"initializer": end_with_parent, "initargs": (os.getpid(),)} if processes > 1 else {}
+    processes = min(asked, len(order)) if pixels > PARALLEL_PIXELS else 1  # here; a cluster has its own
     shards: dict[str, list[list[Shard]]] = {split: [[] for _ in range(splits[split].views)] for split in splits}
-    with tqdm(total=len(order), desc="encrypt", unit="shard", disable=None, file=sys.stderr) as bar:
-        with unheard_by_children():
-            written = Parallel(n_jobs=processes, return_as="generator", **ends)(tasks)
-        for (split, view, _), shard in zip(order, written, strict=True):
+    with (
+        Executor(processes) as executor,
+        tqdm(total=len(order), desc="encrypt", unit="shard", disable=None, file=sys.stderr) as bar,
+    ):
+        for (split, view, _), shard in zip(order, executor.each(_write_encrypted_shard, tasks), strict=True):
             shards[split][view].append(shard)
             bar.update()
     return shards
@@ -154,7 +150,8 @@ def _write_encrypted_shard(
         {extension: content, "cls": plain.labelling.text(label).encode()}
         for (extension, content), label in zip(encoded, plain.labels[start:stop], strict=True)
     )
-    return write_shard(path, samples, first_index=start)
+    with atomic_output(path) as temporary:  # a cluster that takes a slow worker for a dead one has two at it
+        return replace(write_shard(temporary, samples, first_index=start), name=path.name)
 
 
 def _timm_info(split: str, shards: list[Shard], *views: list[Shard]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class EncryptedManifest(_Versioned):
     crop: Literal["center", "squash", "pad"]
     value_range: ValueRange | None
     isometry_options: dict[Annotated[str, Field(max_length=100)], Setting] = Field(max_length=100)
-    facts: Facts | None = None
+    facts: Facts
     shape: list[Annotated[int, Field(ge=1, le=2**24)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "float16", "float32"]
     compression: Annotated[str, Field(max_length=100)] | None = None

@@ -32,7 +32,8 @@ def load_batches(
     Reading processes are set by ``$PPVIT_WORKERS``; the default is none on a CPU, which trains slower than it reads.
 
     Args:
-        dataset: what is read.
+        dataset: what is read; one that is in memory has a method ``batch`` for all samples of a batch at once, and no
+            process reads it.
         batches: numbers of its samples, as of :func:`ppvit.data.batches.epoch_batches`.
 
     Raises:
@@ -40,6 +41,9 @@ def load_batches(
     """
     if (batch_of := getattr(dataset, "batch", None)) is not None:  # it is in memory, see ppvit.models.features
         yield from map(batch_of, batches)
+        return
+    if (in_memory := getattr(dataset, "batch", None)) is not None:
+        yield from map(in_memory, batches)
         return
     kept = next((readers for readers in _kept if readers.read_from(dataset)), None)
     readers = kept or _Readers([dataset])

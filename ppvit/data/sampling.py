@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 def epoch_order(
     count: int, seed: int, epoch: int, strata: npt.NDArray[np.int64] | None = None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The images of an epoch, in random order, and how often each was taken before; nothing but the arguments decides.
+) -> npt.NDArray[np.int64]:
+    """The images of an epoch, in random order; nothing but the arguments decides.
 
     Balanced, each stratum that has images gets as many places as any other, give or take one: of the rare ones images
     come several times, of the frequent ones some. Over the epochs a stratum deals out its images like a pack of cards,
@@ -21,20 +21,22 @@ def epoch_order(
         strata: of every image, int64 (n,), for balanced sampling; None takes every image once.
 
     Returns:
-        Numbers of images, (n,), and for each how many times it was taken before, this epoch included, (n,).
+        Numbers of images, (n,).
     """
     order = np.random.default_rng((seed, epoch)).permutation(count)
     if strata is None:
-        return order, np.full(count, epoch)
+        return order
     packs = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     # the places of all epochs are dealt to the strata in turn
     turns, dealt_to = np.divmod(np.arange(epoch * count, (epoch + 1) * count), len(packs))
-    images, laps = np.empty(count, np.int64), np.empty(count, np.int64)
+    images = np.empty(count, np.int64)
     for number, pack in enumerate(packs):
-        mine = dealt_to == number
-        laps[mine], cards = np.divmod(turns[mine], len(pack))
-        for lap in np.unique(laps[mine]):
+        rounds, cards = np.divmod(turns[dealt_to == number], len(pack))
+        taken = np.empty(len(cards), np.int64)
+        for each in np.unique(rounds):
             # a stream of its own: the order of the epochs takes (seed, epoch)
-            shuffled = np.random.default_rng((seed, number, int(lap), 1)).permutation(pack)
-            images[mine.nonzero()[0][laps[mine] == lap]] = shuffled[cards[laps[mine] == lap]]
-    return images[order], laps[order]
+            shuffled = np.random.default_rng((seed, number, int(each), 1)).permutation(pack)
+            taken[rounds == each] = shuffled[cards[rounds == each]]
+        images[dealt_to == number] = taken
+    found: npt.NDArray[np.int64] = images[order]
+    return found

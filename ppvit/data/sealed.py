@@ -39,9 +39,12 @@ class Seal:
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
         self.key_id = key.id
-        self._name = name
+        self._key, self._name = key, name
         info = f"ppvit/{keys.VERSION}/sealed".encode()
         self._subkey = HKDF(SHA256(), length=64, salt=None, info=info).derive(key.secret)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Seal, (self._key, self._name)  # of what is derived from the key nothing goes to other processes
 
     @classmethod
     def of(cls, key_id: str, name: str) -> Seal | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import Record, read_record, sha256_of
+from ppvit.core.workers import clustered
 from ppvit.data.labels import Labelling
 from ppvit.data.manifests import SCHEMA, SPLITS, EncryptedManifest, RawManifest
 from ppvit.data.tar_index import ANY_CLASS, IMAGE, IMAGE_BYTES, IMAGES, ORIGIN, Index, Opener, identity_of, index_shard
@@ -37,6 +38,7 @@ __all__ = [
     "read_manifest",
     "shard_name",
     "shard_records",
+    "sizes",
     "write_shard",
     "write_shards",
 ]
@@ -115,6 +117,11 @@ def read_manifest(folder: Path, made_by: str = "encrypt", name: str = "manifest.
     return read_record(Path(folder) / name, kind, made_by).model_dump(by_alias=True)
 
 
+def sizes(counts: Mapping[str, int]) -> str:
+    """Numbers of images by split, in words: ``1,294 training, 143 validation and 360 test images``."""
+    return f"{counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test images"
+
+
 class ShardReader:
     """Random access to the samples of one split.
 
@@ -159,6 +166,13 @@ class ShardReader:
         self._extensions = np.concatenate([index.extensions for index in indices])
         self._labels = np.concatenate([index.labels for index in indices])
 
+    def __getstate__(self) -> dict[str, Any]:
+        if not clustered():
+            return self.__dict__
+        # another machine starts elsewhere, and counts devices and inodes its own way
+        there = [(path.absolute(), identity[2:]) for path, identity in self._shards]
+        return {**self.__dict__, "_shards": there}
+
     def __len__(self) -> int:
         return len(self._shard_of)
 
@@ -201,7 +215,7 @@ class ShardReader:
         try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
             try:
-                if identity_of(descriptor) == identity:
+                if identity_of(descriptor)[-len(identity) :] == identity:
                     data = os.pread(descriptor, size, offset)
             finally:
                 os.close(descriptor)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppvit.core.files import free_bytes, require_free_space
+from ppvit.core.files import announce_size
 from ppvit.data import images
 from ppvit.data.repeats import Layout, find_layout
 
@@ -84,9 +84,4 @@ def announce(out: Path, splits: Mapping[str, Plain], cipher: Cipher, storing: St
     for split, plain in splits.items():
         if plain.views > 1:
             print(f"{split}: {plain.views} views of each of {len(plain):,} images")
-    needed = pictures * (each + _TAR_BYTES)
-    print(
-        f"{pictures:,} encrypted pictures take about {needed / 2**20:,.1f} MiB in {out}, "
-        f"where {free_bytes(out) / 2**20:,.0f} MiB are free"
-    )
-    require_free_space(out, needed)
+    announce_size(f"{pictures:,} encrypted pictures", out, pictures * (each + _TAR_BYTES))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ppvit.core.children import end_with_parent
 from ppvit.core.errors import MissingPackage, PpvitError
-from ppvit.core.stopping import unheard_by_children
-from ppvit.core.workers import available_cpus, requested_workers
+from ppvit.core.executor import Executor
+from ppvit.core.workers import available_cpus, clustered, requested_workers
 from ppvit.data.decoding import decoded
 from ppvit.data.tar_index import IMAGE_BYTES
 from ppvit.datasets.duplicates import look, pixel_hash
@@ -45,52 +44,47 @@ class Examiner:
         frames: ``dataset.frames``.
 
     Other processes start once there has been work for a second, as many as ``$PPVIT_WORKERS`` says or the machine has
-    processors; they end with the block.
+    processors, or a cluster's at once; they end with the block.
     """
 
     def __init__(self, frames: str) -> None:
         self._frames = frames
         asked = requested_workers()
         self._processes = available_cpus() if asked is None else asked
-        self._pool: Any = None
+        self._executor = Executor(self._processes)
+        self._alone_until = 0.0 if clustered() else _ALONE_SECONDS if self._processes > 1 else math.inf
         self._alone = 0.0
 
     def __enter__(self) -> Self:
+        self._executor.__enter__()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(kill_workers=kind is not None)  # nobody waits for what they are at
+        self._executor.__exit__(kind)
 
     def batches(self, samples: Iterable[Sample]) -> Iterator[list[tuple[Sample, Seen]]]:
         """All samples in their order, with what was seen of each."""
-        waiting: deque[tuple[list[Sample], Any]] = deque()
-        for batch in _batches(samples):
-            images = [(sample.image, sample.extension, sample.origin) for sample in batch]
-            if self._processes < 2 or (self._pool is None and self._alone < _ALONE_SECONDS):
-                before = time.perf_counter()
-                seen = examine(images, self._frames)
-                self._alone += time.perf_counter() - before
-                yield list(zip(batch, seen, strict=True))
-                continue
-            waiting.append((batch, self._submit(images)))
-            if len(waiting) > 2 * self._processes:
-                yield _answered(*waiting.popleft())
-        while waiting:
-            yield _answered(*waiting.popleft())
+        batches = _batches(samples)
+        while self._alone < self._alone_until:
+            if (batch := next(batches, None)) is None:
+                return
+            before = time.perf_counter()
+            seen = examine(_images(batch), self._frames)
+            self._alone += time.perf_counter() - before
+            yield list(zip(batch, seen, strict=True))
+        waiting: deque[list[Sample]] = deque()
 
-    def _submit(self, images: list[tuple[bytes, str, str]]) -> Any:
-        if self._pool is None:
-            # joblib's: a script of the user's that calls the library is not run again in every process
-            from joblib.externals.loky import ProcessPoolExecutor
+        def tasks() -> Iterator[tuple[Any, ...]]:
+            for batch in batches:
+                waiting.append(batch)
+                yield _images(batch), self._frames
 
-            self._pool = ProcessPoolExecutor(self._processes, initializer=end_with_parent, initargs=(os.getpid(),))
-        with unheard_by_children():
-            return self._pool.submit(examine, images, self._frames)
+        for seen in self._executor.each(examine, tasks()):
+            yield list(zip(waiting.popleft(), seen, strict=True))
 
 
-def _answered(batch: list[Sample], answer: Any) -> list[tuple[Sample, Seen]]:
-    return list(zip(batch, answer.result(), strict=True))
+def _images(batch: list[Sample]) -> list[tuple[bytes, str, str]]:
+    return [(sample.image, sample.extension, sample.origin) for sample in batch]
 
 
 def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ppvit.config import Dataset
 from ppvit.core.errors import PpvitError
-from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.files import announce_size, atomic_output, write_json
 from ppvit.core.private import keep_private, make_private
 from ppvit.core.progress import tqdm
 from ppvit.data.labels import ClassNumbers, Labelling, LabelSets, recorded
@@ -44,7 +44,7 @@ def write_raw(source: Source, settings: Dataset, out: Path, seal: Seal | None = 
     Raises:
         PpvitError: the data are damaged, refused by the settings, or do not fit on the disk.
     """
-    require_free_space(out, source.size_bytes)
+    announce_size("plain images", out, source.size_bytes)
     labelling = (LabelSets if source.multilabel else ClassNumbers)(len(source.classes))
     set_bytes = labelling.text_bytes if source.multilabel else 0
     splits = {split: read for split in SPLITS if (read := getattr(source, split)) is not None}

@@ -48,15 +48,17 @@ class Scores:
             MulticlassRecall,
         )
 
-        # unvalidated: torchmetrics would refuse a single class, and NaN as the recall of a class without images
+        # unvalidated: torchmetrics would refuse a single class, and NaN as the recall of a class without images; and of
+        # processes that share the work each has counted all images, so they are not to be added up
+        alone: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}
         told: dict[str, Metric | MetricCollection] = {
-            "confusion": MulticlassConfusionMatrix(num_classes, validate_args=False),
-            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-            "recall": MulticlassRecall(num_classes, average=None, validate_args=False, zero_division=math.nan),
-            "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
+            "confusion": MulticlassConfusionMatrix(num_classes, **alone),
+            "accuracy": MulticlassAccuracy(num_classes, average="micro", **alone),
+            "recall": MulticlassRecall(num_classes, average=None, **alone, zero_division=math.nan),
+            "f1": MulticlassF1Score(num_classes, average="macro", **alone),
         }
         if num_classes > TOP:
-            told["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=TOP, validate_args=False)
+            told["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=TOP, **alone)
         self._metrics = MetricCollection(told).set_dtype(torch.float64)
         self._num_classes, self._cross_entropy = num_classes, 0.0
         self._calibration = Calibration(calibration_bins)

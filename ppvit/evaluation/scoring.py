@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -44,9 +44,16 @@ def scores_for(labelling: Labelling, calibration_bins: int = 15) -> AnyScores:
 
 def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scores: AnyScores) -> AnyScores:
     """Run a model over batches of images, uint8 (n, 3, H, W), and targets, and count its answers in ``scores``."""
+    for logits, labels in answers(model, batches):
+        scores.add(logits, labels)
+    return scores
+
+
+def answers(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits of a model, (n, C), for batches of images, uint8 (n, 3, H, W), and their targets; both on the CPU."""
     place = device()
     model = by_onednn(model).to(place).eval()
-    with torch.inference_mode():
-        for images, labels in batches:
-            scores.add(model(model_input(images.to(place, non_blocking=True))), labels)
-    return scores
+    for images, labels in batches:
+        with torch.inference_mode():
+            logits = model(model_input(images.to(place, non_blocking=True))).cpu()
+        yield logits, labels

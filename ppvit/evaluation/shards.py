@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from ppvit.core.progress import tqdm
 from ppvit.core.provenance import Made, require_made_alike
+from ppvit.core.sharing import by_all
 from ppvit.data.batches import EncryptedImages, load_batches
-from ppvit.evaluation.scoring import BATCH, AnyScores, score, scores_for
+from ppvit.evaluation.scoring import BATCH, AnyScores, answers, scores_for
 from ppvit.models.features import head_and_features
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.linear import Linear
@@ -25,6 +28,8 @@ def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bi
         adapted, finetuned: folders of the model.
         calibration_bins: see :func:`ppvit.evaluation.scoring.scores_for`.
 
+    Processes that share the work (:mod:`ppvit.core.sharing`) all get the scores of all images.
+
     Raises:
         PpvitError: shards or models missing, damaged or not made for each other.
     """
@@ -36,7 +41,13 @@ def score_shards(encrypted: Path, adapted: Path, finetuned: Path, calibration_bi
         model, splits = head_and_features(model, {"test": dataset})
         dataset = splits["test"]
     order = [np.arange(start, min(start + BATCH, len(dataset))) for start in range(0, len(dataset), BATCH)]
-    batches = tqdm(
-        load_batches(dataset, order), total=len(order), desc="evaluate", unit="batch", disable=None, file=sys.stderr
-    )
-    return score(model, batches, scores_for(dataset.labelling, calibration_bins))
+
+    def answered(own: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        return answers(model, load_batches(dataset, list(own)))
+
+    scores = scores_for(dataset.labelling, calibration_bins)
+    # batch by batch in their order, so that figures are those of one process to the last bit
+    shared = by_all(order, answered)
+    for logits, labels in tqdm(shared, total=len(order), desc="evaluate", unit="batch", disable=None, file=sys.stderr):
+        scores.add(logits, labels)
+    return scores

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError
+from ppvit.core.sharing import by_all, from_main, join
 from ppvit.evasion.autoattack import SQUARE_QUERIES, perturb
 from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.passes import UNIT, units_at_once
@@ -74,16 +75,20 @@ class Adversary:
         return replace(self, ball=ball, step_size=factor * self.step_size)
 
 
-Remember = Callable[[str, Callable[[], list[bool]]], list[bool]]
+Finds = dict[str, Callable[[], list[bool]]]
+"""ways to find something out, by the name under which it is remembered"""
+Remember = Callable[[Finds], list[list[bool]]]
+"""what each of them finds, in their order; processes that share the work all get it"""
 
 
-def _find_now(name: str, find: Callable[[], list[bool]]) -> list[bool]:
-    return find()
+def find_now(finds: Finds) -> list[list[bool]]:
+    """What each finds, which nobody remembers."""
+    return list(by_all(list(finds.values()), lambda own: (find() for find in own)))
 
 
 def under(prefix: str, remember: Remember) -> Remember:
     """``remember`` with a prefix before every name, so that findings of several evaluations stay apart."""
-    return lambda name, find: remember(f"{prefix} {name}", find)
+    return lambda finds: remember({f"{prefix} {name}": find for name, find in finds.items()})
 
 
 def classified_correctly(model: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
@@ -125,7 +130,7 @@ def cascade(
     model: nn.Module,
     sample: Sample,
     judge: nn.Module | None = None,
-    remember: Remember = _find_now,
+    remember: Remember = find_now,
 ) -> dict[str, np.ndarray]:
     """Run attacks in order, each on the images that the model still classifies correctly.
 
@@ -141,17 +146,20 @@ def cascade(
         ``clean`` and every attack: which images withstand it and all before it, bool (n,).
     """
     judge = judge or model
-    standing = classified_correctly(judge, sample.images, sample.labels)
+    standing = from_main(classified_correctly(judge, sample.images, sample.labels))
+    rank, world = join()
     found = {"clean": standing}
     for attack in attacks:
         standing = standing.copy()
         left = np.flatnonzero(standing)
         units = [left[start : start + UNIT] for start in range(0, len(left), UNIT)]
         # the other attacks draw for all images together, so that a unit has to stay alone
-        together = units_at_once(model, sample.images[left]) if attack == "pgd" else 1
-        withstood = _Ahead(partial(_withstood, attack, adversary, model, judge, sample), units, together)
-        for number, chosen in enumerate(units):
-            standing[chosen] = remember(f"{attack} {number * UNIT}", partial(withstood, number))
+        together = units_at_once(model, sample.images) if attack == "pgd" else 1
+        find = partial(_withstood, attack, adversary, model, judge, sample)
+        withstood = _Ahead(find, units[rank::world], together)  # those that this process gets to find out
+        finds: Finds = {f"{attack} {n * UNIT}": partial(withstood, n // world) for n in range(len(units))}
+        for chosen, findings in zip(units, remember(finds), strict=True):
+            standing[chosen] = findings
         found[attack] = standing
     return found
 

@@ -17,10 +17,10 @@ def units_at_once(model: nn.Module, images: Tensor) -> int:
 
     Args:
         model: inputs to logits, on its device.
-        images: (n, ...), as the model takes them, on any device.
+        images: (n, ...), as the model takes them, on any device; the first is tried.
     """
     device = next(model.parameters()).device
-    free = free_bytes() if device.type != "cpu" and len(images) > UNIT else None
+    free = free_bytes() if device.type != "cpu" and len(images) else None
     if free is None:
         return 1
     return max(1, min(MOST_UNITS, int(_SHARE * free / (UNIT * bytes_kept(model, images[:1].to(device))))))

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ppvit.core.files import write_json
-from ppvit.evasion.cascade import Remember, under
+from ppvit.core.sharing import by_all, from_main, is_main
+from ppvit.evasion.cascade import Finds, Remember, under
 
 
 class Progress:
@@ -33,14 +34,20 @@ class Progress:
         determines = {**determines, "versions": _versions()}
         digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
         self._path = folder / f"{stage}-{digest[:32]}.json"
-        self._found: dict[str, list[bool]] = _read(self._path)
+        self._found: dict[str, list[bool]] = from_main(_read(self._path))
 
-    def remember(self, name: str, find: Callable[[], list[bool]]) -> list[bool]:
-        """What ``find`` found under this name before, or finds now."""
-        if name not in self._found:
-            self._found[name] = find()
-            write_json(self._path, self._found)
-        return self._found[name]
+    def remember(self, finds: Finds) -> list[list[bool]]:
+        """What each found under its name before, or finds now."""
+
+        def known(own: Iterable[tuple[str, Callable[[], list[bool]]]]) -> Iterator[list[bool]]:
+            return (self._found.get(name) or find() for name, find in own)
+
+        for name, found in zip(finds, by_all(list(finds.items()), known), strict=True):
+            if name not in self._found:
+                self._found[name] = found
+                if is_main():
+                    write_json(self._path, self._found)
+        return [self._found[name] for name in finds]
 
     def under(self, prefix: str) -> Remember:
         """:meth:`remember` with names of their own for one of several attackers."""

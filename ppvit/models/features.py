@@ -100,22 +100,28 @@ class Frozen:
 
     def determines(self) -> dict[str, Any]:
         """Everything that features depend on beside the images, as JSON takes it."""
-        head = {id(module) for module in self.head.modules()}
-        modules = [(name, module) for name, module in self.model.named_modules() if id(module) not in head]
-        digest = hashlib.sha256()
-        of_head = {id(tensor) for tensor in self.head.state_dict(keep_vars=True).values()}
-        for name, tensor in self.model.state_dict(keep_vars=True).items():
-            if id(tensor) not in of_head:
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return {
-            "weights": digest.hexdigest(),
-            "modules": [[name, type(module).__name__, module.extra_repr()] for name, module in modules],
-            "others": [attention_heads(self.model), str(getattr(self.model, "global_pool", None))],
-            "arithmetic": self._arithmetic,
-            "machine": _machine(),
-            "code": _code(),
-        }
+        return known_by(self.model) | {"arithmetic": self._arithmetic}
+
+
+def known_by(model: nn.Module) -> dict[str, Any]:
+    """What a model computes below its heads, and on what, as JSON takes it."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if not _is_of_head(name, model):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    modules = ((name, module) for name, module in model.named_modules() if not _is_of_head(name, model))
+    return {
+        "weights": digest.hexdigest(),
+        "modules": [[name, type(module).__name__, module.extra_repr()] for name, module in modules],
+        "others": [attention_heads(model), str(getattr(model, "global_pool", None))],
+        "machine": _machine(),
+        "code": _code(),
+    }
+
+
+def _is_of_head(name: str, model: nn.Module) -> bool:
+    return any(f"{name}.".startswith(f"{head}.") for head in head_names(model))
 
 
 def cut(
@@ -192,13 +198,11 @@ def _of_images(frozen: Frozen, images: EncryptedImages, known: dict[str, Any]) -
     if not len(images):
         return images
     width = frozen.features(model_input(images[0][0][None].to(device()))).shape[1]
-    known = known | {name: images.manifest[name] for name in ("shape", "dtype")}
     rows = []
-    for view in range(getattr(images, "views", 1)):
-        shards = images.manifest["view_shards"][view - 1] if view else images.manifest["shards"]
+    for view in range(images.views):
         kept = kept_array(
             f"features of {images.folder}",
-            {**known, "shards": [shard["sha256"] for shard in shards]},
+            {**known, "images": images.identity(), "view": view},
             (len(images), width),
             np.dtype(np.float32),
             partial(_made, frozen, images, view),

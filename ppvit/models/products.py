@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from ppvit.models.stems import patch_projection
+
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``inputs weight^T + bias`` without a gradient, for what :func:`takes` says yes to.
@@ -32,7 +34,7 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def takes(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is there for a product, and to be used: float32 on a CPU, outside autocast."""
+    """Whether oneDNN is there for a product, and to be used: float32 on a CPU, outside autocast and torch.compile."""
     return (
         is_used()
         and inputs.dtype == weight.dtype == torch.float32
@@ -40,6 +42,7 @@ def takes(inputs: Tensor, weight: Tensor) -> bool:
         and inputs.ndim > 1
         and inputs.numel() > 0
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
     )
 
 
@@ -95,9 +98,14 @@ class _LinearByOneDnn(nn.Linear):
 
 
 def by_onednn(model: nn.Module) -> nn.Module:
-    """Let oneDNN compute the linear layers of a model, in place, wherever :func:`takes` says yes; returns the model."""
+    """Let oneDNN compute the linear layers of a model, in place, wherever :func:`takes` says yes; returns the model.
+
+    All but a linear patch embedding, which adaptation knows by its class.
+    """
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    embedding = patch_projection(base)
     for module in model.modules():
-        if type(module) is nn.Linear:
+        if type(module) is nn.Linear and module is not embedding:
             module.__class__ = _LinearByOneDnn
     return model
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
-from ppvit.core.figures import Amount, Count, Percent, read_result, read_rows
+from ppvit.core.figures import Amount, Count, Percent, Share, read_result, read_rows
 from ppvit.core.measures import HEADLINES, Headline, LabelRow, wilson_percent
 from ppvit.core.provenance import identities
 from ppvit.data.labels import Labelling, LabelSets
@@ -34,6 +34,22 @@ _OF_THE_MODEL = (
     "threats",
 )  # beside `verify`, which they must agree with
 _MEANS = ("balanced_accuracy_percent",)  # over classes, so no share of images
+# metrics by epoch; those of test images are there where finetune.track_test asked for them
+CURVES: dict[str, Any] = {
+    "train_loss": Amount,
+    "train_accuracy_percent": Percent,
+    **{
+        f"{split}_{name}": kind
+        for split in ("val", "test")
+        for name, kind in (
+            ("loss", Amount),
+            ("accuracy_percent", Percent),
+            ("balanced_accuracy_percent", Percent),
+            ("auroc", Share),
+        )
+    },
+    "val_robust_accuracy_percent": Percent,
+}
 _ROUNDED = 1e-6  # of an image, or of a percent: figures are written with all their digits
 
 
@@ -42,7 +58,7 @@ class Tables:
     """Tables of numbers that the trainer wrote.
 
     Attributes:
-        learning: training loss and accuracy in percent by epoch; empty where they were not kept.
+        learning: those of ``CURVES`` that were measured, by epoch.
         confusion: number of images by true class (rows) and predicted class, (C, C); empty where images carry several.
         labels: how well each label is told, where images carry several; else empty.
         calibration: mean confidence in percent, accuracy in percent and images (or multi-label, answers) of every bin.
@@ -119,10 +135,14 @@ def read_tables(
         PpvitError: a table is missing, damaged, too long, or contradicts the result or the owner's images.
     """
     learning: dict[str, list[tuple[int, float]]] = {}
-    for name, kind in (("train_loss", Amount), ("train_accuracy_percent", Percent)):
+    for name, kind in CURVES.items():
         path = places.live / "plots" / "metrics" / f"{name}.tsv"
-        columns, epochs = {"step": Count, name: kind}, config.finetune.epochs
-        learning[name] = list(read_rows(path, "finetune", columns, epochs, "\t")) if path.exists() else []
+        if not path.exists():
+            continue
+        learning[name] = list(read_rows(path, "finetune", {"step": Count, name: kind}, config.finetune.epochs, "\t"))
+        told = values["finetune"]
+        if "selected_epoch" in told and name in told and (told["selected_epoch"], told[name]) not in learning[name]:
+            raise _distrusted(path, "finetune", f"epoch {told['selected_epoch']} is not {told[name]}, as in the result")
     columns = {"epsilon": Amount, "accuracy_percent": Percent}
     curve = list(read_rows(places.curves / "curve.csv", "robustness", columns, len(config.robustness.epsilons) + 1))
     clean = values["robustness"]["clean_accuracy_percent"]

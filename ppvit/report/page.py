@@ -23,6 +23,7 @@ from ppvit.core.measures import HEADLINES, Headline, LabelRow
 from ppvit.core.results import read_times
 from ppvit.data.pictures import image_grid
 from ppvit.data.plain import PlainImages
+from ppvit.data.shards import sizes
 from ppvit.evasion.verdicts import draw_curve, threat_rows
 from ppvit.places import Places
 from ppvit.report.claims import Tables, read_results, read_tables, unconfirmed
@@ -32,6 +33,15 @@ from ppvit.report.pictures import examples, over_ciphers, recovered
 
 NAMED_CLASSES = 30  # beyond this a confusion matrix gets no class names, which would overlap
 _SHORT_SIDE = 4  # of a block in pixels: 48 values and less
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}
+_CURVES = {
+    "loss": "loss",
+    "accuracy_percent": "accuracy",
+    "balanced_accuracy_percent": "balanced accuracy",
+    "auroc": "AUROC",
+    "robust_accuracy_percent": "accuracy under attack",
+}
+_COLOURS = {"loss": "C0", "accuracy_percent": "C1"}
 _NAME_LETTERS = 24  # of a class in a drawing
 
 
@@ -139,6 +149,7 @@ def summary_rows(
         rows.append((f"{headline.words}, plain images, adaptation undone", plain))
     if wrong := headline.of(verify, "wrong_key_"):
         rows.append((f"{headline.words}, wrong key (chance {headline.text(verify[headline.chance])})", wrong))
+    rows += _chosen(finetune, evaluate["images"], headline)
     parameters = finetune["trainable_parameters"]
     if views := values["audit"].get("views"):
         rows.append(("views of each training image", str(views)))
@@ -154,6 +165,19 @@ def summary_rows(
         rows.append(("accuracy under attack, strongest attacker", _percent(robust)))
     rows.append(("leak so far", values["audit"]["verdict"]))
     return rows
+
+
+def _chosen(finetune: dict[str, Any], test_images: int, headline: Headline) -> list[tuple[str, str]]:
+    """On how many images it was trained, and which epoch was kept by how many others."""
+    if "val_images" not in finetune:
+        return []
+    counts = {"train": finetune["train_images"], "val": finetune["val_images"], "test": test_images}
+    kept = f"{finetune['selected_epoch']} of {finetune['epochs']}"
+    if (robust := finetune.get("val_robust_accuracy_percent")) is not None:
+        kept += f", validation accuracy under attack {_percent(robust)}"
+    elif val := headline.of(finetune, "val_"):
+        kept += f", validation {headline.words} {val}"
+    return [("images", sizes(counts)), ("epoch that was kept", kept)]
 
 
 def short_key(cipher: Cipher) -> str:
@@ -200,10 +224,17 @@ def _has_letters(text: str) -> bool:
 
 
 def _draw_learning(axes: Any, tables: Tables) -> None:
-    for name, label in (("train_loss", "loss"), ("train_accuracy_percent", "accuracy in percent / 100")):
+    for name, rows in tables.learning.items():
+        split, _, figure = name.partition("_")
         scale = 100.0 if name.endswith("percent") else 1.0
-        rows = tables.learning[name]
-        axes.plot([step for step, _ in rows], [value / scale for _, value in rows], marker=".", label=label)
+        axes.plot(
+            [step for step, _ in rows],
+            [value / scale for _, value in rows],
+            marker=".",
+            linestyle={"train": "-", "val": "--", "test": ":"}[split],
+            color=_COLOURS.get(figure, "C2"),
+            label=f"{_SPLITS[split]} {_CURVES[figure]}",
+        )
     axes.set(xlabel="epoch", title="Training on ciphertext")
     axes.legend()
     axes.grid(alpha=0.3)

@@ -48,6 +48,11 @@ class Checkpoint:
         self._path = folder / f"{digest[:32]}.pt"
         self._saved_at = time.monotonic()
 
+    @property
+    def name(self) -> str:
+        """A digest of everything that the result depends on."""
+        return self._path.stem
+
     def due(self) -> bool:
         """Whether it is time to save again."""
         return time.monotonic() - self._saved_at >= SAVE_SECONDS

@@ -20,7 +20,7 @@ from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages, readers_kept
-from ppvit.data.labels import recorded
+from ppvit.data.labels import Labelling, recorded
 from ppvit.data.manifests import PREPARED
 from ppvit.models import load_model, read_record
 from ppvit.models.tasks import Multiclass, task_of
@@ -30,6 +30,7 @@ from ppvit.training.augmentation import make_augmenter
 from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
+from ppvit.training.endings import Abandoned, Diverged
 from ppvit.training.frozen import frozen_once
 from ppvit.training.hardware import Arithmetic, take_back
 from ppvit.training.loop import Log, Training, make_accelerator
@@ -37,7 +38,7 @@ from ppvit.training.monitor import ROBUST, ROBUST_LOSS
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import make_optimizer
 from ppvit.training.selection import Measure, Selection
-from ppvit.training.validation import Validation
+from ppvit.training.validation import Validation, figure_of
 from ppvit.tuners import Tuner, make_tuner, trainable_parameters
 from ppvit.tuners.made import blocks_sha256
 
@@ -82,7 +83,8 @@ def finetune(
         adversarial: the ``adversarial`` section; unused where ``finetune.adversarial`` is none.
         encrypted: folder of shards. The splits train and val are read, test only for ``finetune.track_test``.
         adapted: folder of the model that they were made for.
-        log: called after every epoch with its number and metrics; after a resume with all earlier epochs first.
+        log: called after every epoch with its number and metrics; after a resume with all earlier epochs first. It may
+            raise :class:`ppvit.training.endings.Abandoned`.
         augment: the ``augment`` section; None for its defaults.
 
     A run that was killed goes on from its last checkpoint, and on a CPU ends with the result of an uninterrupted one.
@@ -123,8 +125,7 @@ def _finetune(
         "adversarial": defence.adversarial.model_dump() if defence else None,
         "augment": augment.model_dump() if augment.names else None,
         "model": sha256_of(adapted / "model.safetensors"),
-        "shards": {split: images.manifest["shards"] for split, images in splits.items()},
-        "views": dataset.manifest["view_shards"],
+        "images": {split: images.identity() for split, images in splits.items()},
         "versions": [__version__, torch.__version__],
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
@@ -142,7 +143,7 @@ def _finetune(
     augmenter.attach(model)
     model = attach(tuner, model, settings, dataset)
     parameters = trainable_parameters(model)
-    trains, splits = model, splits
+    trains: nn.Module = model
     if not augment.names:
         trains, splits = frozen_once(model, splits, settings, accelerator)
     optimizer = make_optimizer(settings, model, tuner.learning_rates(), tuner.undecayed)
@@ -162,7 +163,12 @@ def _finetune(
         average,
         augmenter,
     )
-    training.run()
+    try:
+        training.run()
+    except (Abandoned, Diverged):
+        for each in checkpoints:
+            each.remove()
+        raise
     augmenter.detach()
     kept = {"method": settings.method, "num_classes": dataset.num_classes}
     kept |= recorded(dataset.labelling.task)
@@ -178,11 +184,13 @@ def _finetune(
         "method": settings.method,
         **{name: value for name, value in kept_epoch.items() if name.startswith(("train_", "val_"))},
         "selected_epoch": selection.epoch,
+        "train_images": len(dataset),
         "val_images": len(splits["val"]),
         "trainable_parameters": parameters,
         "trainable_parameters_mi": parameters / 2**20,
         "images_per_second": training.images_per_second,
         "epochs": len(training.history),
+        "processes": accelerator.num_processes,
         **arithmetic,
     }
     if isinstance(objective, Robust):
@@ -190,6 +198,13 @@ def _finetune(
     trained = take_back(accelerator.unwrap_model(training.model))
     trained = trained if trains is model else take_back(model)  # with the head that was trained alone
     return Finetuned(tuner, trained, kept, values, accelerator.is_main_process, checkpoints)
+
+
+def chosen_figure(settings: Finetune, labelling: Labelling) -> str:
+    """The metric on the validation images that runs are compared by, and of which more is better."""
+    if settings.adversarial != "none" and settings.select_by == "auto":
+        return ROBUST
+    return f"val_{figure_of(labelling, settings.select_by)}"
 
 
 def _open(settings: Finetune, encrypted: Path, made: Made) -> dict[str, EncryptedImages]:
@@ -230,6 +245,8 @@ def _selection(
     if not lacking:
         validation = Validation(val, accelerator, settings.select_by)
         measures, chooses = [validation], (validation.figure, validation.loss)
+        if settings.select_by in ("auto", "loss"):
+            chooses = (validation.loss, validation.loss)
         if defence:
             measures.append(defence.monitor(val, accelerator))
             chooses = (ROBUST, ROBUST_LOSS) if settings.select_by == "auto" else chooses

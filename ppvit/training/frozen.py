@@ -29,7 +29,7 @@ def frozen_once(
     Returns:
         The model or its head, with the parameters that an optimiser has; and the splits by the same names.
     """
-    views = getattr(splits["train"], "views", 1)
+    views = splits["train"].views
     if settings.method != Linear.name or settings.adversarial != "none" or settings.epochs <= views:
         return model, splits
     arithmetic = Arithmetic.of(settings.precision)

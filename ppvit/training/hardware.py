@@ -14,6 +14,9 @@ from torch import nn
 from ppvit.core.device import device, has_bf16, has_tf32, tf32
 from ppvit.core.errors import UsageError
 
+# compilers that know of gradient checkpointing; "eager" draws other units to drop when it computes again
+_DRAWS_AGAIN = (None, "inductor", "aot_eager")
+
 
 @dataclass(frozen=True)
 class Arithmetic:
@@ -61,8 +64,8 @@ def place(model: nn.Module, arithmetic: Arithmetic) -> nn.Module:
         model: the same one is returned, with its parameters: an optimiser made for it stays right.
     """
     model.to(device())
-    if device().type == "cuda" and is_convolutional(model):
-        model.to(memory_format=torch.channels_last)  # inputs follow the weights
+    if device().type == "cuda":
+        arrange(model)
     if arithmetic.compiled != "no":
         model.compile(backend=arithmetic.compiled)  # what it has compiled is called in its place; names stay
     return model
@@ -75,12 +78,16 @@ def take_back(model: nn.Module) -> nn.Module:
     return model
 
 
-def is_convolutional(model: nn.Module) -> bool:
-    """Whether convolutions compute on feature maps, and not on patches of the image alone."""
-    return any(
+def arrange(model: nn.Module) -> None:
+    """Keep the weights of networks that convolve feature maps with the channels last, as matrix units take them.
+
+    Inputs follow the weights. A network that convolves patches of the image alone is left as it is.
+    """
+    if any(
         isinstance(module, nn.Conv2d) and module.in_channels > 3 and max(module.kernel_size) > 1
         for module in model.modules()
-    )
+    ):
+        model.to(memory_format=torch.channels_last)
 
 
 def checkpoint_gradients(model: nn.Module, batch_norm: str) -> None:
@@ -91,13 +98,19 @@ def checkpoint_gradients(model: nn.Module, batch_norm: str) -> None:
         batch_norm: ``finetune.batch_norm``.
 
     Raises:
-        UsageError: timm does not do that for this network, or running statistics would count every image twice.
+        UsageError: timm does not do that for this network, running statistics would count every image twice, or
+            ``$PPVIT_COMPILE`` names a backend that does not draw the same dropout again.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if batch_norm != "frozen":
         raise UsageError(
             f"finetune.gradient_checkpointing computes twice, and with finetune.batch_norm {batch_norm} every image "
             "would count twice; set one of them to false or frozen"
+        )
+    if (backend := compile_backend()) not in _DRAWS_AGAIN:
+        raise UsageError(
+            f"finetune.gradient_checkpointing with PPVIT_COMPILE {backend} has wrong gradients where there is dropout; "
+            "set PPVIT_COMPILE to 1 or 0"
         )
     try:
         base.set_grad_checkpointing(True)

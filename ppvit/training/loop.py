@@ -14,14 +14,15 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from ppvit.config import Finetune
-from ppvit.core.errors import PpvitError
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
+from ppvit.core.sharing import require_alike, require_as_asked
 from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches, shared_out
 from ppvit.models import model_input
 from ppvit.training.augmentation import Augmenter
 from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, Extent
+from ppvit.training.endings import Diverged
 from ppvit.training.hardware import Arithmetic, place
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
@@ -34,12 +35,14 @@ def make_accelerator(precision: str) -> Accelerator:
     """accelerate's view of the devices; ``precision`` is ``finetune.precision``.
 
     Raises:
-        UsageError: fp16 without a GPU.
+        UsageError: fp16 without a GPU; fewer processes than were asked for.
     """
     precision = Arithmetic.of(precision).precision
     # accelerate keeps the first precision of a process for all later ones, unless its state is cleared
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    require_as_asked(accelerator.num_processes)
+    return accelerator
 
 
 class Training:
@@ -87,6 +90,11 @@ class Training:
     def run(self) -> None:
         """Train from the checkpoint, or from the start, to the end."""
         first_epoch, step = self._resume()
+        require_alike(
+            (self.checkpoint.name, first_epoch, step),
+            "the processes do not start from the same model, images and checkpoint; give all hosts the same folders, "
+            "PPVIT_SCRATCH among them",
+        )
         total = self.settings.epochs * len(self.dataset)
         earlier = first_epoch * len(self.dataset) + step * self._effective_batch
         quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
@@ -199,7 +207,7 @@ class Training:
 
     def _require_finite(self, epoch: int) -> None:
         if not torch.isfinite(self._sums[0]):
-            raise PpvitError(
+            raise Diverged(
                 f"the training loss is not a number in epoch {epoch + 1}; lower finetune.learning_rate "
                 f"({self.settings.learning_rate}) or set finetune.precision=fp32"
             )

@@ -20,11 +20,13 @@ class Measure(Protocol):
 class Selection:
     """The best epoch by a figure of the validation images, or the last.
 
-    Among epochs of the same figure the one with the lower loss is better, then the earlier one.
+    Among epochs of the same figure the one with the lower loss is better, then the earlier one. The loss itself tells
+    epochs apart where all of few images are told rightly in many of them.
 
     Args:
         measures: all that is measured after an epoch, in this order; only what ``chooses`` names chooses anything.
-        chooses: names of the figure, of which more is better, and of the loss; None keeps the last epoch.
+        chooses: names of the figure, of which more is better, or of the loss in its place, and of the loss; None keeps
+            the last epoch.
         select: ``best`` or ``last``.
         patience: epochs without a new best after which it is enough; 0 for never.
 
@@ -57,6 +59,7 @@ class Selection:
             measured |= each.measure(model)
         if self._chooses is not None:
             figure, loss = (measured[name] for name in self._chooses)
+            figure = -loss if self._chooses[0] == self._chooses[1] else figure
             if [figure, -loss] > self._best:  # lists: the first that differs decides, and all are above an empty one
                 self._best, self._best_epoch = [figure, -loss], epoch
                 if self._keeps_best:

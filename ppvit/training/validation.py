@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ppvit.data.batches import EncryptedImages, load_batches
+from ppvit.data.labels import Labelling
 from ppvit.evaluation.scoring import BATCH, scores_for
 from ppvit.evasion.pgd import frozen
 from ppvit.models import model_input
@@ -32,8 +33,7 @@ class Validation:
     def __init__(self, dataset: EncryptedImages, accelerator: Accelerator, chosen: str = "auto") -> None:
         self._dataset, self._accelerator = dataset, accelerator
         self._targets = torch.from_numpy(dataset.labelling.targets(dataset.labels()))
-        headline = scores_for(dataset.labelling).headline
-        figure = headline if chosen == "auto" else _figure_of(chosen)
+        headline, figure = scores_for(dataset.labelling).headline, figure_of(dataset.labelling, chosen)
         self._split = dataset.manifest["split"]
         self._measured = {headline: headline, figure: figure, "cross_entropy": "loss"}
         self.figure, self.loss = f"{self._split}_{figure}", f"{self._split}_loss"
@@ -62,8 +62,10 @@ class Validation:
         return {f"{self._split}_{name}": summary[figure] for figure, name in self._measured.items()}
 
 
-def _figure_of(chosen: str) -> str:
-    """The name in results of what ``finetune.select_by`` names."""
+def figure_of(labelling: Labelling, chosen: str) -> str:
+    """The name among the scores of what ``finetune.select_by`` names; where that is the loss, of the usual figure."""
+    if chosen in ("auto", "loss"):
+        return scores_for(labelling).headline
     return chosen if chosen == "auroc" else f"{chosen}_percent"
 
 

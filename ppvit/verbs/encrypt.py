@@ -6,6 +6,7 @@ from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.data.encrypted import write_encrypted
 from ppvit.data.plain import plain_splits, print_range
+from ppvit.data.shards import sizes
 from ppvit.data.storing import Storing
 from ppvit.data.views import Views
 from ppvit.places import Places
@@ -24,8 +25,7 @@ def run(config: Config, places: Places) -> None:
     cipher = load_cipher(config)
     splits = plain_splits(places.raw, config.dataset, config.encrypt, Views.of(config, "train"))
     print_range(splits["train"])
-    train, val, test = (f"{len(plain):,}" for plain in splits.values())
-    print(f"{train} training, {val} validation and {test} test images")
+    print(sizes({split: len(plain) for split, plain in splits.items()}))
     settings = config.encrypt
     storing = Storing.of(settings.compress, settings.repeated_values == "once", splits["train"], cipher)
     write_encrypted(splits, cipher, places.encrypted, settings.images_per_shard, storing)

@@ -55,6 +55,8 @@ def _uses(config: Config | None, places: Places) -> Iterator[tuple[str, Any]]:
     if config is not None:
         yield "cipher.key_id", config.cipher.key_id
         yield "download.key_id", config.download.key_id
+        if config.encrypt.views > 1:
+            yield "encrypt.view_key_id", config.encrypt.view_key_id
     for path in sorted(places.raw.parent.glob("*/dataset.json")):
         yield str(path.parent), _at(path, "download", "sealed", "key_id")
     for path in sorted(places.encrypted.parent.glob("*/*/manifest.json")):

@@ -12,6 +12,7 @@ from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.reading import sha256_of, sha256_of_folder
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.core.scratch import scratch_folder
+from ppvit.core.sharing import is_main
 from ppvit.data.batches import EncryptedImages
 from ppvit.evasion.at_trainer import evaluate
 from ppvit.evasion.curve import write_curve
@@ -19,6 +20,7 @@ from ppvit.evasion.passes import UNIT
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import draw
 from ppvit.models import read_record
+from ppvit.models.products import by_onednn
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
@@ -46,7 +48,7 @@ def run(config: Config, places: Places) -> None:
     require_made_alike(Made(dataset.folder, dataset.manifest, "encrypt"), *models)
     with one_model(places.adapted, places.finetuned) as identity:
         model = load_finetuned(places.adapted, places.finetuned, dataset.num_classes)
-        model = model.to(device()).eval().requires_grad_(False)
+        model = by_onednn(model).to(device()).eval().requires_grad_(False)
         sample = draw(dataset, settings.images, settings.seed)
         determines = {
             "settings": settings.model_dump(mode="json"),
@@ -58,6 +60,8 @@ def run(config: Config, places: Places) -> None:
         }
         progress = Progress("robustness", determines, scratch_folder())
         values, curve = evaluate(settings, model, sample, dataset.num_classes, record, progress, dataset.labelling.task)
+    if not is_main():
+        return
     with atomic_output(places.curves, known_by="curve.csv") as folder:
         write_curve(folder / "curve.csv", curve)
     write_result(places.result("robustness"), {**values, **identity}, watch, HEADLINE)

@@ -9,6 +9,7 @@ from ppvit.core.errors import UsageError
 from ppvit.core.files import atomic_output
 from ppvit.data.pictures import image_grid
 from ppvit.data.sealed import Seal
+from ppvit.data.shards import SPLITS, read_manifest, sizes
 from ppvit.datasets.findings_list import read_list
 from ppvit.places import Places
 from ppvit.report.pictures import examples, over_ciphers
@@ -26,6 +27,20 @@ def findings(config: Config, places: Places) -> str:
         PpvitError: it was altered, or is sealed with another key.
     """
     return read_list(places.raw, Seal.of(config.download.key_id, config.dataset.name))
+
+
+def encrypted_sizes(places: Places) -> str:
+    """How many images of each split were encrypted, in words; empty where none were.
+
+    Args:
+        places: ``encrypted`` is read.
+
+    Raises:
+        PpvitError: a manifest is damaged.
+    """
+    if not all((places.encrypted / split / "manifest.json").exists() for split in SPLITS):
+        return ""
+    return sizes({split: read_manifest(places.encrypted / split)["count"] for split in SPLITS})
 
 
 def run(config: Config, places: Places, out: Path, count: int = 4, ciphers: bool = False) -> None:

@@ -42,6 +42,7 @@ from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import recover
 from ppvit.evasion.sample import Sample, chosen, percent
 from ppvit.evasion.verdicts import SEVERAL_LABELS, attack_names, verdict
+from ppvit.models.products import by_onednn
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
@@ -84,7 +85,8 @@ def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple
         return {"images": images, **robustness, **identity, "verdict": f"Not measured: {SEVERAL_LABELS}."}, None
     attacks = attack_names(config.robustness.attack, classes)
     require_package("the threats (K4 asks as Square does)", otherwise="")
-    model = load_finetuned(places.adapted, finetuned, classes).to(device()).eval().requires_grad_(False)
+    model = by_onednn(load_finetuned(places.adapted, finetuned, classes))
+    model = model.to(device()).eval().requires_grad_(False)
     order = chosen(len(plain["test"]), config.threats.images, config.robustness.seed)
     sample = Sample(*read_pixels(plain["test"], order))
     public = {

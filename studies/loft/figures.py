@@ -7,7 +7,7 @@ from typing import Any
 
 from measure import Run
 
-OF_TRAINING = ("trainable_parameters", "train_loss", "heldout_robust_accuracy_percent")
+OF_TRAINING = ("trainable_parameters", "train_loss", "val_robust_accuracy_percent")
 LEFT_OUT = (
     "wall_seconds",
     "peak_memory_bytes",

@@ -67,19 +67,28 @@ def test_pooled_uses_all_views(cipher):
 
 
 def test_what_views_add_is_said():
-    def scored(attack, key, all_views):
-        return Scored(attack, "", key, 0.0, 0.0, 0.0, all_views=all_views)
+    """At the number of images where they add most: with more images an attack may find all without them."""
+
+    def scored(attack, variant, key):
+        return Scored(attack, "", key, 0.0, 0.0, 0.0, variant=variant)
 
     found = {
-        "pooled": [scored("pooled", 20.0, False), scored("pooled", 40.0, True)],
-        "known_plaintext": [scored("known_plaintext", 90.0, False), scored("known_plaintext", 90.0, True)],
-        "weights": [scored("weights", 100.0, False)],
-    }
+        "pooled": [
+            scored("pooled", "1", 20.0), scored("pooled", "1_all_views", 40.0),
+            scored("pooled", "20", 100.0), scored("pooled", "20_all_views", 100.0),
+        ],
+        "known_plaintext": [scored("known_plaintext", "3", 90.0), scored("known_plaintext", "3_all_views", 90.0)],
+        "weights": [scored("weights", "", 100.0), scored("weights", "finetuned", 100.0)],
+    }  # fmt: skip
     first, told = views_raise(found, 3)
-    assert first == {"pooled": 20.0, "known_plaintext": 90.0}
-    assert told == "Training images have 3 views: they raise what is found by pooled from 20 to 40 %."
-    del found["pooled"]
-    assert views_raise(found, 3)[1] == "Training images have 3 views, in which no attack here finds more."
+    assert first == {"pooled": 100.0, "known_plaintext": 90.0}
+    assert told == "Training images have 3 views, which raise what pooled finds of 1 image from 20 to 40 %."
+    found["known_plaintext"][1] = scored("known_plaintext", "3_all_views", 95.0)
+    assert views_raise(found, 3)[1].endswith(
+        "from 20 to 40 % and what known_plaintext finds of 3 images from 90 to 95 %."
+    )
+    del found["pooled"], found["known_plaintext"]
+    assert views_raise(found, 3) == ({}, "Training images have 3 views, in which no attack here finds more.")
 
 
 def test_rows_name_them():

@@ -74,7 +74,8 @@ def test_keys_lists_what_there_is_and_where_it_is_used(project):
     keys.save(locked, ring, locked_by="p")
     keys.save(open_to_all, ring).chmod(0o644)
     (ring / "notes.key").write_text("no key id")
-    config = make_config(cipher={"key_id": mine.id}, download={"key_id": mine.id})
+    drawn = {"views": 2, "view_key_id": mine.id}
+    config = make_config(cipher={"key_id": mine.id}, download={"key_id": mine.id}, encrypt=drawn)
     (project / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
     for path, values in (
         ("data/encrypted/digits/train/manifest.json", {"key_id": mine.id}),
@@ -90,7 +91,7 @@ def test_keys_lists_what_there_is_and_where_it_is_used(project):
     done = ppvit("keys", "--json", cwd=project, PPVIT_KEYRING=str(ring))
     assert done.returncode == 0, done.stderr
     found = {each.pop("key_id"): each for each in json.loads(done.stdout)}
-    used = ["cipher.key_id", "download.key_id", "data/raw/digits", "data/encrypted/digits"]
+    used = ["cipher.key_id", "download.key_id", "encrypt.view_key_id", "data/raw/digits", "data/encrypted/digits"]
     assert found.pop(mine.id) == {"label": "mine \x1b[2J", "kept": "file", "problem": "", "used": used}
     of_locked = {"label": "", "kept": "file, passphrase", "problem": "", "used": ["data/encrypted/cifar10"]}
     assert found.pop(locked.id) == of_locked
@@ -102,7 +103,7 @@ def test_keys_lists_what_there_is_and_where_it_is_used(project):
     assert not found
     text = ppvit("keys", cwd=project, PPVIT_KEYRING=str(ring)).stdout
     assert "\x1b" not in text
-    assert "used: cipher.key_id, download.key_id, data/raw/digits, data/encrypted/digits\n" in text
+    assert f"used: {', '.join(used)}\n" in text
     secrets = [path.read_text().strip().rpartition(":")[2] for path in ring.glob("pk-*.key")]
     assert not any(secret in text + done.stdout for secret in secrets)
 

@@ -1,4 +1,4 @@
-"""finetune.recipe: values as papers have them, what they replace, what is refused, and that nothing else changes."""
+"""finetune.recipe: values as the papers have them, what they replace, and what is refused."""
 
 import re
 
@@ -22,7 +22,7 @@ TEXTS = {
     "weight decay {0.05, 0.01, 0.005, 0.001, 0}, batch {64, 32, 16}, adapter dropout {0.5, 0.3, 0.2, 0.1, 0}",
     "loft": "scaling 1 (alpha = r). x': PGD-10, Linf, eps 8/255, step 2/255. SGD lr 0.01, batch 256, 25 epochs, r = 8",
     "medmnist": "lr = 0.001, gamma=0.1, milestones = [0.5 * num_epochs, 0.75 * num_epochs], torch.optim.Adam, "
-    "num_epochs default=100, batch_size default=128",
+    "num_epochs default=100, batch_size default=128; cur_auc = val_metrics[1], if cur_auc > best_auc: best_model",
     "etc2022": "SGD 0.03, no weight decay, clip 1.0, batch 512, 20,000 steps, warm-up 500, cosine",
 }
 _NUMBER = r"(\d[\d.,]*(?:e-\d+)?)"
@@ -69,6 +69,7 @@ def test_words_are_those_of_the_text(name):
     text, recipe = TEXTS[name], recipe_named(name)
     assert recipe.stated["finetune.optimizer"] == re.search("SGD|AdamW|Adam", text)[0].lower()
     assert ("cosine" in text) == (recipe.stated.get("finetune.schedule") == "cosine")
+    assert ("cur_auc = val" in text) == (recipe.stated.get("finetune.select_by") == "auroc")
     assert ("milestones" in text) == (recipe.stated.get("finetune.schedule") == "step")
     if "no weight decay" in text:
         assert recipe.stated["finetune.weight_decay"] == 0
@@ -103,9 +104,10 @@ def test_every_recipe_is_a_set_of_known_parameters_that_train(tmp_path):
         assert recipe.values.keys() <= known - {"finetune.recipe", "finetune.seed"}, name
         config = load(None, [f"finetune.recipe={name}"])
         assert told(config).startswith(f"finetune.recipe {name} sets ")
+        built_in = {parameter: default for parameter, default, _ in parameters()}
         for parameter, values in recipe.choices.items():
-            for value in values:
-                load(None, [f"finetune.recipe={name}", f"{parameter}={value}"])
+            assert built_in[parameter] not in values[1:], "what is built in cannot be told from what was not set"
+            assert value(load(None, [f"finetune.recipe={name}", f"{parameter}={values[-1]}"]), parameter) == values[-1]
 
 
 def value(config: Config, name: str):
@@ -180,3 +182,18 @@ def test_studies_as_published_take_the_values_from_here():
         assert not any(text.partition("=")[0] in recipe_named(study).stated for text in plan["size"]["full"]), (
             "stands in the recipe"
         )
+
+
+def test_the_page_has_every_value():
+    """docs/recipes.md: a row a recipe."""
+    rows = [line for line in (ROOT / "docs/recipes.md").read_text().splitlines() if line.startswith("| `")]
+    for name, recipe in recipes().items():
+        (row,) = (row for row in rows if row.startswith(f"| `{name}` |"))
+        _, _, source, stated, several, ours, _ = row.split("|")
+        assert source.strip() == recipe.source
+        for cell, values in ((stated, recipe.stated), (ours, recipe.unstated)):
+            assert {f"{each.removeprefix('finetune.')}={own}" for each, own in values.items()} <= set(
+                cell.strip().split(", ")
+            )
+        for each, values in recipe.choices.items():
+            assert f"{each.removeprefix('finetune.')} {', '.join(map(str, values))}" in several

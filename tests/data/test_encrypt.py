@@ -49,7 +49,7 @@ def test_same_bytes_whatever_the_number_of_workers(raw, tmp_path, monkeypatch):
     digests = reading.sha256_of_folder(tmp_path / "1")
     assert digests == reading.sha256_of_folder(tmp_path / "3")
     expected = {f"{split}/{name}" for split in ("train", "val", "test") for name in ("manifest.json", "_info.json")}
-    expected |= {"track_test/true.json", "track_test/false.json"}
+    expected |= {"track_test_true.json", "track_test_false.json"}
     expected |= {"test/000000.tar", *(f"train/{number:06d}.tar" for number in range(4))}
     assert set(digests) == expected
 
@@ -113,6 +113,7 @@ def test_manifest_tells_what_must_match_and_nothing_more(raw, tmp_path):
     manifest = run(config, raw, tmp_path / "out")
     public = {"cipher": {"name": "block_np", "block_size": 4}, "key_id": key.id, "demo_key": False, "image_size": 16}
     public |= {"isometry": "values", "isometry_options": {}}
+    public |= {"facts": {"linear": True, "permutes": False, "keeps_blocks": True, "one_key": True}}
     stored = {"resize_filter": "bicubic", "crop": "center", "value_range": None, "shape": [16, 16, 3], "dtype": "uint8"}
     for split, count, sizes in (("train", 50, [16, 16, 16, 2]), ("test", 12, [12])):
         shards = [

@@ -23,8 +23,10 @@ from ppvit.data.batches import EncryptedImages
 from ppvit.data.decoding import decode
 from ppvit.data.images import decode_array, encode_array, encode_png
 from ppvit.data.labels import ClassNumbers
+from ppvit.data.manifests import EncryptedManifest
 from ppvit.data.shards import ShardReader, read_manifest, shard_records, write_shard, write_shards
 
+FACTS = {"linear": True, "permutes": True, "keeps_blocks": True, "one_key": True}
 SIDE = 8
 UINT8, FLOAT16 = np.dtype(np.uint8), np.dtype(np.float16)
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
@@ -51,6 +53,7 @@ def encrypted(folder: Path, images: int = 6, **changes) -> Path:
         "image_size": SIDE,
         "isometry": "values",
         "isometry_options": {},
+        "facts": FACTS,
         "resize_filter": "bicubic",
         "crop": "center",
         "value_range": None,
@@ -104,6 +107,8 @@ SHARD = {"name": "000000.tar", "samples": 6, "sha256": "0" * 64}
         ({"image_size": 10**6}, "'image_size'"),
         ({"image_size": 16}, "shape [8, 8, 3] is not that of images of 16 pixels"),
         ({"isometry": "all"}, "'isometry'"),
+        ({"facts": {**FACTS, "linear": 1}}, "'facts.linear'"),
+        ({"facts": {**FACTS, "key": True}}, "'facts.key' does not belong there"),
         ({"resize_filter": "best"}, "'resize_filter'"),
         ({"crop": "center\n"}, "'crop'"),
         ({"shape": [SIDE, SIDE, 4]}, "is not that of images"),
@@ -116,7 +121,7 @@ SHARD = {"name": "000000.tar", "samples": 6, "sha256": "0" * 64}
         ({"shape": None}, "'shape'"),
         ({"dtype": "object"}, "'dtype'"),
         ({"dtype": ">f8"}, "'dtype'"),
-        ({"shards": []}, "'shards'"),
+        ({"shards": []}, "the shards hold 0 images, not the 6"),
         ({"shards": [{**SHARD, "name": "../000000.tar"}]}, "shard 0 is not named 000000.tar"),
         ({"shards": [{**SHARD, "name": "/dev/zero"}]}, "shard 0 is not named 000000.tar"),
         ({"shards": [{**SHARD, "name": "000001.tar"}]}, "shard 0 is not named 000000.tar"),
@@ -139,7 +144,9 @@ def test_a_manifest_that_is_not_one_of_ours_is_refused(tmp_path, changes, told):
 def test_a_manifest_without_one_of_its_names_is_refused(tmp_path):
     path = encrypted(tmp_path / "data") / "train" / "manifest.json"
     manifest = json.loads(path.read_text())
-    assert read_manifest(path.parent) == {**manifest, "task": "multiclass"}  # which is not written
+    found = read_manifest(path.parent)
+    assert {name: found.pop(name) for name in manifest} == manifest
+    assert found == {name: EncryptedManifest.model_fields[name].default for name in found}  # which are not written
     for name in manifest:
         write_json(path, {each: value for each, value in manifest.items() if each != name})
         assert f"'{name}' is missing" in refused(read_manifest, path.parent)

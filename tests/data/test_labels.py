@@ -101,7 +101,7 @@ def shards(folder, *texts: bytes, classes: int = 3, **changes):
         "schema": 2, "split": "train", "num_classes": classes, "task": "multilabel", "count": len(texts),
         "cipher": {"name": "block", "block_size": 4}, "key_id": "pk-6a84562a80f3ffa0", "demo_key": True,
         "image_size": 8, "isometry": "values", "isometry_options": {}, "resize_filter": "bicubic", "crop": "center",
-        "value_range": None,
+        "value_range": None, "facts": dict.fromkeys(("linear", "permutes", "keeps_blocks", "one_key"), True),
         "shape": [8, 8, 3], "dtype": "uint8", "shards": shard_records([shard]),
     }  # fmt: skip
     write_json(split / "manifest.json", {**manifest, **changes})

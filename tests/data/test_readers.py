@@ -1,6 +1,9 @@
 """Reading processes: started once for all epochs and splits, the same batches whatever their number, clean ends."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -64,11 +67,49 @@ def test_one_set_of_readers_for_all_epochs_and_splits(monkeypatch, workers):
         assert not readers_of & before
 
 
+KILLED = """
+import os, signal
+import numpy as np
+from ppvit.data.batches import load_batches, readers_kept
+from test_readers import Numbers
+data = Numbers(0)
+with readers_kept(data):
+    for _ in range(2):
+        found = {int(pid) for _, pids in load_batches(data, [np.arange(4)] * 4) for pid in pids}
+    next(load_batches(data, [np.arange(4)] * 4))
+    print(*found, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_readers_end_with_a_process_that_is_killed():
+    paths = [str(Path(__file__).parent), *filter(None, sys.path)]
+    environment = {**os.environ, "PPVIT_WORKERS": "2", "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == -9
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=30)
+    assert not alive
+
+
 def test_without_readers_that_are_kept_two_readings_are_two(monkeypatch):
     monkeypatch.setenv("PPVIT_WORKERS", "0")
     data = Numbers(0)
     first, second = (load_batches(data, [np.array([start]), np.array([start + 1])]) for start in (0, 10))
     assert [images.item() for pair in zip(first, second, strict=True) for images, _ in pair] == [0, 10, 1, 11]
+
+
+def test_what_is_in_memory_is_taken_from_there(monkeypatch):
+    monkeypatch.setenv("PPVIT_WORKERS", "1000")
+
+    class InMemory(Numbers):
+        def batch(self, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.from_numpy(samples), torch.zeros(len(samples))
+
+    assert [each.tolist() for each, _ in load_batches(InMemory(0), [np.array([5, 2]), np.array([1])])] == [[5, 2], [1]]
 
 
 @pytest.mark.parametrize(

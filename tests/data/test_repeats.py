@@ -102,7 +102,7 @@ def test_training_reads_the_same_ciphertext_from_less_disk(tmp_path, raw, capsys
         assert (first[1] == second[1]).all()
         assert both[1].manifest["distinct"] == 4 * 4 * 3
     # an image takes its 48 values, and the 80 bytes of NumPy's header, rounded to 128
-    assert both[1]._reader._places[0, 0, 1] == 48 + 128
+    assert both[1]._readers[0]._places[0, 0, 1] == 48 + 128
     assert config.encrypt.repeated_values == "stored"
 
 
@@ -111,8 +111,8 @@ def test_images_of_another_size_among_them_are_refused(tmp_path, raw):
 
     read = plain_images.PlainImages.read
 
-    def with_noise(self, start, stop):
-        images = read(self, start, stop).copy()
+    def with_noise(self, start, stop, view=0):
+        images = read(self, start, stop, view).copy()
         if start <= 17 < stop and stop > 16:  # behind the sample
             images[17 - start] = np.random.default_rng(0).integers(0, 256, images.shape[1:])
         return images
@@ -208,5 +208,5 @@ def test_compression_is_read_back_and_told(tmp_path, capsys):
     plain, compressed = (dataset.manifest for dataset in sizes.values())
     assert plain["compression"] is None
     assert compressed["compression"].startswith("zlib ")
-    members = [sum(int(d._reader._places[n, 0, 1]) for n in range(6)) for d in sizes.values()]
+    members = [sum(int(d._readers[0]._places[n, 0, 1]) for n in range(6)) for d in sizes.values()]
     assert members[1] < 0.9 * members[0]

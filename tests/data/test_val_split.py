@@ -13,7 +13,7 @@ from ppvit.data.batches import EncryptedImages
 from ppvit.data.labels import labelling_of
 from ppvit.data.plain import hold_out, image_id, plain_splits
 from ppvit.data.shards import read_manifest
-from ppvit.verbs import encrypt, rekey
+from ppvit.verbs import encrypt, rekey, show
 
 
 def splits_of(raw, **dataset):
@@ -142,3 +142,13 @@ def test_a_validation_image_is_encrypted_under_its_own_id(tmp_path, key_scope):
     plain = plain_splits(places.raw, config.dataset, config.encrypt)["val"]
     ours = load_cipher(config).encrypt(plain.read(0, 6), plain.ids(0, 6))
     np.testing.assert_array_equal(EncryptedImages(places.encrypted, "val").ciphertext(np.arange(6)), ours)
+
+
+def test_sizes_of_all_splits_are_said(tmp_path, capsys):
+    config = make_config(dataset={"image_size": 16, "val_fraction": 0.1})
+    places = make_places(tmp_path, config, raw=write_raw(tmp_path / "raw", {"train": 1200, "test": 6}))
+    assert show.encrypted_sizes(places) == ""
+    encrypt.run(config, places)
+    told = "1,080 training, 120 validation and 6 test images"
+    assert capsys.readouterr().out.splitlines()[0] == told
+    assert show.encrypted_sizes(places) == told

@@ -23,7 +23,7 @@ from ppvit.config import Encrypt
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
 from ppvit.core.reading import read_json, sha256_of_folder
-from ppvit.data import encrypted
+from ppvit.data import storing
 from ppvit.data.batches import EncryptedImages, epoch_batches
 from ppvit.data.plain import PlainImages
 from ppvit.data.views import Views
@@ -305,12 +305,21 @@ def test_the_public_key_draws_no_views_for_a_secret_one(tmp_path, raw, capsys):
 
 def test_disk_is_told_and_asked_for_beforehand(tmp_path, raw, capsys, monkeypatch):
     of(tmp_path / "out", raw, views=3)
-    assert "train: 3 views of each of 40 images" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "train: 3 views of each of 40 images" in told
+    assert "132 encrypted pictures take about" in told
     asked = []
-    monkeypatch.setattr(encrypted, "require_free_space", lambda _, needed: asked.append(needed))
+    monkeypatch.setattr(storing, "announce_size", lambda *asks: asked.append(asks[2]))
     for views in (1, 3):
         of(tmp_path / "out", raw, views=views)
     assert asked[1] / asked[0] == pytest.approx((3 * 40 + 12) / (40 + 12))
+
+
+def test_views_are_not_enlarged_pictures():
+    """Whose values would repeat at the same places."""
+    with pytest.raises(ValueError, match=r"repeated_values is once.*views 3"):
+        Encrypt(views=3, repeated_values="once", resize_filter="nearest")
+    assert Encrypt(views=3, repeated_values="once", view_recipe="none").views == 3
 
 
 def test_what_is_not_read_reruns_nothing():

@@ -19,7 +19,7 @@ from ppvit.config import Config, load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.evasion import masking
 from ppvit.evasion.ball import TOLERANCE, Ball
-from ppvit.evasion.cascade import Adversary, cascade, classified_correctly
+from ppvit.evasion.cascade import Adversary, cascade, classified_correctly, find_now
 from ppvit.evasion.passes import UNIT, bytes_kept, units_at_once
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import Sample, chosen
@@ -151,7 +151,7 @@ def test_batches_do_not_miss_an_image():
     sample = tiny_sample(model, count=2 * UNIT + 5)
     assert cascade(["pgd"], adversary(epsilon=200.0), model, sample)["pgd"].sum() == 0
     named = []
-    cascade(["pgd"], adversary(), model, sample, remember=lambda name, find: named.append(name) or find())
+    cascade(["pgd"], adversary(), model, sample, remember=lambda finds: named.extend(finds) or find_now(finds))
     assert named == ["pgd 0", f"pgd {UNIT}", f"pgd {2 * UNIT}"]
 
 
@@ -168,14 +168,26 @@ def test_how_many_images_are_attacked_together_changes_nothing(monkeypatch, norm
     perturb = Adversary.perturb
     monkeypatch.setattr(Adversary, "perturb", lambda *given: passes.append(len(given[3])) or perturb(*given))
     found: dict[str, list[bool]] = {}
-    filled = cascade(["pgd"], strength, model, sample, remember=lambda name, find: found.setdefault(name, find()))
+    filled = cascade(
+        ["pgd"],
+        strength,
+        model,
+        sample,
+        remember=lambda finds: [found.setdefault(name, find()) for name, find in finds.items()],
+    )
     assert filled["pgd"].tolist() == alone["pgd"].tolist()
     assert len(passes) == -(-4 // together)
     # a killed run goes on with a card that takes another number
     monkeypatch.setattr("ppvit.evasion.cascade.units_at_once", lambda *_: 2)
     kept = {name: finding for name, finding in found.items() if name in ("pgd 0", f"pgd {UNIT}", f"pgd {2 * UNIT}")}
     passes.clear()
-    resumed = cascade(["pgd"], strength, model, sample, remember=lambda name, find: kept.get(name) or find())
+    resumed = cascade(
+        ["pgd"],
+        strength,
+        model,
+        sample,
+        remember=lambda finds: [kept.get(name) or find() for name, find in finds.items()],
+    )
     assert resumed["pgd"].tolist() == alone["pgd"].tolist()
     assert len(passes) == 1
 
@@ -366,7 +378,7 @@ def test_killed_and_resumed_equals_uninterrupted(world, monkeypatch, tmp_path):
 
 def test_findings_of_other_settings_or_damaged_ones_are_not_used(tmp_path):
     def finds(seed: int, finding: bool, stage: str = "robustness") -> list[bool]:
-        return Progress(stage, {"seed": seed}, tmp_path).remember("pgd 0", lambda: [finding])
+        return Progress(stage, {"seed": seed}, tmp_path).remember({"pgd 0": lambda: [finding]})[0]
 
     finds(0, True)
     assert finds(0, False) == [True]
@@ -378,9 +390,9 @@ def test_findings_of_other_settings_or_damaged_ones_are_not_used(tmp_path):
 
 
 def test_findings_of_other_packages_are_not_used(tmp_path, monkeypatch):
-    Progress("robustness", {}, tmp_path).remember("pgd 0", lambda: [True])
+    Progress("robustness", {}, tmp_path).remember({"pgd 0": lambda: [True]})
     monkeypatch.setattr("ppvit.evasion.progress.version", lambda package: "9.9")
-    assert Progress("robustness", {}, tmp_path).remember("pgd 0", lambda: [False]) == [False]
+    assert Progress("robustness", {}, tmp_path).remember({"pgd 0": lambda: [False]}) == [[False]]
 
 
 def test_cipher_that_keeps_no_distances_is_not_measured(tmp_path):

@@ -47,12 +47,6 @@ OUTPUTS = {
 }
 SHORT = ("encrypt", "adapt", "finetune", "evaluate")
 PRIVATE = {"PPVIT_KEYRING": "keyring", "PPVIT_SCRATCH": "scratch", "PPVIT_CACHE": "cache"}
-TAKES_LAUNCH = "finetune"  # the stage that trains on several processes
-LAUNCHED = """import runpy, sys
-from accelerate import PartialState
-runpy.run_path(sys.argv[1], run_name="__main__")
-sys.exit("trained alone" if PartialState().num_processes != int(sys.argv[2]) else 0)
-"""
 Found = dict[str, dict[str, list[str]]]
 
 
@@ -65,7 +59,7 @@ class Change:
         environment: variables that differ from the first run's.
         umask: of its processes.
         folder: name of its folder, of another length.
-        processes: that train together.
+        processes: that share a stage.
     """
 
     told: str
@@ -128,8 +122,10 @@ def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def every(stage: str, change: Change) -> bool:
-    """Whether a change can matter to a stage: only one trains on several processes."""
-    return change.processes == 1 or stage == TAKES_LAUNCH
+    """Whether a change can matter to a stage: some are shared by several processes."""
+    from ppvit.pipeline import STAGES
+
+    return change.processes == 1 or STAGES[stage].shared
 
 
 def quick(stage: str, change: Change) -> bool:
@@ -199,20 +195,15 @@ def distance(first: Path, second: Path) -> str:
 
 
 def run_as_process(stage: str, folder: Path, change: Change) -> None:
-    """Run a stage as DVC does, or as torchrun does; `accelerate launch` starts one process where there is no GPU."""
-    script = str(ROOT / "stages" / f"{stage}.py")
-    command = [sys.executable, script]
-    if change.processes > 1:
-        launched = folder.parent / "launched.py"
-        launched.write_text(LAUNCHED)
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(change.processes)]
-        command = [sys.executable, *launch, str(launched), script, str(change.processes)]
+    """Run a stage as DVC does."""
+    command = [sys.executable, str(ROOT / "stages" / f"{stage}.py")]
     environment = {
         **os.environ,
         **USUAL,
         **change.environment,
         **PRIVATE,
         "PYTHONPATH": str(ROOT),
+        "PPVIT_PROCESSES": str(change.processes),
         "ACCELERATE_USE_CPU": "1",
     }
     done = subprocess.run(

@@ -16,6 +16,7 @@ from imports import ROOT
 from warm_python import WarmPython
 
 from ppvit.config import Config
+from ppvit.core.kept import FOLDER
 from ppvit.pipeline import STAGES
 from ppvit.places import Places
 
@@ -152,7 +153,8 @@ class World:
         """What a rerun has not made as an undisturbed run does, and what is left of ours beside it."""
         now = self.snapshot()
         names = sorted(name for name in now.keys() | self.whole.keys() if now.get(name) != self.whole.get(name))
-        left = [*self.left(self.project, self.scratch), *self.scratch.iterdir(), *self.temporaries()]
+        unfinished = [path for path in self.scratch.iterdir() if path.name != FOLDER]
+        left = [*self.left(self.project, self.scratch), *unfinished, *self.temporaries()]
         wrong = [f"differs after the rerun: {name}" for name in names]
         return wrong + [f"left after the rerun: {path}" for path in left]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -12,6 +15,7 @@ from tiny_backbones import KINDS
 
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.owner_checks import plain_batches
+from ppvit.he.parties import features as he_features
 from ppvit.he.parties.features import backbone_of, extract
 from ppvit.he.parties.model import save_model_with_head
 from ppvit.models import model_input
@@ -62,3 +66,27 @@ def test_head_on_a_backbone_of_any_kind_of_positions(name, tmp_path):
     with torch.inference_mode():
         logits = model(model_input(images)).numpy()
     np.testing.assert_allclose(logits, features @ weight.T + bias, atol=1e-3)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_features_are_computed_once_unless_the_images_are_sealed(sealed, tmp_path, monkeypatch):
+    raw = write_raw(tmp_path / "raw", {"train": 70, "test": 6}, size=32)
+    config = make_config(model={"name": "vit_micro_patch4_32", "pretrained": False})
+    backbone = backbone_of(config, tmp_path / "unused")
+    seen, pooled = [], he_features._pooled
+    monkeypatch.setattr(he_features, "_pooled", lambda images, of: seen.append(len(images)) or pooled(images, of))
+    if sealed:
+        monkeypatch.setattr(he_features, "read_dataset", lambda _: ({}, "a seal"))
+    first, labels = extract(config, raw, "train", 70, backbone)
+    assert sum(size for size in seen if size > 1) == 70
+    seen.clear()
+    again, same = extract(config, raw, "train", 70, backbone)
+    assert np.array_equal(first, again)
+    assert np.array_equal(labels, same)
+    assert sum(size for size in seen if size > 1) == (70 if sealed else 0)
+    other = make_config(model={"name": "vit_micro_patch4_32", "pretrained": False}, encrypt={"resize_filter": "box"})
+    seen.clear()
+    extract(other, raw, "train", 70, backbone)
+    assert sum(size for size in seen if size > 1) == 70
+    kept = list(Path(os.environ["PPVIT_SCRATCH"]).rglob("*.array"))
+    assert len(kept) == (0 if sealed else 2)

@@ -50,14 +50,23 @@ def test_one_class_each_is_what_torch_computes(images, classes, seed):
     assert torch.equal(MULTICLASS.probabilities(logits), logits.softmax(1))
 
 
-@given(st.integers(1, 9), st.integers(2, 6), st.integers(0, 99), st.floats(0, 1), st.sampled_from([0.0, 0.1]))
-def test_the_loss_of_a_mixture_is_the_mixture_of_losses(images, classes, seed, share, smoothing):
-    """Cross-entropies are linear in the targets, label smoothing included; so is what counts as right."""
+@given(
+    st.integers(1, 9),
+    st.integers(2, 6),
+    st.integers(0, 99),
+    st.floats(0, 1),
+    st.sampled_from([0.0, 0.1]),
+    st.booleans(),
+)
+def test_the_loss_of_a_mixture_is_the_mixture_of_losses(images, classes, seed, share, smoothing, weighted):
+    """Cross-entropies are linear in the targets, smoothing and weights of classes included; so is what is right."""
     logits, _, several = drawn(images, classes, seed)
     labels = torch.randint(classes, (2, images), generator=torch.Generator().manual_seed(seed))
     single = [(each, functional.one_hot(each, classes).float()) for each in labels]
     pairs = {MULTICLASS: single, MULTILABEL: [(each, each) for each in (several, several.flip(0))]}
     for task, ((first, one), (second, other)) in pairs.items():
+        counts = np.arange(1, classes + 1)
+        task = task.weighted(task.balanced_weights(counts, int(counts.sum()))) if weighted else task
         mixture = share * one + (1 - share) * other
 
         def mixed(measure, task=task, first=first, second=second):

@@ -179,6 +179,13 @@ CSV = [
     ("live/plots/metrics/train_loss.tsv", "step\ttrain_loss\n1\t-inf\n", "finite number"),
     ("live/plots/metrics/train_loss.tsv", "step\ttrain_loss\nx\ty\n", "row 1"),
     ("live/plots/metrics/train_loss.tsv", "step\ttrain_loss\n" + "1\t1\n" * 4, "more than the 3 rows"),
+    (
+        "live/plots/metrics/val_accuracy_percent.tsv",
+        "step\tval_accuracy_percent\n1\t90.25\n2\t80\n",
+        "epoch 2 is not 90.25",
+    ),
+    ("live/plots/metrics/val_auroc.tsv", "step\tval_auroc\n1\t1.5\n", "row 1"),
+    ("live/plots/metrics/test_loss.tsv", "step\ttest_loss\n" + "1\t1\n" * 4, "more than the 3 rows"),
     ("live/plots/metrics/train_accuracy_percent.tsv", "step\ttrain_accuracy_percent\n1\t101\n", "row 1"),
 ]
 

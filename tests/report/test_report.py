@@ -37,6 +37,7 @@ VALUES = {
     "adapt": {"max_logit_difference_float64": 3e-14, "max_logit_difference_float32": 1e-6, "adapted": True},
     "finetune": {
         "trainable_parameters": 155_146, "method": "melo", "adapter_bytes": 31, "epochs": 3,
+        "train_images": 1294, "val_images": 143, "selected_epoch": 2, "val_accuracy_percent": 90.25,
         **MODEL,
     },
     "evaluate": {
@@ -106,6 +107,9 @@ def make_world(tmp_path: Path) -> Path:
     )
     (results / "plots" / "calibration.csv").write_text("confidence_percent,accuracy_percent,images\n90,91.25,80\n")
     (results / "robustness" / "curve.csv").write_text("epsilon,accuracy_percent\n0,90\n8,5\n")
+    (results / "live/plots/metrics/val_accuracy_percent.tsv").write_text(
+        "step\tval_accuracy_percent\n1\t80\n2\t90.25\n"
+    )
     for name in ("train_loss", "train_accuracy_percent"):
         (results / "live/plots/metrics" / f"{name}.tsv").write_text(f"step\t{name}\n1\t2.0\n2\t1.0\n")
     return tmp_path
@@ -153,6 +157,18 @@ def test_page_and_summary_hold_the_figures(world, write):
     assert "155,146 (0.148 Mi), melo" in summary  # 155,146 / 2^20, the unit of the LoRA paper's table
 
 
+def test_the_epoch_that_was_kept_and_the_sizes_of_the_splits(world, write):
+    summary = write()
+    assert "1,294 training, 143 validation and 80 test images" in summary
+    assert "2 of 3, validation accuracy 90.25 %" in summary
+    values = {stage: dict(each) for stage, each in VALUES.items()}
+    values["finetune"]["val_robust_accuracy_percent"] = 12.5
+    assert dict(summary_rows(values))["epoch that was kept"] == "2 of 3, validation accuracy under attack 12.50 %"
+    del values["finetune"]["val_robust_accuracy_percent"], values["finetune"]["val_accuracy_percent"]
+    values["finetune"] |= {"val_images": 0, "selected_epoch": 3}
+    assert dict(summary_rows(values))["epoch that was kept"] == "3 of 3"
+
+
 def test_same_results_same_bytes(world, write):
     write()
     first = (world / "report.html").read_bytes()
@@ -167,6 +183,13 @@ def test_unadapted_and_keyless_runs_say_so():
     rows = dict(summary_rows(values))
     assert "accuracy, encrypted, not adapted" in rows
     assert not any("wrong key" in name for name in rows)
+
+
+def test_views_are_told_where_there_are_several():
+    values = {stage: dict(each) for stage, each in VALUES.items()}
+    assert "views of each training image" not in dict(summary_rows(values))
+    values["audit"]["views"] = 4
+    assert dict(summary_rows(values))["views of each training image"] == "4"
 
 
 def test_models_that_cannot_be_compared_have_no_adaptation_error():

@@ -319,7 +319,9 @@ def test_bf16_and_a_compiled_attack(tmp_path, monkeypatch):
     config = make_world(tmp_path, **{**QUICK, "epochs": 1, "precision": "bf16"})
     plain = train(tmp_path, config)["train_loss"]
     monkeypatch.setenv("PPVIT_COMPILE", "eager")
-    assert train(tmp_path, config)["train_loss"] == pytest.approx(plain, rel=0.02)
+    compiled = train(tmp_path, config)
+    assert compiled["train_loss"] == pytest.approx(plain, rel=0.02)
+    assert [compiled[name] for name in ("precision", "tf32", "compiled")] == ["bf16", False, "eager"]
 
 
 def test_an_unknown_compiler_is_told_before_any_work(tmp_path, monkeypatch):

@@ -10,22 +10,24 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import make_config, read_result, tiny_backbone
+from conftest import make_config, tiny_backbone, write_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_finetune import make_world, places_of, train
 from timm.models import Eva
 
 import ppvit.training.checkpoint
+from ppvit.adaptation.adapt import adapt_model
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Augment, checked
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.data.batches import epoch_batches, shared_out
 from ppvit.evasion.pgd import PgdAttack
-from ppvit.models import load_model
+from ppvit.models import load_model, save_model
 from ppvit.pipeline import STAGES
 from ppvit.training.augmentation import AUGMENTATIONS, make_augmenter
 from ppvit.tuners import load_finetuned, read_finetuned_record
-from ppvit.verbs import finetune
+from ppvit.verbs import encrypt, finetune
 
 FACTS = dict.fromkeys(("linear", "permutes", "keeps_blocks", "one_key"), True)
 MANIFEST = {"cipher": {"name": "none", "block_size": 4}, "image_size": 16, "num_classes": 3, "facts": FACTS}
@@ -184,6 +186,16 @@ def test_mixed_images_and_targets_by_hand():
     torch.testing.assert_close(targets, torch.tensor(expected, dtype=torch.float32))
 
 
+def test_label_sets_are_mixed_as_they_are():
+    inputs, _ = batch_of(2)
+    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    made = augmenter(["cutmix_blocks"])
+    made.begin_step(0, 0, 2)
+    changed, targets = made(inputs, labels, np.arange(2))
+    kept = (changed[0] == inputs[0]).double().mean().item()
+    torch.testing.assert_close(targets, torch.tensor([[kept, 0.0, 1.0], [1 - kept, 0.0, 1.0]]))
+
+
 # what training does with it
 
 
@@ -290,6 +302,22 @@ def test_methods_train_on_fewer_patches(tmp_path, method):
     assert math.isfinite(train(tmp_path, with_augmentation(config, "drop_tokens"))["train_loss"])
 
 
+def test_tokens_in_random_order_may_be_left_out(tmp_path):
+    """Of neuracrypt, which commutes with nothing else."""
+    config = make_config(
+        dataset={"image_size": 16},
+        cipher={"name": "neuracrypt", "token_width": 16},
+        finetune={"method": "full", "epochs": 1, "batch_size": 8},
+        augment={"names": ["drop_tokens"]},
+    )
+    places, used, backbone = places_of(tmp_path), load_cipher(config), tiny_backbone()
+    write_raw(places.raw, {"train": 24, "test": 3})
+    encrypt.run(config, places)
+    adapt_model(backbone, used, enabled=False)
+    save_model(places.adapted, backbone, used.record)
+    assert math.isfinite(train(tmp_path, config)["train_loss"])
+
+
 @pytest.mark.parametrize("name", ["resnet10_micro_cifar", "convmixer_micro_patch4", "swin_tiny_patch4_window7_224"])
 def test_networks_without_such_tokens_are_refused(name):
     with torch.device("meta"):
@@ -323,14 +351,13 @@ def test_the_stage_refuses_before_it_starts(tmp_path):
     with pytest.raises(UsageError, match="'mixup' does not commute with cipher 'le', because it is not linear"):
         finetune.run(config, places_of(tmp_path))
     assert not (tmp_path / "finetuned").exists()
-    path = tmp_path / "encrypted" / "train" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["facts"]
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(PpvitError, match="older version of ppvit .* make them again: dvc repro encrypt"):
-        finetune.run(config, places_of(tmp_path))
-    finetune.run(make_world(tmp_path, "block", epochs=1), places_of(tmp_path))  # without augmentation nothing is asked
-    assert read_result(places_of(tmp_path), "finetune")["epochs"] == 1
+
+
+@pytest.mark.parametrize("block", [None, 0, -4, 5, 4.0, True, "4"])
+def test_blocks_are_not_believed(block):
+    cipher = {"name": "none", **({} if block is None else {"block_size": block})}
+    with pytest.raises(PpvitError, match=r"says cipher\.block_size .* make it again: dvc repro --force encrypt$"):
+        augmenter(["mixup"], manifest={**MANIFEST, "cipher": cipher})
 
 
 def test_names_are_checked():

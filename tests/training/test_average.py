@@ -85,3 +85,15 @@ def test_average_is_what_is_saved_and_training_goes_on_without_it(tmp_path, monk
             expected = decay * expected + (1 - decay) * weights[name.replace(".weight", ".default.weight")].double()
         torch.testing.assert_close(saved[name].double(), expected, rtol=1e-5, atol=1e-7)
         assert not torch.equal(saved[name], last[name])
+
+
+def test_features_that_are_kept_once_change_nothing_of_the_average(tmp_path, monkeypatch):
+    """With `linear` the head alone is trained and averaged; the model has it at the end all the same."""
+    config = make_world(tmp_path, epochs=2, select="last", method="linear", ema_decay=0.8)
+    train(tmp_path, config, "kept")
+    monkeypatch.setattr("ppvit.training.finetuning.frozen_once", lambda model, splits, *_: (model, splits))
+    train(tmp_path, config, "anew")
+    kept, anew = (load_file(places_of(tmp_path, name).finetuned / "model.safetensors") for name in ("kept", "anew"))
+    assert kept.keys() == anew.keys()
+    for name, value in kept.items():
+        torch.testing.assert_close(value, anew[name], rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from conftest import tiny_backbone
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn import functional
 from ppvit.config import Finetune
 from ppvit.models import products
 from ppvit.models.products import by_onednn, linear
+from ppvit.models.stems import patch_projection
 from ppvit.tuners import make_tuner
 from ppvit.tuners.fused import _Lora, fused
 
@@ -137,3 +139,12 @@ def test_frozen_weights_get_no_gradient_and_the_first_layer_none_for_its_inputs(
     # one more product a layer than A and B take, but for the first layer
     assert layers > 1
     assert len(shapes) == 5 * layers - 1
+
+
+def test_a_linear_patch_embedding_keeps_its_class():
+    """Adaptation and `he` look for it by that, in a model that has been trained too."""
+    model = timm.create_model("naflexvit_base_patch16_gap", embed_dim=32, depth=1, num_heads=2, num_classes=3)
+    embedding = patch_projection(model)
+    assert type(embedding) is nn.Linear
+    trained = fused(make_tuner(Finetune(rank=2)).attach(model))
+    assert patch_projection(trained.merge_and_unload()) is embedding

@@ -6,6 +6,7 @@ that the trainer's cubic meets, which nobody can look at while they are encrypte
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ import numpy.typing as npt
 
 from ppvit.config import Config, He
 from ppvit.core.errors import UsageError
+from ppvit.core.kept import kept_array
 from ppvit.data.plain import BATCH, PlainImages
+from ppvit.data.sealed import read_dataset
 from ppvit.he.algorithms import Algorithm, Floats, Labels
 
 if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not need it
@@ -165,13 +168,45 @@ def extract(
     """
     plain = PlainImages(raw, split, config.dataset, config.encrypt)
     count = min(count, len(plain))
-    parts = []
-    for start in range(0, count, BATCH):
-        images = plain.read(start, min(start + BATCH, count))
-        parts.append(_pixels(images, config.he.features) if backbone is None else _pooled(images, backbone))
-    if backbone is not None:
-        backbone.model.cpu()
-    return np.concatenate(parts), plain.labels[:count].astype(np.int64)
+    labels = plain.labels[:count].astype(np.int64)
+    if backbone is None:
+        return np.concatenate([_pixels(images, config.he.features) for images in _read(plain, count)]), labels
+    from ppvit.models.products import by_onednn
+
+    by_onednn(backbone.model)
+    features = None
+    if count > BATCH and read_dataset(raw)[1] is None:  # of what is sealed nothing is left open on the disk
+        features = _kept(config, plain, split, count, backbone)
+    if features is None:
+        features = np.concatenate([_pooled(images, backbone) for images in _read(plain, count)])
+    backbone.model.cpu()
+    return features, labels
+
+
+def _read(plain: PlainImages, count: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """The first images in batches."""
+    return (plain.read(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+
+
+def _kept(
+    config: Config, plain: PlainImages, split: str, count: int, backbone: Backbone
+) -> npt.NDArray[np.float32] | None:
+    """Features from the owner's scratch, or computed and kept there; None where they cannot be."""
+    from ppvit.models.features import known_by
+
+    width, sections = _pooled(plain.read(0, 1), backbone).shape[1], (config.dataset, config.encrypt)
+    determines = {
+        **known_by(backbone.model),
+        "normalised": [backbone.mean, backbone.std],
+        "images": [split, plain.manifest["shards"], *(each.model_dump(mode="json") for each in sections)],
+    }
+    return kept_array(
+        f"features of {plain.folder}",
+        determines,
+        (count, width),
+        np.dtype(np.float32),
+        lambda: (_pooled(images, backbone) for images in _read(plain, count)),
+    )
 
 
 def _pixels(images: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[np.float32]:

@@ -106,12 +106,11 @@ def make_augmenter(settings: Augment, manifest: Mapping[str, Any], seed: int, at
     Raises:
         UsageError: an unknown name, one that does not commute with the cipher, or, against an attack, one that leaves
             the range of pixels.
-        PpvitError: the shards do not say what commutes with their cipher.
+        PpvitError: the manifest does not say into which blocks its images are cut.
     """
     if not settings.names:
         return Augmenter()
-    blocks = (manifest["image_size"] // manifest["cipher"]["block_size"]) ** 2
-    made = [AUGMENTATIONS[name](settings, blocks) for name in settings.names]
+    made = [AUGMENTATIONS[name](settings, _blocks(manifest)) for name in settings.names]
     _require_commuting(made, manifest)
     for each in made:
         if attacked and not each.keeps_range:
@@ -122,13 +121,18 @@ def make_augmenter(settings: Augment, manifest: Mapping[str, Any], seed: int, at
     return Augmenter(made, manifest["num_classes"], seed)
 
 
-def _require_commuting(made: list[Augmentation], manifest: Mapping[str, Any]) -> None:
-    facts, cipher = manifest.get("facts"), manifest["cipher"]["name"]
-    if facts is None:
+def _blocks(manifest: Mapping[str, Any]) -> int:
+    image, block = manifest["image_size"], manifest["cipher"].get("block_size")
+    if type(block) is not int or block < 1 or image % block:
         raise PpvitError(
-            "the shards were made by an older version of ppvit and do not say what commutes with their cipher; make "
-            "them again: dvc repro encrypt"
+            f"the manifest of the training images says cipher.block_size {block!r} for images of {image} pixels; make "
+            "it again: dvc repro --force encrypt"
         )
+    return int(image // block) ** 2
+
+
+def _require_commuting(made: list[Augmentation], manifest: Mapping[str, Any]) -> None:
+    facts, cipher = manifest["facts"], manifest["cipher"]["name"]
     for each in made:
         if missing := lacking(type(each), facts):
             others = [name for name, kind in AUGMENTATIONS.items() if not lacking(kind, facts)]
