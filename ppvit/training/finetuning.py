@@ -96,8 +96,10 @@ def finetune(
             with which an augmentation does not commute.
     """
     augment = augment or Augment()
+    splits = _open(settings, encrypted)
     record = read_record(adapted, "adapt")
-    splits = _open(settings, encrypted, Made(adapted, record, "adapt"))
+    made = Made(adapted, record, "adapt")
+    require_made_alike(*(Made(each.folder, each.manifest, "encrypt") for each in splits.values()), made)
     with readers_kept(*splits.values()):
         return _finetune(settings, adversarial, augment, splits, adapted, record, log)
 
@@ -207,12 +209,10 @@ def chosen_figure(settings: Finetune, labelling: Labelling) -> str:
     return f"val_{figure_of(labelling, settings.select_by)}"
 
 
-def _open(settings: Finetune, encrypted: Path, made: Made) -> dict[str, EncryptedImages]:
-    """The splits that are read, made alike, and for the model."""
+def _open(settings: Finetune, encrypted: Path) -> dict[str, EncryptedImages]:
+    """The splits that are read."""
     names = ("train", "val", "test") if settings.track_test else ("train", "val")
-    splits = {name: EncryptedImages(encrypted, name) for name in names}
-    require_made_alike(*(Made(each.folder, each.manifest, "encrypt") for each in splits.values()), made)
-    return splits
+    return {name: EncryptedImages(encrypted, name) for name in names}
 
 
 def _selection(

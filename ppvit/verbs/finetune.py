@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 from ppvit.config import Config
 from ppvit.core.provenance import identities
@@ -32,11 +32,15 @@ def run(config: Config, places: Places) -> None:
     # DVC tracks the folder itself (see dvc.yaml), so DVCLive need not write a dvc.yaml or an experiment of its own
     # one process alone has the folder, since each would empty it first; launchers number them
     logs = os.environ.get("RANK", "0") == "0"
-    with Live(str(places.live), dvcyaml=None, save_dvc_exp=False, report=None) if logs else nullcontext() as live:
+    live: Live | None = None
+    with ExitStack() as closing:
 
         def log(epoch: int, metrics: dict[str, float]) -> None:
-            if live is None:
+            nonlocal live
+            if not logs:
                 return
+            if live is None:  # not before: it empties the folder, and until here what cannot be trained on is refused
+                live = closing.enter_context(Live(str(places.live), dvcyaml=None, save_dvc_exp=False, report=None))
             live.step = epoch
             for name, value in metrics.items():
                 live.log_metric(name, value)

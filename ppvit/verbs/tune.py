@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ppvit import __version__
 from ppvit.config import Config, load, parameters
@@ -51,16 +51,25 @@ class Trial(Record):
     Attributes:
         values: of the parameters that are searched.
         curve: the figure after every epoch.
+        kept: the epoch, from 1, whose weights were kept; the last where training did not end.
         ended: by its last epoch, because others were better, or because the loss was no number.
     """
 
     values: Annotated[dict[str, Value], Field(max_length=100)]
     curve: Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(max_length=10_000)]
+    kept: int = Field(ge=0, le=10_000)
     ended: Literal["trained", "stopped", "diverged"]
 
-    def score(self, select: str) -> float:
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.kept > len(self.curve) or (self.ended == "trained" and not self.kept):
+            raise ValueError(f"epoch {self.kept} of {len(self.curve)} is kept")
+        return self
+
+    @property
+    def score(self) -> float:
         """The figure of the weights that are kept."""
-        return max(self.curve) if select == "best" else self.curve[-1]
+        return self.curve[self.kept - 1]
 
 
 class Trials(Record):
@@ -125,7 +134,6 @@ class _Search:
         for name, among in self._ranges.items():
             for value in among.ends:
                 self._require_read(name, self._config({name: value}))
-        self._select = own.finetune.select
         self._own = {name: _value(own, name) for name in self._ranges}
         val = EncryptedImages(places.encrypted, "val")
         if not len(val):
@@ -159,14 +167,17 @@ class _Search:
 
         config = self._config(values)
         ended: Literal["trained", "stopped", "diverged"] = "trained"
+        kept = 0
         try:
             sections, places = (config.finetune, config.adversarial), self._places
-            finetune(*sections, places.encrypted, places.adapted, log, config.augment).written()
+            trained = finetune(*sections, places.encrypted, places.adapted, log, config.augment)
+            kept = trained.values["selected_epoch"]
+            trained.written()
         except Abandoned:
             ended = "stopped"
         except Diverged:
             ended = "diverged"
-        tried = Trial(values=values, curve=curve, ended=ended)
+        tried = Trial(values=values, curve=curve, kept=kept or len(curve), ended=ended)
         say(f"tune: trial {number + 1} of {of}: {', '.join(as_overrides(tried))}: {self._end(tried)}")
         return tried
 
@@ -179,10 +190,10 @@ class _Search:
         trained = [trial for trial in self.trials if trial.ended == "trained"]
         if not trained:
             raise PpvitError(f"all {len(self.trials)} trials diverged; search smaller values of finetune.learning_rate")
-        best = max(trained, key=lambda trial: trial.score(self._select))
+        best = max(trained, key=lambda trial: trial.score)
         own = next((trial for trial in trained if trial.values == self._own), None)
-        score = own.score(self._select) if own else None
-        return Found(self.figure, self.trials, best, best.score(self._select), score)
+        score = own.score if own else None
+        return Found(self.figure, self.trials, best, best.score, score)
 
     def _study(self, number: int) -> Any:
         """Optuna's view of the trials so far; its next suggestion is a function of them, and of their number alone."""
@@ -198,7 +209,7 @@ class _Search:
             study.add_trial(
                 optuna.trial.create_trial(
                     state=states.COMPLETE if trained else states.PRUNED,  # one that diverged is worse than any
-                    value=trial.score(self._select) if trained else None,
+                    value=trial.score if trained else None,
                     params=trial.values,
                     distributions={name: among.distribution(optuna) for name, among in self._ranges.items()},
                     intermediate_values=dict(enumerate(trial.curve, start=1)),
@@ -237,7 +248,7 @@ class _Search:
     def _end(self, trial: Trial) -> str:
         if trial.ended == "diverged":
             return "the loss is not a number"
-        told = f"{self.figure} {trial.score(self._select):.4g}"
+        told = f"{self.figure} {trial.score:.4g}"
         return told if trial.ended == "trained" else f"{told}, stopped after {len(trial.curve)} epochs"
 
 

@@ -16,7 +16,6 @@ from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import NO_MODEL, Adversarial, Config
 from ppvit.core.errors import UsageError
-from ppvit.data.batches import EncryptedImages
 from ppvit.export import export
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
 from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
@@ -374,14 +373,14 @@ def test_what_was_trained_on_ciphertext_in_the_first_layer_is_key_material(metho
 def test_resumed_run_has_the_same_statistics(method, mode, world, tmp_path):
     places = places_of(world, tmp_path)
     chosen = {"method": method, "batch_norm": mode, "rank": 2, "epochs": 3, "batch_size": 10}
-    settings, images = make_config(finetune=chosen).finetune, EncryptedImages(places.encrypted, "train")
+    settings = make_config(finetune=chosen).finetune
 
     def stop(epoch, metrics):
         if epoch == 2:
             raise KeyboardInterrupt
 
     def run(name, log=None):
-        trained = train(settings, Adversarial(), images, places.adapted, log)
+        trained = train(settings, Adversarial(), places.encrypted, places.adapted, log)
         save_finetuned(trained.tuner, trained.model, tmp_path / name, places.adapted, trained.record)
         trained.written()
 
