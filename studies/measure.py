@@ -125,12 +125,22 @@ def trained_and_tested(run: Run) -> dict[str, Any]:
     trained, tested = run.stage("finetune"), run.stage("evaluate")
     figures = {name: tested[name] for name in ("accuracy_percent", "cross_entropy")}
     figures |= {name: trained[name] for name in OF_TRAINING}
-    return figures | {f"{name}_by_epoch": by_epoch(run, name) for name in ("train_loss", "train_accuracy_percent")}
+    curves = [f"{split}_{figure}" for split in ("train", "val", "test") for figure in ("loss", "accuracy_percent")]
+    return figures | {f"{name}_by_epoch": by_epoch(run, name) for name in curves if is_measured(run, name)}
+
+
+def is_measured(run: Run, metric: str) -> bool:
+    """Whether fine-tuning has measured it: there may be no validation images, and test images are not tracked."""
+    return _curve(run, metric).exists()
+
+
+def _curve(run: Run, metric: str) -> Path:
+    return run.places.live / "plots" / "metrics" / f"{metric}.tsv"
 
 
 def by_epoch(run: Run, metric: str) -> list[float]:
     """A metric of fine-tuning, a value an epoch."""
-    with open(run.places.live / "plots" / "metrics" / f"{metric}.tsv", encoding="utf-8") as file:
+    with open(_curve(run, metric), encoding="utf-8") as file:
         return [float(row[metric]) for row in csv.DictReader(file, delimiter="\t")]
 
 

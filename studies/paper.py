@@ -15,7 +15,7 @@ Rows = dict[tuple[str, str], list[dict[str, Any]]]
 
 OURS = ["images", "method", "accuracy", "against plain"]
 COST = ["training loss", "parameters", "adapter, kB", "peak memory, MiB", "images/s", "time, s", "CPU time, s"]
-NOTE = """Accuracies in percent on the test images, mean ± standard deviation over {seeds}. *Against plain*: the
+NOTE = """Accuracies in percent on the test images, {seeds}. *Against plain*: the
 difference to plain images with the same method and seed, over the seeds; * where a paired t-test tells it from zero at
 5 %. Costs are of fine-tuning alone, means over the seeds; parameters are those that train, head included."""
 
@@ -42,7 +42,9 @@ def sections(study: Study, size: str, results: Results) -> list[str]:
 
 def _seeds_in_words(rows: Rows) -> str:
     counts = sorted({len(runs) for runs in rows.values()})
-    return f"{counts[-1]} seeds" if counts[:1] == counts[-1:] else f"{counts[-1]} seeds, where there is no ±, of one"
+    if counts == [1]:
+        return "one seed"
+    return f"mean ± standard deviation over {counts[-1]} seeds" + (" (or one seed)" if len(counts) > 1 else "")
 
 
 def main_table(results: Rows, published: dict[str, Any]) -> str:
