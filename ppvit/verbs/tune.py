@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ppvit import __version__
-from ppvit.config import Config, load, parameters
-from ppvit.config.parsing import parse
+from ppvit.config import Config, load
+from ppvit.config.ranges import Value, read_range
 from ppvit.core.errors import PpvitError, UsageError, say
 from ppvit.core.files import write_json
 from ppvit.core.locks import sole_writer
@@ -40,9 +40,6 @@ _STAGE = STAGES["finetune"]
 _NOT_SEARCHED = tuple(f"finetune.{name}" for name in ("recipe", "select", "select_by", "track_test", "seed"))
 _RANDOM_TRIALS = 4  # before the sampler has enough to go by; the first one is of params.yaml's own values
 _WHOLE_TRIALS = 3  # before any is stopped
-_DIGITS = 3  # of a value, which the noise of training makes more than enough
-
-Value = bool | int | float | str
 
 
 class Trial(Record):
@@ -130,7 +127,7 @@ class _Search:
         self._optuna = _optuna()
         self._params, self._overrides, self._places = params, list(overrides), places
         own = load(params, self._overrides)
-        self._ranges = dict(_range(text) for text in ranges)
+        self._ranges = dict(read_range(text, _STAGE.sections, _NOT_SEARCHED) for text in ranges)
         for name, among in self._ranges.items():
             for value in among.ends:
                 self._require_read(name, self._config({name: value}))
@@ -250,77 +247,6 @@ class _Search:
             return "the loss is not a number"
         told = f"{self.figure} {trial.score:.4g}"
         return told if trial.ended == "trained" else f"{told}, stopped after {len(trial.curve)} epochs"
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Where a parameter is searched.
-
-    Attributes:
-        text: as it was given.
-        ends: low and high, or all of a list.
-        listed: whether they are a list.
-    """
-
-    text: str
-    ends: tuple[Any, ...]
-    listed: bool
-
-    @property
-    def _whole(self) -> bool:
-        return all(isinstance(end, int) for end in self.ends)
-
-    def distribution(self, optuna: ModuleType) -> Any:
-        kinds = optuna.distributions
-        if self.listed:
-            return kinds.CategoricalDistribution(self.ends)
-        low, high = self.ends
-        if self._whole:
-            return kinds.IntDistribution(low, high, log=low > 0)
-        return kinds.FloatDistribution(low, high, log=low > 0)
-
-    def has(self, value: Any) -> bool:
-        return value in self.ends if self.listed else self.ends[0] <= value <= self.ends[1]
-
-    def rounded(self, value: Any) -> Value:
-        """To a few digits, within the range."""
-        if self.listed or self._whole:
-            return cast(Value, value)
-        return min(max(float(f"{value:.{_DIGITS}g}"), cast(float, self.ends[0])), cast(float, self.ends[1]))
-
-
-def _range(text: str) -> tuple[str, _Range]:
-    name, equals, given = text.partition("=")
-    shown = text[:100]
-    if not equals:
-        raise UsageError(
-            f"'{shown}' is no range such as finetune.learning_rate=1e-4..1e-1 or finetune.batch_size=[16, 32]"
-        )
-    known = {each: default for each, default, _ in parameters(_STAGE.sections)}
-    if name not in known:
-        raise UsageError(
-            f"`tune` searches parameters of training, those of {', '.join(_STAGE.sections)}; '{name[:100]}' is none"
-        )
-    if name in _NOT_SEARCHED:
-        raise UsageError(f"{name} is not to be searched: it does not make a model better")
-    parts = given.split("..")
-    try:
-        ends = [parse(part) for part in parts] if len(parts) == 2 else parse(given)
-    except ValueError as error:
-        raise UsageError(f"the range in '{shown}' cannot be read: {error}") from None
-    if len(parts) == 2:
-        return name, _between(name, given, ends, isinstance(known[name], float))
-    if not (isinstance(ends, list) and ends and all(isinstance(end, Value) for end in ends)):
-        raise UsageError(f"'{shown}' is neither a range such as 1e-4..1e-1 nor a list such as [16, 32]")
-    return name, _Range(given, tuple(ends), True)
-
-
-def _between(name: str, given: str, ends: list[Any], real: bool) -> _Range:
-    if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends) or not 0 <= ends[0] < ends[1]:
-        raise UsageError(
-            f"'{name}={given[:60]}': the ends of a range are two numbers, the smaller one first, from 0 on"
-        )
-    return _Range(given, tuple(float(end) for end in ends) if real else tuple(ends), False)
 
 
 def _value(config: Config, name: str) -> Any:
