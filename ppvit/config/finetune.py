@@ -43,8 +43,8 @@ class Finetune(Section):
     """learning rate of a layer as a multiple of that of the layer behind it; the head's is learning_rate"""
     epochs: int = Field(10, ge=1, le=10_000)
     """passes over the training images"""
-    select: Literal["best", "last"] = "best"
-    """which epoch's weights are kept: the best on the validation images, or the last; test images never choose"""
+    select: Literal["auto", "best", "last"] = "auto"
+    """which epoch's weights are kept: best on validation images, or last; auto: best under attack or with patience"""
     select_by: Literal["auto", "loss", "accuracy", "balanced_accuracy", "auroc"] = "auto"
     """figure that is best: auto is the loss, sure with few images too; against an attack accuracy under it"""
     patience: int = Field(0, ge=0, le=10_000)
@@ -87,3 +87,9 @@ class Finetune(Section):
     """true keeps fewer activations and computes them again: less memory, a third more time, the same gradients"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides new weights, order of images, dropout"""
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best epoch is kept: without an attack the last one usually is, its learning rate being zero."""
+        against_attack_or_early = self.adversarial != "none" or self.patience > 0
+        return self.select == "best" or (self.select == "auto" and against_attack_or_early)

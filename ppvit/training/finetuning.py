@@ -250,8 +250,8 @@ def _selection(
         if defence:
             measures.append(defence.monitor(val, accelerator))
             chooses = (ROBUST, ROBUST_LOSS) if settings.select_by == "auto" else chooses
-    elif settings.select == "best" and accelerator.is_main_process:
+    elif settings.keeps_best and accelerator.is_main_process:
         say(f"warning: {lacking} in {val.folder}, so the last epoch is kept")
     if settings.track_test:
         measures.append(Validation(splits["test"], accelerator))
-    return Selection(measures, chooses, settings.select, settings.patience)
+    return Selection(measures, chooses, "best" if settings.keeps_best else "last", settings.patience)

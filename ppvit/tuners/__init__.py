@@ -53,6 +53,6 @@ def parameters_read(settings: Finetune) -> set[str]:
     unread = (of_some_methods - set(method.reads)) | set(method.unread)
     unread |= set() if settings.optimizer == "sgd" else {"momentum"}
     unread |= set() if settings.weight_decay else {"decayed"}
-    unread |= set() if settings.select == "best" or settings.patience else {"select_by"}
+    unread |= set() if settings.keeps_best or settings.patience else {"select_by"}
     unread |= {"recipe"}  # whose values stand in the other parameters
     return set(type(settings).model_fields) - unread

@@ -75,7 +75,7 @@ def test_balanced_sampling_decides_what_is_seen(world, monkeypatch):
 def test_the_epoch_is_the_best_by_the_chosen_figure(world, figure):
     folder, config = world
     places = places_of(folder, figure)
-    config = changed(config, select_by=figure, epochs=4, learning_rate=0.05)
+    config = changed(config, select="best", select_by=figure, epochs=4, learning_rate=0.05)
     finetune.run(config, places)
     name = "val_auroc" if figure == "auroc" else "val_balanced_accuracy_percent"
 
@@ -93,7 +93,12 @@ def test_the_epoch_is_the_best_by_the_chosen_figure(world, figure):
 
 def test_what_does_not_choose_reruns_nothing(world):
     _, config = world
-    for settings, reads in ({"select": "last"}, False), ({"select": "last", "patience": 2}, True), ({}, True):
+    for settings, reads in (
+        ({"select": "last"}, False),
+        ({"select": "last", "patience": 2}, True),
+        ({}, False),
+        ({"select": "best"}, True),
+    ):
         kept = STAGES["finetune"].narrowed(changed(config, select_by="auroc", **settings)).finetune
         assert ("select_by" in kept.model_fields_set) == reads
         assert kept.select_by == ("auroc" if reads else "auto")
