@@ -4,6 +4,7 @@ Every method computes a step on the device ``meta``, which refuses tensors that 
 forward pass on an imitated GPU; questions to the card are answered by the test.
 """
 
+import contextlib
 import copy
 import sys
 import warnings
@@ -24,8 +25,8 @@ from ppvit.core.errors import UsageError
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, model_input
 from ppvit.models.batch_norm import set_batch_norm
 from ppvit.training import hardware
-from ppvit.training.hardware import Arithmetic, arrange, checkpoint_gradients, take_back
-from ppvit.training.loop import make_accelerator
+from ppvit.training.hardware import Arithmetic, arrange, attention_in_steps, checkpoint_gradients, take_back
+from ppvit.training.loop import Training, make_accelerator
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import TUNERS, load_finetuned, make_tuner
 
@@ -245,6 +246,71 @@ def test_a_compiled_model_is_one_graph(method, precision):
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     assert take_back(model)._compiled_call_impl is None
+
+
+def steps_of_attention(model: nn.Module) -> list[bool]:
+    """Whether each attention of a model uses the fused kernel."""
+    return [module.fused_attn for module in model.modules() if hasattr(module, "fused_attn")]
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("bf16", False), ("fp32", True)])
+@pytest.mark.parametrize("ends", ["as it should", "by an error"])
+def test_attention_is_computed_in_steps_while_a_cpu_trains_in_bf16(tmp_path, monkeypatch, precision, fused, ends):
+    config, seen, models = make_world(tmp_path, epochs=1, precision=precision), [], []
+    step = Training._optimizer_step
+
+    def observed(self, number):
+        models.append(self.model)
+        seen.append(steps_of_attention(self.model))
+        if ends == "by an error" and number == 2:
+            raise KeyError
+        step(self, number)
+
+    monkeypatch.setattr(Training, "_optimizer_step", observed)
+    with pytest.raises(KeyError) if ends == "by an error" else contextlib.nullcontext():
+        train(tmp_path, config)
+    assert len(seen) == (3 if ends == "by an error" else 7)  # 50 images, 8 in a step
+    assert seen == [[fused, fused]] * len(seen)  # in both layers
+    assert steps_of_attention(models[0]) == [True, True]
+
+
+def test_attention_in_steps_leaves_what_was_not_fused():
+    """A module that computes in steps anyway, for instance because a part of it is looked at, does so afterwards."""
+    model = small()
+    model.blocks[0].attn.fused_attn = False
+    with attention_in_steps(model, Arithmetic("bf16", False, "no")):
+        assert steps_of_attention(model) == [False, False]
+    assert steps_of_attention(model) == [False, True]
+
+
+def test_attention_keeps_the_fused_kernel_on_a_gpu(card):
+    card(9)
+    model = small()
+    with attention_in_steps(model, Arithmetic("bf16", True, "no")):
+        assert steps_of_attention(model) == [True, True]
+
+
+def test_gradients_with_attention_in_steps_are_the_fused_kernels_to_rounding():
+    """Both lie about as far from the gradients in float64."""
+    torch.manual_seed(0)
+    model, images = small(), torch.rand(16, 3, 32, 32)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+
+    def computed(precision: str, in_steps: bool = False) -> dict[str, torch.Tensor]:
+        arithmetic = Arithmetic("bf16" if in_steps else "fp32", False, "no")
+        half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+        with attention_in_steps(model, arithmetic), half:
+            assert steps_of_attention(model) == [not in_steps] * 2
+            found, _ = gradients(model, images)
+        return found
+
+    exact = {name: gradient.double() for name, gradient in computed("fp32").items()}
+    fused, steps = computed("bf16"), computed("bf16", in_steps=True)
+    assert steps.keys() == fused.keys() == exact.keys()
+    for name, gradient in exact.items():
+        apart = [(each[name].double() - gradient).norm() / gradient.norm() for each in (fused, steps)]
+        assert 0 < apart[1] < max(2 * apart[0], 2**-7), name
 
 
 def test_channels_last_trains_to_the_same_and_is_stored_as_ever(tmp_path, monkeypatch):
