@@ -89,11 +89,9 @@ class Stage:
         leave()
 
 
-def _cipher_reads(config: Config) -> set[str]:
-    from ppvit.ciphers import CIPHERS
-
-    kind = CIPHERS[config.cipher.name]
-    return {"name", "block_size", *kind.options} | ({"key_id"} if kind.keyed else set())
+def _as_told_by(module: str, section: str) -> Callable[[Config], set[str]]:
+    """What the ``parameters_read`` of a package says; the help of the command does not import it."""
+    return lambda config: importlib.import_module(module).parameters_read(getattr(config, section))
 
 
 def _encrypt_reads(config: Config) -> set[str]:
@@ -101,12 +99,6 @@ def _encrypt_reads(config: Config) -> set[str]:
     unread = {"view_recipe"} if settings.views == 1 else set()
     unread |= {"view_key_id"} if settings.views == 1 or settings.view_recipe == "none" else set()
     return set(type(settings).model_fields) - unread
-
-
-def _finetune_reads(config: Config) -> set[str]:
-    from ppvit.tuners import parameters_read
-
-    return parameters_read(config.finetune)
 
 
 def _adversarial_reads(config: Config) -> set[str]:
@@ -118,48 +110,20 @@ def _adversarial_reads(config: Config) -> set[str]:
     return set(type(settings).model_fields) - unread
 
 
-def _augment_reads(config: Config) -> set[str]:
-    from ppvit.training.augmentation import parameters_read
-
-    return parameters_read(config.augment)
-
-
-def _audit_reads(config: Config) -> set[str]:
-    from ppvit.audit import ATTACKS, chosen_attacks
-
-    special = {name for attack in ATTACKS.values() for name in attack.reads}
-    read = {name for attack in chosen_attacks(config.audit) for name in ATTACKS[attack].reads}
-    return set(type(config.audit).model_fields) - (special - read)
-
-
-def _he_reads(config: Config) -> set[str]:
-    from ppvit.he.algorithms import ALGORITHMS
-
-    special = {name for algorithm in ALGORITHMS.values() for name in algorithm.reads}
-    return set(type(config.he).model_fields) - (special - set(ALGORITHMS[config.he.algorithm].reads))
-
-
 def _model_read_by_he(config: Config) -> set[str]:
     return set(type(config.model).model_fields) if config.he.features == "backbone" else set()  # pixels need no model
 
 
-def _dataset_read_by_download(config: Config) -> set[str]:
-    from ppvit.datasets import CHOICES, DATASETS
-
-    read = getattr(DATASETS[config.dataset.name], "reads", ())
-    return set(type(config.dataset).model_fields) - (set(CHOICES) - set(read))
-
-
 # sections of which only a part is read, depending on what is chosen; in all stages, or in one
 _READS: dict[str, Callable[[Config], set[str]]] = {
-    "cipher": _cipher_reads,
+    "cipher": _as_told_by("ppvit.ciphers", "cipher"),
     "encrypt": _encrypt_reads,
-    "finetune": _finetune_reads,
+    "finetune": _as_told_by("ppvit.tuners", "finetune"),
     "adversarial": _adversarial_reads,
-    "augment": _augment_reads,
-    "audit": _audit_reads,
-    "download.dataset": _dataset_read_by_download,
-    "he": _he_reads,
+    "augment": _as_told_by("ppvit.training.augmentation", "augment"),
+    "audit": _as_told_by("ppvit.audit", "audit"),
+    "download.dataset": _as_told_by("ppvit.datasets", "dataset"),
+    "he": _as_told_by("ppvit.he.algorithms", "he"),
     "he.model": _model_read_by_he,
 }
 
@@ -167,6 +131,7 @@ _IMAGES = (
     *("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.frames"),
     *("dataset.first_images", "dataset.val_fraction", "dataset.seed"),
 )
+_TESTED = ("dataset.name", "dataset.image_size", "dataset.test_fraction", "dataset.frames", "dataset.seed")
 _VIEWS = ("encrypt.views", "encrypt.view_recipe", "encrypt.view_key_id")
 _PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
 _DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
@@ -250,16 +215,7 @@ STAGES: dict[str, Stage] = {
             "verify",
             "owner",
             "Check the model that came back against images encrypted here, plain images and wrong keys.",
-            (
-                "dataset.name",
-                "dataset.image_size",
-                "dataset.test_fraction",
-                "dataset.frames",
-                "dataset.seed",
-                "cipher",
-                *_PREPARE,
-                "verify",
-            ),
+            (*_TESTED, "cipher", *_PREPARE, "verify"),
             ("raw", "adapted", "finetuned"),
             ("results",),
         ),
@@ -325,21 +281,3 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     # the report prints what all stages read: it depends on the whole file, where that need not stand twice
     read["report"] = {"report": read["report"]["report"]}
     write_json(path, read)
-
-
-def main(script: str) -> None:
-    """Run the stage whose script in `stages/` is called, as DVC does: parameters and places of the folder it is in."""
-    from ppvit.core.process import prepared_process
-
-    with prepared_process():
-        from ppvit.config import load
-        from ppvit.places import Places, keep_to_owner
-
-        config, name = load(), Path(script).stem
-        if name == "settings":
-            write_settings(config)
-        else:
-            stage, places = STAGES[name], Places.of(config)
-            if "raw" in (*stage.inputs, *stage.outputs):  # every time: DVC restores it open to all
-                keep_to_owner(places.raw)
-            stage.run_as_asked(config, places)

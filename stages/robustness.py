@@ -1,6 +1,6 @@
 """The stage robustness; see ppvit/pipeline.py."""
 
-from ppvit.pipeline import main
+from ppvit.cli.script import main
 
 if __name__ == "__main__":
     main(__file__)

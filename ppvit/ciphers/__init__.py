@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppvit.ciphers.base import CIPHERS, AffineMap, Cipher
 from ppvit.ciphers.keys import Key
 
-__all__ = ["CIPHERS", "AffineMap", "Cipher", "make_cipher"]
+if TYPE_CHECKING:  # a cipher needs no params.yaml
+    from ppvit.config import Cipher as Settings
+
+__all__ = ["CIPHERS", "AffineMap", "Cipher", "make_cipher", "parameters_read"]
 
 
 def make_cipher(name: str, key: Key | None, image_size: int, block_size: int, **options: Any) -> Cipher:
@@ -17,3 +20,13 @@ def make_cipher(name: str, key: Key | None, image_size: int, block_size: int, **
         UsageError: an unknown name, an option that the cipher does not have, or a geometry that does not fit.
     """
     return CIPHERS[name](key, image_size, block_size, **options)
+
+
+def parameters_read(settings: Settings) -> set[str]:
+    """Names of the parameters of ``cipher`` that the chosen one reads: no other changes a ciphertext.
+
+    Raises:
+        UsageError: there is no such cipher.
+    """
+    kind = CIPHERS[settings.name]
+    return {"name", "block_size", *kind.options} | ({"key_id"} if kind.keyed else set())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppvit.datasets.local import own_data
 from ppvit.datasets.source import CHOICES, DATASETS, Request, Sample, Source
 
-__all__ = ["CHOICES", "DATASETS", "Request", "Sample", "Source", "open_source"]
+if TYPE_CHECKING:  # a data set can be opened without params.yaml
+    from ppvit.config import Dataset
+
+__all__ = ["CHOICES", "DATASETS", "Request", "Sample", "Source", "open_source", "parameters_read"]
 
 
 def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, seed: int, **choices: Any) -> Source:
@@ -27,3 +30,13 @@ def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, 
         PpvitError: the data are missing, damaged or not laid out as the data set needs, or cannot be fetched.
     """
     return DATASETS[name](Request(name, own_data(Path(path)), Path(cache), test_fraction, seed, **choices))
+
+
+def parameters_read(settings: Dataset) -> set[str]:
+    """Names of the parameters of ``dataset`` that opening the chosen one may read: no other changes its plain shards.
+
+    Raises:
+        UsageError: there is no such data set.
+    """
+    read = getattr(DATASETS[settings.name], "reads", ())
+    return set(type(settings).model_fields) - (set(CHOICES) - set(read))

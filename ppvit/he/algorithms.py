@@ -241,3 +241,13 @@ def features_name(group: int, block: int) -> str:
 def labels_name(group: int) -> str:
     """File name of the encrypted labels of a group of images."""
     return f"y-{group:05d}.ct"
+
+
+def parameters_read(settings: He) -> set[str]:
+    """Names of the parameters of ``he`` that its algorithm reads: no other changes the result.
+
+    Raises:
+        UsageError: there is no such algorithm.
+    """
+    of_some = {name for algorithm in ALGORITHMS.values() for name in algorithm.reads}
+    return set(type(settings).model_fields) - (of_some - set(ALGORITHMS[settings.algorithm].reads))

@@ -32,7 +32,7 @@ def test_it_is_early_enough_for_stages_and_verbs():
     """GNU's library says when it is loaded how often a waiting thread looks again before it sleeps."""
     code = """
 import sys
-import ppvit.cli, ppvit.pipeline  # what the command and stages/*.py import first
+import ppvit.cli.script, ppvit.pipeline  # what the command and stages/*.py import first
 from ppvit.core.process import prepared_process
 assert not {"numpy", "torch"} & sys.modules.keys()
 with prepared_process():

@@ -220,7 +220,7 @@ def test_in_the_pipeline_folders_keep_others_out_of_what_dvc_writes(tmp_path, sh
     (tmp_path / "data" / "raw").mkdir(parents=True, mode=0o755)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[cache]\n    shared = group\n" if shared else "[core]\n")
-    code = "from ppvit.pipeline import main; main('stages/download.py')"
+    code = "from ppvit.cli.script import main; main('stages/download.py')"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert stat.S_IMODE((tmp_path / "data" / "raw").stat().st_mode) == 0o700
     assert (tmp_path / "data" / "raw" / "digits" / "dataset.json").exists()

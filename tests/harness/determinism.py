@@ -235,7 +235,7 @@ def run_as_fork(stage: str, folder: Path, change: Change) -> None:
         import torch
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        from ppvit.pipeline import main as run_stage
+        from ppvit.cli.script import main as run_stage
 
         run_stage(f"{stage}.py")
         code = 0

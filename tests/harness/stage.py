@@ -9,6 +9,6 @@ import killing
 
 killing.install()
 
-from ppvit.pipeline import main
+from ppvit.cli.script import main
 
 main(sys.argv[1])
