@@ -134,7 +134,7 @@ _IMAGES = (
 _TESTED = ("dataset.name", "dataset.image_size", "dataset.test_fraction", "dataset.frames", "dataset.seed")
 _VIEWS = ("encrypt.views", "encrypt.view_recipe", "encrypt.view_key_id")
 _PREPARE = ("encrypt.resize_filter", "encrypt.crop", "encrypt.value_range", "encrypt.window")
-_DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
+_DOWNLOADED = ("dataset.own_val", "dataset.frames", "dataset.bad_images", "dataset.duplicates")
 # what only some data sets read: ppvit.datasets.CHOICES, whose import the help of the command does not need
 _CHOICES = tuple(
     f"dataset.{name}" for name in ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")

@@ -38,6 +38,8 @@ class Dataset(Section):
     """only so many training images, the first as they are stored, in place of a fraction; 0 takes all"""
     val_fraction: float = Field(0.1, ge=0, le=0.9)
     """share of these held out for validation, the same of every class, where the data set has no validation split"""
+    own_val: Literal["val", "train"] = "val"
+    """what validation images that the data set brings are: val; or train, for a last run on all with val_fraction 0"""
     test_fraction: float = Field(1.0, gt=0, le=1)
     """share of the test images that is used, the same of every class; below 1 only for trials"""
     frames: Literal["error", "first", "middle", "last"] = "error"
