@@ -81,7 +81,7 @@ def tiles(features: np.ndarray, labels: np.ndarray, classes: int, folder: Path) 
     progress = tqdm(disable=True)
 
     def decrypt(weights: Any) -> np.ndarray:
-        return algorithm.weights_of([owner.decrypt(block) for block in weights])
+        return algorithm.weights_of([owner.decrypt(block) for block in weights], features)
 
     return Contestant(
         lambda: algorithm.train(trainer, folder, progress)[0],

@@ -8,15 +8,17 @@ from pydantic import Field, model_validator
 
 from ppvit.config.section import Section
 
-# what the published algorithm does not have: there is no other value than these
+# most iterations of the published algorithm at 128 bits of security, in either layout
+_MOST = {"volley_revolver": 3, "diagonals": 6}
+# what it does not have: there is no other value than these
 _PUBLISHED: dict[str, Any] = {"components": 0, "batch_images": 0, "mode": "levelled", "loss": "sigmoid", "l2": 0.0}
 
 
 class He(Section):
     """homomorphic training of a linear head: features and labels are encrypted with CKKS, which has a security proof"""
 
-    algorithm: Literal["tiles", "volley_revolver"] = "tiles"
-    """tiles: our own, on whitened features; volley_revolver: Chiang 2023, on raw ones, 1 to 3 iterations, slow"""
+    algorithm: Literal["tiles", "volley_revolver", "diagonals"] = "tiles"
+    """tiles: our own, whitened features; volley_revolver: Chiang 2023, raw features, slow; diagonals: the same, fast"""
     features: Literal["backbone", "pixels", "grey"] = "backbone"
     """what is encrypted: the features of model.name on plain images, the pixels themselves, or their grey values"""
     train_images: int = Field(1024, ge=8, le=1_000_000)
@@ -24,7 +26,7 @@ class He(Section):
     batch_images: int = Field(0, ge=0, le=1_000_000)
     """images in an iteration, where all at once need too much memory; 0 takes all"""
     components: int = Field(0, ge=0, le=8192)
-    """principal components that are kept; 0 takes min(63, train_images / 2, features); volley_revolver: 0 only"""
+    """principal components that are kept; 0 takes min(63, train_images / 2, features); published ones: 0 only"""
     mode: Literal["levelled", "refresh"] = "levelled"
     """levelled: no help by the owner, 1 to 5 iterations or a few more; refresh: the owner re-encrypts the weights"""
     iterations: int = Field(2, ge=1, le=1000)
@@ -38,16 +40,16 @@ class He(Section):
 
     @model_validator(mode="after")
     def _published_as_published(self) -> He:
-        if self.algorithm == "volley_revolver":
+        if self.algorithm in _MOST:
             for name, only in _PUBLISHED.items():
                 if getattr(self, name) != only:
                     raise ValueError(
-                        f"he.{name} {getattr(self, name)}: he.algorithm=volley_revolver takes {only} alone; set "
+                        f"he.{name} {getattr(self, name)}: he.algorithm={self.algorithm} takes {only} alone; set "
                         f"he.{name}={only} or he.algorithm=tiles"
                     )
-            if self.iterations > 3:
+            if self.iterations > _MOST[self.algorithm]:
                 raise ValueError(
-                    f"he.iterations {self.iterations}: he.algorithm=volley_revolver takes 3 at most at 128 bits of "
-                    "security; set he.iterations=3 or he.algorithm=tiles"
+                    f"he.iterations {self.iterations}: he.algorithm={self.algorithm} takes {_MOST[self.algorithm]} at "
+                    f"most at 128 bits of security; set he.iterations={_MOST[self.algorithm]} or he.algorithm=tiles"
                 )
         return self

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the trainer has no params.yaml
 ALGORITHMS: Registry[type[Algorithm]] = Registry("ppvit.he", "he.algorithm")
 
 Floats = npt.NDArray[np.float64]
+Slots = npt.NDArray[np.float64] | npt.NDArray[np.complex128]  # (N/2,), to encrypt
 # class numbers, (n,), or where images carry several labels, 0 and 1, (n, C)
 Labels = npt.NDArray[np.int64]
 Weights = list[Any]  # ciphertexts
@@ -206,7 +207,7 @@ class Algorithm(ABC):
         """File names of everything that the owner encrypts, all of them; known to both parties."""
 
     @abstractmethod
-    def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Floats]]:
+    def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Slots]]:
         """Owner: file name and slots, (N/2,), of everything to encrypt; arguments as of :meth:`twin`."""
 
     @abstractmethod
@@ -224,8 +225,13 @@ class Algorithm(ABC):
         """
 
     @abstractmethod
-    def weights_of(self, slots: list[Floats]) -> Floats:
-        """Owner: weights, (C, d), from the decrypted slots of what :meth:`train` gave."""
+    def weights_of(self, slots: list[Floats], features: Floats) -> Floats:
+        """Owner: weights, (C, d), from the decrypted slots of what :meth:`train` gave.
+
+        Args:
+            slots: real parts, (N/2,), of ``plan.blocks`` ciphertexts.
+            features: (n, d), what :meth:`upload_slots` was given, for algorithms that scaled them.
+        """
 
 
 def truths(labels: npt.NDArray[np.integer], classes: int) -> Floats:

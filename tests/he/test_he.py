@@ -72,7 +72,7 @@ def encrypted_training(plan, features, labels, folder: Path):
         return [[session.encrypt(session.decrypt(session.drop(each, 0))) for each in kind] for kind in state]
 
     weights, switches = tiles.train(session, folder, QUIET, renew if plan.mode == "refresh" else None)
-    return tiles.weights_of([session.decrypt(each) for each in weights]), switches
+    return tiles.weights_of([session.decrypt(each) for each in weights], features), switches
 
 
 @pytest.mark.parametrize(("iterations", "l2"), [(1, 0.0), (2, 0.01), (6, 0.0), (6, 0.02)])

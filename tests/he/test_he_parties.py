@@ -134,11 +134,11 @@ def test_wrong_key_is_told_and_gives_chance_when_forced(finished, tmp_path):
     places = places_with(tmp_path, finished / "raw")
     owner.make_keys(configured(), places, OwnersFiles(tmp_path / "owner"), tmp_path / "trainer")
     with pytest.raises(PpvitError, match="keys were mixed up"):
-        owner.decrypt(OwnersFiles(tmp_path / "owner"), finished / "trainer")
+        owner.decrypt(OwnersFiles(tmp_path / "owner"), finished / "trainer", np.zeros((1, 1)))
     algorithm, fingerprint = read_plan(tmp_path / "owner")
     wrong = owner.open_session(OwnersFiles(tmp_path / "owner"), algorithm.plan, fingerprint)
-    weights = owner.decrypt_weights(wrong, algorithm, finished / "trainer" / "weights")
-    right = owner.decrypt(OwnersFiles(finished / "owner"), finished / "trainer")
+    weights = owner.decrypt_weights(wrong, algorithm, finished / "trainer" / "weights", np.zeros((1, 1)))
+    right = owner.decrypt(OwnersFiles(finished / "owner"), finished / "trainer", np.zeros((1, 1)))
     assert np.abs(weights).max() > 4 * np.abs(right).max()  # noise as large as the modulus
     kept = load_file(finished / "owner" / "kept.safetensors")
     features, labels = kept["features"], kept["labels"]
@@ -253,21 +253,29 @@ def test_stage_with_refresh_and_mini_batches(finished, tmp_path):
     assert result["accuracy_percent"] > result["chance_percent"] + 40
 
 
-def test_stage_with_the_published_algorithm(tmp_path):
+@pytest.mark.parametrize(
+    ("algorithm", "iterations", "start", "ciphertexts", "whole"),
+    [
+        ("volley_revolver", 1, quadratic_gradient.INITIAL_WEIGHT, 4, 4 * 2 * 16384 * (56 + 9 * 36) // 8),
+        ("diagonals", 2, 0.0, 1, 2 * 16384 * (60 + 6 * 40) // 8),
+    ],
+)
+def test_stage_with_the_published_algorithm(algorithm, iterations, start, ciphertexts, whole, tmp_path):
     """The same parties; its arithmetic is `quadratic_gradient` on raw features."""
     config = make_config(
         dataset={"image_size": 8},
-        he={"algorithm": "volley_revolver", "features": "grey", "train_images": 8, "iterations": 1},
+        he={"algorithm": algorithm, "features": "grey", "train_images": 8, "iterations": iterations},
     )
     raw = write_raw(tmp_path / "raw", {"train": 8, "test": 30}, size=8)
     he.run(config, places_with(tmp_path, raw))
     result = measured(tmp_path)
-    assert result["algorithm"] == "volley_revolver"
-    assert result["columns"] == 65
+    assert (result["algorithm"], result["columns"]) == (algorithm, 65)
+    assert (result["ciphertexts"], result["ciphertext_bytes"]) == (ciphertexts, whole)
+    assert result["upload_bytes"] < whole  # half of each is a seed
     assert result["max_weight_error"] < 5e-3
     assert result["accuracy_percent"] == result["folded_accuracy_percent"] == result["twin_accuracy_percent"]
     features, labels = extract(config, raw, "train", 8, None)
-    expected = quadratic_gradient.train(np.c_[features, np.ones(8)], labels, 3, 1).weights
+    expected = quadratic_gradient.train(np.c_[features, np.ones(8)], labels, 3, iterations, start).weights
     head = load_file(tmp_path / "models/he/head.safetensors")
     np.testing.assert_allclose(np.c_[head["weight"], head["bias"]], expected, atol=1e-5)
     assert np.ptp(expected) > 1e-4  # noise teaches little in one step, but more than the tolerance

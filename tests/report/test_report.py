@@ -258,7 +258,7 @@ def test_three_ways_stand_beside_each_other(world, write):
     write()
     page = (world / "report.html").read_text()
     assert "Refreshing shows the intermediate weights" in page
-    assert "Volley Revolver" in page
+    assert "quadratic gradients on raw features" in page
 
 
 def test_every_attacker_stands_beside_the_headline(world, write):

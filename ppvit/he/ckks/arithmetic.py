@@ -1,4 +1,8 @@
-"""Slot by slot arithmetic that looks after levels and scales by itself, for algorithms that are written plainly."""
+"""Slot by slot arithmetic that looks after levels and scales by itself, for algorithms that are written plainly.
+
+Such an algorithm does not know the library: it runs on SEAL's ciphertexts (:class:`CiphertextArithmetic`), on those of
+OpenFHE (`ppvit.he.openfhe`), and on arrays in a test.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +30,28 @@ class Arithmetic(Protocol[Value]):
         ...
 
 
+class LazyArithmetic(Arithmetic[Value], Protocol[Value]):
+    """`Arithmetic` that leaves it to the algorithm when a key switch is paid, on slots that may be complex numbers."""
+
+    def product(self, a: Value, b: Value) -> Value:
+        """A product that can be added to others, and used for nothing else before it is closed."""
+        ...
+
+    def close(self, products: Value) -> Value:
+        """A sum of products made usable: one key switch and one level, however many they are."""
+        ...
+
+    def parts(self, a: Value) -> tuple[Value, Value]:
+        """Twice the real and twice the imaginary part of every slot; one key switch."""
+        ...
+
+    def lowered(self, a: Value, to: Value) -> Value:
+        """The same numbers at the level of another value, where work on them is cheaper."""
+        ...
+
+
 class CiphertextArithmetic:
-    """`Arithmetic` on ciphertexts, all kept at the fresh scale.
+    """`LazyArithmetic` on ciphertexts, all kept at the fresh scale.
 
     After every product the scale is taken for the fresh one, although the prime that rescaling divides by is not quite
     a power of two: a relative error of at most 3e-5 a product for primes of 40 bits, in exchange for sums that always
@@ -46,7 +70,21 @@ class CiphertextArithmetic:
         return self._session.add(*self._level(a, b))
 
     def multiply(self, a: Any, b: Any) -> Any:
-        return self._rescale(self._session.relinearise(self._session.multiply(*self._level(a, b))))
+        return self.close(self.product(a, b))
+
+    def product(self, a: Any, b: Any) -> Any:
+        return self._session.multiply(*self._level(a, b))
+
+    def close(self, products: Any) -> Any:
+        return self._rescale(self._session.relinearise(products))
+
+    def parts(self, a: Any) -> tuple[Any, Any]:
+        conjugate = self._session.conjugate(a)
+        turned = self._session.multiply_plain(self._session.subtract(a, conjugate), -1j, scale=1.0)  # exact, no level
+        return self._session.add(a, conjugate), turned
+
+    def lowered(self, a: Any, to: Any) -> Any:
+        return self._session.drop(a, self._session.level(to))
 
     def add_plain(self, a: Any, vector: Vector) -> Any:
         return self._session.add_plain(a, vector)

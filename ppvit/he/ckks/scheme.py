@@ -76,6 +76,10 @@ class Parameters:
         """Size of a ciphertext in memory, two polynomials; a fresh one under symmetric encryption travels as half."""
         return 2 * 8 * self.ring * ((self.top_level if level is None else level) + 1)
 
+    def modulus_bytes(self) -> int:
+        """Size of a fresh ciphertext as papers count it: two polynomials, a coefficient as many bits as its modulus."""
+        return 2 * self.ring * sum(self.prime_bits[:-1]) // 8
+
     def table_bytes(self) -> int:
         """Size of SEAL's precomputed tables: of roots both ways, 32 bytes a coefficient.
 

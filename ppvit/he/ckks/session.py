@@ -23,8 +23,9 @@ from ppvit.core.temporary import memory_file
 from ppvit.he.ckks.scheme import Parameters, sealapi
 from ppvit.he.ckks.trial import require_readable
 
-Numbers = Sequence[float] | np.ndarray | float
+Numbers = Sequence[float] | np.ndarray | float | complex
 
+CONJUGATION = 0  # in place of the steps of a rotation, of which 0 needs no key
 _SAME_SCALE = 1e-9  # relative; far below the noise
 
 
@@ -79,9 +80,18 @@ class Session:
         return int(ciphertext.coeff_modulus_size()) - 1
 
     def encode(self, values: Numbers, level: int, scale: float | None = None) -> Any:
-        """A plaintext of up to N/2 numbers, or of one number in all slots, at a level; default scale: the fresh one."""
+        """A plaintext of up to N/2 numbers, or of one number in all slots, at a level; default scale: the fresh one.
+
+        The imaginary unit of complex numbers is X^(N/2) here, by which products are exact at any scale: in SEAL's order
+        of slots that is i in even ones and -i in odd ones.
+        """
         plaintext = self._seal.Plaintext()
-        numbers = np.asarray(values, np.float64).tolist()  # one number alone where it is one
+        if np.iscomplexobj(values):
+            pairs = np.broadcast_to(values, self.parameters.slots) if np.ndim(values) == 0 else np.asarray(values)
+            values = np.where(np.arange(len(pairs)) % 2, pairs.conj(), pairs)
+        else:
+            values = np.asarray(values, np.float64)
+        numbers = values.tolist()  # one number alone where it is one
         self._encoder.encode(numbers, self._ids[level], scale or self.parameters.scale, plaintext)
         return plaintext
 
@@ -172,9 +182,14 @@ class Session:
         self._evaluator.apply_galois(ciphertext, self.galois_element(steps), self.rotation, result)
         return result
 
+    def conjugate(self, ciphertext: Any) -> Any:
+        """The complex conjugate of every slot: one key switch, as a rotation by :data:`CONJUGATION`."""
+        return self.rotate(ciphertext, CONJUGATION)
+
     def galois_element(self, steps: int) -> int:
-        """The automorphism X -> X^(3^steps mod 2N), which rotates the slots."""
-        return pow(3, steps % self.parameters.slots, 2 * self.parameters.ring)
+        """The automorphism X -> X^(3^steps mod 2N), which rotates the slots; X -> X^-1 conjugates them."""
+        order = 2 * self.parameters.ring
+        return order - 1 if steps == CONJUGATION else pow(3, steps % self.parameters.slots, order)
 
     def as_scale(self, ciphertext: Any, scale: float) -> Any:
         """The same ciphertext, its scale set exactly.

@@ -41,7 +41,8 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
     ``accuracy_percent`` clips test features as training did; ``folded_accuracy_percent`` is that of the plain linear
     head, which does not clip; where images carry several labels both are ``auroc``. ``wall_seconds`` is the sum of what
     keys, encryption, training and this step took, and ``peak_memory_bytes`` the largest of theirs; loading of libraries
-    is in none.
+    is in none. ``ciphertexts`` is how many were uploaded, ``ciphertext_bytes`` what all of them would take whole, as
+    papers count; ``upload_bytes`` is less, as a fresh ciphertext travels as half and a seed.
 
     Args:
         config: of the run.
@@ -62,7 +63,7 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
     whitening = kept.whitening
     measured, settings = read_owners_measured(owner.folder)
     require_same_settings(config, settings)
-    weights = owners.decrypt(owner, trainer)
+    weights = owners.decrypt(owner, trainer, kept.features)
     training = read_training(trainer / "weights" / TRAINING, plan.key_switches())
     error = _weight_error(weights, kept.twin_weights)
     backbone = backbone_of(config, places.embedded)
@@ -86,6 +87,7 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
         "twin_": white @ kept.twin_weights.T,
     }
     largest = 100.0 * float(np.bincount(labels).max()) / len(labels) if labels.ndim == 1 else 0.5
+    count = sum(1 for _ in algorithm.upload_names())
     values = {
         **{f"{which}{headline.name}": figure(scores, labels) for which, scores in scored.items()},
         f"logistic_regression_{headline.name}": reference_figure(reference, white[:, :-1], labels),
@@ -104,6 +106,8 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
         "train_images": plan.images,
         "columns": plan.columns,
         "iterations": plan.iterations,
+        "ciphertexts": count,
+        "ciphertext_bytes": count * plan.parameters.modulus_bytes(),
         "algorithm": algorithm.name,
         "loss": plan.loss,
         "mode": plan.mode,

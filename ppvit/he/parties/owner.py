@@ -23,7 +23,7 @@ from ppvit.core.files import atomic_output, require_free_space, write_json
 from ppvit.core.results import Stopwatch, peak_memory_bytes
 from ppvit.data.labels import LabelSets
 from ppvit.data.plain import PlainImages
-from ppvit.he.algorithms import ALGORITHMS, Algorithm, Floats, Labels, Plan
+from ppvit.he.algorithms import ALGORITHMS, Algorithm, Floats, Labels, Plan, Slots
 from ppvit.he.ckks.forks import Forks, Report, process_count
 from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.secret import SecretSession
@@ -222,7 +222,7 @@ class _Encryption:
     """The share of one process: every processes-th ciphertext from ``number`` on."""
 
     session: SecretSession
-    slots: Callable[[], Iterator[tuple[str, Floats]]]
+    slots: Callable[[], Iterator[tuple[str, Slots]]]
     out: Path
     number: int
     processes: int
@@ -236,7 +236,7 @@ def encrypt_data(session: SecretSession, algorithm: Algorithm, features: Floats,
     """Write every ciphertext of features, (n, d), and labels; on all processors."""
     count = process_count(algorithm.plan.images)
 
-    def slots() -> Iterator[tuple[str, Floats]]:
+    def slots() -> Iterator[tuple[str, Slots]]:
         return algorithm.upload_slots(features, labels)
 
     with Forks(lambda number: _Encryption(session, slots, out, number, count), count) as forks:
@@ -253,8 +253,13 @@ def refresh(owner: OwnersFiles, trainer: Path) -> int:
     return answer_trainer(trainer, session, fingerprint, lambda: read_sent(owner.folder, trainer), plan.blocks)
 
 
-def decrypt(owner: OwnersFiles, trainer: Path) -> Floats:
+def decrypt(owner: OwnersFiles, trainer: Path, features: Floats) -> Floats:
     """Decrypt the weights that came back: float64, (C, d), on whitened features.
+
+    Args:
+        owner: where the owner keeps things.
+        trainer: the trainer's folder.
+        features: that were encrypted, (n, d).
 
     Raises:
         PpvitError: missing, altered, of another key or other data, or of impossible size.
@@ -267,17 +272,17 @@ def decrypt(owner: OwnersFiles, trainer: Path) -> Floats:
     manifest = read_manifest(weights, "train", fingerprint, {**expected, TRAINING: TRAINING_BYTES})
     require_of(read_sent(owner.folder, trainer), weights, manifest)
     session.try_ciphertexts(weights / name for name in names)
-    return decrypt_weights(session, algorithm, weights)
+    return decrypt_weights(session, algorithm, weights, features)
 
 
-def decrypt_weights(session: SecretSession, algorithm: Algorithm, folder: Path) -> Floats:
+def decrypt_weights(session: SecretSession, algorithm: Algorithm, folder: Path, features: Floats) -> Floats:
     """Weights, float64 (C, d), from a folder of ciphertexts under whatever key the session holds."""
     ciphertexts = [session.load("Ciphertext", folder / weights_name(block)) for block in range(algorithm.plan.blocks)]
     try:
         slots = [session.decrypt(each) for each in ciphertexts]
     except (ValueError, RuntimeError) as error:  # SEAL's, of a ciphertext with an impossible scale
         raise PpvitError(f"{folder} cannot be decrypted ({error}); train again: ppvit he train") from None
-    return algorithm.weights_of(slots)
+    return algorithm.weights_of(slots, features)
 
 
 def folder_bytes(folder: Path) -> int:

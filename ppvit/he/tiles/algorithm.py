@@ -13,6 +13,7 @@ from ppvit.he.algorithms import (
     Floats,
     Labels,
     Renew,
+    Slots,
     Twin,
     Weights,
     features_name,
@@ -88,7 +89,7 @@ class Tiles(Algorithm):
             yield from (features_name(group, block) for block in range(self.plan.blocks))
             yield labels_name(group)
 
-    def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Floats]]:
+    def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Slots]]:
         for group, images in self.plan.groups():
             part = slice(images.start, images.stop)
             for block in range(self.plan.blocks):
@@ -119,7 +120,7 @@ class Tiles(Algorithm):
                 weights, ahead = step(session, plan, iteration, gradient, weights, ahead)
         return weights, switches
 
-    def weights_of(self, slots: list[Floats]) -> Floats:
+    def weights_of(self, slots: list[Floats], features: Floats) -> Floats:
         return weights_of(self.plan, slots)
 
 

@@ -17,6 +17,7 @@ from ppvit.he.algorithms import (
     Floats,
     Labels,
     Renew,
+    Slots,
     Twin,
     Weights,
     features_name,
@@ -77,7 +78,7 @@ class VolleyRevolver(Algorithm):
         yield _WEIGHTS
         yield _STEPS
 
-    def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Floats]]:
+    def upload_slots(self, features: Floats, labels: Labels) -> Iterator[tuple[str, Slots]]:
         upload = layout.prepare(self.plan.layout, features, labels)
         for group, (x, y) in enumerate(zip(upload.samples, upload.labels, strict=True)):
             yield features_name(group, 0), x
@@ -97,22 +98,22 @@ class VolleyRevolver(Algorithm):
             read(_STEPS),
         )
         before = session.key_switches
-        trained = layout.train(_Reporting(session, bar), self.plan.layout, upload, self.plan.iterations)
+        trained = layout.train(Reporting(session, bar), self.plan.layout, upload, self.plan.iterations)
         return [trained], session.key_switches - before
 
-    def weights_of(self, slots: list[Floats]) -> Floats:
+    def weights_of(self, slots: list[Floats], features: Floats) -> Floats:
         return self.plan.layout.unpack(slots[0])
 
 
-class _Reporting(CiphertextArithmetic):
+class Reporting(CiphertextArithmetic):
     """Tells a progress bar of every key switch."""
 
     def __init__(self, session: Session, bar: Any) -> None:
         super().__init__(session)
         self._bar, self._depth = bar, session.parameters.top_level
 
-    def multiply(self, a: Any, b: Any) -> Any:
-        result = super().multiply(a, b)
+    def close(self, products: Any) -> Any:
+        result = super().close(products)
         self._tell_depth(result)
         self._bar.update(1)
         return result
@@ -126,6 +127,10 @@ class _Reporting(CiphertextArithmetic):
         result = super().rotate(a, steps)
         self._bar.update(1)
         return result
+
+    def parts(self, a: Any) -> tuple[Any, Any]:
+        self._bar.update(1)
+        return super().parts(a)
 
     def _tell_depth(self, result: Any) -> None:
         self._depth = min(self._depth, self._session.level(result))  # operands that wait are higher
