@@ -30,6 +30,7 @@ class Stage:
         inputs, outputs: the places it reads and writes, by the names of :class:`ppvit.places.Places`; the first output
             is the one that ``--out`` means.
         shared: whether several processes can share its work, see :mod:`ppvit.core.sharing`.
+        apart: more places that it reads or writes where it is run by hand, of which DVC knows nothing.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Stage:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shared: bool = False
+    apart: tuple[str, ...] = ()
 
     def narrowed(self, config: Config) -> Config:
         """The parameters that decide the stage's result.
@@ -110,6 +112,20 @@ def _adversarial_reads(config: Config) -> set[str]:
     return set(type(settings).model_fields) - unread
 
 
+def _pretrain_reads(config: Config) -> set[str]:
+    method = config.pretrain.method
+    if method == "supervised":
+        return {"method", "steps", "batch_size", "learning_rate", "weight_decay", "patch_drop", "seed"}
+    unread = {"steps", "patch_drop"} | ({"temperature"} if method == "byol" else set())
+    unread |= set() if method in ("byol", "dynacl") else {"momentum"}
+    unread |= set() if method == "advcl" else {"pseudo_weight"}
+    return set(type(config.pretrain).model_fields) - unread
+
+
+def _adversarial_read_by_pretrain(config: Config) -> set[str]:
+    return {"norm", "epsilon", "steps", "step_size"} if config.pretrain.attacked else set()
+
+
 def _model_read_by_he(config: Config) -> set[str]:
     return set(type(config.model).model_fields) if config.he.features == "backbone" else set()  # pixels need no model
 
@@ -120,6 +136,8 @@ _READS: dict[str, Callable[[Config], set[str]]] = {
     "encrypt": _encrypt_reads,
     "finetune": _as_told_by("ppvit.tuners", "finetune"),
     "adversarial": _adversarial_reads,
+    "pretrain": _pretrain_reads,
+    "pretrain.adversarial": _adversarial_read_by_pretrain,
     "augment": _as_told_by("ppvit.training.augmentation", "augment"),
     "audit": _as_told_by("ppvit.audit", "audit"),
     "download.dataset": _as_told_by("ppvit.datasets", "dataset"),
@@ -155,10 +173,11 @@ STAGES: dict[str, Stage] = {
         Stage(
             "pretrain",
             "owner",
-            "Train the embedded micro-ViT on rendered glyphs (12 minutes on two cores).",
-            ("pretrain",),
+            "Train the embedded micro-ViT on glyphs (12 minutes on two cores), or the adapted model without labels.",
+            ("pretrain", *(f"adversarial.{name}" for name in ("norm", "epsilon", "steps", "step_size"))),
             (),
             ("embedded",),
+            apart=("encrypted", "adapted", "pretrained", "results"),
         ),
         Stage(
             "download",

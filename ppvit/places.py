@@ -36,6 +36,12 @@ class Places:
             "usual": "models/pretrained/vit_micro_patch4_32.safetensors",
         }
     )
+    pretrained: Path = field(
+        metadata={
+            "what": "The model that pretrain made of the adapted one without labels.",
+            "usual": "models/local/pretrained",
+        }
+    )
     adapted: Path = field(metadata={"what": "The model that adapt wrote.", "usual": "models/adapted"})
     finetuned: Path = field(
         metadata={"what": "What finetune wrote: an adapter, or a whole model.", "usual": "models/finetuned"}

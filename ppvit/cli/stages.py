@@ -128,4 +128,5 @@ for _stage in STAGES.values():
     _function = _audit if _stage.name == "audit" else _verb(_stage)
     _more = " Or attack the encrypted pictures in DIR." if _stage.name == "audit" else ""
     _command = app.command(_stage.name, cls=StageCommand, help=f"{_stage.does[:-1]} ({_stage.party}).{_more}")
-    _command(with_places(_function, *_stage.inputs, *_stage.outputs, out=_stage.outputs[0]))
+    _places = (*_stage.inputs, *_stage.outputs, *_stage.apart)
+    _command(with_places(_function, *_places, out=_stage.outputs[0]))

@@ -6,6 +6,7 @@ from ppvit.config.dataset import NO_DATA, Dataset
 from ppvit.config.finetune import Finetune
 from ppvit.config.he import He
 from ppvit.config.loading import checked, default_yaml, describe, load, parameters
+from ppvit.config.pretrain import Pretrain
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.sections import (
     DEMO_KEY_ID,
@@ -15,7 +16,6 @@ from ppvit.config.sections import (
     Config,
     Encrypt,
     Evaluate,
-    Pretrain,
 )
 
 __all__ = [

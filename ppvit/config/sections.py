@@ -11,6 +11,7 @@ from ppvit.config.augment import Augment
 from ppvit.config.dataset import Dataset
 from ppvit.config.finetune import Finetune
 from ppvit.config.he import He
+from ppvit.config.pretrain import Pretrain
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.section import Section, Text
 
@@ -78,23 +79,6 @@ class Model(Section):
         return self
 
 
-class Pretrain(Section):
-    """training of the model that comes with ppvit; dvc repro leaves it out, since its weights are in git"""
-
-    steps: int = Field(3000, ge=1, le=10_000_000)
-    """optimiser steps; the time of the stage is proportional to them"""
-    batch_size: int = Field(64, ge=1, le=65_536)
-    """rendered glyphs in a step"""
-    learning_rate: float = Field(5e-3, gt=0, le=1000)
-    """peak of the cosine schedule, the same for Muon (matrices of the blocks) and AdamW (the rest)"""
-    weight_decay: float = Field(0.05, ge=0, le=1000)
-    """decoupled weight decay on the matrices of the blocks"""
-    patch_drop: float = Field(0.25, ge=0, lt=1)
-    """share of the patches hidden from the model in each training step; more is faster and regularises more"""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """decides initial weights, hidden patches and every rendered glyph"""
-
-
 class Download(Section):
     """fetching the data set, or reading your own, into data/raw"""
 
@@ -123,7 +107,7 @@ class Encrypt(Section):
     """once: images that resize_filter=nearest enlarges by a whole number keep each value once, with where it repeats"""
     views: int = Field(1, ge=1, le=1000)
     """pictures of each training image: the first as it is, the others random; takes as many times the disk"""
-    view_recipe: Literal["none", "flip_crop", "flip_crop_colour", "randaugment"] = "flip_crop"
+    view_recipe: Literal["none", "flip_crop", "flip_crop_colour", "randaugment", "contrastive"] = "flip_crop"
     """what the random views are: none repeats the first, others show a part of the picture and mirror half of them"""
     view_key_id: str = Field(DEMO_KEY_ID, pattern=r"^pk-[0-9a-f]{16}$")
     """which secret key draws the views, and need not be the cipher's, so that other keys encrypt the same views"""

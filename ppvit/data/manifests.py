@@ -76,7 +76,7 @@ class EncryptedManifest(_Versioned):
     shards: list[ShardRecord]
     """of view 0"""
     views: int = Field(1, ge=1, le=1000)
-    view_recipe: Literal["none", "flip_crop", "flip_crop_colour", "randaugment"] | None = None
+    view_recipe: Literal["none", "flip_crop", "flip_crop_colour", "randaugment", "contrastive"] | None = None
     view_versions: dict[Annotated[str, Field(max_length=100)], Line] = Field({}, max_length=10)
     view_shards: list[list[ShardRecord]] = Field([], max_length=999)
     """of views 1 and so on"""

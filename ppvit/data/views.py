@@ -32,6 +32,7 @@ from ppvit.ciphers import CIPHERS, keys
 from ppvit.config import Config
 from ppvit.core.errors import UsageError
 from ppvit.data import images
+from ppvit.data.contrast import OWNERS
 
 SMALLEST_PART, LARGEST_PART = 0.5, 0.9  # share of the picture's area that a view shows
 MOST_OBLONG = 4 / 3  # of a part's sides, relative to the picture's
@@ -47,7 +48,8 @@ class Views:
         recipe: what the others are: ``none``, the picture as it is; ``flip_crop``, a part of it at the picture's size,
             half of them mirrored; ``flip_crop_colour``, that with brightness, contrast, saturation and hue changed;
             ``randaugment``, that with two of the 14 changes of Cubuk et al. 2020 (magnitude 9 of 30), as torchvision
-            makes them.
+            makes them; ``contrastive``, much smaller parts with stronger changes, of which two make a pair for
+            :mod:`ppvit.training.contrastive`.
         key: from which the salt is derived; None where nothing is random.
     """
 
@@ -119,7 +121,9 @@ class Views:
         with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed(index, view))
             numbers = torch.rand(4, dtype=torch.float64).tolist()
-            part = whole.resize((size, size), Image.Resampling[resize_filter.upper()], _part(whole.size, *numbers))
+            smallest = OWNERS.smallest if self.recipe == "contrastive" else SMALLEST_PART
+            box = _part(whole.size, *numbers, smallest=smallest)
+            part = whole.resize((size, size), Image.Resampling[resize_filter.upper()], box)
             return np.asarray(_changes(self.recipe)(part))
 
 
@@ -155,13 +159,13 @@ def _whole(plain: np.ndarray, size: int, resize_filter: str, crop: str) -> Image
 
 
 def _part(
-    size: tuple[int, int], area: float, shape: float, across: float, down: float
+    size: tuple[int, int], area: float, shape: float, across: float, down: float, smallest: float = SMALLEST_PART
 ) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the part that four numbers in [0, 1) choose, in pixels.
 
     Its area is uniform, the logarithm of its width to height too, so far as it fits, and so is its place.
     """
-    share = SMALLEST_PART + (LARGEST_PART - SMALLEST_PART) * area
+    share = smallest + (LARGEST_PART - smallest) * area
     oblong = math.exp((2 * shape - 1) * min(math.log(MOST_OBLONG), -math.log(share)))
     corners = []
     for side, length, place in zip(size, (share * oblong, share / oblong), (across, down), strict=True):
@@ -178,6 +182,8 @@ def _changes(recipe: str) -> Any:
     """What is done to the part that was cut out: a transform of torchvision, from Pillow image to Pillow image."""
     from torchvision.transforms import v2
 
+    if recipe == "contrastive":
+        return OWNERS.changes()
     flip = v2.RandomHorizontalFlip()
     if recipe == "flip_crop_colour":
         return v2.Compose([flip, v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)])

@@ -34,6 +34,7 @@ class ModelRecord(Record):
         model: ``model.name``.
         adapted: whether the weights are adapted to the key.
         origin: of the weights before; None where it is not known.
+        pretrained: ``pretrain.method`` of a pre-training after that; empty for none.
     """
 
     key_id: Annotated[str, Field(pattern=r"^pk-[0-9a-f]{16}$")] | None
@@ -45,6 +46,7 @@ class ModelRecord(Record):
     model: Annotated[str, Field(max_length=200)] = ""
     adapted: bool = True
     origin: OriginRecord | None = None
+    pretrained: Annotated[str, Field(max_length=50)] = ""
 
 
 class ModelArguments(Record):

@@ -1,22 +1,53 @@
-"""Train the embedded micro ViT on rendered letters and digits; 10 to 15 minutes on two cores."""
+"""Train the embedded micro ViT on rendered letters and digits, or any adapted model on images without labels."""
 
 from __future__ import annotations
 
+import csv
+import io
+
 from ppvit.config import Config
+from ppvit.core.files import atomic_output
+from ppvit.core.results import Stopwatch, write_result
 from ppvit.places import Places
+from ppvit.training.contrastive.unsupervised import pretrain
 from ppvit.training.pretraining import save, train
+
+HEADLINE = ("train_loss", "val_knn_accuracy_percent", "val_linear_accuracy_percent")
 
 
 def run(config: Config, places: Places) -> None:
-    """Write the weights that come with ppvit again, float16 to halve their size.
+    """Write weights.
 
     Args:
-        config: ``pretrain`` is used.
-        places: ``embedded`` is written.
+        config: ``pretrain`` is used, and ``adversarial`` by methods that train against an attack.
+        places: ``embedded`` is written where the method is ``supervised``: the weights that come with ppvit, float16
+            to halve their size. With any other method ``encrypted`` and ``adapted`` are read; ``pretrained``, the
+            result and the curves of training are written.
 
     Raises:
-        PpvitError: the loss is no finite number.
+        PpvitError: the loss is no finite number; see also :func:`ppvit.training.contrastive.unsupervised.pretrain`.
     """
-    model, measured = train(config.pretrain)
-    save(model, places.embedded)
-    print(f"pretrain: {measured['train_accuracy_percent']} % of the last glyphs named, see {places.embedded}")
+    if config.pretrain.method == "supervised":
+        model, measured = train(config.pretrain)
+        save(model, places.embedded)
+        print(f"pretrain: {measured['train_accuracy_percent']} % of the last glyphs named, see {places.embedded}")
+        return
+    watch = Stopwatch()
+    pretrained = pretrain(config.pretrain, config.adversarial, places.encrypted, places.adapted)
+    _write_curves(pretrained.history, places)
+    write_result(places.result("pretrain"), pretrained.values, watch, HEADLINE)
+    pretrained.save(places.pretrained)
+    print(f"pretrain: {config.pretrain.epochs} epochs of {config.pretrain.method}, see {places.pretrained}")
+
+
+def _write_curves(history: list[dict[str, float]], places: Places) -> None:
+    """One line an epoch; features are not measured in every one."""
+    names = list(dict.fromkeys(name for metrics in history for name in metrics))
+    with io.StringIO() as text:
+        rows = csv.DictWriter(text, ["epoch", *names], lineterminator="\n")
+        rows.writeheader()
+        rows.writerows({"epoch": epoch} | metrics for epoch, metrics in enumerate(history, 1))
+        path = places.results / "pretrain" / "curves.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_output(path) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
