@@ -106,7 +106,18 @@ def _encrypt_reads(config: Config) -> set[str]:
 def _finetune_reads(config: Config) -> set[str]:
     from ppvit.tuners import parameters_read
 
-    return parameters_read(config.finetune)
+    model, unread = config.model, set()
+    if model.adaptnet != "ele":
+        unread = {"smoothness_penalty"}
+        unread |= set() if model.adaptive_matrix and model.matrix_form == "l12" else {"permutation_penalty"}
+    return parameters_read(config.finetune) - unread
+
+
+def _model_reads(config: Config) -> set[str]:
+    model = config.model
+    unread = set() if model.name.startswith("pyramidnet") else {"shake_drop"}
+    unread |= set() if model.adaptive_matrix else {"matrix_form"}
+    return set(type(model).model_fields) - unread
 
 
 def _adversarial_reads(config: Config) -> set[str]:
@@ -140,7 +151,7 @@ def _he_reads(config: Config) -> set[str]:
 
 
 def _model_read_by_he(config: Config) -> set[str]:
-    return set(type(config.model).model_fields) if config.he.features == "backbone" else set()  # pixels need no model
+    return _model_reads(config) if config.he.features == "backbone" else set()  # pixels need no model
 
 
 def _dataset_read_by_download(config: Config) -> set[str]:
@@ -154,6 +165,7 @@ def _dataset_read_by_download(config: Config) -> set[str]:
 _READS: dict[str, Callable[[Config], set[str]]] = {
     "cipher": _cipher_reads,
     "encrypt": _encrypt_reads,
+    "model": _model_reads,
     "finetune": _finetune_reads,
     "adversarial": _adversarial_reads,
     "augment": _augment_reads,
@@ -174,7 +186,7 @@ _DOWNLOADED = ("dataset.frames", "dataset.bad_images", "dataset.duplicates")
 _CHOICES = tuple(
     f"dataset.{name}" for name in ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")
 )
-_BACKBONE = ("model.name", "model.checkpoint", "model.pretrained", "model.mean", "model.std")
+_BACKBONE = ("model.name", "model.checkpoint", "model.pretrained", "model.mean", "model.std", "model.shake_drop")
 _EVERYTHING: tuple[str, ...] = (
     *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "augment", "adversarial"),
     *("evaluate", "robustness", "verify", "audit", "threats", "he", "report"),
