@@ -103,6 +103,23 @@ def _encrypt_reads(config: Config) -> set[str]:
     return set(type(settings).model_fields) - unread
 
 
+def _finetune_reads(config: Config) -> set[str]:
+    from ppvit.tuners import parameters_read
+
+    model, unread = config.model, set()
+    if model.adaptnet != "ele":
+        unread = {"smoothness_penalty"}
+        unread |= set() if model.adaptive_matrix and model.matrix_form == "l12" else {"permutation_penalty"}
+    return parameters_read(config.finetune) - unread
+
+
+def _model_reads(config: Config) -> set[str]:
+    model = config.model
+    unread = set() if model.name.startswith("pyramidnet") else {"shake_drop"}
+    unread |= set() if model.adaptive_matrix else {"matrix_form"}
+    return set(type(model).model_fields) - unread
+
+
 def _adversarial_reads(config: Config) -> set[str]:
     loss, settings = config.finetune.adversarial, config.adversarial
     if loss == "none":
@@ -127,14 +144,15 @@ def _adversarial_read_by_pretrain(config: Config) -> set[str]:
 
 
 def _model_read_by_he(config: Config) -> set[str]:
-    return set(type(config.model).model_fields) if config.he.features == "backbone" else set()  # pixels need no model
+    return _model_reads(config) if config.he.features == "backbone" else set()  # pixels need no model
 
 
 # sections of which only a part is read, depending on what is chosen; in all stages, or in one
 _READS: dict[str, Callable[[Config], set[str]]] = {
     "cipher": _as_told_by("ppvit.ciphers", "cipher"),
     "encrypt": _encrypt_reads,
-    "finetune": _as_told_by("ppvit.tuners", "finetune"),
+    "model": _model_reads,
+    "finetune": _finetune_reads,
     "adversarial": _adversarial_reads,
     "pretrain": _pretrain_reads,
     "pretrain.adversarial": _adversarial_read_by_pretrain,
@@ -157,7 +175,7 @@ _DOWNLOADED = ("dataset.own_val", "dataset.frames", "dataset.bad_images", "datas
 _CHOICES = tuple(
     f"dataset.{name}" for name in ("source_size", "slices", "slice_axis", "subset", "image_column", "label_column")
 )
-_BACKBONE = ("model.name", "model.checkpoint", "model.pretrained", "model.mean", "model.std")
+_BACKBONE = ("model.name", "model.checkpoint", "model.pretrained", "model.mean", "model.std", "model.shake_drop")
 _EVERYTHING: tuple[str, ...] = (
     *("dataset", "cipher", "model", "pretrain", "download", "encrypt", "adapt", "finetune", "augment", "adversarial"),
     *("evaluate", "robustness", "verify", "audit", "threats", "he", "report"),

@@ -10,8 +10,8 @@ sign. Every cipher step is then an orthogonal map of the input, so that training
 exactly as on plain images, and its weights keep the size that optimisers expect (raw pixels make them 127.5 times
 smaller).
 
-A ResNet mixes neighbouring pixels of different blocks, so that no weights of it undo a cipher; only its normalisation
-is put in place.
+A ResNet or PyramidNet mixes neighbouring pixels of different blocks, so that no weights of it undo a cipher; only its
+normalisation is put in place.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from ppvit.models.mixing import mixing_weights
 from ppvit.models.projections import PatchProjection
 from ppvit.models.refusals import why_not
 from ppvit.models.stems import (
+    PADDED,
     install_stem,
     normalize_input,
     patch_projection,
@@ -63,11 +64,12 @@ def require_adaptable(model: nn.Module, cipher: Cipher) -> None:
         UsageError: the cipher has no affine map, the patch embedding is no non-overlapping convolution of the block's
             size (such as a ResNet, with any key).
     """
-    if isinstance(model, ResNet):
+    if isinstance(model, PADDED):
         if not cipher.keyed:
             return
         raise UsageError(
-            f"a ResNet has overlapping kernels, so it cannot be adapted to cipher '{cipher.name}'; set "
+            f"a {'ResNet' if isinstance(model, ResNet) else 'PyramidNet'} has overlapping kernels, so it cannot be "
+            f"adapted to cipher '{cipher.name}'; set "
             "cipher.name=none, or adapt.enabled=false for the unadapted baseline, or choose a plain timm ViT"
         )
     affine = cipher.affine_map()
@@ -124,7 +126,7 @@ def adapt_model(
     if cipher.makes_tokens:
         make_token_model(backbone.model, cipher)
         return {}
-    if isinstance(backbone.model, ResNet):
+    if isinstance(backbone.model, PADDED):
         change = partial(normalize_input, mean=backbone.mean, std=backbone.std)
     else:
         plain = fold_normalization(read_embedding(backbone.model), backbone.mean, backbone.std)

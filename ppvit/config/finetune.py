@@ -61,6 +61,8 @@ class Finetune(Section):
     """peak learning rate, after warm-up"""
     momentum: float = Field(0.9, ge=0, lt=1)
     """momentum of sgd; the other optimisers do not read it"""
+    nesterov: bool = False
+    """whether sgd looks ahead along its momentum (Nesterov)"""
     weight_decay: float = Field(1e-4, ge=0, le=1000)
     """L2 penalty (sgd, adam) or decoupled decay (adamw)"""
     decayed: Literal["matrices", "all"] = "matrices"
@@ -79,6 +81,10 @@ class Finetune(Section):
     """largest norm of the gradient; 0 does not clip"""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """share of the weight average kept at a step, 0.999 say; the average is what is measured and saved; 0: none"""
+    permutation_penalty: float = Field(0.001, ge=0, le=1e6)
+    """weight of the penalty that draws a learned matrix over blocks to a permutation (model.adaptnet, matrix_form)"""
+    smoothness_penalty: float = Field(0.1, ge=0, le=1e6)
+    """weight of the penalty on differences of neighbours behind model.adaptnet ele"""
     adversarial: AdversarialLoss = "none"
     """against adversarial examples: at minimises the loss under attack, trades the clean loss too (LoFT)"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

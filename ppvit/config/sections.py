@@ -54,7 +54,8 @@ class Model(Section):
     name: Text = Field(
         "vit_micro_patch4_32",
         description="vit_micro_patch4_32, which comes with ppvit, or any network of timm whose patches do not "
-        "overlap; with cipher.name=none or adapt.enabled=false also ResNets: timm's, or resnet18_cifar for 32 px",
+        "overlap, or convmixer_256_8; with cipher.name=none or adapt.enabled=false also ResNets, resnet18_cifar, "
+        "and pyramidnet_110_270, both for 32 px",
     )
     checkpoint: Text = NO_MODEL
     """leave as it is for the weights that come with ppvit or from timm's hub; or the path of your own file or folder"""
@@ -66,6 +67,12 @@ class Model(Section):
     """standard deviation, the same; none together with mean=none, as in Chiang's features"""
     adaptive_matrix: bool = False
     """ConvMixers only: a learned matrix over the patches after the first layer, against block scrambling (Qi 2023)"""
+    matrix_form: Literal["free", "l12", "sinkhorn"] = "free"
+    """its numbers: free, rows of length 1 with finetune.permutation_penalty, or doubly stochastic"""
+    adaptnet: Literal["none", "le", "ele"] = "none"
+    """PyramidNets and ResNets only: learned layers for scrambled blocks in front, of Tanaka (le) or Madono (ele)"""
+    shake_drop: float = Field(0.5, ge=0, lt=1)
+    """PyramidNets only: chance that the last unit is disturbed in a training step; less before it"""
 
     @model_validator(mode="after")
     def _normalizes(self) -> Model:

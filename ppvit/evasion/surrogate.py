@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppvit.adaptation.adapt import adapt_model
+from ppvit.adaptation.learned import add_learned_layers
 from ppvit.ciphers import Cipher
 from ppvit.config import Config
 from ppvit.evasion.ciphered import through_cipher
 from ppvit.models import backbone_of
-from ppvit.models.stems import add_adaptive_matrix
 
 _BATCH = 64
 _DECAY = 1e-3  # on the weights of the head
@@ -45,8 +45,7 @@ def train_surrogate(
         (n, 3, H, W) in [-1, 1] to logits (n, C), in eval mode, frozen.
     """
     backbone = backbone_of(config, embedded)
-    if config.model.adaptive_matrix:
-        add_adaptive_matrix(backbone.model, cipher.blocks)
+    add_learned_layers(backbone.model, config.model, cipher)
     adapt_model(backbone, cipher, config.adapt.enabled)
     model: Any = backbone.model  # any timm model
     model.reset_classifier(0)  # the head is the identity: logits are features

@@ -13,18 +13,16 @@ from torch import Tensor
 
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
 from ppvit.models.building import create
 from ppvit.models.checkpoint_config import has_configuration
 from ppvit.models.checkpoints import load_checkpoint
+from ppvit.models.names import MICRO, MICRO_ARCHITECTURE, MICRO_NAME, parsed
 from ppvit.models.normalization import Given, Origin, three
 from ppvit.models.refusals import why_not
 from ppvit.models.weights_file import brief, find_weights, is_shard
 
-# our embedded backbone is a plain timm architecture with other sizes, so that everybody's timm can build it
-MICRO_NAME = "vit_micro_patch4_32"
-MICRO_ARCHITECTURE = "vit_tiny_patch16_224"
-MICRO = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4}
+__all__ = ["MICRO", "MICRO_ARCHITECTURE", "MICRO_NAME", "Backbone", "backbone_of", "is_convolutional", "load_backbone",
+           "model_input"]  # fmt: skip
 
 
 @dataclass
@@ -69,11 +67,12 @@ def load_backbone(
     any_kind: bool = False,
     mean: Given = (),
     std: Given = (),
+    shake_drop: float = 0.5,
 ) -> Backbone:
     """Build a pretrained model for an image size; learned position embeddings are interpolated to its grid.
 
     Args:
-        name: ``vit_micro_patch4_32`` or any timm model.
+        name: ``vit_micro_patch4_32``, any timm model, or another name of :func:`ppvit.models.names.parsed`.
         checkpoint: a weights file, or a folder that holds one; an empty folder means the embedded weights, or timm's
             hub for names other than the embedded one.
         image_size: side of the square images in pixels.
@@ -81,6 +80,7 @@ def load_backbone(
         pretrained: False takes no weights but random ones, always the same.
         any_kind: also networks that can be neither adapted nor fine-tuned here, for their features.
         mean, std: of the input by colour, on a 0..1 scale, in place of what the checkpoint says; ``none`` for none.
+        shake_drop: of PyramidNets.
 
     Raises:
         UsageError: unknown name or missing file.
@@ -93,13 +93,14 @@ def load_backbone(
         if embedded is None:
             raise UsageError(f"{name} needs its weights file, models/pretrained/{name}.safetensors in a clone of ppvit")
         weights = embedded
-    architecture, arguments = (MICRO_ARCHITECTURE, MICRO) if name == MICRO_NAME else (name, {})
+    architecture, model_args = parsed(name)
+    if architecture == "pyramidnet":
+        model_args["shake_drop"] = shake_drop
     if not timm.is_model(architecture.split(".")[0]):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:3]
         hint = f"such as {', '.join(close)}" if close else "see timm.list_models()"
         raise UsageError(f"model.name '{name}' is not a timm model; {hint}")
-    model_args = dict(arguments)
-    if not is_convolutional(architecture) and not _fits_any_size(architecture, any_kind):
+    if not is_convolutional(name) and not _fits_any_size(architecture, any_kind):
         model_args["img_size"] = image_size
     if not pretrained:
         torch.manual_seed(0)
@@ -149,7 +150,15 @@ def backbone_of(config: Config, embedded: Path, any_kind: bool = False) -> Backb
     model = config.model
     size = config.dataset.image_size
     return load_backbone(
-        model.name, Path(model.checkpoint), size, embedded, model.pretrained, any_kind, model.mean, model.std
+        model.name,
+        Path(model.checkpoint),
+        size,
+        embedded,
+        model.pretrained,
+        any_kind,
+        model.mean,
+        model.std,
+        model.shake_drop,
     )
 
 
@@ -182,9 +191,9 @@ def _fits_any_size(architecture: str, any_kind: bool) -> bool:
     return True
 
 
-def is_convolutional(architecture: str) -> bool:
-    """Whether it is a ConvMixer or ResNet, which fit images of any size, and have batch normalisation."""
-    return is_model_in_modules(architecture, ("convmixer", "resnet"))  # timm's files, and ours
+def is_convolutional(name: str) -> bool:
+    """Whether it is a ConvMixer, PyramidNet or ResNet, which fit images of any size, and have batch normalisation."""
+    return is_model_in_modules(parsed(name)[0], ("convmixer", "pyramidnet", "resnet"))  # timm's files, and ours
 
 
 def _on_hub(architecture: str) -> bool:

@@ -17,7 +17,7 @@ from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, write_json
 from ppvit.core.reading import first_reason
 from ppvit.core.reading import read_record as read_checked
-from ppvit.models import convmixer, resnet  # noqa: F401 - registers models with timm
+from ppvit.models import names as _names  # noqa: F401 - registers models with timm
 from ppvit.models.backbones import Backbone
 from ppvit.models.building import is_whole_in_file
 from ppvit.models.projections import is_order

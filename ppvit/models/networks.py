@@ -19,6 +19,7 @@ _BLOCK = re.compile(r"^(?:visual\.)?(?:trunk\.|transformer\.)?(?:blocks|resblock
 _STAGE = re.compile(r"^(?:layer|s|stages\.|layers\.|trunk_output\.block)(\d+)\.(?:blocks\.)?(?:b|block\d-)?(\d+)\.")
 _KINDS = {  # by the beginnings of names; the first that is there counts
     "layer1.0.conv1.weight": "ResNet",
+    "stages.0.0.bn1.weight": "PyramidNet",
     "s1.b1.conv1.conv.weight": "RegNet",
     "trunk_output.block1.block1-0.f.a.0.weight": "RegNet",
     "layers.0.blocks.0.attn.relative_position_bias_table": "Swin Transformer",

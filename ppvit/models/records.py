@@ -57,6 +57,10 @@ class ModelArguments(Record):
     embed_dim: _Size = 1
     depth: Annotated[int, Field(ge=1, le=256)] = 1  # building takes time for each block
     num_heads: _Size = 1
+    dim: _Size = 1
+    kernel_size: Annotated[int, Field(ge=1, le=99)] = 1
+    alpha: Annotated[int, Field(ge=1, le=9999)] = 1
+    shake_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     stem_padding: Annotated[int, Field(ge=0, le=64)] = 1
     class_token: bool = True
     no_embed_class: bool = False
@@ -78,6 +82,10 @@ class Stem(Record):
     tokens: Annotated[int, Field(ge=1, le=2**20)] = 1
     token_width: _Size = 1
     adaptive_matrix: Annotated[int, Field(ge=1, le=2**16)] = 1
+    matrix_form: Literal["l12", "sinkhorn"] = "l12"
+    adaptnet: Literal["le", "ele"] = "le"
+    adaptnet_block: Annotated[int, Field(ge=1, le=512)] = 1
+    adaptnet_blocks: Annotated[int, Field(ge=1, le=2**16)] = 1
     normalization: Literal[True] = True
 
 

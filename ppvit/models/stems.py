@@ -16,6 +16,8 @@ from timm.models.gemma4_vit import Gemma4PatchEmbed
 from torch import Tensor, nn
 
 from ppvit.core.errors import UsageError
+from ppvit.models.adaptive import AdaptivePermutation, Form
+from ppvit.models.adaptnet import adaptnet_of, add_adaptnet
 from ppvit.models.projections import (
     KeyedPatches,
     KeyedProjection,
@@ -25,6 +27,10 @@ from ppvit.models.projections import (
     add_bias,
     set_token_order,
 )
+from ppvit.models.pyramidnet import PyramidNet
+
+PADDED = (ResNet, PyramidNet)
+"""networks whose first layer, ``conv1``, pads and overlaps: no weights of them undo a cipher"""
 
 
 class TokenEmbedding(nn.Module):
@@ -46,25 +52,6 @@ class TokenEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         embedded: Tensor = self.proj(tokens)
         return embedded
-
-
-class AdaptivePermutation(nn.Module):
-    """A learned N x N matrix over patches, meant to undo block scrambling for networks that mix neighbours.
-
-    Source: Qi, AprilPyone and Kiya, "Privacy-preserving image classification using an isotropic network", 2022.
-
-    Args:
-        blocks: N.
-    """
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.matrix = nn.Parameter(torch.eye(blocks))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Mix the positions of (n, D, h, w)."""
-        return (features.flatten(2) @ self.matrix).view_as(features)
 
 
 class InputNormalization(nn.Module):
@@ -89,15 +76,15 @@ class InputNormalization(nn.Module):
         return (images - self.center) / self.scale
 
 
-def normalize_input(model: ResNet, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Let a ResNet for ``(x / 255 - mean) / std`` take u = x / 127.5 - 1: ``(u - (2 m - 1)) / (2 s)`` is the same.
+def normalize_input(model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Let a ResNet or PyramidNet for ``(x / 255 - mean) / std`` take u = x / 127.5 - 1, which is (u + 1 - 2 m) / (2 s).
 
     Nothing is installed where mean = std = 0.5, which is u itself.
     """
     if set((*mean, *std)) == {0.5}:
         return
     install_stem(model, {"normalization": True})
-    layer, dtype = cast(InputNormalization, model.conv1[0]), next(model.parameters()).dtype
+    layer, dtype = cast(InputNormalization, cast(Any, model).conv1[0]), next(model.parameters()).dtype
     layer.center.copy_(2 * torch.tensor(mean, dtype=dtype).view(3, 1, 1) - 1)
     layer.scale.copy_(2 * torch.tensor(std, dtype=dtype).view(3, 1, 1))
 
@@ -155,7 +142,7 @@ def cuts_patches(layer: nn.Module) -> bool:
         and isinstance(layer, nn.Conv2d)
         and layer.in_channels == 3
         and layer.kernel_size == layer.stride
-        and layer.kernel_size[0] == layer.kernel_size[1] > 1
+        and layer.kernel_size[0] == layer.kernel_size[1]
         and layer.padding in ((0, 0), "valid")
         and (layer.dilation, layer.groups) == ((1, 1), 1)
     )
@@ -203,10 +190,14 @@ def stem_of(model: nn.Module) -> dict[str, Any] | None:
     embedding = getattr(model, "patch_embed", None)
     if isinstance(embedding, TokenEmbedding):
         return {"tokens": embedding.num_patches, "token_width": embedding.token_width}
-    if isinstance(model, ResNet):
-        normalized = isinstance(model.conv1, nn.Sequential) and isinstance(model.conv1[0], InputNormalization)
-        return {"normalization": True} if normalized else None
     stem: dict[str, Any] = {}
+    if isinstance(model, PADDED):
+        if (adaptnet := adaptnet_of(model)) is not None:
+            stem |= {"adaptnet": adaptnet.kind, "adaptnet_block": adaptnet.block_size}
+            stem |= {"adaptnet_blocks": adaptnet.blocks}
+        if isinstance(model.conv1, nn.Sequential) and isinstance(model.conv1[0], InputNormalization):
+            stem["normalization"] = True
+        return stem or None
     projection = patch_projection(model)
     if isinstance(projection, KeyedProjection):
         stem |= {"blocks": projection.blocks, "nibbles": projection.nibbles}
@@ -218,6 +209,8 @@ def stem_of(model: nn.Module) -> dict[str, Any] | None:
     layers = getattr(model, "stem", None)
     if isinstance(layers, nn.Sequential) and isinstance(layers[-1], AdaptivePermutation):
         stem["adaptive_matrix"] = layers[-1].blocks
+        if layers[-1].form != "free":
+            stem["matrix_form"] = layers[-1].form
     return stem or None
 
 
@@ -228,7 +221,8 @@ def install_stem(model: nn.Module, stem: dict[str, Any]) -> None:
         model: a timm model.
         stem: ``blocks`` and ``nibbles`` (:class:`KeyedProjection`), ``order`` (the number of patches that
             :func:`token_order` is of), ``bias`` (a projection that has none gets one), ``tokens`` and ``token_width``
-            (:class:`TokenEmbedding`), ``adaptive_matrix`` (:class:`AdaptivePermutation`), ``normalization``
+            (:class:`TokenEmbedding`), ``adaptive_matrix`` and ``matrix_form`` (:class:`AdaptivePermutation`),
+            ``adaptnet``, ``adaptnet_block`` and ``adaptnet_blocks`` (:mod:`ppvit.models.adaptnet`), ``normalization``
             (:class:`InputNormalization`).
 
     Raises:
@@ -236,6 +230,8 @@ def install_stem(model: nn.Module, stem: dict[str, Any]) -> None:
     """
     dtype = next(model.parameters()).dtype
     layers: Any = model  # timm's names for them, which nn.Module does not have
+    if "adaptnet" in stem:
+        add_adaptnet(model, stem["adaptnet"], stem["adaptnet_block"], stem["adaptnet_blocks"])
     if "normalization" in stem:
         layers.conv1 = nn.Sequential(InputNormalization().to(dtype), layers.conv1)
     if "tokens" in stem:
@@ -249,7 +245,7 @@ def install_stem(model: nn.Module, stem: dict[str, Any]) -> None:
     if "order" in stem:
         set_token_order(cast(PatchProjection, patch_projection(model)), torch.arange(stem["order"]))
     if "adaptive_matrix" in stem:
-        add_adaptive_matrix(model, stem["adaptive_matrix"])
+        add_adaptive_matrix(model, stem["adaptive_matrix"], stem.get("matrix_form", "free"))
 
 
 def _install_keyed(model: nn.Module, blocks: int, nibbles: bool, dtype: torch.dtype) -> None:
@@ -264,7 +260,7 @@ def _install_keyed(model: nn.Module, blocks: int, nibbles: bool, dtype: torch.dt
     setattr(model.get_submodule(owner), name, new)
 
 
-def add_adaptive_matrix(model: nn.Module, blocks: int) -> None:
+def add_adaptive_matrix(model: nn.Module, blocks: int, form: Form = "free") -> None:
     """Put an :class:`AdaptivePermutation` behind a ConvMixer's stem.
 
     Raises:
@@ -277,4 +273,4 @@ def add_adaptive_matrix(model: nn.Module, blocks: int) -> None:
             "model.name=convmixer_..."
         )
     dtype = next(model.parameters()).dtype
-    model.stem = nn.Sequential(*stem, AdaptivePermutation(blocks).to(dtype))
+    model.stem = nn.Sequential(*stem, AdaptivePermutation(blocks, form).to(dtype))

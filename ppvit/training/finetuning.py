@@ -36,6 +36,7 @@ from ppvit.training.hardware import Arithmetic, take_back
 from ppvit.training.loop import Log, Training, make_accelerator
 from ppvit.training.monitor import ROBUST, ROBUST_LOSS
 from ppvit.training.objective import Objective
+from ppvit.training.penalised import objective_of, require_none
 from ppvit.training.schedule import make_optimizer
 from ppvit.training.selection import Measure, Selection
 from ppvit.training.validation import Validation, figure_of
@@ -141,9 +142,13 @@ def _finetune(
         checkpoints.append(robust_head(defence, model, determines, task))
         accelerator = make_accelerator(settings.precision)
         seed_everything(settings.seed)  # the method's new weights must not depend on whether the probe was resumed
-    objective = defence.objective(settings, accelerator, task) if defence else Objective(settings.label_smoothing, task)
     augmenter.attach(model)
     model = attach(tuner, model, settings, dataset)
+    if defence:
+        require_none(model, settings.adversarial)
+        objective: Objective = defence.objective(settings, accelerator, task)
+    else:
+        objective = objective_of(model, settings, task)
     parameters = trainable_parameters(model)
     trains: nn.Module = model
     if not augment.names:

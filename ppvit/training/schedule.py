@@ -51,7 +51,8 @@ def make_optimizer(
         for (rate, decays), parameters in sorted(members.items(), key=lambda item: (item[0][0] != 1.0, not item[0][1]))
     ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=settings.momentum, fused=fused_optimizer())
+        nesterov = settings.nesterov and settings.momentum > 0  # of which there is nothing to look ahead along else
+        return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=nesterov, fused=fused_optimizer())
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, fused=fused_optimizer())
 

@@ -51,7 +51,7 @@ def parameters_read(settings: Finetune) -> set[str]:
     of_some_methods = {name for tuner in TUNERS.values() for name in tuner.reads}
     method = TUNERS[settings.method]
     unread = (of_some_methods - set(method.reads)) | set(method.unread)
-    unread |= set() if settings.optimizer == "sgd" else {"momentum"}
+    unread |= set() if settings.optimizer == "sgd" else {"momentum", "nesterov"}
     unread |= set() if settings.weight_decay else {"decayed"}
     unread |= set() if settings.keeps_best or settings.patience else {"select_by"}
     unread |= {"recipe"}  # whose values stand in the other parameters

@@ -19,6 +19,7 @@ from torch import nn
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.provenance import ADAPTER, ADAPTER_CONFIGURATION, RECORD
 from ppvit.core.reading import read_json
+from ppvit.models.adaptive import learned_layer_names
 from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.models.folders import StoredModel
 from ppvit.models.stems import token_order
@@ -143,7 +144,8 @@ class _Stored:
         if (ours.architecture, ours.model_args, ours.stem) != (theirs.architecture, theirs.model_args, theirs.stem):
             raise _refused(self.folder / "config.json", f"it is another network than {self.base.folder}")
         trains = {name for name, parameter in self.skeleton.named_parameters() if parameter.requires_grad}
-        normalised = () if self.settings.batch_norm == "frozen" else tuple(batch_norm_names(self.skeleton))
+        normalised = [] if self.settings.batch_norm == "frozen" else batch_norm_names(self.skeleton)
+        normalised += learned_layer_names(self.skeleton)  # whose buffers follow their weights
         frozen = [
             name
             for name in self.skeleton.state_dict()

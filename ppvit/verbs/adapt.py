@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ppvit.adaptation.adapt import CHECKED_IMAGES, TOLERANCE_FLOAT32, adapt_model, way_of
+from ppvit.adaptation.learned import add_learned_layers
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import say
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.data.plain import PlainImages
 from ppvit.models import backbone_of, recorded, save_model
-from ppvit.models.stems import add_adaptive_matrix
 from ppvit.places import Places
 
 HEADLINE = ("max_logit_difference_float64",)
@@ -36,8 +36,7 @@ def run(config: Config, places: Places) -> None:
     images = plain.read(0, min(CHECKED_IMAGES, len(plain)))
     backbone = backbone_of(config, places.embedded)
     say(f"adapt: {backbone.origin}")
-    if config.model.adaptive_matrix:
-        add_adaptive_matrix(backbone.model, cipher.blocks)
+    add_learned_layers(backbone.model, config.model, cipher)
     measured = adapt_model(backbone, cipher, config.adapt.enabled, images)
     record = {**cipher.record, "model": config.model.name, "adapted": config.adapt.enabled, **recorded(backbone)}
     save_model(places.adapted, backbone, record)

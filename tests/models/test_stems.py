@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from ppvit.core.errors import UsageError
 from ppvit.models import model_input
+from ppvit.models.adaptive import AdaptivePermutation
 from ppvit.models.projections import KeyedProjection, expand_to_nibbles, scaled_nibbles
 from ppvit.models.stems import (
-    AdaptivePermutation,
     TokenEmbedding,
     add_adaptive_matrix,
     install_stem,
