@@ -1,4 +1,4 @@
-"""The stage adapt; see ppvit/pipeline.py."""
+"""The stage adapt; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

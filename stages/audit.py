@@ -1,4 +1,4 @@
-"""The stage audit; see ppvit/pipeline.py."""
+"""The stage audit; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

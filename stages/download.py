@@ -1,4 +1,4 @@
-"""The stage download; see ppvit/pipeline.py."""
+"""The stage download; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

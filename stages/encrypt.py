@@ -1,4 +1,4 @@
-"""The stage encrypt; see ppvit/pipeline.py."""
+"""The stage encrypt; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

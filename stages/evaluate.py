@@ -1,4 +1,4 @@
-"""The stage evaluate; see ppvit/pipeline.py."""
+"""The stage evaluate; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

@@ -1,4 +1,4 @@
-"""The stage finetune; see ppvit/pipeline.py."""
+"""The stage finetune; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

@@ -1,4 +1,4 @@
-"""The stage he; see ppvit/pipeline.py."""
+"""The stage he; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

@@ -1,4 +1,4 @@
-"""The stage pretrain; see ppvit/pipeline.py."""
+"""The stage pretrain; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

@@ -1,4 +1,4 @@
-"""The stage report; see ppvit/pipeline.py."""
+"""The stage report; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

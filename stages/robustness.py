@@ -1,4 +1,4 @@
-"""The stage robustness; see ppvit/pipeline.py."""
+"""The stage robustness; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

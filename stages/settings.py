@@ -1,4 +1,4 @@
-"""The stage settings; see ppvit/pipeline.py."""
+"""The stage settings; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

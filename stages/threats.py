@@ -1,4 +1,4 @@
-"""The stage threats; see ppvit/pipeline.py."""
+"""The stage threats; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

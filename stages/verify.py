@@ -1,4 +1,4 @@
-"""The stage verify; see ppvit/pipeline.py."""
+"""The stage verify; see ppvit/pipeline."""
 
 from ppvit.cli.script import main
 

@@ -55,7 +55,7 @@ def test_the_studies_name_all_code_that_they_run_or_the_number_that_stands_for_i
 def test_settings_depends_on_what_says_which_parameters_are_read():
     assert set(code_of("settings")) == {
         f"ppvit/{name}"
-        for name in ("audit", "ciphers", "datasets", "he", "pipeline.py", "training/augmentation", "tuners")
+        for name in ("audit", "ciphers", "datasets", "he", "pipeline", "training/augmentation", "tuners")
     }
 
 

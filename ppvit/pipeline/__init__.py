@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ppvit.pipeline.reads import READS
 
 if TYPE_CHECKING:  # the help of the command needs neither pydantic nor anything else
     from ppvit.config import Config
@@ -57,7 +58,7 @@ class Stage:
             asked.setdefault(section, set()).update([name] if name else type(getattr(config, section)).model_fields)
         sections = {}
         for section, names in asked.items():
-            reads = _READS.get(f"{self.name}.{section}") or _READS.get(section)
+            reads = READS.get(f"{self.name}.{section}") or READS.get(section)
             sections[section] = getattr(config, section).narrowed(names & reads(config) if reads else names)
         return Config.model_construct(set(sections), **sections)
 
@@ -90,78 +91,6 @@ class Stage:
         self.run(config, places)
         leave()
 
-
-def _as_told_by(module: str, section: str) -> Callable[[Config], set[str]]:
-    """What the ``parameters_read`` of a package says; the help of the command does not import it."""
-    return lambda config: importlib.import_module(module).parameters_read(getattr(config, section))
-
-
-def _encrypt_reads(config: Config) -> set[str]:
-    settings = config.encrypt
-    unread = {"view_recipe"} if settings.views == 1 else set()
-    unread |= {"view_key_id"} if settings.views == 1 or settings.view_recipe == "none" else set()
-    return set(type(settings).model_fields) - unread
-
-
-def _finetune_reads(config: Config) -> set[str]:
-    from ppvit.tuners import parameters_read
-
-    model, unread = config.model, set()
-    if model.adaptnet != "ele":
-        unread = {"smoothness_penalty"}
-        unread |= set() if model.adaptive_matrix and model.matrix_form == "l12" else {"permutation_penalty"}
-    return parameters_read(config.finetune) - unread
-
-
-def _model_reads(config: Config) -> set[str]:
-    model = config.model
-    unread = set() if model.name.startswith("pyramidnet") else {"shake_drop"}
-    unread |= set() if model.adaptive_matrix else {"matrix_form"}
-    return set(type(model).model_fields) - unread
-
-
-def _adversarial_reads(config: Config) -> set[str]:
-    loss, settings = config.finetune.adversarial, config.adversarial
-    if loss == "none":
-        return set()
-    unread = set() if loss == "trades" else {"natural_weight", "robust_weight", "scalars"}
-    unread |= set() if settings.head_init == "robust" else {"head_epochs"}
-    return set(type(settings).model_fields) - unread
-
-
-def _pretrain_reads(config: Config) -> set[str]:
-    method = config.pretrain.method
-    if method == "supervised":
-        return {"method", "steps", "batch_size", "learning_rate", "weight_decay", "patch_drop", "seed"}
-    unread = {"steps", "patch_drop"} | ({"temperature"} if method == "byol" else set())
-    unread |= set() if method in ("byol", "dynacl") else {"momentum"}
-    unread |= set() if method == "advcl" else {"pseudo_weight"}
-    return set(type(config.pretrain).model_fields) - unread
-
-
-def _adversarial_read_by_pretrain(config: Config) -> set[str]:
-    return {"norm", "epsilon", "steps", "step_size"} if config.pretrain.attacked else set()
-
-
-def _model_read_by_he(config: Config) -> set[str]:
-    return _model_reads(config) if config.he.features == "backbone" else set()  # pixels need no model
-
-
-# sections of which only a part is read, depending on what is chosen; in all stages, or in one
-_READS: dict[str, Callable[[Config], set[str]]] = {
-    "cipher": _as_told_by("ppvit.ciphers", "cipher"),
-    "encrypt": _encrypt_reads,
-    "model": _model_reads,
-    "finetune": _finetune_reads,
-    "adversarial": _adversarial_reads,
-    "pretrain": _pretrain_reads,
-    "pretrain.adversarial": _adversarial_read_by_pretrain,
-    "augment": _as_told_by("ppvit.training.augmentation", "augment"),
-    "audit": _as_told_by("ppvit.audit", "audit"),
-    "download.dataset": _as_told_by("ppvit.datasets", "dataset"),
-    "he": _as_told_by("ppvit.he.algorithms", "he"),
-    "he.model": _model_read_by_he,
-}
 
 _IMAGES = (
     *("dataset.name", "dataset.image_size", "dataset.train_fraction", "dataset.test_fraction", "dataset.frames"),
