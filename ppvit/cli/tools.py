@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -142,7 +143,8 @@ def tune(
     from ppvit.verbs import tune
 
     found = tune.run(params, overrides or [], places_of(config, places), ranges, trials)
-    best = " ".join(f"-S {override}" for override in [*(overrides or []), *tune.as_overrides(found.best)])
+    given = [*(overrides or []), *tune.as_overrides(found.best)]
+    best = " ".join(f"-S {shlex.quote(override)}" for override in given)  # lists hold blanks and brackets
     own = "" if found.own is None else f"; with the values as they are {found.own:.4g}"
     print(f"best of {len(found.trials)}: {found.figure} {found.score:.4g}{own}")
     print(f"dvc exp run {best}")

@@ -44,7 +44,7 @@ class Finetune(Section):
     epochs: int = Field(10, ge=1, le=10_000)
     """passes over the training images"""
     select: Literal["auto", "best", "last"] = "auto"
-    """which epoch's weights are kept: best on validation images, or last; auto: best under attack or with patience"""
+    """which epoch is kept: best on validation images, or last; auto: best under attack, with patience or select_by"""
     select_by: Literal["auto", "loss", "accuracy", "balanced_accuracy", "auroc"] = "auto"
     """figure that is best: auto is the loss, sure with few images too; against an attack accuracy under it"""
     patience: int = Field(0, ge=0, le=10_000)
@@ -97,5 +97,5 @@ class Finetune(Section):
     @property
     def keeps_best(self) -> bool:
         """Whether the best epoch is kept: without an attack the last one usually is, its learning rate being zero."""
-        against_attack_or_early = self.adversarial != "none" or self.patience > 0
-        return self.select == "best" or (self.select == "auto" and against_attack_or_early)
+        asked = self.adversarial != "none" or self.patience > 0 or self.select_by != "auto"
+        return self.select == "best" or (self.select == "auto" and asked)

@@ -121,6 +121,11 @@ class Encrypt(Section):
 
     @model_validator(mode="after")
     def _enlarged(self) -> Encrypt:
+        if self.repeated_values == "once" and self.compress:
+            raise ValueError(
+                "encrypt.compress is for PNG, and with encrypt.repeated_values once values are in NumPy's format; "
+                "set encrypt.compress=false"
+            )
         if self.repeated_values == "once" and self.views > 1 and self.view_recipe != "none":
             raise ValueError(
                 f"encrypt.repeated_values is once, and the random ones of encrypt.views {self.views} are not enlarged "

@@ -110,11 +110,12 @@ def known_by(model: nn.Module) -> dict[str, Any]:
         if not _is_of_head(name, model):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    modules = ((name, module) for name, module in model.named_modules() if not _is_of_head(name, model))
+    modules = [(name, module) for name, module in model.named_modules() if not _is_of_head(name, model)]
     return {
         "weights": digest.hexdigest(),
         "modules": [[name, type(module).__name__, module.extra_repr()] for name, module in modules],
         "others": [attention_heads(model), str(getattr(model, "global_pool", None))],
+        "fused": [name for name, module in modules if getattr(module, "fused_attn", False) is True],
         "machine": _machine(),
         "code": _code(),
     }

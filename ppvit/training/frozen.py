@@ -12,7 +12,7 @@ from torch import nn
 from ppvit.config import Finetune
 from ppvit.data.batches import EncryptedImages
 from ppvit.models.features import head_and_features
-from ppvit.training.hardware import Arithmetic
+from ppvit.training.hardware import Arithmetic, attention_in_steps
 from ppvit.tuners.linear import Linear
 
 
@@ -34,6 +34,6 @@ def frozen_once(
         return model, splits
     arithmetic = Arithmetic.of(settings.precision)
     rounds = arithmetic.precision != "fp32" or arithmetic.tf32
-    with arithmetic.in_force():
+    with arithmetic.in_force(), attention_in_steps(model, arithmetic):  # as in the training loop
         known = {"precision": arithmetic.precision, "tf32": arithmetic.tf32} if rounds else {}
         return head_and_features(model.train(), splits, accelerator.autocast, known)

@@ -12,6 +12,7 @@ from ppvit.data.labels import Labelling
 from ppvit.evaluation.scoring import BATCH, scores_for
 from ppvit.evasion.pgd import frozen
 from ppvit.models import model_input
+from ppvit.training.endings import Diverged
 
 
 class Validation:
@@ -45,7 +46,7 @@ class Validation:
             model: not the wrapper of several processes.
 
         Raises:
-            PpvitError: the logits are not numbers.
+            Diverged: the logits are not numbers.
         """
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         batches = np.split(np.arange(len(self._dataset)), range(BATCH, len(self._dataset), BATCH))
@@ -57,6 +58,11 @@ class Validation:
                 logits = model(model_input(images.to(self._accelerator.device, non_blocking=True))).float()
                 gathered = self._accelerator.gather(logits)  # by process; then in the order of the batch
                 gathered = gathered.unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
+                if not gathered.isfinite().all():
+                    raise Diverged(
+                        f"the logits of {self._split} images are not numbers; lower finetune.learning_rate or set "
+                        "finetune.precision=fp32"
+                    )
                 scores.add(gathered[: len(batch)], self._targets[batch])
         summary = scores.summary()
         return {f"{self._split}_{name}": summary[figure] for figure, name in self._measured.items()}

@@ -215,11 +215,13 @@ class _Search:
         return study
 
     def _config(self, values: dict[str, Value]) -> Config:
-        """What the stage would read with these values; test images are not tracked."""
+        """What the stage would read with these values; test images are not tracked, what is compared is measured."""
         overrides = [*self._overrides, *(f"{name}={json.dumps(value)}" for name, value in values.items())]
-        narrowed = _STAGE.narrowed(load(self._params, overrides))
-        untracked = narrowed.finetune.model_copy(update={"track_test": False})
-        return narrowed.model_copy(update={"finetune": untracked})
+        whole = load(self._params, overrides)
+        narrowed = _STAGE.narrowed(whole)
+        # the stage reads select_by only where it chooses the epoch
+        update = {"track_test": False, "select_by": whole.finetune.select_by}
+        return narrowed.model_copy(update={"finetune": narrowed.finetune.model_copy(update=update)})
 
     def _require_read(self, name: str, config: Config) -> None:
         section, _, parameter = name.partition(".")

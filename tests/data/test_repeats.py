@@ -9,6 +9,7 @@ from skimage.data import astronaut
 
 from ppvit.ciphers import CIPHERS, keys, make_cipher
 from ppvit.ciphers.keys import DEMO_KEY
+from ppvit.config import Encrypt
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.data.batches import EncryptedImages, load_batches
 from ppvit.data.images import encode_png
@@ -174,8 +175,16 @@ def test_layouts_are_found_alike_and_read_back(tmp_path):
     np.testing.assert_array_equal(again.first, layout.first)
 
 
-def test_another_key_keeps_how_it_is_stored(tmp_path, raw):
-    config = configured(repeated_values="once", compress=True)
+def test_values_stored_once_are_not_compressed_too():
+    with pytest.raises(ValueError, match=r"encrypt\.compress is for PNG.*set encrypt\.compress=false"):
+        Encrypt(repeated_values="once", compress=True, resize_filter="nearest")
+
+
+@pytest.mark.parametrize(
+    ("kept", "stored"), [("distinct", {"repeated_values": "once"}), ("compression", {"compress": True})]
+)
+def test_another_key_keeps_how_it_is_stored(tmp_path, raw, kept, stored):
+    config = configured(**stored)
     places = make_places(tmp_path, config, raw=raw)
     STAGES["encrypt"].run(config, places)
     old, new = (make_cipher("block", key, 16, 4) for key in (DEMO_KEY, keys.generate()))
@@ -183,8 +192,7 @@ def test_another_key_keeps_how_it_is_stored(tmp_path, raw):
     rekey._encrypt_again(places.encrypted, tmp_path / "again", old, new)
     for split in ("train", "val", "test"):
         before, after = (EncryptedImages(folder, split) for folder in (places.encrypted, tmp_path / "again"))
-        for name in ("distinct", "compression"):
-            assert after.manifest[name] == before.manifest[name] is not None
+        assert after.manifest[kept] == before.manifest[kept] is not None
         everything = np.arange(len(before))
         plain = [c.decrypt(d.ciphertext(everything)) for c, d in ((old, before), (new, after))]
         np.testing.assert_array_equal(*plain)

@@ -317,6 +317,25 @@ def test_the_key_is_everything_but_the_head():
     assert all(a != b for a, b in itertools.combinations(keys, 2))
 
 
+def test_attention_is_computed_as_training_computes_it(world, monkeypatch):
+    """In bfloat16 on a CPU in steps, which rounds otherwise than the fused kernel; and such features are others."""
+    folder, config = world
+    fused = []
+
+    def watched(frozen, inputs):
+        fused.append([module.fused_attn for module in frozen.model.modules() if hasattr(module, "fused_attn")])
+        return real(frozen, inputs)
+
+    real = features.Frozen.features
+    monkeypatch.setattr(features.Frozen, "features", watched)
+    train(folder, changed(config, precision="bf16"), "steps")
+    assert fused
+    assert all(each and not any(each) for each in fused)
+    model, in_steps = of_timm(), of_timm()
+    in_steps.blocks[0].attn.fused_attn = False
+    assert features.known_by(model) != features.known_by(in_steps)
+
+
 def test_attacks_and_few_epochs_train_the_whole_model(world, forward_passes, monkeypatch):
     folder, config = world
     attacked = {"adversarial": config.adversarial.model_copy(update={"steps": 1, "epsilon": 2.0})}

@@ -89,6 +89,16 @@ def test_what_is_compared_is_what_chooses_the_epoch(world, chosen):
     assert values[figure] == max(curve)
 
 
+@pytest.mark.parametrize("select", ["auto", "last"])
+def test_trials_are_compared_by_the_figure_that_is_named(world, select):
+    """Also where the last epoch is kept, and the stage would not read the name."""
+    found = search(world, trials=1, overrides=("finetune.select_by=auroc", f"finetune.select={select}"))
+    assert found.figure == "val_auroc"
+    assert len(found.best.curve) == 2
+    if select == "last":
+        assert found.score == found.best.curve[-1]
+
+
 def test_the_first_trial_is_of_the_values_as_they_are(world):
     """So that the search never proposes what is worse than what one had."""
     found = search(world, trials=2)

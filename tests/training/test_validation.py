@@ -20,6 +20,7 @@ from ppvit.data.shards import SCHEMA, shard_records, write_shard, write_shards
 from ppvit.models import model_input, save_model
 from ppvit.training import checkpoint, finetuning
 from ppvit.training import loop as training
+from ppvit.training.endings import Diverged
 from ppvit.training.loop import make_accelerator
 from ppvit.training.selection import Selection
 from ppvit.training.validation import Validation, _parts
@@ -318,6 +319,17 @@ def several_labels(folder: Path, carried: np.ndarray, **settings):
     encrypt.run(config, places)
     save_model(places.adapted, tiny_backbone(), load_cipher(config).record)
     return config
+
+
+def test_logits_that_are_no_numbers_end_training_as_diverged(tmp_path):
+    """As a loss does, so that a search passes over such a trial."""
+    several_labels(tmp_path, np.random.default_rng(1).random((52, 3)) < [0.5, 0.4, 0.2])
+    model = tiny_backbone(num_classes=3).model.eval()
+    with torch.no_grad():
+        model.head.bias[0] = torch.nan
+    validation = Validation(EncryptedImages(tmp_path / "encrypted", "val"), make_accelerator("fp32"))
+    with pytest.raises(Diverged, match=r"^the logits of val images are not numbers; lower finetune\.learning_rate"):
+        validation.measure(model)
 
 
 def test_several_labels_are_chosen_by_their_mean_auroc(tmp_path):
