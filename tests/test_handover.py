@@ -7,34 +7,23 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 import yaml
 from conftest import make_config
 from imports import ROOT
 from PIL import Image
 from test_pipeline import QUICK, Project, repository, stages_run
-from warm_python import WarmPython
 
 from ppvit.ciphers import keys
 
 # of the folder, the archive, the weights, the classes, the images; in parts, since this file is in git itself
 PARTS = ("kettle-well_clinic", "brain-tumour_224", "glioma-net", "ependy-moma", "astro-cytoma", "patient-_zofia")
 WORDS = tuple(parts.replace("-", "") for parts in PARTS)
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[WarmPython]:
-    with tempfile.TemporaryDirectory() as folder:
-        warm = WarmPython(Path(folder))
-        yield warm
-        warm.close()
 
 
 def own_archive(folder: Path) -> Path:
@@ -73,7 +62,8 @@ def found_in_git(project: Project) -> set[str]:
     return {word for word in WORDS if word in told.lower()}
 
 
-def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path, warm):
+def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path):
+    warm = warm_python.shared()
     archive = own_archive(tmp_path)
     weights = tmp_path / f"{WORDS[2]}.safetensors"
     weights.write_bytes((ROOT / "models/pretrained/vit_micro_patch4_32.safetensors").read_bytes())
@@ -110,7 +100,7 @@ def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path, warm):
 
     trainer = Project(tmp_path / "trainer", keyring=Path("/nonexistent"), python=warm.path)
     owner.git("clone", "-q", str(owner.root), str(trainer.root))
-    trainer.run(sys.executable, "-m", "ppvit.cli", "pull", "encrypt", "adapt")
+    trainer.run(str(warm.path), "-m", "ppvit.cli", "pull", "encrypt", "adapt")
     ran = trainer.dvc("exp", "run", "--allow-missing", "-S", "finetune.rank=1", "evaluate")
     assert stages_run(ran) == ["settings", "finetune", "evaluate"]
     assert not (trainer.root / "data/raw/imagefolder").exists()
@@ -125,7 +115,7 @@ def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path, warm):
     trainer.git("commit", "-qam", "and something else")
     owner.git("fetch", "-q", str(trainer.root), "main")
     owner.git("checkout", "FETCH_HEAD", "--", "dvc.lock", "params.yaml", "settings.json")
-    owner.run(sys.executable, "-m", "ppvit.cli", "pull", "finetune", "evaluate")
+    owner.run(str(warm.path), "-m", "ppvit.cli", "pull", "finetune", "evaluate")
     assert stages_run(owner.dvc("repro", "verify")) == ["verify"]
 
     # what the owner measured then goes the same way

@@ -9,13 +9,12 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 import yaml
 from conftest import make_config
 from imports import ROOT
@@ -92,17 +91,9 @@ def stages_run(output: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def warm() -> Iterator[WarmPython]:
-    with tempfile.TemporaryDirectory() as folder:
-        warm = WarmPython(Path(folder))
-        yield warm
-        warm.close()
-
-
-@pytest.fixture(scope="module")
-def owner(tmp_path_factory, warm) -> Project:
+def owner(tmp_path_factory) -> Project:
     """The owner's clone with a key of its own, all of the pipeline run once, pushed to a local remote."""
-    folder = tmp_path_factory.mktemp("pipeline")
+    warm, folder = warm_python.shared(), tmp_path_factory.mktemp("pipeline")
     key = keys.generate()
     keys.save(key, folder / "keyring")
     project = repository(folder / "owner", folder / "keyring", warm)

@@ -64,8 +64,8 @@ class Validation:
                         "finetune.precision=fp32"
                     )
                 scores.add(gathered[: len(batch)], self._targets[batch])
-        summary = scores.summary()
-        return {f"{self._split}_{name}": summary[figure] for figure, name in self._measured.items()}
+        found = scores.figures(self._measured)
+        return {f"{self._split}_{name}": found[figure] for figure, name in self._measured.items()}
 
 
 def figure_of(labelling: Labelling, chosen: str) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 import yaml
 from conftest import make_config, write_raw
 from typer.testing import CliRunner
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def ppvit(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from ppvit.cli import run; run()", *arguments]
+    command = [warm_python.python(), "-c", "from ppvit.cli import run; run()", *arguments]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )
