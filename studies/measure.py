@@ -52,7 +52,7 @@ class Run:
     def __init__(self, variant: Variant, folder: Path, extra: tuple[str, ...] = ()) -> None:
         self.variant, self._folder, self._extra = variant, folder, extra
         self.config = variant.local_config(extra)
-        raw = variant.study.folder.parent / "data" / variant["size"] / "raw"
+        raw = variant.study.folder.parent / "data" / variant["size"] / variant.axes.get("task", "") / "raw"
         embedded = Places.of(self.config, ROOT).embedded
         self.places = Places.of(self.config, folder, raw=raw, embedded=embedded)
 

@@ -42,6 +42,17 @@ def variants(name):
     return [variant for size in study(name).sizes for variant in study(name).variants(size)]
 
 
+def apart(name):
+    """Variants that have every setting: of a benchmark's tasks all with its first method, and the first with all."""
+    for size in study(name).sizes:
+        for group, found in study(name).groups(size).items():
+            axes = study(name).plan["groups"][group]
+            for variant in found:
+                first = [variant[axis] == axes[axis][0] for axis in ("task", "method", "seed") if "task" in axes]
+                if not first or (first[2] and any(first[:2])):
+                    yield variant
+
+
 TABLES = [(name, size) for name in NAMES for size in study(name).sizes if (STUDIES / name / f"{size}.md").exists()]
 
 
@@ -60,7 +71,7 @@ def test_all_studies_are_tested():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_exists(name):
-    for variant in variants(name):
+    for variant in apart(name):
         config = variant.local_config()
         assert config.finetune.method in TUNERS
         assert config.cipher.name in CIPHERS
@@ -421,6 +432,87 @@ def test_angles_of_columns():
     near = figures.near_right_percent(figures.histogram(figures.gaussian([torch.empty(size, 200)])))
     expected = math.erf(math.radians(5) * math.sqrt(size) / math.sqrt(2))
     assert near == pytest.approx(100 * expected, abs=1)
+
+
+BOTH_MEANS = {  # arXiv 2410.22952, as printed: over 19 tasks, and on FGVC; the groups' of HTA as others print its row
+    "hta_lora": (74.7, 76.9, 90.6),
+    "melo": (72.3, None, 89.5),
+}
+
+
+@pytest.mark.parametrize("method", BOTH_MEANS)
+def test_figures_of_tasks_reproduce_the_published_means(method):
+    found = module("aoft2025.benchmarks").means(study("aoft2025").about["benchmarks"]["figures"][method])
+    for ours, printed in zip(found.values(), BOTH_MEANS[method], strict=True):
+        assert printed is None or round(ours, 1) == printed
+
+
+def test_tasks_of_the_benchmarks_are_those_of_the_data_sets():
+    from ppvit.datasets.fgvc import FGVC
+    from ppvit.datasets.vtab import TASKS
+
+    groups = study("aoft2025").about["benchmarks"]["groups"]
+    assert {name: task.group for name, task in TASKS.items()} == {
+        task: group for group in ("natural", "specialised", "structured") for task in groups[group]
+    }
+    assert groups["fgvc"] == list(FGVC)
+    planned = {
+        variant["task"] for variant in variants("aoft2025") if variant["size"] == "full" and "task" in variant.axes
+    }
+    assert planned == {task for tasks in groups.values() for task in tasks}
+    for figures in study("aoft2025").about["benchmarks"]["figures"].values():
+        assert {group: len(values) for group, values in figures.items()} == {g: len(t) for g, t in groups.items()}
+
+
+def test_every_task_has_images_of_its_own(tmp_path):
+    measure = module("measure")
+    places = {
+        variant["task"]: measure.Run(variant, tmp_path).places.raw
+        for variant in study("aoft2025").groups("large")["standins"]
+    }
+    assert {task: path.relative_to(STUDIES).as_posix() for task, path in places.items()} == {
+        task: f"data/large/{task}/raw" for task in ("natural", "specialised", "structured")
+    }
+    other = study("aoft2025").groups("large")["claims"][0]
+    assert measure.Run(other, tmp_path).places.raw == STUDIES / "data" / "large" / "raw"
+
+
+def test_means_of_ours_are_printed_once_all_tasks_are_run():
+    benchmarks, tables, this = module("aoft2025.benchmarks"), module("aoft2025.tables"), study("aoft2025")
+    about = this.about["benchmarks"]
+    by_group = {"natural": 70.0, "specialised": 80.0, "structured": 60.0}  # 19 tasks: 67.9; groups: 70
+    tasks = [variant for variant in this.groups("full")["vtab"] if variant["method"] == "melo"]
+    group_of = {task: group for group, names in about["groups"].items() for task in names}
+    results = {variant: {"accuracy_percent": by_group[group_of[variant["task"]]]} for variant in tasks}
+    parts = tables.sections(this, "full", results)
+    assert parts[-1].splitlines()[-1] == "| `melo` | 67.9 | 70.0 | – |"
+    cifar = next(part for part in parts if part.startswith("| method | cifar100 "))
+    assert cifar.splitlines()[-1].startswith("| `melo` | 70.0 ± 0.0 / 67.1 |")
+    results.popitem()
+    results = {variant: result for variant, result in results.items() if variant["task"] != "kitti"}
+    assert benchmarks.own_means(about, benchmarks.scores_of(results)) == ""
+
+
+def test_standins_stand_beside_means_of_groups_and_the_table_ends_with_its_sentence(monkeypatch):
+    tables, this = module("aoft2025.tables"), study("aoft2025")
+    results = {
+        variant: {"accuracy_percent": value}
+        for variant in this.groups("large")["standins"]
+        if variant["method"] == "hta_lora"
+        for task, value in {"natural": 70.0, "specialised": 85.0, "structured": 40.0}.items()
+        if variant["task"] == task
+    }
+    monkeypatch.setitem(this.about["closing"], "large", "Reproduced is nothing.\n")
+    parts = tables.sections(this, "large", results)
+    row = next(part for part in parts if part.startswith("| method | natural ")).splitlines()[-1]
+    # 576.7 / 7, 344.0 / 4 and 498.3 / 8
+    assert row == "| `hta_lora` | 70.0 | 85.0 | 40.0 | 65.0 | 82.4 | 86.0 | 62.3 | 76.9 |"
+    assert parts[-1] == "Reproduced is nothing."
+
+
+def test_the_page_has_the_published_means():
+    benchmarks, about = module("aoft2025.benchmarks"), study("aoft2025").about["benchmarks"]
+    assert benchmarks.published_means(about) in (STUDIES / "aoft2025" / "README.md").read_text(encoding="utf-8")
 
 
 def test_differences_are_told_apart_by_a_t_test():

@@ -167,7 +167,8 @@ def open_listed(
         notes: what was decided, told to the user.
 
     Raises:
-        PpvitError: a listed file is missing, no image, in the tree twice or in two splits; or train has one class only.
+        PpvitError: a listed file is missing, no image, in the tree twice or in two splits; train has one class only, or
+            test lacks one.
     """
     for split, labels in splits.items():
         _require_files(tree, split, labels)
@@ -214,15 +215,18 @@ def _require_apart(splits: Mapping[str, Labels], where: str) -> None:
 
 
 def _check_counts(where: str, classes: Sequence[str], counts: Mapping[str, Counter[int]]) -> None:
-    """Warn of classes that a split lacks: 800 images are fewer than twice the classes of SUN397."""
+    """Refuse what cannot be trained on or scored; warn of classes that train lacks, as the 800 of SUN397's 397 do."""
     if len(counts["train"]) < 2:
         raise PpvitError(f"{where}: train lists {len(counts['train'])} class, and at least two are needed")
-    for split, what in (("train", "cannot be learned"), ("test", "is not scored")):
-        lacking = [name for number, name in enumerate(classes) if number not in counts[split]]
-        if lacking:
-            named = ", ".join(f"'{name}'" for name in lacking[:_NAMED])
-            more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-            warn(f"{where}: without an image in {split}, which {what}: {named}{more} of {len(classes)} classes")
+    lacking = {
+        split: [name for number, name in enumerate(classes) if number not in found] for split, found in counts.items()
+    }
+    if lacking["test"]:
+        raise PpvitError(f"{where}: test lists no image of class '{lacking['test'][0]}'; copy the data set again")
+    if train := lacking["train"]:
+        named = ", ".join(f"'{name}'" for name in train[:_NAMED])
+        more = f" and {len(train) - _NAMED} more" if len(train) > _NAMED else ""
+        warn(f"{where}: without an image in train, which cannot be learned: {named}{more} of {len(classes)} classes")
 
 
 def _sum(sizes: Mapping[str, int]) -> str:

@@ -26,7 +26,11 @@ ADAPTER = "default"  # peft's name of the only one
 
 
 def figures(run: Run) -> dict[str, Any]:
-    return trained_and_tested(run) | run.call(measured_angles, run.places.adapted, run.places.finetuned)
+    """The usual ones alone for benchmarks, where whole models are trained, too, and accuracy is the question."""
+    usual = trained_and_tested(run)
+    if "task" in run.variant.axes:
+        return usual
+    return usual | run.call(measured_angles, run.places.adapted, run.places.finetuned)
 
 
 def column_angles(matrix: Tensor) -> Tensor:

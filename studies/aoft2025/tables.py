@@ -1,4 +1,4 @@
-"""What this study shows beside the usual tables: angles between columns."""
+"""What this study shows beside the usual tables: angles between columns, and accuracies on tasks of benchmarks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.figure
 import paper
+from aoft2025.benchmarks import tasks_apart, tasks_in_tables
 from study import Study
 from table import Results, markdown, svg
 
@@ -17,18 +18,26 @@ of the same sizes (backbone: query and value of all layers; prompts count as up)
 
 
 def sections(study: Study, size: str, results: Results) -> list[str]:
+    """The usual tables, angles, tasks of benchmarks, and the sentence with which a table ends."""
+    usual, tasks = tasks_apart(results)
+    parts = [*paper.sections(study, size, usual), *angles(study, size, usual)] if usual else []
+    closing = study.about["closing"].get(size)
+    return [*parts, *tasks_in_tables(study, tasks), *([closing.strip()] if closing else [])]
+
+
+def angles(study: Study, size: str, results: Results) -> list[str]:
     rows = [["images", "method", *(kind.replace("_gaussian", ", Gaussian") for kind in KINDS)]]
     for (images, method), runs in paper.rows_of(study, size, results).items():
         near = [run["angles_near_90_percent"] for run in runs]
         if "up" in near[0]:
             texts = [f"{mean(found[kind] for found in near):.1f}" if kind in near[0] else "–" for kind in KINDS]
             rows.append([images, f"`{method}`", *texts])
-    return [*paper.sections(study, size, results), HEADING, markdown(rows, text_columns=2)]
+    return [HEADING, markdown(rows, text_columns=2)]
 
 
 def plots(study: Study, size: str, results: Results) -> dict[str, tuple[str, bytes]]:
     """Distribution of the angles between columns, a panel a row of the plot's ``panels``."""
-    rows, plot = paper.rows_of(study, size, results), study.about["plot"]
+    rows, plot = paper.rows_of(study, size, tasks_apart(results)[0]), study.about["plot"]
     figure = matplotlib.figure.Figure(figsize=(9, 2.2 * len(plot["panels"])), layout="constrained")
     panels = figure.subplots(len(plot["panels"]), 1, sharex=True)
     for axes, (title, lines) in zip(panels, plot["panels"].items(), strict=True):

@@ -175,6 +175,12 @@ def test_class_missing_in_test(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_one_class_in_train_is_refused(tmp_path):
+    raw = write_raw(tmp_path / "raw", {"train": 1, "test": 6})
+    with pytest.raises(PpvitError, match="class 'class 1' has no train image"):
+        run(make_config(**SMALL), raw, tmp_path / "out")
+
+
 def test_undecodable_image_names_its_file_and_leaves_nothing(raw, tmp_path):
     path = raw / "train-000000.tar"
     data = path.read_bytes()

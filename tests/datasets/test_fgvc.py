@@ -190,10 +190,10 @@ def test_lists_of_vpt_without_folders_of_classes(tmp_path):
     for name in ("cars_test_annos_withlabels.mat", "devkit"):  # not needed then
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
     vpt(folder, {"train": {"cars_train/00001.jpg": 7, "cars_train/00002.jpg": 9}, "val": {"cars_train/00003.jpg": 7},
-                 "test": {"cars_test/00001.jpg": 9}})  # fmt: skip
+                 "test": {"cars_test/00001.jpg": 9, "cars_test/00002.jpg": 7}})  # fmt: skip
     source = open_at(folder, "fgvc_cars")
     assert source.classes == ["7", "9"]
-    assert pairs(source, "test") == [("cars_test/00001.jpg", 1)]
+    assert pairs(source, "test") == [("cars_test/00001.jpg", 1), ("cars_test/00002.jpg", 0)]
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,32 @@ import pytest
 from conftest import make_config
 from image_files import encoded, fill, open_at, origins
 
+from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import NO_DATA
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.reading import read_json
+from ppvit.data.encrypted import write_encrypted
+from ppvit.data.plain import plain_splits
 from ppvit.data.sealed import read_dataset
 from ppvit.datasets import DATASETS, open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.datasets.vtab import TASKS
 
 GROUPS = {"natural": 7, "specialised": 4, "structured": 8}
-SPLITS = {"train800": ("train", 6), "val200": ("val", 3), "test": ("test", 3)}
+SPLITS = {"train800": ("train", 6), "val200": ("val", 3), "test": ("test", 4)}
 
 
 def archive(folder, task="kitti", classes=(0, 1, 2)):
-    """A task of three classes: ``images/<list>/000000.jpg`` and four lists; the third has copies of its own."""
+    """A task of four classes, of which train lacks the last: ``images/<list>/000000.jpg`` and four lists.
+
+    ``train800val200.txt`` lists copies of its own, as in the published archive.
+    """
     lines = {}
     for listed, (_, count) in SPLITS.items():
         names = [f"images/{listed}/{number:06d}.jpg" for number in range(count)]
         fill(folder / task, *((name, encoded(number, "jpg")) for number, name in enumerate(names)))
-        lines[listed] = [f"{name} {classes[number % len(classes)]}" for number, name in enumerate(names)]
+        labels = [*classes, *([3] if listed == "test" else [])]
+        lines[listed] = [f"{name} {labels[number % len(labels)]}" for number, name in enumerate(names)]
     both = [line.split()[1] for line in (*lines["train800"], *lines["val200"])]
     names = [f"images/train800val200/{number:06d}.jpg" for number in range(len(both))]
     fill(folder / task, *((name, encoded(number, "jpg")) for number, name in enumerate(names)))
@@ -73,7 +81,7 @@ def test_splits_are_those_of_the_lists(tmp_path, form, capsys):
         assert pairs(source, split, root) == as_listed(folder / "kitti", listed)
     assert source.classes == ["below 8 m", "8 to 20 m", "beyond 20 m", "no vehicle"]
     told = capsys.readouterr()
-    assert "6 train + 3 val + 3 test images, the published splits have 800 train + 200 val + 711 test" in told.err
+    assert "6 train + 3 val + 4 test images, the published splits have 800 train + 200 val + 711 test" in told.err
     assert "without an image in train, which cannot be learned: 'no vehicle' of 4 classes" in told.err
     assert "not used" not in told.out
 
@@ -164,8 +172,9 @@ def test_bad_lists_end_in_one_line(tmp_path, text):
 def test_lists_with_blanks_in_names_and_marks_of_order(tmp_path):
     folder = archive(tmp_path)
     fill(folder / "kitti", ("images/a b/c.jpg", encoded(1, "jpg")))
-    listed(folder, b"\xef\xbb\xbfimages/a b/c.jpg 3\r\n")
-    assert pairs(open_at(folder, "vtab_kitti"), "test") == [("images/a b/c.jpg", 3)]
+    text = "".join(f"\r\nimages/test/{number:06d}.jpg {number}" for number in range(3))
+    listed(folder, b"\xef\xbb\xbfimages/a b/c.jpg 3" + text.encode())
+    assert ("images/a b/c.jpg", 3) in pairs(open_at(folder, "vtab_kitti"), "test")
 
 
 def test_missing_lists_are_named(tmp_path):
@@ -207,7 +216,7 @@ def test_links_to_images_are_followed_and_others_refused(tmp_path):
     with pytest.raises(PpvitError, match=r"000000\.jpg is a link; pack the archive with tar --dereference"):
         list(open_at(tmp_path / "set.tar", "vtab_kitti").test())
     (tmp_path / "kept.jpg").unlink()
-    with pytest.raises(PpvitError, match="1 of the 3 images that test lists are not there"):
+    with pytest.raises(PpvitError, match="1 of the 4 images that test lists are not there"):
         open_at(folder, "vtab_kitti")
 
 
@@ -229,6 +238,13 @@ def test_a_name_twice_in_a_tar_is_refused(tmp_path):
         open_at(tmp_path / "set.tar", "vtab_kitti")
 
 
+def test_a_class_that_test_lacks_is_refused(tmp_path):
+    folder = archive(tmp_path)
+    listed(folder, f"{IMAGE} 1")
+    with pytest.raises(PpvitError, match="test lists no image of class 'below 8 m'; copy the data set again"):
+        open_at(folder, "vtab_kitti")
+
+
 def test_one_class_is_too_few(tmp_path):
     folder = archive(tmp_path, classes=(2,))
     with pytest.raises(PpvitError, match="train lists 1 class, and at least two are needed"):
@@ -238,13 +254,24 @@ def test_one_class_is_too_few(tmp_path):
 def test_a_file_that_is_no_image_stops_the_download(tmp_path):
     folder = archive(tmp_path / "set")
     fill(folder / "kitti", ("images/raw", b"key = 3"))
-    listed(folder, "images/raw 1")
+    text = "".join(f"images/test/{number:06d}.jpg {number}\n" for number in (0, 2, 3))
+    listed(folder, f"{text}images/raw 1")
     settings = make_config(dataset={"name": "vtab_kitti"}).dataset
     with pytest.raises(PpvitError, match="'images/raw' is no image that is read"):
         write_raw(open_at(folder, "vtab_kitti"), settings, tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
-    listed(folder, f"{IMAGE} 1\nimages/test/000001.jpg 0")
+    listed(folder, f"{text}images/test/000001.jpg 1")
     write_raw(open_at(folder, "vtab_kitti"), settings, tmp_path / "raw")
     manifest, _ = read_dataset(tmp_path / "raw")
-    assert manifest["counts"] == {"train": 6, "val": 3, "test": 2}
+    assert manifest["counts"] == {"train": 6, "val": 3, "test": 4}
     assert manifest["source"] == "VTAB-1k kitti, prepared archive"
+
+
+def test_a_class_that_train_lacks_keeps_its_number_in_what_the_trainer_gets(tmp_path, capsys):
+    config = make_config(dataset={"name": "vtab_kitti", "image_size": 16})
+    write_raw(open_at(archive(tmp_path / "set"), "vtab_kitti"), config.dataset, tmp_path / "raw")
+    plain = plain_splits(tmp_path / "raw", config.dataset, config.encrypt)
+    write_encrypted(plain, load_cipher(config), tmp_path / "out", 512)
+    assert "no train image shows 'no vehicle', which cannot be learned" in capsys.readouterr().err
+    manifest = read_json(tmp_path / "out" / "train" / "manifest.json", "encrypt")
+    assert (manifest["count"], manifest["num_classes"]) == (6, 4)
