@@ -1,7 +1,7 @@
 """Slot by slot arithmetic that looks after levels and scales by itself, for algorithms that are written plainly.
 
 Such an algorithm does not know the library: it runs on SEAL's ciphertexts (:class:`CiphertextArithmetic`), on those of
-OpenFHE (`ppvit.he.openfhe`), and on arrays in a test.
+OpenFHE (`ppvit.he.ckks.openfhe`), and on arrays in a test.
 """
 
 from __future__ import annotations
