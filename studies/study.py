@@ -116,7 +116,7 @@ class Variant:
 
     def local_config(self, extra: tuple[str, ...] = ()) -> Config:
         """The same with the environment's values, for running."""
-        return load(None, [_expanded(override) for override in (*self._overrides(), *extra)])
+        return load(None, [expanded(override) for override in (*self._overrides(), *extra)])
 
     def settings(self, extra: tuple[str, ...] = ()) -> dict[str, str]:
         """Every parameter that decides the figures, with its value as text."""
@@ -164,7 +164,8 @@ def read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _expanded(override: str) -> str:
+def expanded(override: str) -> str:
+    """With the values of ``$NAMES`` of the environment."""
     for name in re.findall(r"\$(\w+)", override):
         if name not in os.environ:
             raise UsageError(f"set the environment variable {name}, which shared.yaml asks for; see studies/README.md")

@@ -24,7 +24,7 @@ from ppvit.tuners import TUNERS
 
 STUDIES = ROOT / "studies"
 PAPERS = ("nagamori2023", "lin2025", "aoft2025")
-NAMES = (*PAPERS, "augmentation", "ciphers", "keyed_defence", "loft", "rates")
+NAMES = (*PAPERS, "augmentation", "ciphers", "contrastive", "keyed_defence", "loft", "rates")
 
 
 def module(name):
@@ -123,7 +123,7 @@ def test_methods_of_loft_differ_in_what_they_are_named_after():
     assert settings("loft") == ("lora", "fixed", "random")
     assert settings("loft_roli") == ("lora", "fixed", "robust")
     for (_, method, _), config in configs.items():
-        assert (config.finetune.adversarial == "none") == (method == "natural")
+        assert (config.finetune.adversarial == "none") == (method in ("natural", "slf"))
         assert config.robustness.epsilon == config.adversarial.epsilon
         if rank := re.fullmatch(r"loft_r(\d+)", method):
             assert config.finetune.rank == int(rank[1])
@@ -405,7 +405,32 @@ def test_published_figures_of_loft():
         "AdvCL": [73.23, 37.46, 37.58, 15.54],
         "ACL": [79.32, 37.62, 45.34, 15.68],
         "natural fine-tuning": [94.02, 6.61, None, None],
+        "RFT of Table I": [84.46, 17.16, None, None],
     }
+    assert paper["starts"]["ACL"] == [
+        "78.22/39.17",
+        "75.53/40.60",
+        "81.25/49.60",
+        "45.82/17.30",
+        "43.49/19.07",
+        "57.74/24.78",
+    ]
+    assert {len(values) for values in paper["starts"].values()} == {len(paper["protocols"])}
+
+
+def test_starts_without_labels_are_where_variants_look_for_them():
+    prepare = module("loft.prepare")
+    models = {(variant["size"], variant["model"], variant.config().model) for variant in variants("loft")}
+    found = {size for size, name, _ in models if "_" in name}
+    assert found == {"tiny", "large", "full"}
+    for size, name, model in models:
+        if "_" in name:
+            config = prepare.config_without_labels(size, name)
+            assert config.pretrain.method == name.partition("_")[2]
+            assert (config.model.name, config.model.pretrained) == (model.name, False)
+            assert config.model.mean == model.mean == [0.5, 0.5, 0.5]  # so that the result is a plain network
+            assert model.checkpoint == str((prepare.FOLDER / f"{size}-{name}.safetensors").relative_to(ROOT))
+            assert config.dataset.image_size == 32
 
 
 def test_parameter_counts_are_the_published_ones():

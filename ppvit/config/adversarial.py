@@ -23,9 +23,17 @@ class Adversarial(Section):
     step_size: float = Field(2.0, gt=0, le=100_000)
     """length of a step, in grey levels, in the same norm"""
     start: Literal["auto", "none", "noise", "uniform", "n_fgsm"] = "auto"
-    """none: at the image; noise: near (auto for kl); uniform: in the ball (auto for ce); n_fgsm: with a single step"""
+    """none: at the image; noise: near (auto for kl, branch=lora); uniform: in the ball (else auto); n_fgsm: one step"""
     inner_loss: Literal["auto", "ce", "kl"] = "auto"
-    """what it maximises: kl, divergence from the clean prediction (auto for trades); ce, cross-entropy (auto for at)"""
+    """what it maximises: kl, divergence from the clean prediction (auto for trades, no branch); ce, cross-entropy"""
+    mode: Literal["eval", "train"] = "eval"
+    """of the network under attack in training: train takes statistics of the batch, as some published code does"""
+    branch: Literal["none", "twins", "lora"] = "none"
+    """second way through the network, dropped after: twins, by frozen statistics; lora, for clean images (AutoLoRa)"""
+    branch_weight: float = Field(1.0, ge=0, le=1e6)
+    """branch=twins: weight of the half of a batch that goes through frozen statistics"""
+    branch_rank: int = Field(8, ge=1, le=8192)
+    """branch=lora: rank of the update for clean images"""
     natural_weight: float = Field(1.0, ge=0, le=1e6)
     """trades: weight u of the cross-entropy on clean images"""
     robust_weight: float = Field(6.0, ge=0, le=1e6)
@@ -61,15 +69,21 @@ def require_consistent(loss: AdversarialLoss, settings: Adversarial, epochs: int
         raise ValueError(
             f"adversarial.start n_fgsm is an attack of one step; set adversarial.steps=1, not {settings.steps}"
         )
-    kl = settings.inner_loss == "kl" or (settings.inner_loss == "auto" and loss == "trades")
+    if settings.branch == "lora" and loss == "at":
+        raise ValueError("adversarial.branch lora needs the clean images too; set finetune.adversarial=trades, not at")
+    divergent = loss == "trades" and settings.branch == "none"
+    kl = settings.inner_loss == "kl" or (settings.inner_loss == "auto" and divergent)
     if settings.start == "none" and kl:
         raise ValueError(
             "adversarial.start none never leaves the image with adversarial.inner_loss kl, whose gradient is zero "
             "there; set adversarial.start=noise"
         )
+    begins_at_image = kl or settings.branch == "lora"
     reach = settings.steps * settings.step_size
     # from a start inside the ball one goes on; these two begin at the image
-    if reach < settings.epsilon and (settings.start in ("none", "noise") or (settings.start == "auto" and kl)):
+    if reach < settings.epsilon and (
+        settings.start in ("none", "noise") or (settings.start == "auto" and begins_at_image)
+    ):
         raise ValueError(
             f"adversarial.step_size {settings.step_size:g} is too short: {settings.steps} steps of it reach {reach:g} "
             f"of adversarial.epsilon {settings.epsilon:g}; set "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ppvit.config.adversarial import AdversarialLoss
 from ppvit.config.section import Section, Text
@@ -67,8 +67,8 @@ class Finetune(Section):
     """L2 penalty (sgd, adam) or decoupled decay (adamw)"""
     decayed: Literal["matrices", "all"] = "matrices"
     """what weight_decay is for: all is biases, norms and other vectors too, as usual with sgd"""
-    schedule: Literal["constant", "linear", "cosine", "step"] = "cosine"
-    """how the learning rate falls to zero after warm-up; step: to a tenth after half of all steps, again after 3/4"""
+    schedule: Literal["constant", "linear", "cosine", "step", "halving"] = "cosine"
+    """how the rate falls; step: to a tenth after 1/2 and 3/4 of all steps; halving: as robust accuracy stalls"""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """share of all steps over which the learning rate rises from zero"""
     class_weights: Literal["none", "balanced"] = "none"
@@ -93,6 +93,15 @@ class Finetune(Section):
     """true keeps fewer activations and computes them again: less memory, a third more time, the same gradients"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides new weights, order of images, dropout"""
+
+    @model_validator(mode="after")
+    def _halves_by_what_is_measured(self) -> Finetune:
+        if self.schedule == "halving" and (self.adversarial == "none" or not self.keeps_best):
+            raise ValueError(
+                "finetune.schedule halving goes on from the best weights under attack; set finetune.adversarial to at "
+                "or trades and finetune.select to auto, or finetune.schedule=cosine"
+            )
+        return self
 
     @property
     def keeps_best(self) -> bool:

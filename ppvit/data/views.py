@@ -122,7 +122,7 @@ class Views:
             torch.default_generator.manual_seed(self.seed(index, view))
             numbers = torch.rand(4, dtype=torch.float64).tolist()
             smallest = OWNERS.smallest if self.recipe == "contrastive" else SMALLEST_PART
-            box = _part(whole.size, *numbers, smallest=smallest)
+            box = _part(whole.size, smallest, *numbers)
             part = whole.resize((size, size), Image.Resampling[resize_filter.upper()], box)
             return np.asarray(_changes(self.recipe)(part))
 
@@ -159,7 +159,7 @@ def _whole(plain: np.ndarray, size: int, resize_filter: str, crop: str) -> Image
 
 
 def _part(
-    size: tuple[int, int], area: float, shape: float, across: float, down: float, smallest: float = SMALLEST_PART
+    size: tuple[int, int], smallest: float, area: float, shape: float, across: float, down: float
 ) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the part that four numbers in [0, 1) choose, in pixels.
 

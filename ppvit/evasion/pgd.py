@@ -25,15 +25,18 @@ N_FGSM_WIDTH = 2  # k of N-FGSM: its noise fills a ball that many times as wide 
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
+def frozen(model: nn.Module, evaluates: bool = True) -> Iterator[nn.Module]:
     """The model in eval mode with no parameter that requires grad, whatever it was before; all is put back after.
+
+    Its mode stays as it is where ``evaluates`` is False; then running statistics follow what it computes.
 
     Gradients with respect to the input are the same, but autograd then keeps a smaller part of the activations and
     does not compute the gradients of weights, low-rank ones included.
     """
     modes = [(module, module.training) for module in model.modules()]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
+    if evaluates:
+        model.eval()
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
@@ -116,6 +119,7 @@ class PgdAttack:
         inner_loss: ``ce``, cross-entropy with the labels; ``kl``, divergence from the logits of the clean images,
             which is flat at the start ``none``.
         task: what logits mean, and so what both losses are.
+        training: whether the model stays in training mode.
     """
 
     ball: Ball
@@ -124,6 +128,7 @@ class PgdAttack:
     start: Start = "uniform"
     inner_loss: InnerLoss = "ce"
     task: Task = MULTICLASS
+    training: bool = False
 
     def perturb(
         self,
@@ -133,7 +138,7 @@ class PgdAttack:
         generator: torch.Generator | None = None,
         starts: Tensor | None = None,
     ) -> Tensor:
-        """Adversarial inputs for a model, in eval mode and frozen while it lasts.
+        """Adversarial inputs for a model, frozen while it lasts, and in eval mode unless ``training``.
 
         Args:
             model: inputs to logits (n, C); not the wrapper of several processes, whose bookkeeping expects the
@@ -146,7 +151,7 @@ class PgdAttack:
         Raises:
             PpvitError: as of :func:`pgd`.
         """
-        with frozen(model):
+        with frozen(model, evaluates=not self.training):
             if self.inner_loss == "kl":
                 with torch.no_grad():
                     clean = model(images)

@@ -44,6 +44,9 @@ def _adversarial_reads(config: Config) -> set[str]:
     if loss == "none":
         return set()
     unread = set() if loss == "trades" else {"natural_weight", "robust_weight", "scalars"}
+    unread |= {"scalars"} if settings.branch == "twins" else set()
+    unread |= set() if settings.branch == "twins" else {"branch_weight"}
+    unread |= set() if settings.branch == "lora" else {"branch_rank"}
     unread |= set() if settings.head_init == "robust" else {"head_epochs"}
     return set(type(settings).model_fields) - unread
 

@@ -21,20 +21,25 @@ from ppvit.core.results import Stopwatch
 from ppvit.evasion.ball import GREY_LEVEL, Ball
 from ppvit.evasion.pgd import PgdAttack
 from ppvit.models.tasks import MULTICLASS, Task
+from ppvit.training.halving import Halving
 from ppvit.training.monitor import DROP_PERCENT, ROBUST
 from ppvit.training.objective import Objective
 from ppvit.training.scalars import REFRESHES, RunningAccuracy, automatic_weights
 
 
 def attack_of(loss: str, settings: Adversarial, ball: Ball, task: Task = MULTICLASS) -> PgdAttack:
-    """The attack of training: by default kl from noise for TRADES, cross-entropy from a uniform start for AT."""
+    """The attack of training: by default kl from noise for TRADES, cross-entropy from a uniform start for AT.
+
+    With a second branch it is cross-entropy too, from noise for AutoLoRa.
+    """
     inner = settings.inner_loss
     if inner == "auto":
-        inner = "kl" if loss == "trades" else "ce"
+        inner = "kl" if loss == "trades" and settings.branch == "none" else "ce"
     start = settings.start
     if start == "auto":
-        start = "noise" if inner == "kl" else "uniform"
-    return PgdAttack(ball, settings.steps, settings.step_size * GREY_LEVEL, start, inner, task)
+        start = "noise" if inner == "kl" or settings.branch == "lora" else "uniform"
+    step_size = settings.step_size * GREY_LEVEL
+    return PgdAttack(ball, settings.steps, step_size, start, inner, task, settings.mode == "train")
 
 
 class Robust(Objective):
@@ -81,6 +86,8 @@ class Robust(Objective):
         self._generator = torch.Generator(accelerator.device)
         self._accuracy = RunningAccuracy(task.chance(num_classes), accelerator.device)
         self._best_percent = -math.inf
+        self._halving = Halving(settings.epochs) if settings.schedule == "halving" else None
+        self._epochs = 0
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -128,6 +135,10 @@ class Robust(Objective):
     def end_epoch(self, validated: Mapping[str, float]) -> dict[str, float]:
         """Strengthen the attack if the accuracy under the monitor's has fallen; the metrics are those of this epoch."""
         metrics = {"attack_steps": float(self.attack.steps)}
+        self._epochs += 1
+        if self._halving:
+            self.restarts = self._halving.end_epoch(self._epochs, validated[ROBUST])
+            self.rate = self._halving.rate
         if self._adversarial.scalars == "auto":
             metrics |= dict(zip(("natural_weight", "robust_weight"), self.weights, strict=True))
         if ROBUST in validated:
@@ -148,11 +159,21 @@ class Robust(Objective):
         attack = {"steps": self.attack.steps, "step_size": self.attack.step_size, "start": self.attack.start}
         counts = self._accelerator.reduce(self._accuracy.counts).tolist()
         seen = {"accuracy": self._accuracy.value, "counts": counts}
-        return {"attack": attack, "best_percent": self._best_percent, **seen}
+        halving = self._halving.state() if self._halving else []
+        return {
+            "attack": attack,
+            "best_percent": self._best_percent,
+            "epochs": self._epochs,
+            "halving": halving,
+            **seen,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.attack = replace(self.attack, **state["attack"])
-        self._best_percent = state["best_percent"]
+        self._best_percent, self._epochs = state["best_percent"], state["epochs"]
+        if self._halving:
+            self._halving.load_state(state["halving"])
+            self.rate = self._halving.rate
         self._accuracy.value = state["accuracy"]
         # the counts are those of all processes together: one takes them, the others start from zero
         if self._accelerator.is_main_process:

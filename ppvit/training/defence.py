@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ppvit.config import Adversarial, Finetune
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages
 from ppvit.evasion.ball import Ball
@@ -19,6 +19,7 @@ from ppvit.evasion.isometry import plain_ball
 from ppvit.models.tasks import Multiclass, Task, task_of
 from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
+from ppvit.training.branches import AutoLora, Twins
 from ppvit.training.checkpoint import Checkpoint
 from ppvit.training.loop import Training, make_accelerator
 from ppvit.training.monitor import Monitor
@@ -63,7 +64,10 @@ class Defence:
         if probe:  # whose few epochs a warm-up of the run would spend below full strength
             adversarial = adversarial.model_copy(update={"warmup_epochs": 0})
         steps = math.ceil(len(self.images) / (settings.batch_size * settings.accumulation))
-        return Robust(settings, adversarial, self.ball, accelerator, steps, self.images.num_classes, task)
+        kind = Robust if probe else {"none": Robust, "twins": Twins, "lora": AutoLora}[adversarial.branch]
+        if kind is not Robust and accelerator.num_processes > 1:
+            raise UsageError(f"adversarial.branch {adversarial.branch} trains in one process; unset PPVIT_PROCESSES")
+        return kind(settings, adversarial, self.ball, accelerator, steps, self.images.num_classes, task)
 
     def monitor(self, val: EncryptedImages, accelerator: Accelerator) -> Monitor:
         """What measures accuracy under attack after every epoch."""
@@ -78,7 +82,8 @@ def robust_head(defence: Defence, model: nn.Module, determines: dict[str, Any], 
     Returns:
         The checkpoint of the finished probe, to be kept until the run is finished too: a resumed run loads it.
     """
-    plainly = {"batch_norm": "frozen", "drop_path": 0.0, "layer_decay": 1.0, "ema_decay": 0.0}
+    plainly: dict[str, Any] = {"batch_norm": "frozen", "drop_path": 0.0, "layer_decay": 1.0, "ema_decay": 0.0}
+    plainly |= {"schedule": "cosine"} if defence.settings.schedule == "halving" else {}
     settings = defence.settings.model_copy(
         update={"method": "linear", "epochs": defence.adversarial.head_epochs, **plainly}
     )

@@ -28,6 +28,7 @@ from ppvit.training.adversarial import Robust
 from ppvit.training.attach import attach
 from ppvit.training.augmentation import make_augmenter
 from ppvit.training.average import WeightAverage
+from ppvit.training.branches import add_branch, drop_branch
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.defence import Defence, robust_head, robust_values
 from ppvit.training.endings import Abandoned, Diverged
@@ -146,6 +147,7 @@ def _finetune(
     model = attach(tuner, model, settings, dataset)
     if defence:
         require_none(model, settings.adversarial)
+        model = add_branch(model, defence.adversarial.branch, defence.adversarial.branch_rank, settings)
         objective: Objective = defence.objective(settings, accelerator, task)
     else:
         objective = objective_of(model, settings, task)
@@ -203,7 +205,7 @@ def _finetune(
     if isinstance(objective, Robust):
         values |= robust_values(objective, training)
     trained = take_back(accelerator.unwrap_model(training.model))
-    trained = trained if trains is model else take_back(model)  # with the head that was trained alone
+    trained = drop_branch(trained) if trains is model else take_back(model)  # with the head that was trained alone
     return Finetuned(tuner, trained, kept, values, accelerator.is_main_process, checkpoints)
 
 
@@ -242,10 +244,13 @@ def _selection(
     ranks = settings.select_by == "auroc" or (several and settings.select_by == "auto")  # some images against others
     if not lacking and ranks and not ((carried > 0) & (carried < len(val))).any():
         lacking = f"no {'label' if several else 'class'} tells the validation images apart"
-    if lacking and settings.patience:
+    if lacking and (settings.patience or settings.schedule == "halving"):
+        asks, without = f"patience {settings.patience}", "patience=0"
+        if not settings.patience:
+            asks, without = "schedule halving", "schedule=cosine"
         raise PpvitError(
-            f"finetune.patience {settings.patience}: {lacking} in {val.folder}; raise dataset.val_fraction and encrypt "
-            "again, or set finetune.patience=0"
+            f"finetune.{asks}: {lacking} in {val.folder}; raise dataset.val_fraction and encrypt again, or set "
+            f"finetune.{without}"
         )
     if not lacking:
         validation = Validation(val, accelerator, settings.select_by)

@@ -177,7 +177,7 @@ class Training:
     def _optimizer_step(self, step: int) -> None:
         factor = learning_rate_factor(self.settings, step, self.settings.epochs * self._steps_per_epoch)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor * group["rate"]
+            group["lr"] = self.settings.learning_rate * factor * group["rate"] * self._objective.rate
         if self.settings.gradient_clip:
             self._accelerator.clip_grad_norm_(self._trained, self.settings.gradient_clip)
         self._optimizer.step()
@@ -196,6 +196,8 @@ class Training:
         with self._average.in_place(self._bare) if self._average else nullcontext():
             validated = self.selection.end_epoch(epoch + 1, self._bare)
         self.history.append(metrics | validated | self._objective.end_epoch(validated))
+        if self._objective.restarts:
+            self.selection.finish(self._bare)
         self._sums.zero_()
         self._report(epoch)
         self._save(epoch + 1, 0)

@@ -20,9 +20,13 @@ class Objective:
 
     Attributes:
         measures: names of what :meth:`loss` measures, ``train_loss`` first; shares end in ``_percent``.
+        rate: what the learning rate is multiplied with beside its schedule.
+        restarts: whether the next epoch begins at the best weights so far.
     """
 
     measures: tuple[str, ...] = ("train_loss", "train_accuracy_percent")
+    rate = 1.0
+    restarts = False
 
     def __init__(self, label_smoothing: float = 0.0, task: Task = MULTICLASS) -> None:
         self._label_smoothing, self._task = label_smoothing, task

@@ -60,7 +60,8 @@ def make_optimizer(
 def learning_rate_factor(settings: Finetune, step: int, total_steps: int) -> float:
     """Share of the peak learning rate at an optimiser step.
 
-    Rises linearly over ``warmup_fraction`` of all steps, then stays (constant), falls linearly to zero (linear), as
+    Rises linearly over ``warmup_fraction`` of all steps, then stays (constant, and halving, see
+    :class:`ppvit.training.halving.Halving`), falls linearly to zero (linear), as
     half a cosine to zero (cosine), or to a tenth after half of all steps and a hundredth after three quarters (step; He
     et al., arXiv 1512.03385, Sec. 4.2).
 
@@ -72,7 +73,7 @@ def learning_rate_factor(settings: Finetune, step: int, total_steps: int) -> flo
     warmup = round(settings.warmup_fraction * total_steps)
     if step < warmup:
         return (step + 1) / warmup
-    if settings.schedule == "constant":
+    if settings.schedule in ("constant", "halving"):
         return 1.0
     if settings.schedule == "step":
         return 0.1 ** sum(step >= share * total_steps for share in (0.5, 0.75))

@@ -1,20 +1,70 @@
-"""A small ResNet that learnt to name rendered glyphs, as the embedded micro-ViT did: the start of all ResNet runs."""
+"""What runs start from: a small ResNet that learnt to name rendered glyphs, and ResNets pre-trained without labels."""
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from ppvit.core.files import atomic_output
+from study import ROOT, STUDIES, Study, expanded
 
-OUT = Path(__file__).parent.parent.resolve() / "data" / "loft" / "resnet10_micro_cifar.safetensors"
+from ppvit.config import Config, load
+from ppvit.core.files import atomic_output
+from ppvit.pipeline import STAGES
+from ppvit.places import Places
+
+FOLDER = STUDIES / "data" / "loft"
+OUT = FOLDER / "resnet10_micro_cifar.safetensors"
 STEPS, BATCH, LEARNING_RATE = 1500, 64, 3e-3
 
 
 def prepare(axes: dict[str, Any]) -> None:
-    """Train it where a variant needs it and it is not there yet; two minutes on a core."""
-    if axes["model"] == "resnet" and not OUT.exists():
+    """Train what a variant starts from, where it is not there yet.
+
+    Glyphs take two minutes on a core; pre-training without labels takes longer, see README.md.
+    """
+    model, _, method = axes["model"].partition("_")
+    if method:
+        out = FOLDER / f"{axes['size']}-{axes['model']}.safetensors"
+        if not out.exists():
+            pretrain_without_labels(axes["size"], axes["model"], out)
+    elif model == "resnet" and not OUT.exists():
         pretrain()
+
+
+def config_without_labels(size: str, model: str) -> Config:
+    """Images of the size, the network, and what ``variants.yaml`` sets below ``pretraining``."""
+    study = Study(STUDIES / "loft")
+    own, method = study.plan["pretraining"][size], model.partition("_")[2]
+    network = study.plan["settings"]["model"][model]
+    network = network["all"] if isinstance(network, dict) else network
+    overrides = [
+        *(each for each in study.shared["size"][size] if each.startswith("dataset.")),
+        *own["all"],
+        *own.get("own", []),
+        *own.get(method, []),
+        *(each for each in network if not each.startswith("model.checkpoint")),
+        f"pretrain.method={method}",
+    ]
+    return load(None, [expanded(each) for each in overrides])
+
+
+def pretrain_without_labels(size: str, model: str, out: Path) -> None:
+    """Run the pipeline up to ``pretrain``; weights stay, and beside them the curves of training."""
+    config = config_without_labels(size, model)
+    print(f"{out.stem}: {config.pretrain.epochs} epochs without labels", file=sys.stderr, flush=True)
+    raw = STUDIES / "data" / size / "raw"
+    with tempfile.TemporaryDirectory(prefix="ppvit-study-") as folder:
+        places = Places.of(config, Path(folder), raw=raw, embedded=Places.of(config, ROOT).embedded)
+        for stage in ("download", "encrypt", "adapt", "pretrain"):
+            if stage != "download" or not (raw / "dataset.json").exists():
+                STAGES[stage].run(config, places)
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        kept = {".csv": places.results / "pretrain" / "curves.csv", out.suffix: places.pretrained / "model.safetensors"}
+        for suffix, path in kept.items():  # the weights last: where they are, all is there
+            with atomic_output(out.with_suffix(suffix)) as temporary:
+                temporary.write_bytes(path.read_bytes())
 
 
 def pretrain() -> None:

@@ -137,11 +137,25 @@ def published_table(paper: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def starts_table(paper: dict[str, Any]) -> list[list[str]]:
+    """Published accuracy after robust pre-training, SA/AA of each protocol."""
+    rows = [["start", *paper["protocols"]]]
+    for start, values in paper["starts"].items():
+        rows.append([start, *("–" if value is None else value for value in values)])
+    return rows
+
+
 TABLES = {
     "methods": methods_table,
     "photographs": methods_table,
     "ranks": functools.partial(ladder_table, quantity="rank", own=8),
     "labels": labels_table,
+    "rivals": methods_table,
+    "compared": methods_table,
+    "candidates": methods_table,
+    "pretraining": methods_table,
+    "full": methods_table,
+    "full_pretraining": methods_table,
     "steps": functools.partial(ladder_table, quantity="steps", own=10),
 }
 
@@ -161,6 +175,8 @@ def sections(study: Study, size: str, results: Results) -> Iterator[str]:
     yield from (doubts(run, result) for run, result in rows.items() if failed_checks(result))
     yield "## Published"
     yield markdown(published_table(study.about), text_columns=1)
+    yield study.about["starts_source"].strip()
+    yield markdown(starts_table(study.about), text_columns=1)
     yield study.about["caution"].strip()
 
 

@@ -182,6 +182,16 @@ def test_no_view_is_the_mirror_of_another(size):
         assert max(mirrored_blocks(one, other) for one in drawn for other in drawn) < 0.2
 
 
+@pytest.mark.parametrize("size", [16, 32])
+def test_no_contrastive_view_is_the_mirror_of_another(size):
+    """Small parts may be nearly their own mirrors, and blocks of one colour tell nothing."""
+    views = Views(10, "contrastive", DRAWS)
+    for index, picture in enumerate(photographs(3, 16)):
+        drawn = [views.draw(picture, index, view, size, "bicubic", "center") for view in range(views.count)]
+        pairs = [(one, other) for one in drawn for other in drawn if one is not other]
+        assert max(mirrored_blocks(one, other) for one, other in pairs) < 0.2
+
+
 def run(places, **sections):
     config = make_config(**{"dataset": {"image_size": 16, "val_fraction": 0.0}, **sections})
     encrypt.run(config, places)

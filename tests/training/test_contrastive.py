@@ -66,6 +66,7 @@ def run(folder, config):
 
 def tiny_resnet(padding=1) -> Backbone:
     arguments = {"num_classes": 3, "stem_padding": padding}
+    torch.manual_seed(0)
     model = timm.create_model("resnet10_micro_cifar", **arguments)
     return Backbone(model.eval(), "resnet10_micro_cifar", arguments, (0.5,) * 3, (0.5,) * 3)
 

@@ -25,6 +25,7 @@ from ppvit.training.selection import Selection
 NEIGHBOURS, SHARPNESS = 20, 0.07  # of a vote by exp(cosine similarity / 0.07)
 MOST_IMAGES = 10_000  # of training that are looked at
 STRENGTH = 0.1  # C of the logistic regression
+BATCH = 256
 KNN, LINEAR = "val_knn_accuracy_percent", "val_linear_accuracy_percent"
 
 
@@ -56,14 +57,17 @@ class Curves(Selection):
         return {name: 100 * float(np.mean(answer == truth)) for name, answer in answers.items()}
 
     def _features(self, images: EncryptedImages) -> tuple[np.ndarray, np.ndarray]:
-        order = np.arange(min(len(images), MOST_IMAGES))
-        batches = np.split(order, range(256, len(order), 256))
-        with frozen(self._network), torch.no_grad():
-            rows = [
-                features_of(self._network, model_input(batch.to(device()))).cpu().numpy()
-                for batch, _ in load_batches(images, batches)
-            ]
-        return np.concatenate(rows), images.labels()[order]
+        rows = features_of_all(self._network, images, MOST_IMAGES)
+        return rows, images.labels()[: len(rows)]
+
+
+def features_of_all(network: nn.Module, images: EncryptedImages, most: int) -> np.ndarray:
+    """Features of the first images, in eval mode, float32 (at most ``most``, D)."""
+    order = np.arange(min(len(images), most))
+    batches = np.split(order, range(BATCH, len(order), BATCH))
+    with frozen(network), torch.no_grad():
+        inputs = (model_input(batch.to(device())) for batch, _ in load_batches(images, batches))
+        return np.concatenate([features_of(network, batch).cpu().numpy() for batch in inputs])
 
 
 def neighbours(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:

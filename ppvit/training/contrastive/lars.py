@@ -43,7 +43,7 @@ class Lars(torch.optim.SGD):
                 # weights or gradients of zero tell no size
                 ratio = torch.where((size > 0) & (slope > 0), ratio / group["lr"], 1.0).clamp_max(1.0)
                 weight.grad.add_(weight, alpha=group["decay"]).mul_(ratio)
-        return super().step(closure)  # type: ignore[no-any-return, no-untyped-call]
+        return super().step(closure)  # type: ignore[no-any-return]
 
 
 def make_optimizer(network: nn.Module, name: str, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -37,11 +37,15 @@ class Encoder(nn.Module):
         backbone: any network of timm's form; its head stays as it is.
         projector: (n, D) to (n, P).
         predictor: (n, P) to (n, P); None for none.
+
+    Attributes:
+        guesses: linear heads for pseudo-labels; none at first.
     """
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone, self.projector, self.predictor = backbone, projector, predictor
+        self.guesses = nn.ModuleList()
         for name in head_names(backbone):
             backbone.get_submodule(name).requires_grad_(False)
 

@@ -38,11 +38,12 @@ class Contrastive(Objective):
         self.kept: nn.Module = encoder.backbone
 
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, times its images, and itself as the only measure; ``labels`` are not looked at.
+        """The loss of a batch, times its images, and itself as the only measure.
 
         Args:
             model: an :class:`Encoder`, in training mode, under autocast if there is any.
             images: (n, views, 3, H, W), 0..255.
+            labels: numbers of the images, int64 (n,).
         """
         loss = self.mean_loss(model, views_of(images)) * len(images)
         return loss, loss.detach().double()[None]

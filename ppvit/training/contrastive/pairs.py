@@ -66,7 +66,6 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
         self.images, self._method = images, method
         self._epochs, self._seed = epochs, seed
         self._length = len(images) // batch_size * batch_size
-        self._targets = images.labelling.targets(images.labels())
 
     def __len__(self) -> int:
         return self._length
@@ -77,10 +76,10 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
         return samples
 
     def __getitem__(self, sample: int) -> tuple[Tensor, Any]:
-        """Views of an image, see the class, and its target, which training does not look at."""
+        """Views of an image, see the class, and its number in place of a label."""
         epoch, index = divmod(int(sample), len(self.images))
         views = self._stored_views(epoch, index) if self._stored else self._drawn_views(epoch, index)
-        return torch.stack(views), self._targets[index]
+        return torch.stack(views), index
 
     def _stored_views(self, epoch: int, index: int) -> list[Tensor]:
         draws = np.random.default_rng((self._seed, epoch, index))

@@ -17,19 +17,22 @@ from torch import nn
 
 from ppvit import __version__
 from ppvit.config import Adversarial, Finetune, Pretrain
-from ppvit.core.errors import PpvitError, say
+from ppvit.core.errors import PpvitError, UsageError, say
 from ppvit.core.provenance import Made, require_made_alike
 from ppvit.core.reading import sha256_of
 from ppvit.core.scratch import scratch_folder
 from ppvit.data.batches import EncryptedImages, readers_kept
+from ppvit.evasion.ball import GREY_LEVEL
+from ppvit.evasion.isometry import plain_ball
 from ppvit.models import Backbone, load_model, model_input, read_record, save_model
 from ppvit.models.folders import read_configuration
 from ppvit.training.checkpoint import Checkpoint, seed_everything
-from ppvit.training.contrastive.curves import Curves
+from ppvit.training.contrastive.curves import Curves, features_of_all
 from ppvit.training.contrastive.lars import make_optimizer
 from ppvit.training.contrastive.networks import Encoder, lightly, make_encoder
 from ppvit.training.contrastive.objectives import Byol, Contrastive, SimClr
 from ppvit.training.contrastive.pairs import Pairs
+from ppvit.training.contrastive.robust import Acl, AdvCl, Climb, DynAcl, pseudo_labels
 from ppvit.training.endings import Diverged
 from ppvit.training.hardware import Arithmetic, take_back
 from ppvit.training.loop import Log, Training, make_accelerator
@@ -165,7 +168,20 @@ def _objective(
     splits: dict[str, EncryptedImages],
     record: dict[str, Any],
 ) -> Contrastive:
-    return {"byol": Byol, "simclr": SimClr}[settings.method](encoder, settings, steps)
+    if not settings.attacked:
+        return {"byol": Byol, "simclr": SimClr}[settings.method](encoder, settings, steps)
+    ball = plain_ball(adversarial.norm, adversarial.epsilon, record)
+    climb = Climb(ball, adversarial.steps, adversarial.step_size * GREY_LEVEL)
+    if settings.method != "advcl":
+        kind = DynAcl if settings.method == "dynacl" else Acl
+        return kind(encoder, settings, steps, climb, accelerator.device)
+    if record["cipher"]["name"] != "none":
+        raise UsageError(
+            f"pretrain.method advcl: the high frequencies of an image are not those of its ciphertext under "
+            f"{record['cipher']['name']}; set pretrain.method=acl, or cipher.name=none"
+        )
+    features = features_of_all(encoder.backbone, splits["train"], len(splits["train"]))
+    return AdvCl(encoder, settings, steps, climb, accelerator.device, pseudo_labels(features, settings.seed))
 
 
 def _as_finetuning(settings: Pretrain) -> Finetune:
