@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppvit.core.errors import UsageError
-from ppvit.models.adaptive import Penalised, l12, least_distance
+from ppvit.models.adaptive import Penalised, l12
 
 Kind = Literal["le", "ele"]
 
@@ -132,8 +132,8 @@ class EleAdaptNet(AdaptNet):
             self.penalties = {"permutation": l12(self.matrix), "smoothness": smoothness(picture)}
         return picture
 
-    def distance(self) -> Tensor:
-        return least_distance(self.matrix)
+    def order(self) -> Tensor:
+        return self.matrix
 
 
 def _start(weight: Tensor) -> None:

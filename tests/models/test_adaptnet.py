@@ -104,9 +104,9 @@ def test_a_permutation_has_no_penalty_and_no_distance():
 def test_sinkhorn_is_doubly_stochastic_and_sharpens():
     torch.manual_seed(0)
     layer = AdaptivePermutation(9, "sinkhorn")
-    torch.testing.assert_close(layer.weights().diagonal(), torch.full((9,), 0.5))
+    torch.testing.assert_close(layer.order().diagonal(), torch.full((9,), 0.5))
     layer.matrix.data.normal_()
-    weights = layer.weights()
+    weights = layer.order()
     torch.testing.assert_close(weights.sum(0), torch.ones(9))
     torch.testing.assert_close(weights.sum(1), torch.ones(9), rtol=1e-3, atol=0)
     before = layer.distance()
@@ -119,11 +119,11 @@ def test_sinkhorn_is_doubly_stochastic_and_sharpens():
 def test_rows_of_length_one():
     layer = AdaptivePermutation(4, "l12")
     layer.matrix.data = torch.rand(4, 4)
-    torch.testing.assert_close(layer.weights().norm(dim=0), torch.ones(4))
+    torch.testing.assert_close(layer.order().norm(dim=0), torch.ones(4))
     layer.asked = True
     features = torch.rand(2, 3, 2, 2)
     mixed = layer(features).flatten(2)
-    torch.testing.assert_close(mixed[:, :, 1], features.flatten(2) @ layer.weights()[:, 1])
+    torch.testing.assert_close(mixed[:, :, 1], features.flatten(2) @ layer.order()[:, 1])
     assert layer.penalties["permutation"] > 0
 
 
