@@ -9,7 +9,7 @@ from conftest import tiny_backbone
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import Backbone, load_model, save_model
 from ppvit.models.adaptive import AdaptivePermutation, l12, least_distance
 from ppvit.models.adaptnet import EleAdaptNet, LeAdaptNet, add_adaptnet, make_adaptnet, smoothness
@@ -155,5 +155,7 @@ def test_networks_without_a_place_for_it():
 
 
 def test_bad_sizes_make_no_network():
-    with pytest.raises(RuntimeError):
+    with pytest.raises(PpvitError, match="AdaptNet is for images of 16 pixels, these have 20"):
         make_adaptnet("ele", 4, 16)(torch.rand(1, 3, 20, 20))
+    with pytest.raises(ValueError, match="15 blocks are no square"):  # of a config.json that somebody wrote
+        make_adaptnet("le", 4, 15)

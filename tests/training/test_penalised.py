@@ -44,7 +44,7 @@ def test_the_loss_is_cross_entropy_and_weighted_terms():
     model.load_state_dict(pyramidnet().state_dict())  # its running statistics have moved
     loss, measured = objective.loss(model, images, labels)
     expected = functional.cross_entropy(logits, labels).item() + 2 * terms["permutation"] + 3 * terms["smoothness"]
-    assert float(loss) / 6 == pytest.approx(expected, rel=1e-5)
+    assert loss.item() / 6 == pytest.approx(expected, rel=1e-5)
     names = ("train_loss", "train_accuracy_percent", "train_permutation_loss", "train_smoothness_loss")
     assert objective.measures == names
     assert float(measured[2]) / 6 == pytest.approx(terms["permutation"], rel=1e-5)
