@@ -21,7 +21,7 @@ VARIANTS = {name: {"name": name} for name in CIPHERS} | {
     "orthogonal float16": {"name": "orthogonal", "storage": "float16"},
     "orthogonal uint8": {"name": "orthogonal", "storage": "uint8"},
     "pe image keys": {"name": "pe", "key_scope": "image"},
-    "neuracrypt": {"name": "neuracrypt", "token_width": 16},
+    **{name: {"name": name, "token_width": 16} for name in CIPHERS if name.startswith("neuracrypt")},
 }
 KEYS_ONLY = ["weights", "known_plaintext", "chosen_plaintext", "matching", "brute_force"]
 

@@ -189,7 +189,7 @@ def test_no_text_that_objects_with_a_key_give_of_themselves_shows_it(key, monkey
     for name, kind in CIPHERS.items():
         if not kind.keyed:
             continue
-        cipher = make_cipher(name, key, 32, 4) if name != "neuracrypt" else None
+        cipher = make_cipher(name, key, 32, 4) if not name.startswith("neuracrypt") else None
         for thing in filter(None, (key, cipher, KeyStream(key, (name,)))):
             texts = (repr(thing), str(thing), f"{thing}", "%s" % (thing,), str([thing]), str({"key": thing}))  # noqa: UP031
             assert not any(holds(text.encode(), forms_of_bytes(key.secret)) for text in texts), name

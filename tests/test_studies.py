@@ -13,6 +13,8 @@ import torch
 import yaml
 from conftest import write_raw
 from imports import ROOT
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from ppvit.ciphers import CIPHERS
 from ppvit.ciphers.keyed import load_cipher
@@ -680,3 +682,22 @@ def test_the_page_on_backbones_is_of_what_was_found():
     assert "| Windowed | order | stops | 4 | 1 | 0 | 2e-15 |" in text
     assert "**Mixed**: its patches overlap. c." in text
     assert "d: 2.0 billion parameters." in text
+
+
+def test_pairs_of_digits(tmp_path, monkeypatch):
+    """Classes are what the pictures show, and no test picture is made of a digit of the training pictures."""
+    pairs = module("pairs")
+    monkeypatch.setattr(pairs, "COUNTS", {"train": 2, "test": 1})
+    pairs.make(tmp_path / "pairs")
+    assert len(list((tmp_path / "pairs").glob("*/*/*.png"))) == 300
+    images, labels = load_digits(return_X_y=True)
+    known = np.rint(images.reshape(-1, 8, 8) * (255 / 16))
+    seen: dict[str, set[int]] = {}
+    for path in (tmp_path / "pairs").glob("*/[37]5/*.png"):
+        picture = np.asarray(Image.open(path))[8:24, :, 0]
+        for digit, half in zip(path.parent.name, (picture[:, :16], picture[:, 16:]), strict=True):
+            small = np.asarray(Image.fromarray(half).resize((8, 8), Image.Resampling.BOX), float)
+            nearest = int(np.abs(known - small).sum((1, 2)).argmin())
+            assert labels[nearest] == int(digit)
+            seen.setdefault(path.parent.parent.name, set()).add(nearest)
+    assert not seen["train"] & seen["test"]

@@ -32,9 +32,14 @@ class Penalised(nn.Module):
         self.asked = False
         self.penalties: dict[str, Tensor] = {}
 
-    def distance(self) -> Tensor | None:
-        """How far a learned order of blocks is from a permutation, see :func:`least_distance`; None without one."""
+    def order(self) -> Tensor | None:
+        """Learned weights over blocks, (N, N): column j is what new block j is made of; None without any."""
         return None
+
+    def distance(self) -> Tensor | None:
+        """How far :meth:`order` is from a permutation, see :func:`least_distance`."""
+        order = self.order()
+        return None if order is None else least_distance(order.detach())
 
     def set_progress(self, done: float) -> None:
         """Called before an epoch with the share of training that is behind when it ends."""
@@ -70,7 +75,7 @@ class AdaptivePermutation(Penalised):
         if form == "sinkhorn":
             self.register_buffer("temperature", torch.ones(()))
 
-    def weights(self) -> Tensor:
+    def order(self) -> Tensor:
         """(N, N): column j is what new patch j is made of."""
         if self.form == "free":
             return self.matrix
@@ -85,7 +90,7 @@ class AdaptivePermutation(Penalised):
 
     def forward(self, features: Tensor) -> Tensor:
         """Mix the positions of (n, D, h, w)."""
-        weights = self.weights()
+        weights = self.order()
         if self.asked and self.form == "l12":
             self.penalties = {"permutation": l12(weights)}
         mixed: Tensor = features.flatten(2) @ weights
@@ -95,9 +100,6 @@ class AdaptivePermutation(Penalised):
         """Let the temperature fall, 1 to 0.05, the same share of it in every epoch."""
         if self.form == "sinkhorn":
             self.temperature.fill_(LAST_TEMPERATURE**done)
-
-    def distance(self) -> Tensor:
-        return least_distance(self.weights().detach())
 
     def extra_repr(self) -> str:
         return f"blocks={self.blocks}, form={self.form}"

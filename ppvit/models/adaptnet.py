@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppvit.core.errors import UsageError
-from ppvit.models.adaptive import Penalised, l12, least_distance
+from ppvit.core.errors import PpvitError, UsageError
+from ppvit.models.adaptive import Penalised, l12
 
 Kind = Literal["le", "ele"]
 
@@ -31,17 +31,28 @@ class AdaptNet(Penalised):
     Args:
         block_size: p, the side of a block in pixels.
         blocks: N, of an image.
+
+    Raises:
+        ValueError: so many blocks are no square.
     """
 
     kind: Kind
 
     def __init__(self, block_size: int, blocks: int) -> None:
         super().__init__()
+        if math.isqrt(blocks) ** 2 != blocks:
+            raise ValueError(f"{blocks} blocks are no square")
         self.block_size, self.blocks = block_size, blocks
         self.features = CHANNELS * block_size**2
 
     def _cut(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) to (n, N, 3 p^2), blocks in row-major order, each flattened as C, h, w."""
+        side = math.isqrt(self.blocks) * self.block_size
+        if images.shape[2:] != (side, side):
+            raise PpvitError(
+                f"the model's AdaptNet is for images of {side} pixels, these have {images.shape[-1]}; make it again: "
+                "dvc repro --force adapt"
+            )
         return functional.unfold(images, self.block_size, stride=self.block_size).transpose(1, 2)
 
     def _put_back(self, features: Tensor) -> Tensor:
@@ -109,15 +120,15 @@ class EleAdaptNet(AdaptNet):
     def _iterate(self, times: int) -> None:
         """The power method, for the largest singular value of every sub-network's weights."""
         for _ in range(times):
-            left = torch.einsum("nfv,nv->nf", self.weight, self.right)
+            left = (self.weight * self.right[:, None]).sum(2)  # no product that autocast would round
             self.left.copy_(functional.normalize(left, dim=1, eps=_POWER_EPSILON))
-            right = torch.einsum("nfv,nf->nv", self.weight, self.left)
+            right = (self.weight * self.left[:, :, None]).sum(1)
             self.right.copy_(functional.normalize(right, dim=1, eps=_POWER_EPSILON))
 
     def normalized_weight(self) -> Tensor:
         """Weights (N, F, 3 p^2) over their largest singular values (Miyato et al., arXiv 1802.05957, Eq. 8)."""
-        left, right = self.left.clone(), self.right.clone()  # the buffers change before the backward pass
-        norms = torch.einsum("nf,nfv,nv->n", left, self.weight, right)
+        outer = self.left[:, :, None] * self.right[:, None]
+        norms = (self.weight * outer).sum((1, 2))
         return self.weight / norms[:, None, None]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -132,8 +143,8 @@ class EleAdaptNet(AdaptNet):
             self.penalties = {"permutation": l12(self.matrix), "smoothness": smoothness(picture)}
         return picture
 
-    def distance(self) -> Tensor:
-        return least_distance(self.matrix)
+    def order(self) -> Tensor:
+        return self.matrix
 
 
 def _start(weight: Tensor) -> None:

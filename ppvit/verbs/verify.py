@@ -14,9 +14,14 @@ from ppvit.core.measures import HEADLINES
 from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.data.plain import PlainImages
-from ppvit.evaluation.owner_checks import plain_batches, undo_adaptation, wrong_key
+from ppvit.evaluation.owner_checks import (
+    is_embedded_by_blocks,
+    learned_order_percent,
+    plain_batches,
+    undo_adaptation,
+    wrong_key,
+)
 from ppvit.evaluation.scoring import AnyScores, score, scores_for
-from ppvit.models.stems import patch_projection
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
@@ -30,6 +35,7 @@ def run(config: Config, places: Places) -> None:
     ``accuracy_percent``: under the owner's key, which must equal what the trainer reports;
     ``plain_accuracy_percent``: on plain images, with the adaptation undone;
     ``wrong_key_accuracy_percent``: under other keys (mean of ``verify.wrong_keys``), about chance when the key matters.
+    ``learned_order_percent``: of a learned matrix over blocks, how much of the key's order it has found.
     ``auroc``: under the owner's key too, a figure of the trainer's that its tables do not bound.
     Multi-label, they are ``auroc``, ``plain_auroc`` and ``wrong_key_auroc``.
 
@@ -69,7 +75,9 @@ def _measured(config: Config, places: Places) -> dict[str, Any]:
         values[f"wrong_key_{name}"] = float(np.mean([figure(model, other) for other in others]))
     chance, value = ours.chance()
     values[chance] = value
-    if not cipher.keyed or (cipher.affine_map() is not None and patch_projection(model) is not None):
+    if (found := learned_order_percent(model, cipher)) is not None:
+        values["learned_order_percent"] = found
+    if not cipher.keyed or (cipher.affine_map() is not None and is_embedded_by_blocks(model, cipher)):
         undo_adaptation(model, cipher)
         values[f"plain_{name}"] = figure(model, None)
     values["images"] = len(plain)

@@ -20,7 +20,7 @@ from ppvit.ciphers import CIPHERS, make_cipher
 from ppvit.ciphers.keys import Key
 
 SIZE, BLOCK = 32, 4
-VARIANTS = {name: (name, {}) for name in CIPHERS if name not in ("none", "neuracrypt")} | {
+VARIANTS = {name: (name, {}) for name in CIPHERS if name != "none" and not name.startswith("neuracrypt")} | {
     "subblock_etc block keys": ("subblock_etc", {"key_scope": "block"}),
     "orthogonal uint8": ("orthogonal", {"storage": "uint8"}),
     "pe image keys": ("pe", {"key_scope": "image"}),

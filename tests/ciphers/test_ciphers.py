@@ -34,7 +34,7 @@ OPTIONS = {  # id: name and options; sides of sub-blocks divide all block sides 
     "restricted mostly fixed": ("restricted", {"fixed_blocks": 0.8, "fixed_values": 0.9}),
     "restricted loose": ("restricted", {"fixed_blocks": 0.0, "fixed_values": 0.0}),
     "disposable loose": ("disposable", {"fixed_blocks": 0.2, "fixed_values": 0.1}),
-    "neuracrypt": ("neuracrypt", {"token_width": 16}),
+    **{name: (name, {"token_width": 16}) for name in CIPHERS if name.startswith("neuracrypt")},
 }
 VARIANTS = {name: (name, {}) for name in CIPHERS} | OPTIONS
 
@@ -681,7 +681,7 @@ def test_orthogonal_of_the_batch_is_that_of_its_images_to_the_bit(key):
 @pytest.mark.parametrize(("size", "p", "width"), [(16, 4, 16), (24, 8, 10)])
 def test_neuracrypt_is_its_network_in_torch(size, p, width, key):
     cipher = make_cipher("neuracrypt", key, size, p, token_width=width)
-    first, hidden, positions, last = (torch.tensor(np.array(part)).double() for part in cipher._network)
+    first, hidden, positions, last = (torch.tensor(np.array(part)).double() for part in cipher._encoders[0])
     assert first.shape == (3 * p * p, width)
     assert hidden.shape == (4, width, width)
     assert positions.shape == ((size // p) ** 2, width)
@@ -712,6 +712,40 @@ def test_neuracrypt_tokens_of_equal_images_are_the_same_in_another_order(key):
     assert differing(first, second) > 0.5
     assert sorted(map(tuple, first.tolist())) == sorted(map(tuple, second.tolist()))
     assert len(set(map(tuple, first.tolist()))) == 16
+
+
+def neuracrypt_on(key, plain: np.ndarray, replace, size: int = 16, p: int = 4) -> np.ndarray:
+    """Tokens in the order of the patches by a NeuraCrypt whose encoder ``replace`` made, of a colour given thrice."""
+    cipher = make_cipher("neuracrypt", key, size, p, token_width=16)
+    cipher.__dict__["_encoders"] = [replace]
+    tokens = cipher.encrypt(plain, np.arange(len(plain)))
+    return np.stack([in_order(cipher, each, number) for number, each in enumerate(tokens)])
+
+
+def in_order(cipher, tokens: np.ndarray, number: int) -> np.ndarray:
+    order = KeyStream(cipher._key, (cipher.name, "order", "image", number, 4, 16)).permutation(len(tokens))
+    return tokens[np.argsort(order)]
+
+
+@pytest.mark.parametrize(("name", "parts"), [
+    ("neuracrypt_gray", [(0.299, 0.587, 0.114)]),
+    ("neuracrypt_per_channel", [(1, 0, 0), (0, 1, 0), (0, 0, 1)]),
+])  # fmt: skip
+def test_neuracrypt_of_colours_is_neuracrypt_of_its_parts(name, parts, key):
+    """An encoder of p^2 inputs sees a mixture of the colours as one of 3 p^2 does whose weights are mixed so."""
+    cipher, plain = make_cipher(name, key, 16, 4, token_width=16), images_of(16)
+    tokens = np.stack(
+        [in_order(cipher, each, number) for number, each in enumerate(cipher.encrypt(plain, np.arange(3)))]
+    )
+    assert tokens.shape == (3, 16, 16 * len(parts))
+    assert len(cipher._encoders) == len(parts)
+    for number, (encoder, shares) in enumerate(zip(cipher._encoders, parts, strict=True)):
+        first, *others = encoder
+        wide = np.concatenate([share * first for share in shares]).astype(np.float32)
+        expected = neuracrypt_on(key, plain, (wide, *others))
+        np.testing.assert_allclose(tokens[:, :, 16 * number : 16 * number + 16], expected, rtol=4e-3, atol=4e-3)
+    if len(parts) == 3:
+        assert not np.allclose(cipher._encoders[0][0], cipher._encoders[1][0])
 
 
 def test_neuracrypt_has_no_decryption(key):

@@ -24,6 +24,9 @@ TEXTS = {
     "medmnist": "lr = 0.001, gamma=0.1, milestones = [0.5 * num_epochs, 0.75 * num_epochs], torch.optim.Adam, "
     "num_epochs default=100, batch_size default=128; cur_auc = val_metrics[1], if cur_auc > best_auc: best_model",
     "etc2022": "SGD 0.03, no weight decay, clip 1.0, batch 512, 20,000 steps, warm-up 500, cosine",
+    "madono2020": "SGD 0.1, Nesterov, momentum 0.9, weight decay 5e-4, batch 512, 305 epochs (text: 128, 300), "
+    "lr x0.1 at the start of epochs 150 and 225; CE + 0.001 L_U + 0.1 L_s",
+    "convmixer2022": "AdamW lr 0.01 one-cycle, eps 1e-3, weight decay 1e-2, gradient clip 1.0, 300 epochs, batch 64",
 }
 _NUMBER = r"(\d[\d.,]*(?:e-\d+)?)"
 NUMBERS = {  # where a number stands in such a text
@@ -34,6 +37,8 @@ NUMBERS = {  # where a number stands in such a text
     "finetune.epochs": rf"{_NUMBER} epochs|num_epochs default={_NUMBER}",
     "finetune.gradient_clip": rf"clip {_NUMBER}",
     "finetune.alpha": rf"alpha = {_NUMBER}",
+    "finetune.permutation_penalty": rf"{_NUMBER} L_U",
+    "finetune.smoothness_penalty": rf"{_NUMBER} L_s",
     "finetune.rank": rf"\br = {_NUMBER}",
     "adversarial.epsilon": rf"eps {_NUMBER}/255",
     "adversarial.step_size": rf"step {_NUMBER}/255",
@@ -84,7 +89,7 @@ def test_shares_are_computed_from_what_the_texts_say():
     assert loft["finetune.alpha"] == loft["finetune.rank"]  # scaling 1
 
 
-@pytest.mark.parametrize("name", ["nagamori2023", "lin2025", "hta2024", "loft", "etc2022", "aoft2025"])
+@pytest.mark.parametrize("name", ["nagamori2023", "lin2025", "hta2024", "loft", "etc2022", "aoft2025", "convmixer2022"])
 def test_what_is_called_stated_is_in_the_text(name):
     """All of it is read above, or one of a few words and products."""
     text = TEXTS.get(name, "")

@@ -23,7 +23,7 @@ FEWER = {
     **dict.fromkeys(("np", "block_np", "subblock_etc", "pe", "ffx"), 8),  # each pixel inverted or replaced, and not
     "le": 4,  # pairs of nibbles of two pixels
 }
-NONE = ("ele", "neuracrypt", "orthogonal", "disposable")
+NONE = ("ele", "neuracrypt", "neuracrypt_gray", "neuracrypt_per_channel", "orthogonal", "disposable")
 
 
 def enlarged(count: int, side: int, factor: int, seed: int = 0) -> np.ndarray:
@@ -51,7 +51,7 @@ def test_ciphers_that_keep_repeats(name):
 
 @pytest.mark.parametrize("name", NONE)
 def test_ciphers_that_do_not_are_refused(name):
-    cipher = make_cipher(name, DEMO_KEY, 32, 4, **({"token_width": 8} if name == "neuracrypt" else {}))
+    cipher = make_cipher(name, DEMO_KEY, 32, 4, **({"token_width": 8} if name.startswith("neuracrypt") else {}))
     with pytest.raises(UsageError, match=rf"repeated_values once: cipher {name} does not keep repeats"):
         find_layout(cipher, enlarged(16, 8, 4), np.arange(16))
 

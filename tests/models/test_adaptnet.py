@@ -9,7 +9,7 @@ from conftest import tiny_backbone
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import Backbone, load_model, save_model
 from ppvit.models.adaptive import AdaptivePermutation, l12, least_distance
 from ppvit.models.adaptnet import EleAdaptNet, LeAdaptNet, add_adaptnet, make_adaptnet, smoothness
@@ -104,9 +104,9 @@ def test_a_permutation_has_no_penalty_and_no_distance():
 def test_sinkhorn_is_doubly_stochastic_and_sharpens():
     torch.manual_seed(0)
     layer = AdaptivePermutation(9, "sinkhorn")
-    torch.testing.assert_close(layer.weights().diagonal(), torch.full((9,), 0.5))
+    torch.testing.assert_close(layer.order().diagonal(), torch.full((9,), 0.5))
     layer.matrix.data.normal_()
-    weights = layer.weights()
+    weights = layer.order()
     torch.testing.assert_close(weights.sum(0), torch.ones(9))
     torch.testing.assert_close(weights.sum(1), torch.ones(9), rtol=1e-3, atol=0)
     before = layer.distance()
@@ -119,11 +119,11 @@ def test_sinkhorn_is_doubly_stochastic_and_sharpens():
 def test_rows_of_length_one():
     layer = AdaptivePermutation(4, "l12")
     layer.matrix.data = torch.rand(4, 4)
-    torch.testing.assert_close(layer.weights().norm(dim=0), torch.ones(4))
+    torch.testing.assert_close(layer.order().norm(dim=0), torch.ones(4))
     layer.asked = True
     features = torch.rand(2, 3, 2, 2)
     mixed = layer(features).flatten(2)
-    torch.testing.assert_close(mixed[:, :, 1], features.flatten(2) @ layer.weights()[:, 1])
+    torch.testing.assert_close(mixed[:, :, 1], features.flatten(2) @ layer.order()[:, 1])
     assert layer.penalties["permutation"] > 0
 
 
@@ -155,5 +155,7 @@ def test_networks_without_a_place_for_it():
 
 
 def test_bad_sizes_make_no_network():
-    with pytest.raises(RuntimeError):
+    with pytest.raises(PpvitError, match="AdaptNet is for images of 16 pixels, these have 20"):
         make_adaptnet("ele", 4, 16)(torch.rand(1, 3, 20, 20))
+    with pytest.raises(ValueError, match="15 blocks are no square"):  # of a config.json that somebody wrote
+        make_adaptnet("le", 4, 15)

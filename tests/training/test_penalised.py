@@ -8,8 +8,10 @@ import torch
 from conftest import make_config, make_places, read_result, write_raw
 from torch.nn import functional
 
+from ppvit.ciphers import make_cipher
 from ppvit.config import Adversarial, Finetune
 from ppvit.core.errors import UsageError
+from ppvit.evaluation.owner_checks import learned_order_percent
 from ppvit.export import export
 from ppvit.models import load_model, read_record
 from ppvit.models.adaptive import AdaptivePermutation
@@ -21,7 +23,7 @@ from ppvit.training.finetuning import finetune as train
 from ppvit.training.objective import Objective
 from ppvit.training.penalised import PenalisedObjective, objective_of
 from ppvit.tuners import finetuned_id, load_finetuned, save_finetuned
-from ppvit.verbs import adapt, encrypt, evaluate, finetune, verify
+from ppvit.verbs import adapt, audit, encrypt, evaluate, finetune, verify
 
 
 def pyramidnet(kind: str = "ele"):
@@ -41,9 +43,8 @@ def test_the_loss_is_cross_entropy_and_weighted_terms():
     terms = {name: value.item() for name, value in front.penalties.items()}
     model.load_state_dict(pyramidnet().state_dict())  # its running statistics have moved
     loss, measured = objective.loss(model, images, labels)
-    expected = float(functional.cross_entropy(logits, labels).item())
-    expected += 2 * terms["permutation"] + 3 * terms["smoothness"]
-    assert float(loss) / 6 == pytest.approx(expected, rel=1e-5)
+    expected = functional.cross_entropy(logits, labels).item() + 2 * terms["permutation"] + 3 * terms["smoothness"]
+    assert loss.item() / 6 == pytest.approx(expected, rel=1e-5)
     names = ("train_loss", "train_accuracy_percent", "train_permutation_loss", "train_smoothness_loss")
     assert objective.measures == names
     assert float(measured[2]) / 6 == pytest.approx(terms["permutation"], rel=1e-5)
@@ -97,6 +98,7 @@ def test_from_views_to_export(world, tmp_path):
     assert trained["train_loss"] > 0.1 * trained["train_smoothness_loss"] > 0
     results = [read_result(places, stage) for stage in ("evaluate", "verify")]
     assert results[0]["accuracy_percent"] == results[1]["accuracy_percent"]
+    assert 0 <= results[1]["learned_order_percent"] < 50
     revealing = export(config, places, tmp_path / "hub", with_key_material=True)
     assert "conv1.1.0.matrix" in revealing
     assert not any("stages" in name for name in revealing)
@@ -180,6 +182,46 @@ def test_convmixers_with_a_matrix_of_another_form(form, tmp_path):
     assert isinstance(layer, AdaptivePermutation)
     assert layer.form == form
     assert float(100 * layer.distance()) == pytest.approx(trained["train_permutation_distance_percent"], rel=1e-4)
+
+
+def test_a_learned_order_is_compared_with_the_key(key):
+    model = timm.create_model("convmixer", dim=8, depth=1, kernel_size=3, patch_size=4)
+    cipher = make_cipher("block", key, 16, 4)
+    assert learned_order_percent(model, cipher) is None
+    add_adaptive_matrix(model, 16)
+    blocks = torch.as_tensor(cipher.affine_map().block_permutation)
+    right = torch.zeros(16, 16)
+    right[torch.arange(16), blocks] = 1  # block t of the ciphertext is plain block blocks[t]
+    turned = right.view(16, 4, 4).rot90(1, (1, 2)).flip(2).reshape(16, 16)
+    for matrix in (right, -0.1 * right, turned):
+        model.stem[-1].matrix.data = matrix
+        assert learned_order_percent(model, cipher) == 100
+    right[blocks.argsort()[:4]] = right[blocks.argsort()[:4].roll(1)]  # four rows in a circle
+    model.stem[-1].matrix.data = right
+    assert learned_order_percent(model, cipher) == 75
+    assert learned_order_percent(model, make_cipher("shuffle", key, 16, 4)) is None  # has no order
+    assert learned_order_percent(model, make_cipher("disposable", key, 16, 4)) is None  # has many
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_patches_smaller_than_blocks_all_the_way(patch, tmp_path):
+    """ConvMixers on EtC images as published: nothing is exact, and nothing is undone."""
+    config = make_config(
+        dataset={"image_size": 16},
+        cipher={"name": "etc"},
+        model={"name": f"convmixer_8_1_ks3_p{patch}", "pretrained": False},
+        adapt={"enabled": False},
+        finetune={"method": "full", "batch_norm": "affine", "epochs": 1, "batch_size": 15},
+        verify={"wrong_keys": 1},
+        audit={"attacks": ["weights", "brute_force"], "images": 2, "candidates": 4},
+    )
+    places = make_places(tmp_path, config)
+    write_raw(places.raw, {"train": 30, "test": 12})
+    for stage in (encrypt, adapt, finetune, evaluate, verify, audit):
+        stage.run(config, places)
+    verified = read_result(places, "verify")
+    assert verified["accuracy_percent"] == read_result(places, "evaluate")["accuracy_percent"]
+    assert "plain_accuracy_percent" not in verified
 
 
 def test_patches_that_are_no_blocks(tmp_path):
