@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -55,6 +56,24 @@ class Arithmetic:
     def in_force(self) -> AbstractContextManager[None]:
         """Training that lasts while this does uses TF32, if at all; the rest is autocast's, which accelerate calls."""
         return tf32(self.tf32)
+
+
+@contextmanager
+def attention_in_steps(model: nn.Module, arithmetic: Arithmetic) -> Iterator[None]:
+    """While this lasts, attention in bfloat16 on a CPU is computed as products and a softmax, one after another.
+
+    torch's fused kernel for CPUs takes seven times as long there for 37 tokens and three times for 197, forward and
+    backward; see ``benchmarks/attention.py``. Results differ by rounding.
+    """
+    slow = device().type == "cpu" and arithmetic.precision == "bf16"
+    fused = [module for module in model.modules() if slow and getattr(module, "fused_attn", False) is True]
+    for module in fused:
+        module.fused_attn = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True  # type: ignore[assignment]
 
 
 def place(model: nn.Module, arithmetic: Arithmetic) -> nn.Module:

@@ -23,7 +23,7 @@ from ppvit.training.augmentation import Augmenter
 from ppvit.training.average import WeightAverage
 from ppvit.training.checkpoint import Checkpoint, Extent
 from ppvit.training.endings import Diverged
-from ppvit.training.hardware import Arithmetic, place
+from ppvit.training.hardware import Arithmetic, attention_in_steps, place
 from ppvit.training.objective import Objective
 from ppvit.training.schedule import learning_rate_factor
 from ppvit.training.selection import Selection
@@ -100,7 +100,7 @@ class Training:
         quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
         watch, done = Stopwatch(), 0
         bar = tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr)
-        with bar, self._arithmetic.in_force():
+        with bar, self._arithmetic.in_force(), attention_in_steps(self.model, self._arithmetic):
             for epoch in range(first_epoch, self.settings.epochs):
                 if self.selection.enough(epoch):
                     break
