@@ -90,7 +90,7 @@ def import_images(
     given = {"value_range": [*map(float, value_range)], "window": [*map(float, window)]}
     preparing = checked(Encrypt, resize_filter=resize_filter, crop=crop, **given)
     read = {name: getattr(settings, name) for name in CHOICES}
-    opened = open_source(dataset, Path(source), cache_folder(), test_fraction, seed, settings.own_val, **read)
+    opened = open_source(dataset, Path(source), cache_folder(), test_fraction, seed, **read)
     write_raw(opened, settings, Path(out))
     return plain_splits(Path(out), settings, preparing, views)
 

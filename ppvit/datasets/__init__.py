@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppvit.core.errors import UsageError
 from ppvit.datasets.local import own_data
 from ppvit.datasets.source import CHOICES, DATASETS, Request, Sample, Source
 
@@ -18,9 +14,7 @@ if TYPE_CHECKING:  # a data set can be opened without params.yaml
 __all__ = ["CHOICES", "DATASETS", "Request", "Sample", "Source", "open_source", "parameters_read"]
 
 
-def open_source(
-    name: str, path: Path | str, cache: Path, test_fraction: float, seed: int, own_val: str = "val", **choices: Any
-) -> Source:
+def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, seed: int, **choices: Any) -> Source:
     """Open a data set.
 
     Args:
@@ -29,30 +23,13 @@ def open_source(
         cache: folder for downloads.
         test_fraction: share held out as test, stratified, where the data set brings no test split.
         seed: which images are held out.
-        own_val: ``train`` puts the data set's own validation images behind the training images.
         choices: further fields of :class:`Request`, which only some data sets read.
 
     Raises:
-        UsageError: an unknown name (the nearest is suggested), a path that does not exist, or ``own_val`` of a data set
-            that has no validation images.
+        UsageError: an unknown name (the nearest is suggested) or a path that does not exist.
         PpvitError: the data are missing, damaged or not laid out as the data set needs, or cannot be fetched.
     """
-    source = DATASETS[name](Request(name, own_data(Path(path)), Path(cache), test_fraction, seed, **choices))
-    return _without_val(source, name) if own_val == "train" else source
-
-
-def _without_val(source: Source, name: str) -> Source:
-    train, val = source.train, source.val
-    if val is None:
-        raise UsageError(
-            f"dataset.own_val=train: {name} brings no validation images; set it back to val, and "
-            "dataset.val_fraction=0 to train on all images"
-        )
-
-    def both() -> Iterator[Sample]:
-        return chain(train(), val())
-
-    return replace(source, train=both, val=None, description=f"{source.description}, trained on val as well")
+    return DATASETS[name](Request(name, own_data(Path(path)), Path(cache), test_fraction, seed, **choices))
 
 
 def parameters_read(settings: Dataset) -> set[str]:

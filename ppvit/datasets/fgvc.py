@@ -10,7 +10,7 @@ same images. Flowers have official validation images, so that there both are the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ppvit.core.errors import PpvitError, UsageError
@@ -139,16 +139,16 @@ def open_fgvc(request: Request) -> Source:
         PpvitError: files or images are missing, wrong, or of another data set; or the download fails.
     """
     info = FGVC[request.name.removeprefix("fgvc_")]
-    if request.path is None:
+    path = request.path
+    if path is None:
         if not info.downloads:
             raise UsageError(
                 f"dataset.name={request.name} is not fetched: set dataset.path to the folder with {info.files[0]}"
             )
-        folder = request.cache / request.name
+        path = request.cache / request.name
         for each in info.downloads:
-            fetch((each.url,), folder / each.name, each.md5)
-        request = replace(request, path=folder)
-    tree = Tree.of(_paths(request.path, info), [file.rpartition("/")[2] for file in (*_VPT, *info.files)])
+            fetch((each.url,), path / each.name, each.md5)
+    tree = Tree.of(_paths(path, info), [file.rpartition("/")[2] for file in (*_VPT, *info.files)])
     root = _root(tree, info, request.name)
     read = _reader(tree, root)
     lists = root in tree.roots(*_VPT)
@@ -174,9 +174,8 @@ def open_fgvc(request: Request) -> Source:
     return open_listed(tree, splits, layout.classes, described, published, [note])
 
 
-def _paths(path: Path | None, info: Info) -> list[Path]:
+def _paths(path: Path, info: Info) -> list[Path]:
     """What is read: the user's folder and the official archives in it that are not unpacked, or one archive."""
-    assert path is not None
     path = only_archive(path)
     if not path.is_dir():
         return [path]

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ppvit.config import Dataset
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import announce_size, atomic_output, write_json
 from ppvit.core.private import keep_private, make_private
 from ppvit.core.progress import tqdm
@@ -37,13 +39,16 @@ def write_raw(source: Source, settings: Dataset, out: Path, seal: Seal | None = 
 
     Args:
         source: train and test images with their classes, and perhaps val.
-        settings: ``name``, ``frames``, ``bad_images`` and ``duplicates`` are used.
+        settings: ``name``, ``own_val``, ``frames``, ``bad_images`` and ``duplicates`` are used.
         out: the folder; an old one is replaced.
         seal: what seals it; by default it stays plain.
 
     Raises:
+        UsageError: validation images are to be trained on, and the data set brings none.
         PpvitError: the data are damaged, refused by the settings, or do not fit on the disk.
     """
+    if settings.own_val == "train":
+        source = _trained_on_val(source, settings.name)
     announce_size("plain images", out, source.size_bytes)
     labelling = (LabelSets if source.multilabel else ClassNumbers)(len(source.classes))
     set_bytes = labelling.text_bytes if source.multilabel else 0
@@ -84,6 +89,18 @@ def write_raw(source: Source, settings: Dataset, out: Path, seal: Seal | None = 
         warn(f"{settings.name}: {remark}")
     if listed is not None:
         warn(f"{settings.name}: all are in {_told(out / listed.name, seal)}")
+
+
+def _trained_on_val(source: Source, name: str) -> Source:
+    """The data set with its validation images behind its training images."""
+    train, val = source.train, source.val
+    if val is None:
+        raise UsageError(
+            f"dataset.own_val=train: {name} brings no validation images; set it back to val, and "
+            "dataset.val_fraction=0 to train on all images"
+        )
+    description = f"{source.description}, with val in train"
+    return replace(source, train=lambda: chain(train(), val()), val=None, description=description)
 
 
 def _counted(samples: Iterator[Sample], bar: Any) -> Iterator[Sample]:

@@ -34,7 +34,6 @@ def run(config: Config, places: Places, cache: Path | None = None) -> None:
         cache or cache_folder(),
         config.download.holdout_fraction,
         config.dataset.seed,
-        config.dataset.own_val,
         **{name: getattr(config.dataset, name) for name in CHOICES},
     )
     write_raw(source, config.dataset, out, seal)

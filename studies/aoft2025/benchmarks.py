@@ -18,8 +18,8 @@ Scores = dict[str, dict[str, list[float]]]
 """Accuracies in percent by method and task, one a seed"""
 
 STANDINS = """Stand-ins of VTAB-1k, 1,000 training images each and the model adapted to the key: CIFAR-10 as JPEG
-(natural), PneumoniaMNIST (specialised), white shapes of our own drawing (structured). Percent correct, one seed. None of
-them is one of the 19 tasks: beside the published means of a group only the order of rows can be compared."""
+(natural), PneumoniaMNIST (specialised), white shapes of our own drawing (structured). Percent correct, one seed. None
+of them is one of the 19 tasks: beside the published means of a group only the order of rows can be compared."""
 TASKS = (
     "Percent correct, ours / published (Dong et al. 2024), on ciphertext of `block` with the model adapted: {group}."
 )

@@ -94,19 +94,24 @@ def test_images_are_those_that_the_labels_belong_to(tmp_path):
 
 
 def test_val_among_the_training_images(tmp_path):
-    folder = archive(tmp_path)
-    source = open_source("vtab_kitti", folder, tmp_path, 0.2, 0, "train")
-    assert source.val is None
-    assert pairs(source, "train") == as_listed(folder / "kitti", "train800") + as_listed(folder / "kitti", "val200")
-    assert source.description.endswith("trained on val as well")
-    assert origins(source, "train") == origins(source, "train")  # it can be read again
+    folder = archive(tmp_path / "set")
+    settings = make_config(dataset={"name": "vtab_kitti", "own_val": "train", "val_fraction": 0}).dataset
+    write_raw(open_at(folder, "vtab_kitti"), settings, tmp_path / "raw")
+    manifest, _ = read_dataset(tmp_path / "raw")
+    assert manifest["counts"] == {"train": 9, "val": None, "test": 4}
+    assert manifest["source"] == "VTAB-1k kitti, prepared archive, with val in train"
+    plain = plain_splits(tmp_path / "raw", settings, make_config().encrypt)
+    assert {split: len(images) for split, images in plain.items()} == {"train": 9, "val": 0, "test": 4}
+    labels = [label for listed in ("train800", "val200") for _, label in as_listed(folder / "kitti", listed)]
+    assert sorted(plain["train"].labels.tolist()) == sorted(labels)
 
 
 def test_val_of_a_set_that_has_none_is_refused(tmp_path):
-    for number in range(4):
-        fill(tmp_path / "d", f"a/{number}.png", f"b/{number}.png")
+    settings = make_config(dataset={"name": "imagefolder", "own_val": "train"}).dataset
+    source = open_at(fill(tmp_path / "d", "a/{4}.png", "b/{4}.png"))
     with pytest.raises(UsageError, match="own_val=train: imagefolder brings no validation images; set it back to val"):
-        open_source("imagefolder", tmp_path / "d", tmp_path, 0.2, 0, "train")
+        write_raw(source, settings, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
 
 
 def test_an_archive_with_the_thousand_alone(tmp_path, capsys):
