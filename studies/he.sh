@@ -40,6 +40,16 @@ for images in "$digits" "$inverted"; do
         run published_${strokes}_volley_revolver_$iterations $images $grey -S he.algorithm=volley_revolver -S he.iterations=$iterations
     done
 done
+# the paper's own setting but for its images and weights, which docs/he.md has: 400 features of RegNetX-400MF
+python "$(dirname "$0")/he_chiang.py" stand-in "$out/regnet.pth"
+chiang="$digits -S dataset.first_images=128 -S dataset.val_fraction=0 -S dataset.image_size=224 -S encrypt.resize_filter=bilinear"
+ppvit download $chiang
+for algorithm in diagonals volley_revolver; do
+    run chiang_$algorithm $chiang -S model.name=regnetx_004_tv -S model.checkpoint="$out/regnet.pth" -S model.mean=none -S model.std=none -S he.train_images=128 -S he.algorithm=$algorithm -S he.iterations=2
+done
+# early stopping: of at most 30 iterations with refresh, those that help validation images
+ppvit download $digits
+run digits_stopped $digits -S he.mode=refresh -S he.iterations=30 -S he.patience=3
 ppvit download $cifar
 run cifar10_2 $vit $cifar
 run cifar10_10_refresh $vit $cifar -S he.mode=refresh -S he.iterations=10

@@ -1,7 +1,7 @@
 """Features of Chiang (arXiv 2304.03807): a file of weights that stands in for torchvision's, and a check of real ones.
 
 python studies/he_chiang.py stand-in regnet.pth     # RegNetX-400MF of torchvision, drawn at random
-python studies/he_chiang.py check data/raw/mnist regnet_x_400mf-adf1edd5.pth     # the first 128 of MNIST, after `ppvit download`
+python studies/he_chiang.py check data/raw/mnist regnet_x_400mf-adf1edd5.pth     # after `ppvit download`
 
 The check prints figures of the features beside those of the author's program, which uses torchvision's first weights
 (IMAGENET1K_V1), pixels in 0..1 that are not normalised, and PIL's bilinear resizing to 224.

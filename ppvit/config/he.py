@@ -31,6 +31,8 @@ class He(Section):
     """levelled: no help by the owner, 1 to 5 iterations or a few more; refresh: the owner re-encrypts the weights"""
     iterations: int = Field(2, ge=1, le=1000)
     """steps of accelerated gradient ascent"""
+    patience: int = Field(0, ge=0, le=1000)
+    """refresh only: the owner stops training after so many steps that help no validation image more; 0 never stops"""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """sigmoid: a cubic for each class; softmax: a parabola, better with many classes and 4 or more iterations"""
     learning_rate: float = Field(4.0, gt=0, le=1e6)
@@ -52,4 +54,9 @@ class He(Section):
                     f"he.iterations {self.iterations}: he.algorithm={self.algorithm} takes {_MOST[self.algorithm]} at "
                     f"most at 128 bits of security; set he.iterations={_MOST[self.algorithm]} or he.algorithm=tiles"
                 )
+        if self.patience and self.mode == "levelled":
+            raise ValueError(
+                f"he.patience {self.patience}: with he.mode=levelled nobody sees the weights before the end; set "
+                "he.mode=refresh or he.patience=0"
+            )
         return self

@@ -39,7 +39,7 @@ _KINDS: dict[str, Any] = {
     r"(\w+_)?auroc(_low|_high|_error)?|average_precision|f1": Share,
     r"\w+_(bytes|labels|images|epoch|steps|surrogates|queries)|images|views|(trainable_)?parameters|epochs|seed": Count,
     r"processes": Annotated[int, Field(ge=1, lt=2**20)],
-    r"iterations|columns|ciphertexts|key_switches|ring|modulus_bits|multiplicative_depth": Count,
+    r"(trained_)?iterations|columns|ciphertexts|key_switches|ring|modulus_bits|multiplicative_depth": Count,
     r"\w+_(seconds|per_second|loss|mi)|max_\w+|cross_entropy|epsilon": Amount,
     r"method|attacks|norm|algorithm|loss|mode|features|k2_attack|precision|compiled": Annotated[
         str, Field(pattern=r"^[A-Za-z0-9_., -]{1,200}\z")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ Slots = npt.NDArray[np.float64] | npt.NDArray[np.complex128]  # (N/2,), to encry
 Labels = npt.NDArray[np.int64]
 Weights = list[Any]  # ciphertexts
 State = list[Weights]  # all that is carried from one iteration to the next
-Renew = Callable[[State], State]
+Renew = Callable[[State], State]  # weights alone where the owner ends the training: they are the result
 
 WORTHLESS = 10  # times the safe score: from there on each step throws the weights further
 
@@ -171,6 +171,10 @@ class Algorithm(ABC):
     def with_images(self, images: int) -> Self:
         """The same settings on fewer images, for twins only: the ring stays."""
 
+    def with_iterations(self, iterations: int) -> Self:
+        """The same settings with fewer iterations, for twins and key switches only: the chain stays."""
+        return replace(self, plan=replace(cast(Any, self.plan), iterations=iterations))
+
     def processes(self) -> int:
         """Processes among which the trainer shares its work."""
         return 1
@@ -221,7 +225,8 @@ class Algorithm(ABC):
             renew: gives ciphertexts at the lowest level back at the top; None where the chain holds all iterations.
 
         Returns:
-            Encrypted weights, ``plan.blocks`` ciphertexts, and the number of key switches.
+            Encrypted weights, ``plan.blocks`` ciphertexts, and the number of key switches; fewer than the plan's where
+            ``renew`` ended the training.
         """
 
     @abstractmethod

@@ -168,6 +168,11 @@ def test_plan_foretells_the_upload():
     assert algorithm.plan.upload_bytes() == 4 * algorithm.plan.parameters.ciphertext_bytes() // 2
 
 
+def test_estimate_of_memory_holds_for_the_size_that_was_measured():
+    """128 x 401 x 10, two iterations through the stage: 662 MiB resident at most, in November 2026."""
+    assert 662 <= plans.make_plan(128, 401, 10, 2).memory_bytes() / 2**20 <= 1.3 * 662
+
+
 def test_too_little_memory_is_found_before_any_work():
     with pytest.raises(PpvitError, match=r"about \d+ MiB of memory, most of it for keys, and 64 MiB are free"):
         Diagonals(plans.make_plan(128, 401, 10, 2)).require_memory(2**26)

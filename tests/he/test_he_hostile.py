@@ -207,7 +207,8 @@ SENT = Sent("data-" + "0" * 16, Path("encrypt.json"), "train again")
 
 
 def kept(**other: np.ndarray) -> Kept:
-    arrays = {"twin_weights": np.zeros((3, 4)), "features": np.zeros((5, 4)), "labels": np.zeros(5, np.int64), **other}
+    arrays = {"twin_weights": np.zeros((3, 4)), "features": np.zeros((5, 4)), "labels": np.zeros(5, np.int64)}
+    arrays |= {"held_out": np.zeros((2, 4)), "held_out_labels": np.zeros(2, np.int64), **other}
     return Kept(unchanged(3), **arrays, data=SENT.id)
 
 
@@ -227,6 +228,7 @@ def test_what_the_owner_kept_is_read_only_if_it_is_of_the_plan(tmp_path):
     for bad in (
         {"features": np.zeros((6, 4))}, {"features": np.zeros((5, 4), np.float32)}, {"labels": np.full(5, 3)},
         {"twin_weights": np.full((3, 4), np.nan)}, {"labels": np.zeros((5, 1), np.int64)},
+        {"held_out": np.zeros((3, 4))}, {"held_out": np.full((2, 4), np.inf)}, {"held_out_labels": np.full(2, 3)},
     ):  # fmt: skip
         write_kept(owner, kept(**bad))
         with pytest.raises(PpvitError, match="run ppvit he encrypt again"):

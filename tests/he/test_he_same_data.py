@@ -119,7 +119,9 @@ def test_another_backbone_than_that_of_encrypt_is_refused_at_decrypt(tmp_path):
     backbone = backbone_of(config, PRETRAINED)
     features, labels = extract(config, places.raw, "train", 12, backbone)
     whitening = fit_whitening(features, 4)
-    kept = Kept(whitening, np.zeros((3, 5)), whitening(features), labels, "data-" + "0" * 16)
+    kept = Kept(
+        whitening, np.zeros((3, 5)), whitening(features), labels, "data-" + "0" * 16, np.zeros((0, 5)), labels[:0]
+    )
     head._require_same_features(config, places, kept, backbone)
     with torch.no_grad():
         for weights in backbone.model.parameters():

@@ -1,10 +1,10 @@
-"""The same slot arithmetic through OpenFHE, which can also bootstrap: give a ciphertext that is used up its levels back.
+"""The same slot arithmetic through OpenFHE, which can also bootstrap: give back the levels that a ciphertext has spent.
 
 What runs on it is an algorithm that is written against :class:`ppvit.he.ckks.arithmetic.LazyArithmetic`, such as
 `ppvit.he.diagonals.steps.train` with ``renew``. The parties' files are SEAL's and stay so.
 
-OpenFHE looks after scales by itself (its FLEXIBLEAUTO); a sum of products is rescaled before the next product. Its wheels
-are for Python 3.12 on Ubuntu 24.04, and 3.10: for Python 3.11 there was none in November 2026 (1.6.1).
+OpenFHE looks after scales by itself (its FLEXIBLEAUTO); a sum of products is rescaled before the next product. Its
+wheels are for Python 3.12 on Ubuntu 24.04, and 3.10: for Python 3.11 there was none in November 2026 (1.6.1).
 """
 
 from __future__ import annotations

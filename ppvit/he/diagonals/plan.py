@@ -22,7 +22,8 @@ _SCALES = (40, 36, 32)  # bits; below, primes are too far from powers of two
 _HEADROOM = 20  # bits of the first and the special prime beyond the scale
 _RINGS = (8192, 16384, 32768)
 _KEY_SWITCHING = 4  # ciphertexts of each level that are there at once
-_TURNED = 5  # ciphertexts a lane: turned images, products (of three polynomials), V, W
+# whole ciphertexts a lane: turned images, products of three polynomials, V and W; pools keep those of every iteration
+_EVERY_LANE, _EVERY_ITERATION = 4, 3
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class DiagonalsPlan:
 
     def memory_bytes(self, processes: int = 1) -> int:
         """Estimate of the trainer's memory: keys above all, then ciphertexts."""
-        ciphertexts = 3 * self.layout.groups + _TURNED * self.layout.lanes
+        a_lane = _EVERY_LANE + _EVERY_ITERATION * self.iterations
+        ciphertexts = 3 * self.layout.groups + a_lane * self.layout.lanes
         working = _KEY_SWITCHING * every_level_bytes(self.parameters)
         keys = session_bytes(self.parameters, len(self.rotations()), processes)
         return keys + ciphertexts * self.parameters.ciphertext_bytes() + working

@@ -46,6 +46,7 @@ class Manifest(Record):
         files: hashes by name.
         run: of new weights, which start of the trainer wrote them.
         data: of weights and what goes with `refresh`, what was trained on; see :func:`id_of_data`.
+        done: of an answer in `refresh`, that the owner ends the training and gives the weights that it wants.
     """
 
     schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
@@ -53,6 +54,7 @@ class Manifest(Record):
     files: dict[str, Sha256]
     run: str | None = Field(None, pattern=r"\A[0-9a-f]{16}\z")
     data: DataId | None = None
+    done: bool = False
 
 
 @dataclass(frozen=True)

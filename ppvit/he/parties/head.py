@@ -23,6 +23,7 @@ from ppvit.he.parties.folders import OwnersFiles, read_plan
 from ppvit.he.parties.kept import Kept, read_kept
 from ppvit.he.parties.measured import TRAINING, read_owners_measured, read_sent, read_training
 from ppvit.he.parties.score import figure, headline_of, logistic_regression, reference_figure
+from ppvit.he.parties.stopping import read_stopped
 from ppvit.places import Places
 
 if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not need it
@@ -42,7 +43,8 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
     head, which does not clip; where images carry several labels both are ``auroc``. ``wall_seconds`` is the sum of what
     keys, encryption, training and this step took, and ``peak_memory_bytes`` the largest of theirs; loading of libraries
     is in none. ``ciphertexts`` is how many were uploaded, ``ciphertext_bytes`` what all of them would take whole, as
-    papers count; ``upload_bytes`` is less, as a fresh ciphertext travels as half and a seed.
+    papers count; ``upload_bytes`` is less, as a fresh ciphertext travels as half and a seed. ``iterations`` made the
+    weights; ``trained_iterations`` were done, more where the owner stopped early.
 
     Args:
         config: of the run.
@@ -64,8 +66,13 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
     measured, settings = read_owners_measured(owner.folder)
     require_same_settings(config, settings)
     weights = owners.decrypt(owner, trainer, kept.features)
-    training = read_training(trainer / "weights" / TRAINING, plan.key_switches())
-    error = _weight_error(weights, kept.twin_weights)
+    stopped = read_stopped(owner.folder, trainer / "weights")
+    done = algorithm.with_iterations(stopped.after).plan if stopped else plan
+    training = read_training(trainer / "weights" / TRAINING, done.key_switches())
+    twin_weights = kept.twin_weights
+    if stopped:
+        twin_weights = algorithm.with_iterations(stopped.iterations).twin(kept.features, kept.labels).weights
+    error = _weight_error(weights, twin_weights)
     backbone = backbone_of(config, places.embedded)
     features, labels = extract(config, places.raw, "test", np.iinfo(np.int64).max, backbone)
     classes = labels.max() + 1 if labels.ndim == 1 else labels.shape[1]
@@ -84,7 +91,7 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
     scored = {
         "": white @ weights.T,
         "folded_": features @ weight.T + bias,
-        "twin_": white @ kept.twin_weights.T,
+        "twin_": white @ twin_weights.T,
     }
     largest = 100.0 * float(np.bincount(labels).max()) / len(labels) if labels.ndim == 1 else 0.5
     count = sum(1 for _ in algorithm.upload_names())
@@ -105,7 +112,8 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
         "trainer_memory_bytes": training.memory_bytes,
         "train_images": plan.images,
         "columns": plan.columns,
-        "iterations": plan.iterations,
+        "iterations": stopped.iterations if stopped else plan.iterations,
+        "trained_iterations": done.iterations,
         "ciphertexts": count,
         "ciphertext_bytes": count * plan.parameters.modulus_bytes(),
         "algorithm": algorithm.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -29,6 +30,7 @@ class Kept:
         features: whitened, float64 (n, d).
         labels: int64, (n,) or (n, C).
         data: the id of their encryption, see :func:`ppvit.he.parties.folders.id_of_data`.
+        held_out, held_out_labels: the same of images for early stopping, (m, d) and (m,) or (m, C); none without it.
     """
 
     whitening: Whitening
@@ -36,6 +38,8 @@ class Kept:
     features: Floats
     labels: Labels
     data: str
+    held_out: Floats
+    held_out_labels: Labels
 
 
 def write_kept(owner: OwnersFiles, kept: Kept) -> None:
@@ -48,6 +52,8 @@ def write_kept(owner: OwnersFiles, kept: Kept) -> None:
         "twin_weights": kept.twin_weights,
         "features": kept.features,
         "labels": kept.labels,
+        "held_out": kept.held_out,
+        "held_out_labels": kept.held_out_labels,
     }
     with owner.writing(owner.kept) as file:
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -65,8 +71,9 @@ def read_kept(owner: OwnersFiles, plan: Plan, sent: Sent) -> Kept:
     shapes = {
         "matrix": (d - 1, None), "offset": (d - 1,), "bound": (1,),
         "twin_weights": (classes, d), "features": (n, d), "labels": (n,),
+        "held_out": (None, d), "held_out_labels": (None,),
     }  # fmt: skip
-    most = 8 * ((d - 1) * (_MAX_FEATURES + 1) + 1 + classes * d + n * d + n * classes) + _HEADER_BYTES
+    most = 8 * ((d - 1) * (_MAX_FEATURES + 1) + 1 + classes * d + 2 * n * (d + classes)) + _HEADER_BYTES
     try:
         stored = read_bounded(path, most)
         arrays = load(stored)
@@ -81,19 +88,24 @@ def read_kept(owner: OwnersFiles, plan: Plan, sent: Sent) -> Kept:
         )
     several = "labels" in arrays and arrays["labels"].ndim == 2  # of an image
     if several:
-        shapes["labels"] = (n, classes)
+        shapes["labels"], shapes["held_out_labels"] = (n, classes), (None, classes)
     for name, shape in shapes.items():
         array = arrays.get(name)
-        if array is None or not _fits(array, shape, np.int64 if name == "labels" else np.float64):
+        if array is None or not _fits(array, shape, np.int64 if name.endswith("labels") else np.float64):
             raise PpvitError(f"{path}: {name} is not of the plan beside it, or damaged; run ppvit he encrypt again")
     if not (arrays["bound"] > 0).all() or not all(
         np.isfinite(arrays[name]).all() for name in shapes if name != "bound"
     ):
         raise PpvitError(f"{path} has numbers that are none; run ppvit he encrypt again")
-    if not ((arrays["labels"] >= 0) & (arrays["labels"] < (2 if several else classes))).all():
+    if len(arrays["held_out"]) != len(arrays["held_out_labels"]):
+        raise PpvitError(f"{path}: images that were held out have other labels; run ppvit he encrypt again")
+    every = np.concatenate([arrays["labels"], arrays["held_out_labels"]])
+    if not ((every >= 0) & (every < (2 if several else classes))).all():
         raise PpvitError(f"{path}: labels are no classes of the plan beside it; run ppvit he encrypt again")
     whitening = Whitening(arrays["matrix"], arrays["offset"], float(arrays["bound"][0]))
-    return Kept(whitening, arrays["twin_weights"], arrays["features"], arrays["labels"], sent.id)
+    names = ("twin_weights", "features", "labels", "held_out", "held_out_labels")
+    found: dict[str, Any] = {name: arrays[name] for name in names}
+    return Kept(whitening, data=sent.id, **found)
 
 
 def _data_of(stored: bytes) -> str | None:

@@ -40,6 +40,7 @@ class Encryption(Record):
     """``encrypt.json`` of the owner; ``settings`` are those of :func:`ppvit.he.parties.features.settings_of`."""
 
     data: DataId
+    patience: int = Field(ge=0, le=1000)
     settings: dict[str, str | int | float | bool | list[float]]
     validation_accuracy_percent: float | None = Field(None, ge=0, le=100)
     validation_auroc: float | None = Field(None, ge=0, le=1)
@@ -76,7 +77,7 @@ def read_owners_measured(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         PpvitError: missing or damaged.
     """
     making = read_record(folder / "keys.json", KeyMaking, "he (or ppvit he keys)")
-    figures = {**making.model_dump(), **_read_encryption(folder).model_dump(exclude={"data"})}
+    figures = {**making.model_dump(), **_read_encryption(folder).model_dump(exclude={"data", "patience"})}
     return figures, figures.pop("settings")
 
 
@@ -94,6 +95,15 @@ def read_sent(folder: Path, trainer: Path) -> Sent:
     there = not (data / MANIFEST).exists() or id_of_data(data) == last
     remedy = "train again: ppvit he train" if there else "encrypt and train again: ppvit he encrypt"
     return Sent(last, folder / "encrypt.json", remedy)
+
+
+def read_patience(folder: Path) -> int:
+    """Owner: ``he.patience`` of the last encryption.
+
+    Raises:
+        PpvitError: ``encrypt.json`` is missing or damaged.
+    """
+    return _read_encryption(folder).patience
 
 
 def _read_encryption(folder: Path) -> Encryption:

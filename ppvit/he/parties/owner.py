@@ -53,6 +53,7 @@ from ppvit.he.parties.kept import Kept, write_kept
 from ppvit.he.parties.measured import TRAINING, TRAINING_BYTES, read_sent
 from ppvit.he.parties.refresh import answer_trainer
 from ppvit.he.parties.score import figure, headline_of
+from ppvit.he.parties.stopping import ender, held_out_images
 from ppvit.places import Places
 
 VALIDATION = 0.2  # share of the training images on which settings may be compared; never the test images
@@ -181,6 +182,7 @@ def encrypt(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -
     raw_features, labels = extract(config, places.raw, "train", plan.images, backbone_of(config, places.embedded))
     whitening = whitening_for(algorithm, config.he, raw_features)
     features = whitening(raw_features)
+    held_out, held_out_labels = held_out_images(config, places, whitening, labels)
     clear = algorithm.twin(features, labels)
     check_divergence(algorithm, clear, features, labels)
     require_free_space(trainer, plan.upload_bytes())
@@ -190,9 +192,10 @@ def encrypt(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -
         encrypt_data(session, algorithm, features, labels, out)
         write_manifest(out, fingerprint)
     data = id_of_data(trainer / "data")
-    write_kept(owner, Kept(whitening, clear.weights, features, labels, data))
+    write_kept(owner, Kept(whitening, clear.weights, features, labels, data, held_out, held_out_labels))
     measured = {
         "data": data,
+        "patience": config.he.patience,
         "settings": settings_of(config),
         f"validation_{headline_of(labels).name}": _validate(algorithm, config.he, raw_features, labels),
         "max_scores": clear.largest_score,
@@ -250,7 +253,8 @@ def refresh(owner: OwnersFiles, trainer: Path) -> int:
     if plan.mode != "refresh" or plan.iterations == 1:
         return 0  # the trainer never asks
     session = open_session(owner, plan, fingerprint)
-    return answer_trainer(trainer, session, fingerprint, lambda: read_sent(owner.folder, trainer), plan.blocks)
+    ends = ender(owner, trainer, algorithm)
+    return answer_trainer(trainer, session, fingerprint, lambda: read_sent(owner.folder, trainer), plan.blocks, ends)
 
 
 def decrypt(owner: OwnersFiles, trainer: Path, features: Floats) -> Floats:

@@ -4,7 +4,8 @@ Protocol, by files in the trainer's folder: the trainer writes ``refresh/<run>/<
 lowest level and a manifest), the owner writes ``answer`` beside it (fresh ciphertexts and a manifest). Both appear by
 renaming, whole. A run is one start of the trainer, which removes what earlier ones left; the manifest of its
 ``weights`` names it, and so the owner tells new weights from old ones, whoever starts first. The owner sees
-intermediate weights, which are its own; the trainer sees only ciphertexts.
+intermediate weights, which are its own; the trainer sees only ciphertexts. An answer that is ``done`` has the weights
+that the owner wants and no point ahead: training ends with them, see `stopping`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output
 from ppvit.core.reading import read_record
+from ppvit.he.algorithms import Floats
 from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.ckks.session import Session
 from ppvit.he.parties.folders import MANIFEST, Manifest, Sent, read_manifest, require_of, weights_name, write_manifest
@@ -51,7 +53,7 @@ def start_run(folder: Path) -> str:
 
 
 def asker(folder: Path, run: str, session: Session, fingerprint: str, sent: Sent) -> Callable[[State], State]:
-    """Trainer: a function that sends weights and the point ahead, and waits for both anew.
+    """Trainer: a function that sends weights and the point ahead, and waits for both anew, or for the last weights.
 
     It raises a PpvitError where no answer comes in time, or one that is damaged or of other data.
     """
@@ -68,16 +70,24 @@ def asker(folder: Path, run: str, session: Session, fingerprint: str, sent: Sent
             write_manifest(out, fingerprint, data=sent.id)
         answer = place / "answer"
         _wait_for(answer.exists, f"no answer in {answer}; start the owner's half: ppvit he refresh")
-        return _read_state(answer, session, fingerprint, sent, "refresh", len(state[0]), fresh=True)
+        kinds = "w" if read_record(answer / MANIFEST, Manifest, "he").done else "wv"
+        return _read_state(answer, session, fingerprint, sent, "refresh", len(state[0]), fresh=True, kinds=kinds)
 
     return ask
 
 
 def _read_state(
-    folder: Path, session: Session, fingerprint: str, sent: Sent, made_by: str, blocks: int, fresh: bool = False
+    folder: Path,
+    session: Session,
+    fingerprint: str,
+    sent: Sent,
+    made_by: str,
+    blocks: int,
+    fresh: bool = False,
+    kinds: str = "wv",
 ) -> State:
     """What the other party wrote into a request or an answer, checked."""
-    names = [[weights_name(block, kind) for block in range(blocks)] for kind in "wv"]
+    names = [[weights_name(block, kind) for block in range(blocks)] for kind in kinds]
     each = [name for kind in names for name in kind]
     sizes = dict.fromkeys(each, session.parameters.file_bytes("Ciphertext"))
     require_of(sent, folder, read_manifest(folder, made_by, fingerprint, sizes))
@@ -86,7 +96,12 @@ def _read_state(
 
 
 def answer_trainer(
-    folder: Path, session: SecretSession, fingerprint: str, sent: Callable[[], Sent], blocks: int
+    folder: Path,
+    session: SecretSession,
+    fingerprint: str,
+    sent: Callable[[], Sent],
+    blocks: int,
+    ends: Callable[[str, int, list[Floats]], list[Floats] | None] = lambda run, iteration, slots: None,
 ) -> int:
     """Owner: answer requests until the trainer's new ``weights`` are there; those that lie there already are old.
 
@@ -96,6 +111,8 @@ def answer_trainer(
         fingerprint: of that key.
         sent: tells what the owner encrypted last; weights of other data are not renewed.
         blocks: ciphertexts that hold the weights.
+        ends: told of a run, how many iterations it did and the slots of its weights, gives the slots of the weights to
+            end it with, or None.
 
     Returns:
         The number of answers.
@@ -111,7 +128,7 @@ def answer_trainer(
         if request is None:
             return answered
         try:
-            _answer(request, session, fingerprint, sent(), blocks)
+            _answer(request, session, fingerprint, sent(), blocks, ends)
             answered += 1
         except (PpvitError, OSError):
             if request.exists():  # else it was an old one, which a new run of the trainer has removed
@@ -130,17 +147,28 @@ def _run_of(weights: Path) -> str | None:
     return None
 
 
-def _answer(request: Path, session: SecretSession, fingerprint: str, sent: Sent, blocks: int) -> None:
+def _answer(
+    request: Path,
+    session: SecretSession,
+    fingerprint: str,
+    sent: Sent,
+    blocks: int,
+    ends: Callable[[str, int, list[Floats]], list[Floats] | None],
+) -> None:
     state = _read_state(request, session, fingerprint, sent, "train", blocks)
+    number = request.parent.name
+    if not number.isdecimal():
+        raise PpvitError(f"{request}: '{number}' is no number of a request; train again: ppvit he train")
     with atomic_output(request.with_name("answer"), known_by=MANIFEST) as out:
-        for kind, ciphertexts in zip("wv", state, strict=True):
-            for block, ciphertext in enumerate(ciphertexts):
-                try:
-                    renewed = session.encrypt_seeded(session.decrypt(ciphertext))
-                except (ValueError, RuntimeError) as error:  # SEAL's, of numbers that are too large
-                    raise PpvitError(f"{request} cannot be renewed ({error}); train again: ppvit he train") from None
-                session.save(renewed, out / weights_name(block, kind))
-        write_manifest(out, fingerprint, data=sent.id)
+        try:
+            slots = [[session.decrypt(each) for each in kind] for kind in state]
+            last = ends(request.parents[1].name, int(number) + 1, slots[0])
+            for kind, arrays in zip("w" if last else "wv", [last] if last else slots, strict=True):
+                for block, array in enumerate(arrays):
+                    session.save(session.encrypt_seeded(array), out / weights_name(block, kind))
+        except (ValueError, RuntimeError) as error:  # SEAL's, of numbers that are too large
+            raise PpvitError(f"{request} cannot be renewed ({error}); train again: ppvit he train") from None
+        write_manifest(out, fingerprint, data=sent.id, **({"done": True} if last else {}))
 
 
 def _wait_for(condition: Callable[[], Any], told: str) -> None:

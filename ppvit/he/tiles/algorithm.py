@@ -36,7 +36,7 @@ class Tiles(Algorithm):
     """ours: accelerated gradient steps on whitened features, packed in tiles; few key switches"""
 
     name = "tiles"
-    reads = ("components", "batch_images", "mode", "loss", "learning_rate", "l2")
+    reads = ("components", "batch_images", "mode", "patience", "loss", "learning_rate", "l2")
     whitened = True
     gentler = "lower he.learning_rate or he.iterations, or raise he.l2"
 
@@ -111,7 +111,10 @@ class Tiles(Algorithm):
 
             for iteration in range(plan.iterations):
                 if renew and ahead:
-                    weights, ahead = renew([weights, ahead])
+                    weights, *others = renew([weights, ahead])
+                    if not others:  # the owner has seen enough
+                        return [session.drop(each, 0) for each in weights], switches
+                    [ahead] = others
                 report((0, session.level(ahead[0]) if ahead else session.parameters.top_level))
                 sent = [session.to_bytes(each) for each in ahead]
                 parts = [part for part in forks.each("partial", (iteration, sent), report) if part]
