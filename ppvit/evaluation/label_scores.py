@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import astuple, fields
 from functools import cached_property
 from pathlib import Path
@@ -100,6 +101,11 @@ class LabelScores:
             "scored_labels": len(scored),
             "images": self._images,
         }
+
+    def figures(self, names: Collection[str]) -> dict[str, float]:
+        """Those of :meth:`summary` that are named."""
+        summary = self.summary()
+        return {name: summary[name] for name in names}
 
     def chance(self) -> tuple[str, float]:
         """Name and value of the headline figure of whoever does not look at the images."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,8 +105,12 @@ class Scores:
         """Expected calibration error (Guo et al., arXiv 1706.04599, Eq. 3)."""
         return self._calibration.error_percent()
 
-    def summary(self) -> dict[str, Any]:
-        """The figures as result files name them."""
+    def summary(self, areas: bool = True) -> dict[str, Any]:
+        """The figures as result files name them.
+
+        Args:
+            areas: whether those under the curves are among them, which take seconds where there are many classes.
+        """
         recalls, right = self.class_accuracy_percent(), int(self.confusion.trace())
         low, high = wilson_percent(right, self.images)
         top5 = (
@@ -120,11 +124,16 @@ class Scores:
             "balanced_accuracy_percent": float(np.nanmean(recalls)),
             "class_accuracy_min_percent": float(np.nanmin(recalls)),
             "f1": float(self._metrics["f1"].compute()),
-            **self._ranking.summary(),
+            **(self._ranking.summary() if areas else {}),
             "cross_entropy": self.cross_entropy(),
             "calibration_error_percent": self.calibration_error_percent(),
             "images": self.images,
         }
+
+    def figures(self, names: Collection[str]) -> dict[str, float]:
+        """Those of :meth:`summary` that are named, in less time where none is an area."""
+        summary = self.summary(areas=not {"auroc", "average_precision"}.isdisjoint(names))
+        return {name: summary[name] for name in names}
 
     def remarks(self) -> list[str]:
         """What cannot be measured, or not exactly, as sentences."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -28,6 +28,8 @@ class AnyScores(Protocol):
     def add(self, logits: Tensor, labels: Tensor) -> None: ...
 
     def summary(self) -> dict[str, Any]: ...
+
+    def figures(self, names: Collection[str]) -> dict[str, float]: ...
 
     def remarks(self) -> list[str]: ...
 

@@ -58,8 +58,8 @@ class Validation:
                 gathered = self._accelerator.gather(logits)  # by process; then in the order of the batch
                 gathered = gathered.unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
                 scores.add(gathered[: len(batch)], self._targets[batch])
-        summary = scores.summary()
-        return {f"{self._split}_{name}": summary[figure] for figure, name in self._measured.items()}
+        found = scores.figures(self._measured)
+        return {f"{self._split}_{name}": found[figure] for figure, name in self._measured.items()}
 
 
 def figure_of(labelling: Labelling, chosen: str) -> str:

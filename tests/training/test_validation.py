@@ -17,6 +17,7 @@ from ppvit.core.reading import sha256_of
 from ppvit.data.batches import EncryptedImages
 from ppvit.data.images import encode_png
 from ppvit.data.shards import SCHEMA, shard_records, write_shard, write_shards
+from ppvit.evaluation.ranking import Ranking
 from ppvit.models import model_input, save_model
 from ppvit.training import checkpoint, finetuning
 from ppvit.training import loop as training
@@ -108,6 +109,19 @@ def test_figures_are_those_of_another_library(tmp_path):
     assert measured["val_loss"] == pytest.approx(
         log_loss(labels, logits.softmax(1).numpy(), labels=[0, 1, 2]), rel=1e-5
     )
+
+
+@pytest.mark.parametrize(("chosen", "areas"), [("auto", 0), ("balanced_accuracy", 0), ("auroc", 3)])
+def test_areas_are_computed_where_they_choose_alone(tmp_path, monkeypatch, chosen, areas):
+    """One for each class, which is seconds an epoch where there are a thousand."""
+    make_world(tmp_path, val_fraction=0.3)
+    images, model = EncryptedImages(tmp_path / "encrypted", "val"), tiny_backbone(num_classes=3).model
+    computed, compute = [], Ranking._areas
+    monkeypatch.setattr(Ranking, "_areas", lambda self, number: computed.append(number) or compute(self, number))
+    validation = Validation(images, make_accelerator("fp32"), chosen)
+    measured = validation.measure(model)
+    assert len(computed) == areas
+    assert {"val_accuracy_percent", "val_loss", validation.figure} == measured.keys()
 
 
 def test_processes_share_every_batch_and_its_order_comes_back():
