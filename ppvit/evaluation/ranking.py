@@ -38,8 +38,8 @@ class Ranking:
     bins of equal width in log-odds: memory stays the same however many follow, and an area is off by no more than
     half of the pairs that share a bin, which :meth:`error` tells.
 
-    The areas are torchmetrics' of the ranks, since of the scores themselves it takes the sigmoid wherever one lies
-    outside 0..1, which makes ties of large ones (its issue 2819); those of bins are scikit-learn's, which weights.
+    The areas are scikit-learn's, in float64; torchmetrics' are float32, and of scores outside 0..1 it takes the
+    sigmoid, which makes ties of large ones (its issue 2819).
 
     Args:
         classes: C.
@@ -78,20 +78,16 @@ class Ranking:
         return [self._areas(number) for number in range(self._classes)]
 
     def _areas(self, number: int) -> Areas | None:
+        from sklearn.metrics import average_precision_score, roc_auc_score  # slow to load
+
         if self._bins is None:
             scores, carried = self._of(number)
             if not carried.any() or carried.all():
                 return None
-            from scipy.stats import rankdata  # slow to load, as are the next
-            from torchmetrics.functional.classification import binary_auroc, binary_average_precision
-
-            ranks, truth = torch.from_numpy(rankdata(scores) / (len(scores) + 1)), torch.from_numpy(carried).long()
-            return Areas(float(binary_auroc(ranks, truth)), float(binary_average_precision(ranks, truth)))
+            return Areas(*(float(area(carried, scores)) for area in (roc_auc_score, average_precision_score)))
         counts = self._bins[:, number]
         if not counts.sum(1).all():
             return None
-        from sklearn.metrics import average_precision_score, roc_auc_score
-
         places = np.arange(counts.shape[1])
         binned = np.repeat([0, 1], counts.shape[1]), np.tile(places, 2)
         found = [

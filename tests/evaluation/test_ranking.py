@@ -34,7 +34,8 @@ def drawn(images: int, classes: int, seed: int, shift: float = 1.0):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 5), st.integers(2, 60), st.integers(0, 99), st.booleans())
-def test_areas_are_those_of_scikit_learn(classes, images, seed, ties):
+def test_areas_are_those_of_their_definitions(classes, images, seed, ties):
+    """Pair by pair, and threshold by threshold."""
     logits, labels = drawn(images, classes, seed)
     scores, carried = logits.round() if ties else logits, functional.one_hot(labels, classes).bool()
     for number, area in enumerate(ranked(scores, carried).areas):
@@ -42,9 +43,21 @@ def test_areas_are_those_of_scikit_learn(classes, images, seed, ties):
         if truth.all() or not truth.any():
             assert area is None
             continue
-        assert area.auroc == pytest.approx(metrics.roc_auc_score(truth, scores[:, number]), abs=1e-6)
-        expected = metrics.average_precision_score(truth, scores[:, number])
-        assert area.average_precision == pytest.approx(expected, abs=1e-6)
+        own, others = (scores[each, number].float().numpy() for each in (truth, ~truth))
+        pairs = [(one > other) + (one == other) / 2 for one, other in itertools.product(own, others)]
+        assert area.auroc == pytest.approx(np.mean(pairs), abs=1e-12)
+        above = {level: ((own >= level).sum(), (others >= level).sum()) for level in own}
+        precision = [above[level][0] / sum(above[level]) for level in own]  # where each image of the class stands
+        assert area.average_precision == pytest.approx(np.mean(precision), abs=1e-12)
+
+
+def test_areas_are_not_rounded_to_float32():
+    """Of 1,001 images the lowest is of the class: 1 - 1/1000 of all pairs, by hand; and all pairs where it is first."""
+    scores = torch.arange(1001.0)[:, None]
+    for place, area in ((1000, 1.0), (999, 0.999), (0, 0.0)):
+        (found,) = ranked(scores, scores == place).areas
+        assert found.auroc == pytest.approx(area, rel=0, abs=1e-12)
+        assert found.average_precision == pytest.approx(1 / (1001 - place), rel=0, abs=1e-12)
 
 
 def test_large_scores_are_no_ties():
