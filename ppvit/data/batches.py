@@ -18,7 +18,7 @@ from ppvit.data import images
 from ppvit.data.labels import labelling_of
 from ppvit.data.readers import load_batches, readers_kept
 from ppvit.data.repeats import read_layout
-from ppvit.data.sampling import epoch_order
+from ppvit.data.sampling import epoch_order, views_in_turn
 from ppvit.data.shards import ShardReader, read_manifest
 
 __all__ = ["EncryptedImages", "epoch_batches", "load_batches", "readers_kept"]
@@ -83,15 +83,6 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         stored = [self.manifest["shards"], *self.manifest["view_shards"]]
         return {"shards": stored, "layout": layout, "shape": list(self._shape), "dtype": self._dtype.name}
 
-    def in_turn(self, indices: np.ndarray, epoch: int) -> np.ndarray:
-        """The samples that an epoch takes of images: of image i, view (epoch + i) mod views.
-
-        So each epoch has all views, of as many images each, and k epochs in a row have each view of each image once;
-        what an epoch takes depends on nothing but its number.
-        """
-        samples: np.ndarray = indices + len(self) * ((epoch + indices) % self.views)
-        return samples
-
     def in_all_views(self, indices: np.ndarray) -> np.ndarray:
         """The samples of images in all their views: (n,) to (views n,), view 0 of all of them first."""
         return np.concatenate([view * len(self) + indices for view in range(self.views)])
@@ -140,20 +131,23 @@ def epoch_batches(
     world: int = 1,
     strata: np.ndarray | None = None,
     together: int = 1,
+    views: int = 1,
 ) -> list[np.ndarray]:
-    """Indices of every batch of an epoch for one process: each sample once over all processes, or balanced.
+    """Samples of every batch of an epoch for one process: each image once over all processes, or balanced.
 
     Args:
-        samples: size of the data set.
+        samples: images in the data set.
         batch_size: over all processes; the last batch may be smaller.
         seed, epoch: equal ones give equal batches.
         rank, world, together: this process and their number, see :func:`shared_out`; all processes together see the
             very batches that one process would.
         strata: for balanced sampling, see :func:`ppvit.data.sampling.epoch_order`.
+        views: of each image, which take turns, see :func:`ppvit.data.sampling.views_in_turn`.
 
     Returns:
         ceil(samples / batch_size) arrays; one may be empty when the last batch has fewer samples than processes.
     """
     order = epoch_order(samples, seed, epoch, strata)
+    order = order + samples * views_in_turn(order, epoch, views)
     batches = (order[start : start + batch_size] for start in range(0, samples, batch_size))
     return [batch[shared_out(len(batch), rank, world, together)] for batch in batches]

@@ -40,3 +40,24 @@ def epoch_order(
         images[dealt_to == number] = taken
     found: npt.NDArray[np.int64] = images[order]
     return found
+
+
+def views_in_turn(order: npt.NDArray[np.int64], epoch: int, views: int) -> npt.NDArray[np.int64]:
+    """Which view an epoch takes at each place: of image i, view (epoch + i) mod views, the next where it comes again.
+
+    So each epoch has all views, of as many images each, and k epochs in a row have each view of each image once, where
+    every image comes once an epoch; what an epoch takes depends on nothing but its order and number.
+
+    Args:
+        order: numbers of images, (n,).
+        epoch: its number.
+        views: of each image, k.
+
+    Returns:
+        Numbers of views, (n,).
+    """
+    places = np.argsort(order, kind="stable")
+    before = np.empty(len(order), np.int64)  # how often the image has come in this epoch
+    before[places] = np.arange(len(order)) - np.searchsorted(order[places], order[places])
+    turns: npt.NDArray[np.int64] = (epoch + order + before) % views
+    return turns

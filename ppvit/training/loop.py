@@ -133,10 +133,9 @@ class Training:
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         batch_size, seed, together = self.settings.batch_size, self.settings.seed, self._augmenter.together
         batches = epoch_batches(
-            len(self.dataset), batch_size, seed, epoch, rank, world, strata=self._strata, together=together
+            len(self.dataset), batch_size, seed, epoch, rank, world, self._strata, together, self.dataset.views
         )
         batches = batches[first_step * accumulation :]
-        batches = [self.dataset.in_turn(batch, epoch) for batch in batches]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
         for step in range(first_step, self._steps_per_epoch):

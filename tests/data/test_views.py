@@ -26,6 +26,7 @@ from ppvit.core.reading import read_json, sha256_of_folder
 from ppvit.data import storing
 from ppvit.data.batches import EncryptedImages, epoch_batches
 from ppvit.data.plain import PlainImages
+from ppvit.data.sampling import views_in_turn
 from ppvit.data.views import Views
 from ppvit.pipeline import STAGES
 from ppvit.verbs import encrypt, rekey
@@ -341,8 +342,8 @@ def test_views_take_turns(tmp_path, raw, first):
     stored = EncryptedImages(tmp_path / "out", "train")
 
     def epoch(number, world=1):
-        parts = [epoch_batches(40, 7, 5, number, rank, world) for rank in range(world)]
-        return np.concatenate([stored.in_turn(batch, number) for part in parts for batch in part])
+        parts = [epoch_batches(40, 7, 5, number, rank, world, views=stored.views) for rank in range(world)]
+        return np.concatenate([batch for part in parts for batch in part])
 
     taken = [epoch(first + number) for number in range(3)]
     assert all(np.array_equal(np.sort(samples % 40), np.arange(40)) for samples in taken)  # each image once
@@ -351,8 +352,21 @@ def test_views_take_turns(tmp_path, raw, first):
     assert shares.max() - shares.min() <= 1  # in each epoch, as many of each view
     assert np.array_equal(np.sort(epoch(first, world=3)), np.sort(taken[0]))  # whatever the number of processes
     of(tmp_path / "one", raw)
-    alone = EncryptedImages(tmp_path / "one", "train")
-    assert np.array_equal(alone.in_turn(np.arange(40), first), np.arange(40))
+    assert EncryptedImages(tmp_path / "one", "train").views == 1
+    assert not views_in_turn(np.arange(40), first, 1).any()
+
+
+def test_an_image_that_comes_again_in_an_epoch_shows_its_next_view():
+    strata = np.array([0] * 4 + [1] * 36)  # each of the four comes five times
+    for epoch in range(3):
+        samples = np.concatenate(epoch_batches(40, 7, 5, epoch, strata=strata, views=3))
+        for image in range(4):
+            views = samples[samples % 40 == image] // 40
+            assert views.tolist() == [(epoch + image + time) % 3 for time in range(5)]
+        alone = np.concatenate(epoch_batches(40, 7, 5, epoch, strata=strata))
+        assert np.array_equal(alone, samples % 40)  # in the order that a single view has
+        shares = [np.concatenate(epoch_batches(40, 7, 5, epoch, rank, 2, strata, views=3)) for rank in range(2)]
+        assert np.array_equal(np.sort(np.concatenate(shares)), np.sort(samples))
 
 
 def test_samples_are_numbered_by_view(tmp_path, raw):
