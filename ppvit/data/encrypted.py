@@ -58,6 +58,7 @@ def fill(
     """Write all files of :func:`write_encrypted` into an empty folder."""
     for split in splits:
         (folder / split).mkdir()
+    tested: list[dict[str, Any]] = []
     for split, (shards, *views) in _write_shards(splits, cipher, folder, images_per_shard, storing).items():
         manifest = {
             "schema": SCHEMA,
@@ -81,8 +82,9 @@ def fill(
         else:  # which no other reader knows
             storing.layout.write(folder / split)
         if split == "test":
-            write_json(folder / "track_test_true.json", shard_records(shards))
-    # what training depends on where finetune.track_test is false, and always the same; else it is the other one
+            tested = shard_records(shards)
+    # what training depends on where finetune.track_test is true, and where it is false, which is always the same
+    write_json(folder / "track_test_true.json", tested)
     write_json(folder / "track_test_false.json", [])
 
 

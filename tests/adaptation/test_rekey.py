@@ -95,6 +95,16 @@ def test_shards_and_weights_are_those_of_a_fresh_run(tmp_path, raw, cipher):
     assert rekey.run(moved, OLD.id, NEW.id) == []  # again: there is nothing left to do
 
 
+def test_shards_of_a_trainer_without_test_images_have_all_files_that_dvc_expects(tmp_path, raw):
+    places = made(tmp_path, raw, OLD, "block")
+    for name in ("test", "track_test_true.json"):
+        path = places.encrypted / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    rekey.run(places, OLD.id, NEW.id)
+    assert read_json(places.encrypted / "track_test_true.json", "encrypt") == []
+    assert read_json(places.encrypted / "track_test_false.json", "encrypt") == []
+
+
 def cipher_arguments(cipher: str) -> dict:
     return {"name": cipher, "image_size": 16, "block_size": 4} | CIPHERS.get(cipher, {})
 
