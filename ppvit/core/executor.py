@@ -28,7 +28,7 @@ from ppvit.core.workers import clustered
 Result = TypeVar("Result")
 
 _TRIES = 3  # of a task whose worker is killed
-_DECISIVE = ("ppvit", "numpy", "pillow", "scipy")  # packages whose versions can change what a task gives
+_DECISIVE = ("ppvit", "numpy", "pillow", "scipy", "torchvision")  # packages whose versions can change what a task gives
 
 
 class Executor:
