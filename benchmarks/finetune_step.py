@@ -22,13 +22,12 @@ from typing import Any
 
 import timm
 import torch
-from inputs import CLASSES, configuration, photographs, write_raw
+from inputs import CLASSES, configuration, encrypted_photographs
 from timing import alternate, benchmark, print_table, spread
 from torch.nn import functional
 
 from ppvit.config import Config
 from ppvit.data.batches import EncryptedImages, epoch_batches, load_batches
-from ppvit.data.images import encode_png
 from ppvit.models import MICRO, MICRO_ARCHITECTURE, model_input
 from ppvit.places import Places
 from ppvit.training.checkpoint import Checkpoint
@@ -36,7 +35,6 @@ from ppvit.training.loop import Training, make_accelerator
 from ppvit.training.schedule import make_optimizer
 from ppvit.tuners import make_tuner
 from ppvit.tuners.fused import fused
-from ppvit.verbs import encrypt
 
 CASES: tuple[tuple[str, dict[str, Any], int, int, int], ...] = (
     # name, arguments of the timm model, batch size, images an epoch, rounds
@@ -103,10 +101,7 @@ def measure(folder: Path, arguments: dict[str, Any], batch_size: int, images: in
     size = arguments["img_size"]
     overrides = [f"dataset.image_size={size}", f"cipher.block_size={arguments.get('patch_size', 16)}"]
     config = configuration(folder, *overrides, f"finetune.batch_size={batch_size}", "finetune.epochs=1")
-    encoded = [encode_png(image) for image in photographs(images + CLASSES, size)]
-    places = Places.of(config, root=folder)
-    write_raw(places.raw, encoded[:images], encoded[images:], "png")
-    encrypt.run(config, places)
+    encrypted_photographs(folder, config, images)
     contestants = {
         "stage": stage(folder, config, arguments),
         "bare": bare(folder, config, arguments),

@@ -17,6 +17,7 @@ from timing import ROOT
 
 from ppvit.config import Config, default_yaml, load
 from ppvit.core.files import write_json
+from ppvit.data.images import encode_png
 from ppvit.data.shards import SCHEMA, shard_records, write_shards
 from ppvit.places import Places
 
@@ -77,6 +78,17 @@ def write_raw(folder: Path, train: Iterable[bytes], test: Iterable[bytes], exten
     }
     write_json(folder / "dataset.json", manifest)
     return folder
+
+
+def encrypted_photographs(folder: Path, config: Config, images: int) -> Places:
+    """Training images of ten classes and a test image of each, raw and encrypted, of the size that is configured."""
+    from ppvit.verbs import encrypt
+
+    places = Places.of(config, root=folder)
+    encoded = [encode_png(image) for image in photographs(images + CLASSES, config.dataset.image_size)]
+    write_raw(places.raw, encoded[:images], encoded[images:], "png")
+    encrypt.run(config, places)
+    return places
 
 
 def _sample(number: int, data: bytes, extension: str) -> dict[str, bytes]:

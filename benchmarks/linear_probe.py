@@ -19,17 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from inputs import CLASSES, configuration, photographs, write_raw
+from inputs import configuration, encrypted_photographs
 from timing import ROOT, alternate, benchmark, print_table, spread
 
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
-from ppvit.data.images import encode_png
 from ppvit.models import backbone_of, save_model
 from ppvit.places import Places
 from ppvit.training.finetuning import finetune
-from ppvit.verbs import encrypt
 
 PRETRAINED = Path(os.environ.get("PPVIT_ASSETS", "")) / "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
 TINY = ("model.name=vit_tiny_patch16_224", "dataset.image_size=96", "cipher.block_size=16")
@@ -67,10 +65,7 @@ def measure(folder: Path, overrides: tuple[str, ...], images: int, rounds: int) 
         known = PRETRAINED.is_file()
         overrides = (*overrides, f"model.checkpoint={PRETRAINED}" if known else "model.pretrained=false")
     config = configuration(folder, *overrides, "finetune.method=linear", "finetune.epochs=10")
-    encoded = [encode_png(image) for image in photographs(images + CLASSES, config.dataset.image_size)]
-    places = Places.of(config, root=folder)
-    write_raw(places.raw, encoded[:images], encoded[images:], "png")
-    encrypt.run(config, places)
+    places = encrypted_photographs(folder, config, images)
     backbone, cipher = backbone_of(config, Places.of(config, root=ROOT).embedded), load_cipher(config)
     adapt_model(backbone, cipher)
     save_model(places.adapted, backbone, cipher.record)
