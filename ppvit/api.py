@@ -21,6 +21,7 @@ from ppvit.core.provenance import Made
 from ppvit.core.scratch import cache_folder
 from ppvit.data.encrypted import write_encrypted
 from ppvit.data.plain import PlainImages, plain_splits
+from ppvit.data.storing import Storing
 from ppvit.data.views import Views
 from ppvit.datasets import CHOICES, open_source
 from ppvit.datasets.raw import write_raw
@@ -95,14 +96,32 @@ def import_images(
 
 
 def encrypt_images(
-    plain: dict[str, PlainImages], cipher: Cipher, out: Path | str, *, images_per_shard: int = 512
+    plain: dict[str, PlainImages],
+    cipher: Cipher,
+    out: Path | str,
+    *,
+    images_per_shard: int = 512,
+    compress: bool = False,
+    repeated_values: Literal["stored", "once"] = "stored",
 ) -> None:
     """Write images of every split as encrypted WebDataset shards, a folder a split; the trainer's.
 
+    Args:
+        plain: by the name of the split.
+        cipher: with its key in place.
+        out: folder of the shards.
+        images_per_shard: images in one tar.
+        compress: whether the images are compressed, which takes longer and pays for ``none`` and smooth pictures.
+        repeated_values: ``once`` stores values that repeat once, where images were enlarged by a whole number.
+
     Raises:
+        UsageError: no value repeats, or a parameter out of range.
         PpvitError: a class is missing in a split, an image cannot be decoded, the disk is full.
     """
-    write_encrypted(plain, cipher, Path(out), images_per_shard)
+    settings = checked(Encrypt, images_per_shard=images_per_shard, compress=compress, repeated_values=repeated_values)
+    largest = max(plain.values(), key=len)
+    storing = Storing.of(settings.compress, settings.repeated_values == "once", largest, cipher)
+    write_encrypted(plain, cipher, Path(out), settings.images_per_shard, storing)
 
 
 def adapt(

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_config, write_raw
 from PIL import Image
 
 import ppvit
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.data.batches import EncryptedImages
+from ppvit.data.plain import plain_splits
 
 WEIGHTS = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
 
@@ -54,6 +57,26 @@ def test_ten_lines_from_a_folder_of_images_to_a_prediction(photos, tmp_path, mon
     other = ppvit.make_cipher("block", ppvit.generate_key(), image_size=32, block_size=4)
     with pytest.raises(ppvit.PpvitError, match=r"cipher\.key_id"):
         ppvit.predict(files, other, "adapted", "finetuned")
+
+
+def test_shards_are_stored_as_the_stage_stores_them(tmp_path):
+    """Compressed, or with repeated values once; the ciphertext is the same."""
+    config = make_config(dataset={"image_size": 32}, encrypt={"resize_filter": "nearest"})
+    raw = write_raw(tmp_path / "raw", {"train": 12, "test": 6}, size=16)
+    plain = plain_splits(raw, config.dataset, config.encrypt)
+    cipher = ppvit.make_cipher("block", ppvit.generate_key(), image_size=32, block_size=4)
+    ways = {"usual": {}, "small": {"compress": True}, "once": {"repeated_values": "once"}}
+    for name, options in ways.items():
+        ppvit.encrypt_images(plain, cipher, tmp_path / name, **options)
+    stored = {name: EncryptedImages(tmp_path / name, "train") for name in ways}
+    assert not stored["usual"].manifest["compression"]
+    assert stored["small"].manifest["compression"].startswith("zlib")
+    assert stored["once"].manifest["distinct"] == 16 * 16 * 3
+    for name in ("small", "once"):
+        assert (stored[name].ciphertext(np.arange(12)) == stored["usual"].ciphertext(np.arange(12))).all()
+    with pytest.raises(UsageError, match=r"repeated_values"):
+        ppvit.encrypt_images(plain, cipher, tmp_path / "wrong", repeated_values="twice")
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_a_mistyped_parameter_is_told(tmp_path):
