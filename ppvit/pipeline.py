@@ -61,13 +61,17 @@ class Stage:
 
     def run(self, config: Config, places: Places) -> None:
         """Run it on the values that it reads, and no others."""
+        from ppvit.core.process import without_collecting
+
         if self.name == "finetune" and os.environ.get("RANK", "0") == "0":
             from ppvit.config.recipes import told
             from ppvit.core.errors import say
 
             if line := told(config):
                 say(line)
-        importlib.import_module(f"ppvit.verbs.{self.name}").run(self.narrowed(config), places)
+        with without_collecting():
+            verb = importlib.import_module(f"ppvit.verbs.{self.name}")
+        verb.run(self.narrowed(config), places)
 
     def run_as_asked(self, config: Config, places: Places) -> None:
         """The same as a command of its own: in as many processes as ``$PPVIT_PROCESSES`` says, where it is shared.
