@@ -69,8 +69,8 @@ def test_shards_are_stored_as_the_stage_stores_them(tmp_path):
     for name, options in ways.items():
         ppvit.encrypt_images(plain, cipher, tmp_path / name, **options)
     stored = {name: EncryptedImages(tmp_path / name, "train") for name in ways}
-    assert "compression" not in stored["usual"].manifest
-    assert "compression" in stored["small"].manifest
+    assert not stored["usual"].manifest["compression"]
+    assert stored["small"].manifest["compression"].startswith("zlib")
     assert stored["once"].manifest["distinct"] == 16 * 16 * 3
     for name in ("small", "once"):
         assert (stored[name].ciphertext(np.arange(12)) == stored["usual"].ciphertext(np.arange(12))).all()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
 
-from ppvit.core.process import share_processors
+from ppvit.core.process import share_processors, without_collecting
 
 
 def test_waiting_threads_sleep_unless_the_user_chose_otherwise(monkeypatch):
@@ -25,6 +27,18 @@ def test_waiting_threads_sleep_unless_the_user_chose_otherwise(monkeypatch):
         assert os.environ[name] == value
         monkeypatch.setenv("OMP_WAIT_POLICY", "")
         monkeypatch.setenv("GOMP_SPINCOUNT", "")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_looked_for_afterwards_as_before(enabled):
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with contextlib.suppress(ImportError), without_collecting():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP, which torch brings on Linux")

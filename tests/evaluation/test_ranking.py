@@ -53,7 +53,7 @@ def test_areas_are_those_of_their_definitions(classes, images, seed, ties):
 
 def test_areas_are_not_rounded_to_float32():
     """Of 1,001 images the lowest is of the class: 1 - 1/1000 of all pairs, by hand; and all pairs where it is first."""
-    scores = np.arange(1001.0)[:, None]
+    scores = torch.arange(1001.0)[:, None]
     for place, area in ((1000, 1.0), (999, 0.999), (0, 0.0)):
         (found,) = ranked(scores, scores == place).areas
         assert found.auroc == pytest.approx(area, rel=0, abs=1e-12)
