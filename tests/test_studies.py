@@ -422,17 +422,19 @@ def test_published_figures_of_loft():
 
 def test_starts_without_labels_are_where_variants_look_for_them():
     prepare = module("loft.prepare")
-    models = {(variant["size"], variant["model"], variant.config().model) for variant in variants("loft")}
-    found = {size for size, name, _ in models if "_" in name}
-    assert found == {"tiny", "large", "full"}
-    for size, name, model in models:
-        if "_" in name:
-            config = prepare.config_without_labels(size, name)
-            assert config.pretrain.method == name.partition("_")[2]
-            assert (config.model.name, config.model.pretrained) == (model.name, False)
-            assert config.model.mean == model.mean == [0.5, 0.5, 0.5]  # so that the result is a plain network
-            assert model.checkpoint == str((prepare.FOLDER / f"{size}-{name}.safetensors").relative_to(ROOT))
-            assert config.dataset.image_size == 32
+    models = {
+        (variant["size"], variant["model"]): variant.config().model
+        for variant in variants("loft")
+        if "_" in variant["model"]
+    }
+    assert {size for size, _ in models} == {"tiny", "large", "full"}
+    for (size, name), model in models.items():
+        config = prepare.config_without_labels(size, name)
+        assert config.pretrain.method == name.partition("_")[2]
+        assert (config.model.name, config.model.pretrained) == (model.name, False)
+        assert config.model.mean == model.mean == [0.5, 0.5, 0.5]  # so that the result is a plain network
+        assert model.checkpoint == (prepare.FOLDER / f"{size}-{name}.safetensors").relative_to(ROOT).as_posix()
+        assert config.dataset.image_size == 32
 
 
 def test_parameter_counts_are_the_published_ones():

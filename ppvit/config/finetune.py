@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ppvit.config.adversarial import AdversarialLoss
 from ppvit.config.section import Section, Text
@@ -93,15 +93,6 @@ class Finetune(Section):
     """true keeps fewer activations and computes them again: less memory, a third more time, the same gradients"""
     seed: int = Field(0, ge=0, lt=2**32)
     """decides new weights, order of images, dropout"""
-
-    @model_validator(mode="after")
-    def _halves_by_what_is_measured(self) -> Finetune:
-        if self.schedule == "halving" and (self.adversarial == "none" or not self.keeps_best):
-            raise ValueError(
-                "finetune.schedule halving goes on from the best weights under attack; set finetune.adversarial to at "
-                "or trades and finetune.select to auto, or finetune.schedule=cosine"
-            )
-        return self
 
     @property
     def keeps_best(self) -> bool:

@@ -227,6 +227,12 @@ class Config(Section):
     @model_validator(mode="after")
     def _attack_fits(self) -> Config:
         require_consistent(self.finetune.adversarial, self.adversarial, self.finetune.epochs)
+        plain_or_last = self.finetune.adversarial == "none" or not self.finetune.keeps_best
+        if self.finetune.schedule == "halving" and plain_or_last:
+            raise ValueError(
+                "finetune.schedule halving goes on from the best weights under attack; set finetune.adversarial to at "
+                "or trades and finetune.select to auto, or finetune.schedule=cosine"
+            )
         widest = 255 * (3 * self.dataset.image_size**2) ** 0.5  # from black to white
         for section, attack in (("adversarial", self.adversarial), ("robustness", self.robustness)):
             if attack.norm == "l2" and attack.epsilon > widest:
