@@ -23,9 +23,14 @@ class Penalised(nn.Module):
     """A module whose training may add terms to the loss.
 
     Attributes:
+        terms: names of the penalties that it has.
+        anneals: whether it follows :meth:`set_progress`.
         asked: whether the next forward pass is to compute them.
         penalties: what it computed, by name: scalars of the graph, each still to be multiplied by a weight.
     """
+
+    terms: tuple[str, ...] = ()
+    anneals = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,6 +75,7 @@ class AdaptivePermutation(Penalised):
     def __init__(self, blocks: int, form: Form = "free") -> None:
         super().__init__()
         self.blocks, self.form = blocks, form
+        self.terms, self.anneals = ("permutation",) if form == "l12" else (), form == "sinkhorn"
         start = math.log(max(blocks - 1, 1)) if form == "sinkhorn" else 1.0
         self.matrix = nn.Parameter(start * torch.eye(blocks))
         if form == "sinkhorn":
@@ -91,14 +97,14 @@ class AdaptivePermutation(Penalised):
     def forward(self, features: Tensor) -> Tensor:
         """Mix the positions of (n, D, h, w)."""
         weights = self.order()
-        if self.asked and self.form == "l12":
+        if self.asked and self.terms:
             self.penalties = {"permutation": l12(weights)}
         mixed: Tensor = features.flatten(2) @ weights
         return mixed.view_as(features)
 
     def set_progress(self, done: float) -> None:
         """Let the temperature fall, 1 to 0.05, the same share of it in every epoch."""
-        if self.form == "sinkhorn":
+        if self.anneals:
             self.temperature.fill_(LAST_TEMPERATURE**done)
 
     def extra_repr(self) -> str:

@@ -102,6 +102,7 @@ class EleAdaptNet(AdaptNet):
     """
 
     kind = "ele"
+    terms = ("permutation", "smoothness")
     left: Tensor
     right: Tensor
 

@@ -28,8 +28,9 @@ def objective_of(model: nn.Module, settings: Finetune, task: Task) -> Objective:
 
 
 def learned_layers(model: nn.Module) -> list[Penalised]:
-    """The layers of a model that may add terms to the loss, as far as they train."""
-    return [cast(Penalised, model.get_submodule(name)) for name in learned_layer_names(model)]
+    """The layers of a model that add terms to the loss or have an order of blocks, as far as they train."""
+    found = [cast(Penalised, model.get_submodule(name)) for name in learned_layer_names(model)]
+    return [layer for layer in found if layer.terms or layer.order() is not None]
 
 
 def require_none(model: nn.Module, adversarial: str) -> None:
@@ -38,9 +39,9 @@ def require_none(model: nn.Module, adversarial: str) -> None:
     Raises:
         UsageError: there is a layer that would add some, or that changes in training by itself.
     """
-    if any(layer.distance() is not None for layer in learned_layers(model)):
+    if any(layer.terms or layer.anneals for layer in learned_layers(model)):
         raise UsageError(
-            f"finetune.adversarial {adversarial} does not train model.adaptnet ele or a learned model.adaptive_matrix; "
+            f"finetune.adversarial {adversarial} has no terms for model.adaptnet ele or a model.matrix_form; "
             "set finetune.adversarial=none"
         )
 
@@ -57,7 +58,9 @@ class PenalisedObjective(Objective):
     def __init__(self, layers: list[Penalised], settings: Finetune, task: Task = MULTICLASS) -> None:
         super().__init__(settings.label_smoothing, task)
         self._layers, self._epochs = layers, settings.epochs
-        self._weights = {"permutation": settings.permutation_penalty, "smoothness": settings.smoothness_penalty}
+        weights = {"permutation": settings.permutation_penalty, "smoothness": settings.smoothness_penalty}
+        terms = {term for layer in layers for term in layer.terms}
+        self._weights = {term: weight for term, weight in weights.items() if term in terms}
         self.measures = (*Objective.measures, *(f"train_{name}_loss" for name in self._weights))
         for layer in layers:
             layer.set_progress(0.0)
@@ -71,15 +74,13 @@ class PenalisedObjective(Objective):
         for layer in self._layers:
             layer.asked = True
         loss, measured = super().loss(model, images, labels)
-        found: dict[str, Tensor] = {}
+        sums = []
+        for name, weight in self._weights.items():  # losses are sums over the images
+            penalty = sum((layer.penalties[name] for layer in self._layers if name in layer.terms), loss.new_zeros(()))
+            loss = loss + len(labels) * weight * penalty
+            sums.append(len(labels) * penalty.detach().double())
         for layer in self._layers:
-            for name, penalty in layer.penalties.items():
-                found[name] = found.get(name, torch.zeros_like(penalty)) + penalty
             layer.asked, layer.penalties = False, {}
-        for name, penalty in found.items():
-            loss = loss + len(labels) * self._weights[name] * penalty  # losses are sums over the images
-        sums = [len(labels) * found[name].detach().double() if name in found else measured.new_zeros(())
-                for name in self._weights]  # fmt: skip
         return loss, torch.stack([loss.detach().double(), measured[1], *sums])
 
     def end_epoch(self, validated: Mapping[str, float]) -> dict[str, float]:

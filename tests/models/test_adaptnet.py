@@ -82,14 +82,14 @@ def test_penalties_by_hand():
     picture = net(images)
     matrix = net.matrix.detach().double()
     by_hand = sum(line.abs().sum() - line.square().sum().sqrt() for line in (*matrix, *matrix.T)) / 64**2
-    assert float(net.penalties["permutation"]) == pytest.approx(float(by_hand), rel=1e-5)
+    assert net.penalties["permutation"].item() == pytest.approx(float(by_hand), rel=1e-5)
     seen, total = picture.detach().double(), 0.0
     for colour in range(3):
         for row in range(31):
             here = seen[:, colour, row, :31]
             total += float((seen[:, colour, row + 1, :31] - here).square().sum())
             total += float((seen[:, colour, row, 1:] - here).square().sum())
-    assert float(net.penalties["smoothness"]) == pytest.approx(total / (31 * 32 * 16) / 2, rel=1e-5)
+    assert net.penalties["smoothness"].item() == pytest.approx(total / (31 * 32 * 16) / 2, rel=1e-5)
 
 
 def test_a_permutation_has_no_penalty_and_no_distance():
