@@ -7,8 +7,9 @@ from typing import Any
 from study import Study
 from table import Results, markdown
 
-NOTE = """AUC and ACC on the official test images, each with its 95 % interval (DeLong, Wilson), which cover the choice of
-test images, not of the training run: a row is a run. *Best epoch* is the one that is kept, by its AUC on validation images."""
+NOTE = """AUC and ACC on the official test images, each with its 95 % interval (DeLong, Wilson), which cover the choice
+of test images, not of the training run: a row is a run. *Best epoch* is the one that is kept, by its AUC on validation
+images."""
 
 
 def sections(study: Study, size: str, results: Results) -> list[str]:
@@ -20,10 +21,15 @@ def _row(axes: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return [
         axes["images"],
         str(axes["seed"]),
-        f"{found['auroc']:.3f} ({found['auroc_low']:.3f} to {found['auroc_high']:.3f})",
-        f"{found['accuracy_percent']:.1f} ({found['accuracy_low_percent']:.1f} to {found['accuracy_high_percent']:.1f})",
+        _interval(found, "auroc", ".3f"),
+        _interval(found, "accuracy", ".1f", "_percent"),
         f"{found['balanced_accuracy_percent']:.1f}",
         str(found["selected_epoch"]),
         f"{found['val_auroc']:.4f}",
         f"{found['cpu_seconds']:.0f}",
     ]
+
+
+def _interval(found: dict[str, Any], name: str, form: str, unit: str = "") -> str:
+    value, low, high = (format(found[f"{name}{end}{unit}"], form) for end in ("", "_low", "_high"))
+    return f"{value} ({low} to {high})"
