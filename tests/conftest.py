@@ -17,6 +17,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# nothing that is loaded becomes garbage, and looking for that takes a quarter of the time until the first test
+import gc
+
+if gc.isenabled():
+    gc.disable()
+
 import io
 import itertools
 import json
@@ -63,6 +69,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("assets"):
                 item.add_marker(pytest.mark.skip(reason="set PPVIT_ASSETS to the folder of real weights and data"))
+
+
+def pytest_collection_finish() -> None:
+    """From now on there is garbage; what is loaded stays, and need not be looked at in every test."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries in C++ tell at the end of what was not given back."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

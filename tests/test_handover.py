@@ -9,32 +9,22 @@ import io
 import re
 import sys
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 import yaml
 from conftest import make_config
 from imports import ROOT
 from PIL import Image
 from test_pipeline import QUICK, Project, repository, stages_run
-from warm_python import WarmPython
 
 from ppvit.ciphers import keys
 
 # of the folder, the archive, the weights, the classes, the images; in parts, since this file is in git itself
 PARTS = ("kettle-well_clinic", "brain-tumour_224", "glioma-net", "ependy-moma", "astro-cytoma", "patient-_zofia")
 WORDS = tuple(parts.replace("-", "") for parts in PARTS)
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[WarmPython]:
-    with tempfile.TemporaryDirectory() as folder:
-        warm = WarmPython(Path(folder))
-        yield warm
-        warm.close()
 
 
 def own_archive(folder: Path) -> Path:
@@ -73,7 +63,8 @@ def found_in_git(project: Project) -> set[str]:
     return {word for word in WORDS if word in told.lower()}
 
 
-def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path, warm):
+def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path):
+    warm = warm_python.shared()
     archive = own_archive(tmp_path)
     weights = tmp_path / f"{WORDS[2]}.safetensors"
     weights.write_bytes((ROOT / "models/pretrained/vit_micro_patch4_32.safetensors").read_bytes())

@@ -1,24 +1,34 @@
 """An interpreter for stages that starts at once: forks of one process that has imported what nearly all stages import.
 
 Importing torch, timm and peft takes a stage of the pipeline's tests ten times as long as its work. A stage sees its own
-working folder, environment, arguments and streams, and imports `ppvit` itself.
+working folder, environment, arguments and streams, and imports `ppvit` itself. Not for what depends on how an
+interpreter starts: its options, variables that Python or OpenMP read at once, and which packages are loaded.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
 import runpy
+import select
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
-IMPORTED = ("torch", "timm", "peft", "accelerate", "sklearn.model_selection", "webdataset", "skimage.metrics")
+IMPORTED = (
+    *("torch", "timm", "peft", "accelerate", "sklearn.model_selection", "webdataset", "skimage.metrics"),
+    *("torchmetrics.classification", "dvclive.live"),
+)
 _CLIENT = """#!{python} -SE
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
@@ -31,36 +41,55 @@ sys.exit(int(server.recv(16) or 1))
 
 
 class WarmPython:
-    """A server of interpreters; ``path`` is a program that is used as python is, with a script and its arguments.
+    """A server of interpreters, which ends with this process.
 
-    Args:
-        folder: for the program and its socket; short, since addresses of sockets are.
+    ``path`` is a program that is used as python is, with a script, ``-c`` or ``-m``, and arguments. What is killed is
+    the client, whose interpreter goes on; where a signal ended that, the exit code is what a shell makes of it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="ppvit-warm-"))  # short, since addresses of sockets are
         self.path = folder / "python"
         address = str(folder / "s")
         self.path.write_text(_CLIENT.format(python=sys.executable, address=address))
         self.path.chmod(0o755)
-        self._server = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE)
+        self._server = subprocess.Popen(
+            [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._ready = False
 
     def wait(self) -> None:
         """Until it answers: it takes some seconds to import, in which others can be made ready."""
-        assert self._server.stdout.readline() == b"ready\n"
+        if not self._ready:
+            assert self._server.stdout.readline() == b"ready\n"
+            self._ready = True
 
-    def close(self) -> None:
-        self._server.terminate()
-        self._server.wait()
+
+@cache
+def shared() -> WarmPython:
+    """The one for all tests of this process, started when it is asked for first."""
+    return WarmPython()
+
+
+def python() -> str:
+    """The program of :func:`shared`, when it answers."""
+    shared().wait()
+    return str(shared().path)
 
 
 def serve(address: str) -> None:
+    gc.disable()  # until a fork works
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # or forks would copy what the collector touches
     server = socket.socket(socket.AF_UNIX)
     server.bind(address)
     server.listen()
     print("ready", flush=True)
     while True:
+        if sys.stdin in select.select([server, sys.stdin], [], [])[0]:  # who asks has ended
+            shutil.rmtree(Path(address).parent)
+            return
         client, _ = server.accept()
         if os.fork() == 0:
             server.close()
@@ -76,19 +105,25 @@ def serve(address: str) -> None:
         client.sendall(str(code if code >= 0 else 128 - code).encode())
         os._exit(0)
     client.close()
-    sys.argv = script
-    # as a new interpreter has it: the script's folder, then PYTHONPATH
-    sys.path[:1] = [
-        str(Path(script[0]).resolve().parent),
-        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
-    ]
-    _end(_run(script[0]))
+    gc.enable()
+    _end(_run(script))
 
 
-def _run(script: str) -> int:
-    """The exit code of a script."""
+def _run(arguments: list[str]) -> int:
+    """The exit code of a script, a module or code, as a new interpreter is given them."""
+    sys.orig_argv = [sys.executable, *arguments]
+    what, *sys.argv = arguments if arguments[0] in ("-c", "-m") else ["script", *arguments]
+    first = str(Path(sys.argv[0]).resolve().parent) if what == "script" else os.getcwd() if what == "-m" else ""
+    sys.path[:1] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     try:
-        runpy.run_path(script, run_name="__main__")
+        if what == "-m":
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        elif what == "-c":
+            code, sys.argv[0] = sys.argv[0], "-c"
+            main = sys.modules["__main__"] = ModuleType("__main__")
+            exec(code, vars(main))
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as exit_:
         if exit_.code is None or isinstance(exit_.code, int):
             return exit_.code or 0

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 import yaml
 from conftest import make_config, write_raw
 from typer.testing import CliRunner
@@ -22,10 +23,12 @@ from ppvit.core.errors import UsageError
 from ppvit.pipeline import STAGES
 
 ROOT = Path(__file__).parents[2]
+HEAVY = {"adapt", "finetune", "rekey"}  # verbs that import torch
 
 
 def ppvit(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from ppvit.cli import run; run()", *arguments]
+    python = warm_python.python() if HEAVY.intersection(arguments) else sys.executable
+    command = [python, "-c", "from ppvit.cli import run; run()", *arguments]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )

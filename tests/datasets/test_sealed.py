@@ -8,13 +8,13 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 import tarfile
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 from conftest import make_config, make_places
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from PIL import Image
@@ -221,7 +221,7 @@ def test_in_the_pipeline_folders_keep_others_out_of_what_dvc_writes(tmp_path, sh
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[cache]\n    shared = group\n" if shared else "[core]\n")
     code = "from ppvit.cli.script import main; main('stages/download.py')"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    subprocess.run([warm_python.python(), "-c", code], cwd=tmp_path, check=True)
     assert stat.S_IMODE((tmp_path / "data" / "raw").stat().st_mode) == 0o700
     assert (tmp_path / "data" / "raw" / "digits" / "dataset.json").exists()
     cache = tmp_path / ".dvc" / "cache"

@@ -36,7 +36,7 @@ sys.path[:0] = [str(ROOT), str(HERE.parent)]
 import kill_dvc
 from kill_dvc import Repository
 from kill_world import ORDER, World
-from warm_python import WarmPython
+from warm_python import python
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _RERUN = 3  # stages that a `dvc repro` has to run, of thirteen: enough to be between two, and half a minute a case
@@ -142,27 +142,20 @@ def main() -> int:
     chosen, draw, bad, started = given.stage or [*ORDER, "dvc"], random.Random(given.seed), 0, time.monotonic()
     stages = [stage for stage in chosen if stage != "dvc"]
     with tempfile.TemporaryDirectory(prefix="ppvit-kill-") as folder:
-        warm = None if given.cold or not stages else WarmPython(Path(folder))
-        try:
-            if warm:
-                warm.wait()
-            world = World(Path(folder) / "world", stages, warm)
-            print(f"changes of files: {world.changes}", flush=True)
-            if given.every:
-                cases = every_case(world, stages)
-            else:
-                turns = [chosen[number % len(chosen)] for number in range(given.cases)]
-                cases = [random_case(world, stage, draw) for stage in turns if stage != "dvc"]
-                if of_dvc := turns.count("dvc"):
-                    repository = Repository(Path(folder) / "repository")
-                    cases += [random_case_of_dvc(repository, number, draw) for number in range(of_dvc)]
-            for told, try_it in cases:
-                if wrong := try_it():
-                    bad += 1
-                    print(f"{told}:", *wrong, sep="\n    ", flush=True)
-        finally:
-            if warm:
-                warm.close()
+        world = World(Path(folder) / "world", stages, sys.executable if given.cold or not stages else python())
+        print(f"changes of files: {world.changes}", flush=True)
+        if given.every:
+            cases = every_case(world, stages)
+        else:
+            turns = [chosen[number % len(chosen)] for number in range(given.cases)]
+            cases = [random_case(world, stage, draw) for stage in turns if stage != "dvc"]
+            if of_dvc := turns.count("dvc"):
+                repository = Repository(Path(folder) / "repository")
+                cases += [random_case_of_dvc(repository, number, draw) for number in range(of_dvc)]
+        for told, try_it in cases:
+            if wrong := try_it():
+                bad += 1
+                print(f"{told}:", *wrong, sep="\n    ", flush=True)
     print(f"{len(cases)} cases, {bad} bad, {time.monotonic() - started:.0f} s")
     return bad > 0
 

@@ -6,14 +6,12 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from imports import ROOT
-from warm_python import WarmPython
 
 from ppvit.config import Config
 from ppvit.core.kept import FOLDER
@@ -56,13 +54,13 @@ class World:
     Args:
         folder: for everything.
         stages: those that are to be killed; all that they need are run, and none if there are none.
-        warm: runs stages in forks of a process that has imported what they need; else each starts anew.
+        python: program that stages are run with, see :mod:`warm_python`.
     """
 
-    def __init__(self, folder: Path, stages: list[str], warm: WarmPython | None) -> None:
+    def __init__(self, folder: Path, stages: list[str], python: str) -> None:
         self.folder, self.project = folder, folder / "project"
         self.scratch, self.temporary = folder / "scratch", folder / "tmp"
-        self._python = str(warm.path) if warm else sys.executable
+        self._python = python
         for each in (self.project, self.scratch, self.temporary, folder / "site"):
             each.mkdir(parents=True)
         # parties of he are processes of their own, which start Python as it always starts

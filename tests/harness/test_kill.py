@@ -7,9 +7,8 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,19 +16,13 @@ from pathlib import Path
 import kill
 import kill_world
 import pytest
+import warm_python
 from imports import ROOT
-from warm_python import WarmPython
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Iterator[kill_world.World]:
-    with tempfile.TemporaryDirectory() as folder:
-        warm = WarmPython(Path(folder))
-        try:
-            warm.wait()
-            yield kill_world.World(tmp_path_factory.mktemp("kill") / "world", kill_world.ORDER, warm)
-        finally:
-            warm.close()
+def world(tmp_path_factory) -> kill_world.World:
+    return kill_world.World(tmp_path_factory.mktemp("kill") / "world", kill_world.ORDER, warm_python.python())
 
 
 @pytest.mark.timeout(600)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm_python
 import yaml
 from conftest import make_config, make_places, read_result, write_raw
 from safetensors.numpy import load_file
@@ -42,7 +43,7 @@ SETTINGS = {"features": "pixels", "components": 6, "train_images": 90}
 
 
 def ppvit(*arguments: object, cwd: Path, code: int = 0) -> str:
-    command = [sys.executable, "-m", "ppvit.cli", *map(str, arguments)]
+    command = [warm_python.python(), "-m", "ppvit.cli", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=cwd, env={**os.environ, "PPVIT_WORKERS": "1"}, text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
