@@ -237,13 +237,17 @@ def test_only_what_changed_reruns(owner):
 
 def test_queue_runs_a_grid(owner):
     owner.dvc("exp", "run", "--queue", "-S", "cipher.name=shuffle,np", "-S", "cipher.block_size=2,4", "encrypt")
+    tasks = owner.dvc("queue", "status")
+    assert len(re.findall(r"\bQueued\b", tasks)) == 4, tasks
+    names = re.findall(r"^[0-9a-f]{7} .*", tasks, re.M)
+    owner.dvc("queue", "remove", *(name.split()[0] for name in names[1:3]))  # two are enough to see that they run
     owner.dvc("queue", "start")
     for _ in range(100):
         status = owner.dvc("queue", "status")
         if not re.search(r"\b(Queued|Running)\b", status):
             break
         time.sleep(0.5)
-    assert len(re.findall(r"\bSuccess\b", status)) == 4, status
+    assert len(re.findall(r"\bSuccess\b", status)) == 2, status
 
 
 def test_unknown_parameter_is_told_by_dvc(owner):

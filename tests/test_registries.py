@@ -9,10 +9,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 from imports import ROOT
 
 NAMES = {"ciphers": "rows", "methods": "biases", "attacks": "flat", "datasets": "noise", "augmentations": "solarise"}
@@ -111,7 +111,7 @@ def python(project: Path, *arguments: str) -> str:
     """What an interpreter in the copy prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(project), os.environ["PYTHONPATH"]])}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True, check=False
+        [warm_python.python(), *arguments], cwd=project, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout

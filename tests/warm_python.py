@@ -25,7 +25,10 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-IMPORTED = ("torch", "timm", "peft", "accelerate", "sklearn.model_selection", "webdataset", "skimage.metrics")
+IMPORTED = (
+    *("torch", "timm", "peft", "accelerate", "sklearn.model_selection", "webdataset", "skimage.metrics"),
+    *("torchmetrics.classification", "dvclive.live"),
+)
 _CLIENT = """#!{python} -SE
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)

@@ -23,10 +23,12 @@ from ppvit.core.errors import UsageError
 from ppvit.pipeline import STAGES
 
 ROOT = Path(__file__).parents[2]
+HEAVY = {"adapt", "finetune", "rekey"}  # verbs that import torch
 
 
 def ppvit(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    command = [warm_python.python(), "-c", "from ppvit.cli import run; run()", *arguments]
+    python = warm_python.python() if HEAVY.intersection(arguments) else sys.executable
+    command = [python, "-c", "from ppvit.cli import run; run()", *arguments]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )

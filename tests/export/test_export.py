@@ -13,6 +13,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+import warm_python
 import yaml
 from conftest import make_config, make_places, tiny_backbone, write_raw
 from huggingface_hub import ModelCard
@@ -192,7 +193,7 @@ def run_cards(exports: dict[str, Path], base: Path, tmp_path: Path) -> dict[str,
         (lines if "import ppvit" in code else alone).extend([code, f"torch.save(logits, {str(tmp_path / name)!r})"])
     script = tmp_path / "fresh.py"
     script.write_text("\n".join([*alone, "assert 'ppvit' not in sys.modules", *lines]))
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([warm_python.python(), script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {name: torch.load(tmp_path / name) for name in exports}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm_python
 from conftest import make_config, make_places, read_result, tiny_backbone, write_raw
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,28 +148,27 @@ def test_killed_run_resumes_to_the_identical_result(tmp_path):
     config = make_world(tmp_path, epochs=4, drop_path=0.2, ema_decay=0.9, layer_decay=0.7)
     uninterrupted = train(tmp_path, config, "uninterrupted")
     script = (
-        "import sys, time; from pathlib import Path\n"
+        "import os, signal, sys, threading, time; from pathlib import Path\n"
         "import ppvit.training.checkpoint as checkpoint, ppvit.training.loop as loop\n"
         "from ppvit.config import Config; from ppvit.verbs import finetune; from test_finetune import places_of\n"
         "checkpoint.SAVE_SECONDS = 0.0\n"
         "step = loop.Training._optimizer_step\n"
-        "def slow(self, number): step(self, number); print(number, flush=True); time.sleep(0.05)\n"
+        "def slow(self, number):\n"
+        "    step(self, number)\n"
+        "    print(number, flush=True)\n"
+        "    if number == int(sys.argv[3]): threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGKILL)).start()\n"
+        "    time.sleep(0.05)\n"
         "loop.Training._optimizer_step = slow\n"
         "finetune.run(Config.model_validate_json(sys.argv[2]), places_of(Path(sys.argv[1]), 'resumed'))\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path), config.model_dump_json()]
+    command = [warm_python.python(), "-c", script, str(tmp_path), config.model_dump_json()]
     steps = []
-    for last in (9, 17, None):  # 7 steps an epoch
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=with_tests_on_the_path())
-        for line in process.stdout:
-            steps.append(int(line))
-            if last is not None and steps[-1] >= last:
-                time.sleep(0.02)
-                process.send_signal(signal.SIGKILL)
-                break
-        process.wait()
-        process.stdout.close()
-    assert process.returncode == 0
+    for last, code in ((9, 128 + signal.SIGKILL), (17, 128 + signal.SIGKILL), (99, 0)):  # 7 steps an epoch
+        done = subprocess.run(
+            [*command, str(last)], stdout=subprocess.PIPE, text=True, env=with_tests_on_the_path(), check=False
+        )
+        assert done.returncode == code
+        steps += map(int, done.stdout.split())
     assert set(steps) == set(range(28))
     assert len(steps) < 28 + 2 * 3  # it went on, it did not start again
     first, second = (tmp_path / name / "adapter_model.safetensors" for name in ("uninterrupted", "resumed"))

@@ -7,13 +7,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import warm_python
 from conftest import MADE, make_config, tiny_backbone
 from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -200,7 +200,7 @@ def test_stock(world):
         "        found[method] = None\n"
         "print(json.dumps(found))\n"
     )
-    command = [sys.executable, "-c", script, str(folder), *TUNERS]
+    command = [warm_python.python(), "-c", script, str(folder), *TUNERS]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])

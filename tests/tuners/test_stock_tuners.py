@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -10,6 +9,7 @@ import peft
 import pytest
 import scipy.linalg
 import torch
+import warm_python
 from conftest import MADE, make_config, tiny_backbone
 from peft.tuners.tuners_utils import BaseTunerLayer
 from sklearn.decomposition import PCA
@@ -318,7 +318,7 @@ def test_killed_runs_resume_to_the_identical_result(tmp_path):
     configs = [changed(world, method=method) for method in ("pissa", "eva")]
     arguments = [tmp_path, *(config.model_dump_json() for config in configs)]
     environment = with_tests_on_the_path()
-    subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, env=environment)
+    subprocess.run([warm_python.python(), "-c", script, *arguments], check=True, capture_output=True, env=environment)
     assert not (tmp_path / "x").exists()
     for config in configs:
         _resume_and_compare(tmp_path, config)
