@@ -191,14 +191,17 @@ def test_parts_of_complex_slots_cost_no_level():
     assert trainer.key_switches == 1
 
 
-def test_encrypted_training_equals_the_twin():
-    """One iteration, three groups of images in two ciphertexts; `test_he_parties` has two, and all of the files."""
+@pytest.mark.parametrize(
+    ("samples", "width", "classes", "iterations", "groups"),
+    [(40, 200, 3, 1, 3), (14, 5, 2, 2, 1)],
+)
+def test_encrypted_training_equals_the_twin(samples, width, classes, iterations, groups):
+    """One iteration on three groups of images in two ciphertexts; two, with the polynomial, on one group."""
     pytest.importorskip("tenseal")
-    samples, width, classes, iterations = 40, 200, 3, 1
     features, labels = problem(samples, width, classes)
     parameters = plans.choose_chain(iterations)
     grid = layout.make_layout(samples, width, classes, parameters.slots)
-    assert (grid.groups, grid.ciphertexts) == (3, 2)
+    assert (grid.groups, grid.ciphertexts) == (groups, (groups + 1) // 2)
     owner = SecretSession(parameters)
     owner.add_evaluation_keys(grid.rotations())
     trainer = Session(parameters, owner.relinearisation, owner.rotation)  # without the secret key

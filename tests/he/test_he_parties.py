@@ -258,7 +258,7 @@ def test_stage_with_refresh_and_mini_batches(finished, tmp_path):
     ("algorithm", "iterations", "start", "ciphertexts", "whole"),
     [
         ("volley_revolver", 1, quadratic_gradient.INITIAL_WEIGHT, 4, 4 * 2 * 16384 * (56 + 9 * 36) // 8),
-        ("diagonals", 2, 0.0, 1, 2 * 16384 * (60 + 6 * 40) // 8),
+        ("diagonals", 1, 0.0, 1, 2 * 8192 * (60 + 2 * 40) // 8),
     ],
 )
 def test_stage_with_the_published_algorithm(algorithm, iterations, start, ciphertexts, whole, tmp_path):
