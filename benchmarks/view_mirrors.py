@@ -48,7 +48,7 @@ def leak(plain: np.ndarray, counts: tuple[int, ...]) -> None:
     known, unknown = np.zeros((2, SIDE * SIDE, SIDE * SIDE))
     rng, alone, summed = np.random.default_rng(0), [], []
     for number, picture in enumerate(plain, start=1):
-        box = views._part((picture.shape[1], picture.shape[0]), *rng.random(4))
+        box = views._part((picture.shape[1], picture.shape[0]), views.SMALLEST_PART, *rng.random(4))
         cut = np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BICUBIC, box))
         whole = to_square(picture, SIZE)
         cost = costs(whole, cut[:, ::-1])

@@ -26,7 +26,7 @@ from ppvit.tuners import TUNERS
 
 STUDIES = ROOT / "studies"
 PAPERS = ("nagamori2023", "lin2025", "aoft2025")
-NAMES = (*PAPERS, "augmentation", "ciphers", "contrastive", "keyed_defence", "loft", "rates")
+NAMES = (*PAPERS, "augmentation", "ciphers", "contrastive", "keyed_defence", "loft", "medmnist", "rates")
 
 
 def module(name):

@@ -83,6 +83,10 @@ class EncryptedImages(Dataset[tuple[Tensor, Any]]):
         stored = [self.manifest["shards"], *self.manifest["view_shards"]]
         return {"shards": stored, "layout": layout, "shape": list(self._shape), "dtype": self._dtype.name}
 
+    def in_turn(self, samples: np.ndarray, epoch: int) -> np.ndarray:
+        """What an epoch reads at these samples: here they themselves; pairs of views are others in every epoch."""
+        return samples
+
     def in_all_views(self, indices: np.ndarray) -> np.ndarray:
         """The samples of images in all their views: (n,) to (views n,), view 0 of all of them first."""
         return np.concatenate([view * len(self) + indices for view in range(self.views)])

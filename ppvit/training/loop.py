@@ -135,7 +135,7 @@ class Training:
         batches = epoch_batches(
             len(self.dataset), batch_size, seed, epoch, rank, world, self._strata, together, self.dataset.views
         )
-        batches = batches[first_step * accumulation :]
+        batches = [self.dataset.in_turn(batch, epoch) for batch in batches[first_step * accumulation :]]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
         for step in range(first_step, self._steps_per_epoch):

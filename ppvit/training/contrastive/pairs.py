@@ -47,6 +47,8 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
         PpvitError: fewer images than a batch; encrypted ones of fewer than three views; tokens.
     """
 
+    views = 1  # a sample is a set of views already
+
     def __init__(self, images: EncryptedImages, method: str, batch_size: int, epochs: int, seed: int) -> None:
         if len(images.manifest["shape"]) != 3:
             raise PpvitError(
