@@ -91,13 +91,13 @@ class Base:
         with tempfile.TemporaryDirectory(dir=self._cases) as name:
             folder = Path(name)
             world.copy(self.root, folder, world.ARTEFACTS[artefact].needs)
-            before = world.VERBS[verb].outcome(folder)
             for path, damage in damaged.items():
                 _put(folder / path.relative_to(self.root), damage)
             for other, data in extra.items():
                 (folder / other).write_bytes(data)
             if resign:
                 _resign(folder, {path: each for path, each in damaged.items() if each.data is not None})
+            before = world.VERBS[verb].outcome(folder)
             ending = arena.run(list(world.VERBS[verb].arguments), folder)
             outcome = world.VERBS[verb].outcome(folder) if not ending.traceback else None
             if world.VERBS[verb].printed and not ending.code:

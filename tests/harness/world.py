@@ -60,7 +60,10 @@ def tree_of(name: str, *but: str) -> Outcome:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+    try:
+        return json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):  # an input that was damaged
+        return "unreadable"
 
 
 def nothing(folder: Path) -> None:
