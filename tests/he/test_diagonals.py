@@ -79,7 +79,7 @@ def test_layout_computes_what_the_twin_computes(samples, width, classes, slots, 
 
 
 def plans_switches(grid: layout.Layout, iterations: int) -> int:
-    counter = plans._Counter()
+    counter = plans.KeySwitchCounter()
     steps.train(counter, grid, [0] * grid.ciphertexts, iterations)
     return counter.key_switches
 

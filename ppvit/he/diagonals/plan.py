@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import Record, first_reason
+from ppvit.he.ckks.counting import KeySwitchCounter
 from ppvit.he.ckks.memory import every_level_bytes, session_bytes
 from ppvit.he.ckks.scheme import CAPS, Parameters
 from ppvit.he.diagonals.layout import Layout, make_layout
@@ -70,7 +71,7 @@ class DiagonalsPlan:
 
     def key_switches(self) -> int:
         """Relinearisations, rotations and conjugations of the whole training, counted by a run on nothing."""
-        counter = _Counter()
+        counter = KeySwitchCounter()
         train(counter, self.layout, [0] * self.layout.ciphertexts, self.iterations)
         return counter.key_switches
 
@@ -147,29 +148,3 @@ def make_plan(images: int, columns: int, classes: int, iterations: int) -> Diago
     plan = DiagonalsPlan(images, columns, classes, iterations)
     plan.layout  # noqa: B018  the check
     return plan
-
-
-class _Counter:
-    """Arithmetic that only counts key switches; all values are 0."""
-
-    def __init__(self) -> None:
-        self.key_switches = 0
-
-    def multiply(self, a: int, b: int) -> int:
-        self.key_switches += 1
-        return 0
-
-    rotate = multiply
-
-    def close(self, products: int) -> int:
-        self.key_switches += 1
-        return 0
-
-    def parts(self, a: int) -> tuple[int, int]:
-        self.key_switches += 1
-        return 0, 0
-
-    def add(self, a: int, b: Any) -> int:
-        return 0
-
-    add_plain = multiply_plain = product = lowered = add

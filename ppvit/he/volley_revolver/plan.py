@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.reading import Record, first_reason
+from ppvit.he.ckks.counting import KeySwitchCounter
 from ppvit.he.ckks.memory import every_level_bytes, session_bytes
 from ppvit.he.ckks.scheme import Parameters
 from ppvit.he.volley_revolver.layout import Layout, Upload, choose_chain, make_layout, train
@@ -59,7 +60,7 @@ class VolleyRevolverPlan:
 
     def key_switches(self) -> int:
         """Relinearisations and rotations of the whole training, counted by a run on nothing."""
-        counter = _Counter()
+        counter = KeySwitchCounter()
         empty = [0] * self.layout.groups
         train(counter, self.layout, Upload(empty, empty, 0, 0), self.iterations)
         return counter.key_switches
@@ -114,21 +115,3 @@ def make_plan(images: int, columns: int, classes: int, iterations: int) -> Volle
     plan = VolleyRevolverPlan(images, columns, classes, iterations)
     plan.layout  # noqa: B018  the check
     return plan
-
-
-class _Counter:
-    """Arithmetic that only counts key switches; all values are 0."""
-
-    def __init__(self) -> None:
-        self.key_switches = 0
-
-    def multiply(self, a: int, b: int) -> int:
-        self.key_switches += 1
-        return 0
-
-    rotate = multiply
-
-    def add(self, a: int, b: Any) -> int:
-        return 0
-
-    add_plain = multiply_plain = add
