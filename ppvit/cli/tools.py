@@ -147,7 +147,8 @@ def tune(
     best = " ".join(f"-S {shlex.quote(override)}" for override in given)  # lists hold blanks and brackets
     own = "" if found.own is None else f"; with the values as they are {found.own:.4g}"
     print(f"best of {len(found.trials)}: {found.figure} {found.score:.4g}{own}")
-    print(f"dvc exp run {best}")
+    # DVC runs on params.yaml alone
+    print(f"dvc exp run {best}" if params == PARAMS else f"ppvit finetune --params {shlex.quote(str(params))} {best}")
 
 
 app.command()(with_places(show, "raw", "encrypted"))
