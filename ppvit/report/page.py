@@ -19,7 +19,7 @@ from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.errors import printable
 from ppvit.core.files import atomic_output
-from ppvit.core.measures import HEADLINES, Headline, LabelRow
+from ppvit.core.measures import HEADLINES, Headline, LabelRow, hardly_trained
 from ppvit.core.results import read_times
 from ppvit.data.pictures import image_grid
 from ppvit.data.plain import PlainImages
@@ -150,6 +150,7 @@ def summary_rows(
     if wrong := headline.of(verify, "wrong_key_"):
         rows.append((f"{headline.words}, wrong key (chance {headline.text(verify[headline.chance])})", wrong))
     rows += _chosen(finetune, evaluate["images"], headline)
+    rows += [("training", told)] if (told := hardly_trained(finetune)) else []
     parameters = finetune["trainable_parameters"]
     if views := values["audit"].get("views"):
         rows.append(("views of each training image", str(views)))
