@@ -25,7 +25,8 @@ from pydantic import Field, model_validator
 
 from ppvit import __version__
 from ppvit.config import Config, load
-from ppvit.config.ranges import Value, read_range
+from ppvit.config.ranges import Range, Value, read_range
+from ppvit.core.device import device
 from ppvit.core.errors import PpvitError, UsageError, say
 from ppvit.core.files import write_json
 from ppvit.core.locks import sole_writer
@@ -36,7 +37,7 @@ from ppvit.pipeline import STAGES
 from ppvit.places import Places
 from ppvit.training.endings import Abandoned, Diverged
 from ppvit.training.finetuning import chosen_figure, finetune
-from ppvit.training.hardware import Arithmetic, device
+from ppvit.training.hardware import Arithmetic
 
 _STAGE = STAGES["finetune"]
 _NOT_SEARCHED = tuple(f"finetune.{name}" for name in ("recipe", "select", "select_by", "track_test", "seed"))
@@ -129,7 +130,7 @@ class _Search:
         self._optuna = _optuna()
         self._params, self._overrides, self._places = params, list(overrides), places
         own = load(params, self._overrides)
-        self._ranges = {}
+        self._ranges: dict[str, Range] = {}
         for text in ranges:
             name, among = read_range(text, _STAGE.sections, _NOT_SEARCHED)
             if name in self._ranges:
