@@ -67,6 +67,7 @@ VERBS: dict[str, list[str] | str] = {
         "export mine/revealing --with-key-material -S finetune.method=full --results mine/results",
     ],
     "settings": ["settings"],
+    "init": "writes a project elsewhere, whose own .gitignore is this one, see tests/cli/test_init.py",
     "params": NO_FILES,
     "list": NO_FILES,
     "tune": "writes to scratch alone",

@@ -58,7 +58,7 @@ def _read(path: Path) -> Any:
     try:
         return parse(read_bounded(path, PARAMS_BYTES).decode("utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
+        raise UsageError(f"{path} is missing; run in a project, as `ppvit init NAME` makes one") from None
     except ValueError as error:  # UnicodeDecodeError is one
         raise UsageError(f"{path} cannot be read as YAML: {error}") from None
 
