@@ -68,6 +68,8 @@ VERBS: dict[str, list[str] | str] = {
     ],
     "settings": ["settings"],
     "params": NO_FILES,
+    "doctor": NO_FILES,
+    "status": NO_FILES,
     "list": NO_FILES,
     "tune": "writes to scratch alone",
     "recipe": NO_FILES,
