@@ -99,7 +99,7 @@ def answering(verb: Callable[..., Any]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def answers(*args: Any, as_json: bool, **given: Any) -> None:
-        context = next((each for each in (*args, *given.values()) if isinstance(each, typer.Context)), None)
+        context = next((each for each in (*args, *given.values()) if hasattr(each, "invoked_subcommand")), None)
         if context is not None and context.invoked_subcommand:  # a verb of its own, which will answer
             if as_json:
                 raise UsageError(f"write options after the verb: {context.command_path} {context.invoked_subcommand}")

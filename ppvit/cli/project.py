@@ -159,4 +159,4 @@ def doctor(params: Params = PARAMS) -> Answer:
     problems = [each.check for each in found if each.verdict == "problem"]
     end = f"to put right: {', '.join(problems)}" if problems else "nothing to put right"
     table = Table(("verdict", "check", "found", "remedy"), rows)
-    return Answer({"checks": found, "problems": problems}, [*lines, end], table, told=[end], code=bool(problems))
+    return Answer({"checks": found, "problems": problems}, [*lines, end], table, told=[end], code=int(bool(problems)))
