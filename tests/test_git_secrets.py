@@ -69,6 +69,8 @@ VERBS: dict[str, list[str] | str] = {
     "settings": ["settings"],
     "init": "writes a project elsewhere, whose own .gitignore is this one, see tests/cli/test_init.py",
     "params": NO_FILES,
+    "doctor": NO_FILES,
+    "status": NO_FILES,
     "list": NO_FILES,
     "tune": "writes to scratch alone",
     "recipe": NO_FILES,

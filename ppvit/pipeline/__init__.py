@@ -9,7 +9,7 @@ import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppvit.pipeline.reads import READS
 
@@ -247,7 +247,12 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     require_untold("model.checkpoint", config.model.checkpoint, "models")
     DATASETS[config.dataset.name]  # or there is none of this name
 
+    write_json(path, settings_of(config))
+
+
+def settings_of(config: Config) -> dict[str, dict[str, Any]]:
+    """What every stage reads: stage, section, parameter, value."""
     read = {name: stage.narrowed(config).model_dump(mode="json", exclude_unset=True) for name, stage in STAGES.items()}
     # the report prints what all stages read: it depends on the whole file, where that need not stand twice
     read["report"] = {"report": read["report"]["report"]}
-    write_json(path, read)
+    return read

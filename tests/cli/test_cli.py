@@ -256,12 +256,6 @@ def test_figures_of_files_elsewhere_do_not_replace_those_of_the_run(project, mon
     assert path.read_text() == "{}"
 
 
-def test_parameters_complete_in_the_shell():
-    from ppvit.cli.base import complete_parameter
-
-    assert complete_parameter("cipher.n") == ["cipher.name="]
-
-
 def test_unusable_place_is_told(project):
     (project / "file").write_text("")
     write_raw(project / "plain", {"train": 30, "test": 6})

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ppvit import __version__
 from ppvit.cli.command import app
-from ppvit.cli.project import REQUIREMENTS, make_project, require_version, without_code
+from ppvit.cli.template import REQUIREMENTS, make_project, require_version, without_code
 from ppvit.config import load
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.pipeline import STAGES
