@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -47,7 +48,13 @@ def test_a_project_has_what_a_clone_has_beside_its_code(project):
     assert os.access(project / "stages" / "python", os.X_OK)
     assert load(project / "params.yaml") == load(None)
     assert {path.name for path in project.rglob(".git")} == {".git"}
-    assert (project / ".dvc" / "config").read_text().split() == (ROOT / ".dvc" / "config").read_text().split()
+    ours, theirs = (configparser.ConfigParser(inline_comment_prefixes="#") for _ in range(2))
+    ours.read(ROOT / ".dvc" / "config")
+    theirs.read(project / ".dvc" / "config")
+    page = [Path(each["plots"].pop("html_template")) for each in (ours, theirs)]
+    assert ours == theirs
+    at = [(folder / ".dvc" / name).read_bytes() for folder, name in zip((ROOT, project), page, strict=True)]
+    assert at[0] == at[1]
     for name in ("data/local/README.md", "models/local/README.md"):
         assert "](" not in (project / name).read_text()  # a link that leads nowhere here
 

@@ -28,7 +28,8 @@ _NAMES = {  # in the project: in this package
     "dvc.yaml": "dvc.yaml",
 }
 _MAY_BE_THERE = {".gitignore", "README.md"}  # as whoever makes repositories writes them
-_DVC_CONFIG = "[core]\n    analytics = false\n"
+_PLOTS = {"page.html": "dvc_page.html", "calibration.json": "dvc_calibration.json"}  # in .dvc/plots
+_DVC_CONFIG = "[core]\n    analytics = false\n[plots]\n    html_template = plots/page.html\n"
 _VERSION = re.compile(r"^ppvit(?:\[[\w, -]*\])?\s*==\s*([^\s;#]+)", re.M)
 
 
@@ -152,4 +153,7 @@ def _prepare_dvc(folder: Path, subdirectory: bool) -> None:
             Repo.init(str(folder), subdir=subdirectory, force=config.parent.exists()).close()
         except DvcException as error:
             raise PpvitError(f"DVC cannot be set up in {folder}: {' '.join(str(error).split())}") from None
-    config.write_text(_DVC_CONFIG, encoding="utf-8")
+    (config.parent / "plots").mkdir(exist_ok=True)
+    for name, source in _PLOTS.items():
+        (config.parent / "plots" / name).write_bytes((_FILES / source).read_bytes())
+    config.write_text(_DVC_CONFIG, encoding="utf-8")  # the last: what it names is there
