@@ -48,6 +48,24 @@ _KINDS: dict[str, Any] = {
 }
 _ANY = bool | _Number | _Sentence | None  # of an attack's own figure
 
+COMPARED: dict[str, tuple[str, ...]] = {
+    "pretrain": ("train_loss", "val_knn_accuracy_percent", "val_linear_accuracy_percent"),
+    "adapt": ("max_logit_difference_float64",),
+    "finetune": ("val_accuracy_percent", "val_auroc", "trainable_parameters"),
+    "evaluate": (
+        *("accuracy_percent", "balanced_accuracy_percent", "auroc", "cross_entropy", "calibration_error_percent"),
+    ),
+    "robustness": ("clean_accuracy_percent", "headline_accuracy_percent"),
+    "verify": ("plain_accuracy_percent", "plain_auroc", "wrong_key_accuracy_percent", "wrong_key_auroc"),
+    "audit": ("key_percent_of_strongest", "ssim_of_strongest"),
+    "threats": ("headline_accuracy_percent",),
+    "he": ("accuracy_percent", "auroc"),
+}
+"""By stage, the figures that runs are compared by: DVC's metrics, and the columns of `ppvit compare`.
+
+With the seconds of each stage they are at most 25; everything else a stage measures is in its result file alone.
+"""
+
 # what a trainer's file may hold
 _TRAINERS = {
     "finetune": r"method|train_\w+|val_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
