@@ -122,13 +122,20 @@ def wrong_figure(values: Any, stage: str, task: str = "multiclass") -> str | Non
     for name, value in values.items():
         if not _NAME.fullmatch(name) or (stage in _TRAINERS and not re.fullmatch(_TRAINERS[stage], name)):
             return f"'{printable(name[:100])}' does not belong there"
-        if reason := _wrong_value(name, value, own=stage not in _TRAINERS):
+        if reason := wrong_value(name, value, own=stage not in _TRAINERS):
             return reason
     missing = [name for name in _NEEDED[stage].split() if name not in values]
     return f"'{missing[0]}' is missing" if missing else None
 
 
-def _wrong_value(name: str, value: Any, own: bool) -> str | None:
+def wrong_value(name: str, value: Any, own: bool = True) -> str | None:
+    """What is wrong with one figure; None where it can be right.
+
+    Args:
+        name: of the figure, which says what it may be.
+        value: as a file has it.
+        own: whether it is of the owner's stages, where None stands for what could not be measured.
+    """
     if isinstance(value, str) and printable(value) != value:
         return f"'{name}' holds control characters"
     try:

@@ -126,6 +126,19 @@ def kept_times(results: Path, md5: str) -> Path:
     return results / "times" / "kept" / f"{md5}.json"
 
 
+def read_kept_times(results: Path, stage: str, md5: str) -> dict[str, Any]:
+    """Times of a stage's result that may be there no longer; empty where they were not measured in this folder.
+
+    Raises:
+        PpvitError: their file is damaged.
+    """
+    file = kept_times(results, md5)
+    if not re.fullmatch("[0-9a-f]{32}", md5) or not file.exists():
+        return {}
+    times = read_record(file, _TimesOfStages, stage).root.get(stage)
+    return times.model_dump() if times else {}
+
+
 class _Parameters(Record):
     result_sha256: str
     parameters: dict[str, dict[str, Any]]
