@@ -3,12 +3,12 @@
 import typer
 from typer.models import CommandInfo
 
-from ppvit.cli import init, parties, project, ring, stages, tools
+from ppvit.cli import comparing, init, parties, project, ring, stages, tools
 from ppvit.cli.answers import answering
 from ppvit.cli.base import app
 from ppvit.cli.examples import EXAMPLES, epilog
 
-__all__ = ["app", "init", "parties", "project", "ring", "stages", "tools"]
+__all__ = ["app", "comparing", "init", "parties", "project", "ring", "stages", "tools"]
 
 
 def _complete(group: typer.Typer, of: str = "") -> None:

@@ -28,8 +28,6 @@ from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
-HEADLINE = tuple(f"{which}{each.name}" for each in HEADLINES.values() for which in ("", "plain_", "wrong_key_"))
-
 
 def run(config: Config, places: Places) -> None:
     """Measure the fine-tuned model on test images that are encrypted here and now.
@@ -51,7 +49,7 @@ def run(config: Config, places: Places) -> None:
     watch = Stopwatch()
     with one_model(places.adapted, places.finetuned) as identity:
         values = _measured(config, places)
-    write_result(places.result("verify"), {**values, **identity}, watch, HEADLINE)
+    write_result(places.result("verify"), {**values, **identity}, watch)
     print(_figures(values))
 
 
