@@ -142,7 +142,7 @@ def test_a_wheel_makes_a_project_and_runs_its_first_stages_outside_a_clone(tmp_p
     listed = git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines()
     beside = ("pyproject.toml", "README.md", "LICENSE", "dvc.yaml", ".gitignore", ".dvcignore")
     for name in listed:  # links as links, as git has them
-        if name in beside or name.startswith(("ppvit/", "stages/", "data/", "models/")):
+        if name in beside or name.startswith(("ppvit/", "stages/", "data/", "models/", ".dvc/plots/")):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name, follow_symlinks=False)
     build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), "."]
