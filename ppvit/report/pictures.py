@@ -26,7 +26,8 @@ from ppvit.data.plain import PlainImages
 _TILES = 6  # pictures in a line of the overview
 _PICTURE_BYTES = 64 * 2**20  # of a picture that audit drew: some rows of images beside each other
 _PICTURE_PIXELS = 64 * 10**6
-_SHOWN_WIDTH = 384  # pixels of the page that a picture takes at most
+_SHOWN_WIDTH = 416  # pixels of the page that a picture takes at most
+_WIDE = 880  # and one with many names in it
 _PAGE_BYTES = 520_000  # of all pictures together, before base64: scripts and text are the rest of 2 MB
 
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
@@ -107,10 +108,13 @@ def attack_pictures(told: Recovered, audit: Mapping[str, Any], budget: int) -> l
     for names in alike.values():
         titles = [told.titles[name] for name in names]
         title = titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
-        seen = what_is_seen(audit.get(f"{names[0]}_ssim"), audit.get(f"{names[0]}_strength_percent"))
+        ssim = audit.get(f"{names[0]}_ssim")
+        seen = what_is_seen(ssim, audit.get(f"{names[0]}_strength_percent"))
+        if ssim is not None:
+            seen += f" SSIM {ssim:.2f}."
         if len(names) > 1:
             seen += f" The same picture came of all {len(names)} attacks."
-        alt = f"Columns of test images: plain, encrypted, and as recovered by the attack {title}."
+        alt = f"Columns of test images: plain, encrypted, and as recovered by {title}. {seen}"
         shown.append(_shown(told.pictures[names[0]], budget, title, seen, alt))
     return shown
 
@@ -138,9 +142,9 @@ def picture_budget(pictures: int) -> int:
     return _PAGE_BYTES // max(1, pictures)
 
 
-def _shown(picture: Image.Image, budget: int, title: str, seen: str, alt: str) -> Shown:
+def _shown(picture: Image.Image, budget: int, title: str, seen: str, alt: str, most: int = _SHOWN_WIDTH) -> Shown:
     """A picture as WebP at the size at which it is shown: without loss where that is small enough, else with."""
-    width = min(_SHOWN_WIDTH, picture.width)
+    width = min(most, picture.width)
     picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.BOX)
     data = _webp(picture, lossless=True)
     scale, quality = 1.0, 80
@@ -176,7 +180,7 @@ def cipher_picture(config: Config, raw: Path, budget: int) -> Shown:
     """One test image under every cipher, see :func:`over_ciphers`."""
     seen = "What still shows outlines or colours hides less; what looks like noise may be broken all the same."
     alt = "The first test image, plain and encrypted by each cipher, the name of the cipher above it."
-    return _shown(over_ciphers(config, raw), budget, "one test image under every cipher", seen, alt)
+    return _shown(over_ciphers(config, raw), budget, "one test image under every cipher", seen, alt, _WIDE)
 
 
 def examples(config: Config, raw: Path, count: int) -> dict[str, np.ndarray]:

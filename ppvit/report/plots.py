@@ -11,6 +11,7 @@ import numpy as np
 from ppvit.core.errors import printable
 from ppvit.report.claims import Tables
 
+COUNTED_CLASSES = 20  # with more, numbers do not fit into the cells of the drawing
 TABLED_CLASSES = 30  # with more, a table of all pairs is too wide; the pairs that occur are listed
 DRAWN_CLASSES = 100  # with more, cells are smaller than a pixel of the page
 LISTED = 100  # rows of a list, at most
@@ -133,21 +134,25 @@ def confusion(tables: Tables, classes: Sequence[str]) -> Plot:
             for each in wrong[:LISTED]
         ]
     axis = {"type": "nominal", "sort": names, "scale": {"domain": names}}
+    shade = {
+        "field": "share",
+        "type": "quantitative",
+        "scale": {"domain": [0, 1], "range": [0.05, 0.8]},
+        "legend": None,
+    }
+    layers: list[dict[str, Any]] = [
+        {"mark": {"type": "rect", "color": _BLUE}, "encoding": {"opacity": shade}},
+        {"mark": {"type": "text", "color": "currentColor"}, "encoding": {"text": {"field": "images"}}},
+    ]
     spec = _spec(
         values,
-        mark={"type": "rect", "color": _BLUE},
+        layer=layers if len(names) <= COUNTED_CLASSES else layers[:1],
         encoding={
             "x": {"field": "predicted", "title": "predicted class", **axis, "axis": {"labelAngle": -90}},
             "y": {"field": "actual", "title": "true class", **axis},
-            "opacity": {
-                "field": "share",
-                "type": "quantitative",
-                "scale": {"domain": [0, 1], "range": [0.05, 1]},
-                "legend": None,
-            },
             "tooltip": _tooltips(actual="true class", predicted="predicted", images="images", share="share"),
         },
-        height=min(520, max(220, 22 * len(names))),
+        height=min(520, max(220, 24 * len(names))),
     )
     return Plot(
         "confusion",
@@ -239,7 +244,7 @@ def reached(strengths: dict[str, float]) -> Plot:
             "x": {
                 "field": "strength",
                 "type": "quantitative",
-                "title": "strength: 0 is what luck gives, 100 everything",
+                "title": "strength",
                 "scale": {"domain": [0, 100]},
             },
             "tooltip": _tooltips(attack="attack", strength="strength"),
@@ -247,7 +252,7 @@ def reached(strengths: dict[str, float]) -> Plot:
         height=28 * len(values),
     )
     full = sum(strength >= 99.5 for strength in strengths.values())
-    says = f"Bars of the strength of {len(values)} attacks; {full or 'none'} of them reach 100, which is everything."
+    says = f"0 is what luck gives, 100 everything: {full or 'none'} of {len(values)} attacks reach that."
     rows: list[tuple[Any, ...]] = [(attack, f"{strength:.1f}") for attack, strength in strengths.items()]
     return Plot("reached", "How far each attack got", says, ("attack", "strength"), rows, spec)
 

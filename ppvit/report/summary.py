@@ -37,16 +37,22 @@ def answers(config: Config, values: dict[str, dict[str, Any]], headline: Headlin
     told = [("Does it work?", good)]
     if wrong := headline.of(verify, "wrong_key_"):
         told.append(("Is the model of use without the key?", f"With a wrong key: {wrong}."))
-    told.append(("Who can read the images?", audit["verdict"]))
     robust = values["threats"].get("headline_accuracy_percent")
     if robust is not None:
         changed = f"{_percent(robust)} of {values['threats']['images']} images are still classified correctly when the"
-        told.append(("Can it be misled?", f"{changed} strongest attacker changes them by what people hardly see."))
+        told.append(
+            ("Can it be misled?", f"{changed} strongest attacker changes them by {_change(values['threats'])}.")
+        )
     parameters = finetune["trainable_parameters"]
     cost = f"{finetune['epochs']} epochs, {parameters:,} trained parameters, {_size(finetune['adapter_bytes'])}"
     told.append(("What did it cost?", f"{cost} to send back; hours, memory and machine are under Costs."))
     told.append(("What follows?", _advice(audit, config.cipher.name)))
     return told
+
+
+def _change(threats: dict[str, Any]) -> str:
+    levels = f"{threats['epsilon']:g} of 255 grey levels" if "epsilon" in threats else "what people hardly see"
+    return f"at most {levels} a value" if threats.get("norm", "linf") == "linf" and "epsilon" in threats else levels
 
 
 def _advice(audit: dict[str, Any], cipher: str) -> str:

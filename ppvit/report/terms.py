@@ -58,7 +58,7 @@ _ALSO = {
     "Interval": ("95 % interval",),
     "Square": ("Square",),
     "Ring": ("ring",),
-    "Masked, obfuscated gradients": ("masked gradients", "gradients may be masked", "obfuscation"),
+    "Masked, obfuscated gradients": ("masked gradients", "gradients may be masked", "obfuscation, not robustness"),
     "Minimum difference": ("min difference", "minimum difference"),
     "Weights, as an attack": ("attack: weights", "weights, after fine-tuning"),
     "Adaptation": ("adaptation", "adapted"),
@@ -81,4 +81,4 @@ def _forms(term: str) -> tuple[str, ...]:
 
 def _occurs(form: str, text: str) -> bool:
     exact = _CASE.search(form) or form == "Square"
-    return bool(re.search(rf"(?<![\w-]){re.escape(form)}(?![\w-])", text, 0 if exact else re.IGNORECASE))
+    return bool(re.search(rf"(?<![\w-]){re.escape(form)}(?!\w|-[A-Za-z])", text, 0 if exact else re.IGNORECASE))
