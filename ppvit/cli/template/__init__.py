@@ -25,7 +25,7 @@ _NAMES = {  # in the project: in this package
     "models/none": "models_none",
     "models/local/README.md": "models_local.md",
     "stages/python": "python",
-    "dvc.yaml": "dvc.yaml",
+    "dvc.yaml": "pipeline.yaml",  # by its own name DVC would take it for another pipeline of the clone
 }
 _MAY_BE_THERE = {".gitignore", "README.md"}  # as whoever makes repositories writes them
 _PLOTS = {"page.html": "dvc_page.html", "calibration.json": "dvc_calibration.json"}  # in .dvc/plots
