@@ -83,7 +83,7 @@ def values_of(parameter: str) -> list[str]:
         return []
     if parameter in _NAMED:
         lists = isinstance(field.default, list)
-        own = list(field.default) if lists else []
+        own = field.default if lists else [field.default]
         return [f"[{each}]" if lists else each for each in dict.fromkeys([*own, *names(_NAMED[parameter])])]
     choices = [str(each) for each in _literals(field.annotation)]
     if field.annotation is bool:

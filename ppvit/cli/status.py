@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from ppvit.config import Config
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError, printable
 from ppvit.core.reading import read_bounded
 from ppvit.pipeline import SETTINGS, STAGES, settings_of
 
@@ -50,7 +51,9 @@ def stages_now(config: Config, names: list[str], lock: Path = Path("dvc.lock")) 
         PpvitError: DVC cannot tell.
     """
     if unknown := [name for name in names if name not in STAGES]:
-        raise UsageError(f"there is no stage '{unknown[0]}'; there are {', '.join(STAGES)}")
+        close = difflib.get_close_matches(unknown[0], STAGES, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(STAGES)}"
+        raise UsageError(f"there is no stage '{printable(unknown[0])[:100]}'; {hint}")
     changes, before, frozen = _from_dvc()
     locked, asked = _locked(lock), settings_of(config)
     reasons: dict[str, list[str]] = {}

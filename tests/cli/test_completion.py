@@ -34,7 +34,7 @@ def cache(tmp_path, monkeypatch) -> Path:
         ("finetune.method", set(TUNERS)),
         ("dataset.name", set(DATASETS)),
         ("finetune.recipe", {"none", *recipes()}),
-        ("encrypt.crop", {"stretch", "centre"}),
+        ("encrypt.crop", {"squash"}),
         ("adapt.enabled", {"true", "false"}),
         ("finetune.rank", {"8"}),
         ("audit.attacks", {"[all]"}),

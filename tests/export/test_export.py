@@ -16,18 +16,21 @@ import torch
 import warm_python
 import yaml
 from conftest import make_config, make_places, tiny_backbone, write_raw
-from hub import problems_of_card
-from huggingface_hub import ModelCard
+from hub import TOKEN, problems_of_card, serving
+from huggingface_hub import ModelCard, constants
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from secret_forms import forms_of_bytes
 from torch import nn
+from typer.testing import CliRunner
 
 from ppvit import cli
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers import keys
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.ciphers.stream import KeyStream
+from ppvit.cli.command import app
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
@@ -655,3 +658,25 @@ def test_a_parameter_that_nothing_read_may_have_changed(world, monkeypatch, caps
     told = capsys.readouterr().err
     assert ("finetune.alpha 16.0, params.yaml says 5.0; set it back" in told) == read
     assert (world.root / "hub/README.md").exists() != read
+
+
+def test_push_by_command(world, monkeypatch):
+    monkeypatch.chdir(world.root)
+    (world.root / "params.yaml").write_text(yaml.safe_dump(world.config.model_dump()))
+    with serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        done = CliRunner().invoke(app, ["export", "hub", "--push", "digits", "--json"], catch_exceptions=False)
+        told = json.loads(done.stdout)
+        assert told == {"folder": "hub", "reveals_key": [], "pushed": f"{hub.address}/me/digits"}
+        sent = hub.repositories["me/digits"]
+        assert sent["README.md"] == (world.root / "hub/README.md").read_bytes()
+        for words in (("--with-key-material", "--push", "digits"), ("--public",)):
+            refused = CliRunner().invoke(app, ["export", "other", *words])
+            assert isinstance(refused.exception, UsageError)
+        received = b"".join(hub.received)
+    assert not any(name.encode() in received for name in CLASSES)
+    assert not any(form in received for form in forms_of_bytes(bytes(range(32))))
+    assert not (world.root / "other").exists()
