@@ -63,7 +63,8 @@ def stages_now(config: Config, names: list[str], lock: Path = Path("dvc.lock")) 
             reasons[name] = []
             continue
         was = _at(held, "params", SETTINGS.name, name)
-        changed = [] if name in frozen else list(_parameters(was, asked[name]))
+        unread = name in frozen or not was  # a stage that tracks no parameters
+        changed = [] if unread else _parameters(was, asked[name])
         reasons[name] = [*_shortened(changed), *_told(changes.get(name, []))]
     found = []
     stale: set[str] = set()
@@ -153,17 +154,19 @@ def _at(held: Any, *names: str) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def _parameters(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Parameters whose values are others than those the stage last ran with."""
+def _parameters(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Parameters whose values are others than those the stage last ran with; those that only came or went last."""
+    changed, came, went = [], [], []
     for section in sorted(was.keys() | now.keys()):
         old, new = (each.get(section) or {} for each in (was, now))
         for name in sorted(old.keys() | new.keys()):
             if name not in new:
-                yield f"{section}.{name} is not read any more"
+                went.append(f"{section}.{name} is not read any more")
             elif name not in old:
-                yield f"{section}.{name} is read now ({new[name]})"
+                came.append(f"{section}.{name} is read now ({new[name]})")
             elif old[name] != new[name]:
-                yield f"{section}.{name}: {old[name]} became {new[name]}"
+                changed.append(f"{section}.{name}: {old[name]} became {new[name]}")
+    return [*changed, *came, *went]
 
 
 def _told(entries: list[Any]) -> Iterator[str]:
