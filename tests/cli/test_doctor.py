@@ -152,7 +152,7 @@ def test_remotes(project):
     (project / "shared").mkdir()
     places = {"shared": project / "shared", "later": project / "later", "cloud": "gs://bucket/folder"}
     sections = [f"['remote \"{name}\"']\n    url = {place}\n" for name, place in places.items()]
-    Path(".dvc/config").write_text("[core]\n    remote = shared\n" + "".join(sections))
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n    remote = shared\n" + "".join(sections))
     there, later, cloud = found("remote")
     assert there == ("ok", f"shared (default): {project / 'shared'}", "")
     assert later == ("note", f"later: {project / 'later'} does not exist yet", "`dvc push` makes it")
