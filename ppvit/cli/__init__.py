@@ -13,7 +13,7 @@ def run() -> None:
     with prepared_process():
         from ppvit.cli.command import app
 
-        if "_PPVIT_COMPLETE" in os.environ:
+        if "COMP_WORDS" in os.environ:  # bash asks what it may offer
             from ppvit.cli.completion import join_words
 
             join_words(os.environ)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-_OF = "_PPVIT_COMPLETE_OF"  # the parameter whose value is completed, where bash has split the word at its `=`
+_before: list[str] = []  # the parameter whose value is completed, where bash has split the word at its `=`
 _NAMED = {  # parameters whose values are names of a kind, see ppvit.cli.names
     "cipher.name": "ciphers",
     "finetune.method": "methods",
@@ -43,13 +42,13 @@ def join_words(environment: MutableMapping[str, str]) -> None:
             joined += [""] if number == current else []
         elif word == "=" and joined:
             if number == current:
-                environment[_OF] = joined[-1]
+                _before[:] = [joined[-1]]
                 joined[-1] = ""
             else:
                 joined[-1] += "="
         elif before.endswith("="):
             if number == current:
-                environment[_OF], joined[-1] = before[:-1], word
+                _before[:], joined[-1] = [before[:-1]], word
             else:
                 joined[-1] += word
         else:
@@ -61,8 +60,8 @@ def join_words(environment: MutableMapping[str, str]) -> None:
 
 def override(incomplete: str) -> list[str]:
     """``section.name=value`` that begin so; a name of which no values are known with its default."""
-    if (name := os.environ.get(_OF)) is not None:
-        return [value for value in values_of(name) if value.startswith(incomplete)]
+    if _before:
+        return [value for value in values_of(_before[0]) if value.startswith(incomplete)]
     from ppvit.config import parameters
 
     name, equals, value = incomplete.partition("=")
@@ -83,7 +82,7 @@ def values_of(parameter: str) -> list[str]:
         return []
     if parameter in _NAMED:
         lists = isinstance(field.default, list)
-        own = list(field.default) if lists else []
+        own = field.default if lists else [field.default]
         return [f"[{each}]" if lists else each for each in dict.fromkeys([*own, *names(_NAMED[parameter])])]
     choices = [str(each) for each in _literals(field.annotation)]
     if field.annotation is bool:

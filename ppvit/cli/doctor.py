@@ -225,6 +225,9 @@ def _remotes() -> Iterator[Finding]:
     except NotDvcRepoError:
         yield Finding("remotes", "note", "this folder is in no DVC project", "run in a clone, or: git init && dvc init")
         return
+    except DvcException as error:  # such as where git is gone
+        yield Finding("remotes", "problem", " ".join(str(error).split()), "git init, or clone the project again")
+        return
     with repository as repo:
         remotes, default = repo.config["remote"], repo.config["core"].get("remote")
         if not remotes:

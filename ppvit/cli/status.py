@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from ppvit.config import Config
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError, printable
 from ppvit.core.reading import read_bounded
 from ppvit.pipeline import SETTINGS, STAGES, settings_of
 
@@ -50,7 +51,9 @@ def stages_now(config: Config, names: list[str], lock: Path = Path("dvc.lock")) 
         PpvitError: DVC cannot tell.
     """
     if unknown := [name for name in names if name not in STAGES]:
-        raise UsageError(f"there is no stage '{unknown[0]}'; there are {', '.join(STAGES)}")
+        close = difflib.get_close_matches(unknown[0], STAGES, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(STAGES)}"
+        raise UsageError(f"there is no stage '{printable(unknown[0])[:100]}'; {hint}")
     changes, before, frozen = _from_dvc()
     locked, asked = _locked(lock), settings_of(config)
     reasons: dict[str, list[str]] = {}
@@ -60,7 +63,8 @@ def stages_now(config: Config, names: list[str], lock: Path = Path("dvc.lock")) 
             reasons[name] = []
             continue
         was = _at(held, "params", SETTINGS.name, name)
-        changed = [] if name in frozen else list(_parameters(was, asked[name]))
+        unread = name in frozen or not was  # a stage that tracks no parameters
+        changed = [] if unread else _parameters(was, asked[name])
         reasons[name] = [*_shortened(changed), *_told(changes.get(name, []))]
     found = []
     stale: set[str] = set()
@@ -150,17 +154,19 @@ def _at(held: Any, *names: str) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def _parameters(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Parameters whose values are others than those the stage last ran with."""
+def _parameters(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Parameters whose values are others than those the stage last ran with; those that only came or went last."""
+    changed, came, went = [], [], []
     for section in sorted(was.keys() | now.keys()):
         old, new = (each.get(section) or {} for each in (was, now))
         for name in sorted(old.keys() | new.keys()):
             if name not in new:
-                yield f"{section}.{name} is not read any more"
+                went.append(f"{section}.{name} is not read any more")
             elif name not in old:
-                yield f"{section}.{name} is read now ({new[name]})"
+                came.append(f"{section}.{name} is read now ({new[name]})")
             elif old[name] != new[name]:
-                yield f"{section}.{name}: {old[name]} became {new[name]}"
+                changed.append(f"{section}.{name}: {old[name]} became {new[name]}")
+    return [*changed, *came, *went]
 
 
 def _told(entries: list[Any]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from ppvit.cli import completion
 from ppvit.cli.answers import Answer, Table
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
 from ppvit.cli.stages import places_of, with_places
-from ppvit.core.errors import printable
+from ppvit.core.errors import UsageError, printable
 from ppvit.core.git import keep_out_of_git
 from ppvit.pipeline import STAGES
 
@@ -108,6 +108,8 @@ def export(
     from ppvit.export import export
     from ppvit.export.push import Repository
 
+    if public and push is None:
+        raise UsageError("--public says how --push makes a repository; give both")
     repository = None if push is None else Repository.ready(push, with_key_material, public)
     revealing = export(
         config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,16 +100,18 @@ class Repository:
         return [*added, *(CommitOperationDelete(path_in_repo=name) for name in stale)]
 
 
-def _why(error: Exception, name: str) -> str:
+def _why(error: BaseException, name: str) -> str:
     """What the Hub or the way to it lacks, and the remedy."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     login = "`hf auth login`, or set HF_TOKEN to a token that may write"
+    known = (OfflineModeIsEnabled, LocalTokenNotFoundError, HfHubHTTPError)
+    error = next((each for each in _led_to(error) if isinstance(each, known)), error)
+    text = " ".join(str(error).split())[:300]
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE forbids it; unset it"
     if isinstance(error, LocalTokenNotFoundError):
         return f"there is no token of the Hub here; {login}"
-    text = " ".join(str(error).split())[:300]
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         if status == 401:
@@ -118,4 +121,11 @@ def _why(error: Exception, name: str) -> str:
         return f"the Hub answered {status} ({text})"
     if type(error) is ValueError:  # of what checks the card
         return f"the Hub refuses the card ({text}); see --license"
-    return f"the Hub cannot be reached ({type(error).__name__}); check the network"
+    return f"the Hub cannot be reached ({type(error).__name__}: {text}); check the network"
+
+
+def _led_to(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from: uploads wrap the Hub's answer."""
+    while error is not None:
+        yield error
+        error = error.__cause__

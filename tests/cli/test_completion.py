@@ -23,7 +23,7 @@ from ppvit.tuners import TUNERS
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("_PPVIT_COMPLETE_OF", raising=False)
+    monkeypatch.setattr(completion, "_before", [])
     return tmp_path / "cache"
 
 
@@ -34,7 +34,7 @@ def cache(tmp_path, monkeypatch) -> Path:
         ("finetune.method", set(TUNERS)),
         ("dataset.name", set(DATASETS)),
         ("finetune.recipe", {"none", *recipes()}),
-        ("encrypt.crop", {"stretch", "centre"}),
+        ("encrypt.crop", {"squash"}),
         ("adapt.enabled", {"true", "false"}),
         ("finetune.rank", {"8"}),
         ("audit.attacks", {"[all]"}),
@@ -109,7 +109,9 @@ def test_words_that_bash_splits(words, at, joined, place, of):
     completion.join_words(environment)
     assert environment["COMP_WORDS"].split("\n") == joined
     assert environment["COMP_CWORD"] == str(place)
-    assert environment.get("_PPVIT_COMPLETE_OF") == of
+    assert completion._before == ([] if of is None else [of])
+    if of == "cipher.name":
+        assert "block" in completion.override(joined[place])
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")

@@ -16,16 +16,21 @@ import torch
 import warm_python
 import yaml
 from conftest import make_config, make_places, tiny_backbone, write_raw
-from huggingface_hub import ModelCard
+from hub import TOKEN, problems_of_card, serving
+from huggingface_hub import ModelCard, constants
+from huggingface_hub.repocard_data import model_index_to_eval_results
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from secret_forms import forms_of_bytes
 from torch import nn
+from typer.testing import CliRunner
 
 from ppvit import cli
 from ppvit.adaptation.adapt import adapt_model
 from ppvit.ciphers import keys
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.ciphers.stream import KeyStream
+from ppvit.cli.command import app
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
@@ -266,6 +271,9 @@ def test_front_matter_is_what_the_hub_reads(finished, tmp_path):
     assert card.data.pipeline_tag == "image-classification"
     assert {"ppvit", "cipher-block", "lora"} <= set(card.data.tags)
     assert "base_model" not in values  # the embedded model is on no hub
+    assert (card.data.license, card.data.datasets, card.data.metrics) == ("apache-2.0", ["digits"], ["accuracy"])
+    assert problems_of_card(str(card)) == []
+    assert model_index_to_eval_results(values["model-index"])[0] == values["model-index"][0]["name"]
     encrypted, plain = card.data.eval_results
     accuracy = read_json(finished.root / "results/evaluate.json", "evaluate")["accuracy_percent"]
     assert (encrypted.metric_type, encrypted.metric_value) == ("accuracy", round(accuracy, 2))
@@ -278,14 +286,15 @@ def test_front_matter_is_what_the_hub_reads(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "base"),
+    ("model", "base", "licence"),
     [
-        ({"name": "vit_base_patch16_224.augreg_in21k"}, "timm/vit_base_patch16_224.augreg_in21k"),
-        ({"name": "vit_base_patch16_224", "checkpoint": "/models/mine.safetensors"}, None),
-        ({"name": "vit_base_patch16_224", "pretrained": False}, None),
+        ({"name": "vit_base_patch16_224.augreg_in21k"}, "timm/vit_base_patch16_224.augreg_in21k", "apache-2.0"),
+        ({"name": "vit_base_patch16_224.mae"}, "timm/vit_base_patch16_224.mae", "cc-by-nc-4.0"),
+        ({"name": "vit_base_patch16_224", "checkpoint": "/models/mine.safetensors"}, None, "unknown"),
+        ({"name": "vit_base_patch16_224", "pretrained": False}, None, "unknown"),
     ],
 )
-def test_base_model_is_named_where_it_came_from_the_hub(model, base, world):
+def test_base_model_and_its_licence_are_named_where_it_came_from_the_hub(model, base, licence, world):
     config = make_config(**{**world.config.model_dump(), "model": model})
     path = world.place("adapted") / "config.json"
     configuration = read_json(path, "adapt")
@@ -296,6 +305,18 @@ def test_base_model_is_named_where_it_came_from_the_hub(model, base, world):
     assert card.data.get("base_model") == base
     assert card.data.get("base_model_relation") == (base and "adapter")
     assert "/models/mine" not in str(card)
+    assert card.data.license == licence
+    assert f"- **License:** `{licence}`, " in str(card)
+    assert problems_of_card(str(card)) == []
+
+
+def test_a_licence_of_ones_own(world):
+    card = ModelCard.load(world.export(licence="cc-by-4.0") / "README.md")
+    assert card.data.license == "cc-by-4.0"
+    assert "- **License:** `cc-by-4.0`. " in str(card)
+    with pytest.raises(UsageError, match="--license My licence: the Hub names licences as"):
+        world.export("other", licence="My licence")
+    assert not (world.root / "other").exists()
 
 
 def test_card_says_what_was_done_and_measured(world):
@@ -637,3 +658,25 @@ def test_a_parameter_that_nothing_read_may_have_changed(world, monkeypatch, caps
     told = capsys.readouterr().err
     assert ("finetune.alpha 16.0, params.yaml says 5.0; set it back" in told) == read
     assert (world.root / "hub/README.md").exists() != read
+
+
+def test_push_by_command(world, monkeypatch):
+    monkeypatch.chdir(world.root)
+    (world.root / "params.yaml").write_text(yaml.safe_dump(world.config.model_dump()))
+    with serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        done = CliRunner().invoke(app, ["export", "hub", "--push", "digits", "--json"], catch_exceptions=False)
+        told = json.loads(done.stdout)
+        assert told == {"folder": "hub", "reveals_key": [], "pushed": f"{hub.address}/me/digits"}
+        sent = hub.repositories["me/digits"]
+        assert sent["README.md"] == (world.root / "hub/README.md").read_bytes()
+        for words in (("--with-key-material", "--push", "digits"), ("--public",)):
+            refused = CliRunner().invoke(app, ["export", "other", *words])
+            assert isinstance(refused.exception, UsageError)
+        received = b"".join(hub.received)
+    assert not any(name.encode() in received for name in CLASSES)
+    assert not any(form in received for form in forms_of_bytes(bytes(range(32))))
+    assert not (world.root / "other").exists()
