@@ -46,7 +46,9 @@ def blocks_of(name: str, language: str = "") -> list[str]:
 
 
 def commands_in(line: str) -> Iterator[list[str]]:
-    """The ppvit and dvc commands of a line of shell, as words."""
+    """The ppvit and dvc commands of a line of shell, as words; of a loop, those of its first turn."""
+    if loop := re.match(r"\s*for (\w+) in (\S+)[^;]*;", line):
+        line = line.replace(f"${loop[1]}", loop[2])
     for part in re.split(r"\s+#\s.*|&&|;|\s&\s|\s{4,}", line):  # two columns are four spaces apart
         if part and re.match(r"\s*(do\s+)?(ppvit|dvc)\s", part):
             yield shlex.split(part.strip().removeprefix("do "))
