@@ -70,6 +70,7 @@ VERBS: dict[str, list[str] | str] = {
     "params": NO_FILES,
     "list": NO_FILES,
     "tune": "writes to scratch alone",
+    "compare": ["compare workspace", "compare workspace --format html"],
     "recipe": NO_FILES,
     "keys": NO_FILES,
     "pull": "writes what the trainer's stages write, in their places",

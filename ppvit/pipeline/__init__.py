@@ -74,7 +74,13 @@ class Stage:
                 say(line)
         with without_collecting():
             verb = importlib.import_module(f"ppvit.verbs.{self.name}")
-        verb.run(self.narrowed(config), places)
+        read = self.narrowed(config)
+        verb.run(read, places)
+        result = places.result(self.name)
+        if "results" in self.outputs and os.environ.get("RANK", "0") == "0" and result.exists():
+            from ppvit.core.results import write_parameters
+
+            write_parameters(result, read.model_dump(mode="json", exclude_unset=True))
 
     def run_as_asked(self, config: Config, places: Places) -> None:
         """The same as a command of its own: in as many processes as ``$PPVIT_PROCESSES`` says, where it is shared.

@@ -14,8 +14,6 @@ from ppvit.data.plain import PlainImages
 from ppvit.models import backbone_of, recorded, save_model
 from ppvit.places import Places
 
-HEADLINE = ("max_logit_difference_float64",)
-
 
 def run(config: Config, places: Places) -> None:
     """Write ``adapted``, and the measured differences between it and the plain model.
@@ -43,7 +41,7 @@ def run(config: Config, places: Places) -> None:
     parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
     values: dict[str, Any] = {**measured, "adapted": config.adapt.enabled, "parameters": parameters}
     values |= {"weights": str(backbone.origin)}
-    write_result(places.result("adapt"), values, watch, HEADLINE)
+    write_result(places.result("adapt"), values, watch)
     if config.adapt.enabled and cipher.scrambles:
         say(f"adapt: the adapted model has the order of the blocks {way_of(backbone.model)}")
     rounding = measured.get("max_logit_difference_stored", 0.0)

@@ -12,8 +12,6 @@ from ppvit.places import Places
 from ppvit.training.finetuning import finetune
 from ppvit.tuners import adapter_bytes, save_finetuned
 
-HEADLINE = ("train_loss", "val_accuracy_percent", "val_auroc", "selected_epoch", "trainable_parameters")
-
 
 def run(config: Config, places: Places) -> None:
     """Write the trained adapter, or the whole model where the method has no adapter.
@@ -51,5 +49,5 @@ def run(config: Config, places: Places) -> None:
         return
     save_finetuned(finetuned.tuner, finetuned.model, places.finetuned, places.adapted, finetuned.record)
     files = {"adapter_bytes": adapter_bytes(places.finetuned), **identities(places.adapted, places.finetuned)}
-    write_result(places.result("finetune"), {**finetuned.values, **files}, watch, HEADLINE)
+    write_result(places.result("finetune"), {**finetuned.values, **files}, watch)
     finetuned.written()

@@ -10,7 +10,6 @@ from torch import nn
 from ppvit.ciphers import Cipher
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
-from ppvit.core.measures import HEADLINES
 from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.data.plain import PlainImages
@@ -25,8 +24,6 @@ from ppvit.evaluation.scoring import AnyScores, score, scores_for
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
-
-HEADLINE = tuple(f"{which}{each.name}" for each in HEADLINES.values() for which in ("", "plain_", "wrong_key_"))
 
 
 def run(config: Config, places: Places) -> None:
@@ -49,7 +46,7 @@ def run(config: Config, places: Places) -> None:
     watch = Stopwatch()
     with one_model(places.adapted, places.finetuned) as identity:
         values = _measured(config, places)
-    write_result(places.result("verify"), {**values, **identity}, watch, HEADLINE)
+    write_result(places.result("verify"), {**values, **identity}, watch)
 
 
 def _measured(config: Config, places: Places) -> dict[str, Any]:
