@@ -129,7 +129,7 @@ def figures_of(stage: str, values: Any, where: str) -> dict[str, float]:
 
 def read_of(settings: Any) -> dict[str, Any]:
     """Parameters by ``section.name`` of what `settings` wrote by stage, section and name; anything else is left out."""
-    found = {}
+    found: dict[str, Any] = {}
     for stage, sections in settings.items() if isinstance(settings, Mapping) else ():
         for section, values in sections.items() if isinstance(sections, Mapping) and stage not in _APART else ():
             if isinstance(values, Mapping):
