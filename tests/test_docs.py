@@ -102,6 +102,8 @@ def require_valid(given: list[str], name: str) -> None:
     for each in given:
         parameter, _, value = each.partition("=")
         assert parameter in PARAMETERS, f"{each} in {name}"
+        if value.startswith("$"):  # of a loop in the shell, or of DVC's matrix
+            continue
         section, _, of_section = parameter.partition(".")
         sections.setdefault(section, {})[of_section] = yaml.safe_load(value)
     for section, values in sections.items():
