@@ -3,6 +3,8 @@
 No verb's work is imported before the verb runs, so that ``ppvit --help`` answers at once.
 """
 
+import os
+
 from ppvit.core.process import prepared_process
 
 
@@ -11,4 +13,8 @@ def run() -> None:
     with prepared_process():
         from ppvit.cli.command import app
 
+        if "_PPVIT_COMPLETE" in os.environ:
+            from ppvit.cli.completion import join_words
+
+            join_words(os.environ)
         app()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ppvit import __version__
+from ppvit.cli import completion
 
 if TYPE_CHECKING:
     from ppvit.config import Config
@@ -32,16 +33,9 @@ def main(
         raise typer.Exit
 
 
-def complete_parameter(incomplete: str) -> list[str]:
-    """Parameter names that begin so, for the shell."""
-    from ppvit.config import parameters
-
-    return [f"{name}=" for name, _, _ in parameters() if name.startswith(incomplete)]
-
-
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", "-S", metavar="NAME=VALUE", help="Override a parameter.", autocompletion=complete_parameter),
+    typer.Option("--set", "-S", metavar="NAME=VALUE", help="Override a parameter.", autocompletion=completion.override),
 ]
 Params = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 PARAMS = Path("params.yaml")

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from ppvit.cli.answers import Answer, Table
 from ppvit.cli.base import app
-from ppvit.core.errors import PpvitError, printable, say
+from ppvit.core.errors import PpvitError, say
+from ppvit.core.files import atomic_output
 
 PAGE = Path("results/compare.html")
 
@@ -29,19 +31,13 @@ def compare(
     ] = "",
     reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
     every: Annotated[bool, typer.Option("--all", help="All figures in the table, not the main ones.")] = False,
-    format: Annotated[
-        Literal["table", "csv", "html", "json"], typer.Option("--format", help="How to show them.")
-    ] = "table",
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    format: Annotated[Literal["table", "csv", "html"], typer.Option("--format", help="How to show them.")] = "table",
     out: Annotated[
         Path | None,
         typer.Option(help=f"File to write, instead of the terminal; html is always a file.  [default: {PAGE}]"),
     ] = None,
-) -> None:
-    """Compare runs: the parameters that differ, the figures, accuracy against leak.
-
-    ppvit compare --sort accuracy;  ppvit compare main my-branch exp-a1b2c;  ppvit compare grid/*
-    """
+) -> Answer:
+    """Compare runs: the parameters that differ, the figures, accuracy against leak."""
     from ppvit.report.comparison import compare
     from ppvit.report.experiments import gather
 
@@ -54,52 +50,25 @@ def compare(
     for run in runs:
         for remark in run.remarks:
             say(remark)
-    kind = "json" if as_json else format
-    if kind == "table" and out is None:
-        _print_table(comparison.rows(every))
-    else:
-        texts = {"csv": comparison.as_csv, "json": comparison.as_json, "html": comparison.as_page}
-        text = texts[kind]() if kind != "table" else _plain(comparison.rows(every))
-        if out is None and kind != "html":
-            print(text, end="")
-        else:
-            _write(out or PAGE, text)
     if not what and not any(run.kind == "experiment" for run in runs):
         say("there are no experiments yet; make one: dvc exp run -S finetune.rank=4")
-
-
-def _write(path: Path, text: str) -> None:
-    from ppvit.core.files import atomic_output
-
+    document = comparison.document()
+    rows = comparison.rows(every)
+    if format == "table" and out is None:
+        star = ["* no other run is at least as accurate, leaks at most as much, and is better in one of these"]
+        told = star if any(row[-1] for row in rows[1:]) else []
+        return Answer(document, [*_plain(rows), *told], Table(rows[0], rows[1:]), told)
+    text = "\n".join([*_plain(rows), ""])
+    if format != "table":
+        text = comparison.as_csv() if format == "csv" else comparison.as_page()
+        if out is None and format == "csv":
+            return Answer(document, text.splitlines())
+    path = out or PAGE
     with atomic_output(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    print(path)
+    return Answer({**document, "written": path}, [str(path)])
 
 
-def _plain(rows: list[tuple[str, ...]]) -> str:
-    """The table as lines, columns apart by two spaces."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines) + "\n"
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """On a terminal a table that folds where it is too wide; elsewhere one line a run."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        print(_plain(rows), end="")
-    else:
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for title in rows[0]:
-            table.add_column(Text(title), overflow="fold")
-        for row in rows[1:]:
-            table.add_row(*map(Text, map(printable, row)))
-        console.print(table)
-    if any(row[-1] for row in rows[1:]):
-        print("* no other run is at least as accurate, leaks at most as much, and is better in one of these")
+def _plain(rows: list[tuple[str, ...]]) -> list[str]:
+    """The table as lines with its titles, columns apart by two spaces."""
+    return Table((), rows).lines()

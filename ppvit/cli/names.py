@@ -16,7 +16,7 @@ _REGISTRIES = {
     "datasets": ("ppvit.datasets", "DATASETS"),
     "algorithms": ("ppvit.he.algorithms", "ALGORITHMS"),
 }
-_KINDS = (*_REGISTRIES, "recipes")
+KINDS = (*_REGISTRIES, "recipes")
 
 
 def described(kind: str) -> list[tuple[str, str]]:
@@ -27,8 +27,8 @@ def described(kind: str) -> list[tuple[str, str]]:
     Raises:
         UsageError: there is no such kind.
     """
-    if kind not in _KINDS:
-        raise UsageError(f"ppvit list {kind}: there are lists of {', '.join(_KINDS)}")
+    if kind not in KINDS:
+        raise UsageError(f"ppvit list {kind}: there are lists of {', '.join(KINDS)}")
     if kind == "recipes":
         from ppvit.config.recipes import recipes
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ppvit.cli.answers import Answer
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
-from ppvit.cli.stages import StageGroup, places_of, results_apart, run_stage, with_places
+from ppvit.cli.stages import StageGroup, places_of, results_apart, run_stage, stage_answer, with_places
 from ppvit.core.errors import UsageError
 from ppvit.core.process import sigterm_exits
 from ppvit.pipeline import STAGES
@@ -23,12 +24,15 @@ Trainer = Annotated[Path, typer.Option(help="The trainer's folder: all that it g
 OWNER, TRAINER = Path("he/owner"), Path("he/trainer")
 
 
-def parties(ctx: typer.Context, overrides: Overrides = None, params: Params = PARAMS, **places: Path | None) -> None:
+def parties(
+    ctx: typer.Context, overrides: Overrides = None, params: Params = PARAMS, **places: Path | None
+) -> Answer | None:
     ctx.with_resource(sigterm_exits())
     if not ctx.invoked_subcommand:
-        run_stage(_STAGE, params, overrides, places)
-    elif overrides or params != PARAMS or any(places.values()):
+        return run_stage(_STAGE, params, overrides, places)
+    if overrides or params != PARAMS or any(places.values()):
         raise UsageError(f"write options after the verb: ppvit he {ctx.invoked_subcommand} -S name=value")
+    return None
 
 
 he.callback()(with_places(parties, *_STAGE.inputs, *_STAGE.outputs, out="he"))
@@ -43,13 +47,14 @@ def keys(
         bool, typer.Option("--train-here", help="Refuse what this machine's memory is too small for.")
     ] = False,
     **places: Path | None,
-) -> None:
+) -> Answer:
     """Plan the run and make the keys: the secret one for the owner, evaluation keys for the trainer (owner)."""
     config = _STAGE.narrowed(load(params, overrides))
     from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
     owners.make_keys(config, places_of(config, places), folders.OwnersFiles(owner), trainer, train_here)
+    return _folders(owner, trainer)
 
 
 def encrypt(
@@ -58,28 +63,31 @@ def encrypt(
     owner: Owner = OWNER,
     trainer: Trainer = TRAINER,
     **places: Path | None,
-) -> None:
+) -> Answer:
     """Extract features, whiten (tiles), pack and encrypt them with the labels (owner)."""
     config = _STAGE.narrowed(load(params, overrides))
     from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
     owners.encrypt(config, places_of(config, places), folders.OwnersFiles(owner), trainer)
+    return _folders(owner, trainer)
 
 
-def train(trainer: Trainer = TRAINER) -> None:
+def train(trainer: Trainer = TRAINER) -> Answer:
     """Train on ciphertexts; needs neither secret key nor parameters (trainer)."""
     from ppvit.he.parties import trainer as trainers
 
     trainers.run(trainer)
+    return Answer({"trainer": trainer})
 
 
-def refresh(owner: Owner = OWNER, trainer: Trainer = TRAINER) -> None:
+def refresh(owner: Owner = OWNER, trainer: Trainer = TRAINER) -> Answer:
     """With he.mode=refresh: renew the weights that the trainer asks for, until it is done (owner)."""
     from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
     owners.refresh(folders.OwnersFiles(owner), trainer)
+    return _folders(owner, trainer)
 
 
 def decrypt(
@@ -88,13 +96,18 @@ def decrypt(
     owner: Owner = OWNER,
     trainer: Trainer = TRAINER,
     **places: Path | None,
-) -> None:
+) -> Answer:
     """Decrypt the head, fold the whitening into it where there is one, measure it (owner)."""
     config = _STAGE.narrowed(load(params, overrides))
     from ppvit.he.parties import folders, head
 
     apart = results_apart(_STAGE, places_of(config, places), Places.of(config))
     head.run(config, apart, folders.OwnersFiles(owner), trainer)
+    return stage_answer(_STAGE, apart)
+
+
+def _folders(owner: Path, trainer: Path) -> Answer:
+    return Answer({"owner": owner, "trainer": trainer})
 
 
 he.command()(with_places(keys, *_STAGE.inputs))

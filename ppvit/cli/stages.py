@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ppvit.cli.answers import Answer
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
 from ppvit.core.errors import UsageError
 from ppvit.core.git import keep_out_of_git
@@ -31,6 +32,7 @@ class _ListsParameters:
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from ppvit.config import parameters
 
+        super().format_epilog(ctx, formatter)  # type: ignore[misc]  # of the command that this is mixed into
         with formatter.section("Parameters, set for one run with -S name=value"):
             rows = parameters(STAGES[str(self.name)].sections)
             formatter.write_dl([(name, f"{description}  [default: {default}]") for name, default, description in rows])
@@ -49,8 +51,8 @@ def places_of(config: Config, given: dict[str, Path | None]) -> Places:
     return Places.of(config, **{name: path for name, path in given.items() if path is not None})
 
 
-def run_stage(stage: Stage, params: Path, overrides: list[str] | None, places: dict[str, Path | None]) -> None:
-    """Run a stage with these places."""
+def run_stage(stage: Stage, params: Path, overrides: list[str] | None, places: dict[str, Path | None]) -> Answer:
+    """Run a stage with these places; it prints what people read."""
     config = load(params, overrides)
     usual = places_of(config, {})
     where = results_apart(stage, places_of(config, places), usual)
@@ -60,6 +62,21 @@ def run_stage(stage: Stage, params: Path, overrides: list[str] | None, places: d
         elsewhere = path.absolute() != getattr(usual, place).absolute()
         if elsewhere and path.is_dir():  # in the usual one the files are DVC's, and the project's .gitignore sees to it
             keep_out_of_git(path)
+    return stage_answer(stage, where)
+
+
+def stage_answer(stage: Stage, places: Places) -> Answer:
+    """Where a stage wrote, and its result and times where it has any."""
+    from ppvit.core.reading import read_json
+    from ppvit.core.results import read_times
+
+    path = places.result(stage.name)
+    measured = read_json(path, stage.name) if "results" in stage.outputs and path.exists() else {}
+    written = {place: getattr(places, place) for place in stage.outputs if place != "results"}
+    if measured:
+        written["result"] = path
+    times = read_times(path) if measured else {}
+    return Answer({"stage": stage.name, "written": written, "result": measured, "times": times})
 
 
 def results_apart(stage: Stage, places: Places, own: Places) -> Places:
@@ -77,7 +94,7 @@ def results_apart(stage: Stage, places: Places, own: Places) -> Places:
     return places
 
 
-def with_places(function: Callable[..., None], *places: str, out: str = "") -> Callable[..., None]:
+def with_places(function: Callable[..., Any], *places: str, out: str = "") -> Callable[..., Any]:
     """The function with an option for each of these places, handed to it by name, behind its own parameters.
 
     Args:
@@ -98,9 +115,9 @@ def with_places(function: Callable[..., None], *places: str, out: str = "") -> C
     return function
 
 
-def _verb(stage: Stage) -> Callable[..., None]:
-    def verb(overrides: Overrides = None, params: Params = PARAMS, **places: Path | None) -> None:
-        run_stage(stage, params, overrides, places)
+def _verb(stage: Stage) -> Callable[..., Answer]:
+    def verb(overrides: Overrides = None, params: Params = PARAMS, **places: Path | None) -> Answer:
+        return run_stage(stage, params, overrides, places)
 
     return verb
 
@@ -113,13 +130,15 @@ def _audit(
     overrides: Overrides = None,
     params: Params = PARAMS,
     **places: Path | None,
-) -> None:
+) -> Answer:
     if folder is None:
-        run_stage(STAGES["audit"], params, overrides, places)
-        return
+        return run_stage(STAGES["audit"], params, overrides, places)
     from ppvit.audit.folder import attack_folder
+    from ppvit.core.reading import read_json
 
-    print(attack_folder(folder, places["pictures"] or Path("audit"), block_size))
+    pictures = places["pictures"] or Path("audit")
+    told = attack_folder(folder, pictures, block_size)
+    return Answer({"pictures": pictures, "told": told, "result": read_json(pictures / "audit.json", "audit")}, [told])
 
 
 for _stage in STAGES.values():

@@ -69,13 +69,13 @@ With the seconds of each stage they are at most 25; everything else a stage meas
 # what a trainer's file may hold
 _TRAINERS = {
     "finetune": r"method|train_\w+|val_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
-    r"attack_steps|selected_epoch|processes|precision|tf32|compiled|(finetuned|adapted)_id",
+    r"attack_steps|optimiser_steps|selected_epoch|processes|precision|tf32|compiled|(finetuned|adapted)_id",
     "evaluate": r"((class|balanced|top5)_)?accuracy(_min|_low|_high)?_percent|auroc(_low|_high|_error)?|"
     r"average_precision|f1|cross_entropy|calibration_error_percent|images|(finetuned|adapted)_id",
     "evaluate multilabel": r"auroc(_low|_high|_error)?|average_precision|f1|(accuracy|exact_match|calibration_error)_"
     r"percent|cross_entropy|scored_labels|images|(finetuned|adapted)_id",
-    "robustness": r"\w+_accuracy_percent|interval_(low|high)_percent|masking_\w+|attacks|images|seed|norm|epsilon|"
-    r"verdict|(finetuned|adapted)_id",
+    "robustness": r"\w+_accuracy_percent|interval_(low|high)_percent|masking_\w+|attacks|images|a?pgd_steps|seed|norm|"
+    r"epsilon|verdict|(finetuned|adapted)_id",
 }
 # what those who read a file rely on
 _NEEDED = {

@@ -11,14 +11,13 @@ from pathlib import Path
 from ppvit.config import Config
 from ppvit.core.errors import UsageError
 from ppvit.core.files import atomic_output, write_json
-from ppvit.export.card import model_card
+from ppvit.export.card import model_card, require_licence
 from ppvit.export.finished import read_finished
-from ppvit.export.weights import FILES, write_weights
+from ppvit.export.names import CARD, FILES, RECORD
+from ppvit.export.weights import write_weights
 from ppvit.places import Places
 
 __all__ = ["export"]
-
-_RECORD, _CARD = "ppvit.json", "README.md"
 
 
 def export(
@@ -29,6 +28,7 @@ def export(
     as_lora: bool = False,
     with_key_material: bool = False,
     force: bool = False,
+    licence: str | None = None,
 ) -> list[str]:
     """Write the folder, whole or not at all; same run, same bytes.
 
@@ -40,18 +40,21 @@ def export(
         as_lora: write the adapter as stock LoRA, where that is exact.
         with_key_material: export tensors that reveal the key as well.
         force: replace an earlier export.
+        licence: for the card, as the Hub names it, such as apache-2.0; by default that of the base model.
 
     Returns:
         Names of the exported tensors that reveal the key.
 
     Raises:
-        UsageError: ``out`` is in use; tensors that reveal the key; the method is no LoRA.
+        UsageError: ``out`` is in use; no name of a licence; tensors that reveal the key; the method is no LoRA.
         PpvitError: a file is missing or damaged, or the files are not of one run.
     """
     out = out.resolve()
     _require_free(out, force, (places.adapted, places.finetuned))
+    if licence is not None:
+        require_licence(licence)
     finished = read_finished(config, places)
-    with atomic_output(out, known_by=_RECORD) as folder:
+    with atomic_output(out, known_by=RECORD) as folder:
         weights = write_weights(folder, finished, places.adapted, places.finetuned, as_lora)
         if weights.revealing and not with_key_material:
             raise UsageError(
@@ -59,8 +62,8 @@ def export(
                 "export them with --with-key-material, or train without them (finetune.method, target_modules)"
             )
         record = {**finished.record, "model": finished.base["model"], "adapted": finished.base["adapted"]}
-        write_json(folder / _RECORD, record)
-        (folder / _CARD).write_text(model_card(finished, weights), encoding="utf-8")
+        write_json(folder / RECORD, record)
+        (folder / CARD).write_text(model_card(finished, weights, licence), encoding="utf-8")
     return weights.revealing
 
 
@@ -74,7 +77,7 @@ def _require_free(out: Path, force: bool, inputs: tuple[Path, ...]) -> None:
     if not out.is_dir():
         raise UsageError(f"{out} is a file; choose a folder")
     found = sorted(path.name for path in out.iterdir())
-    foreign = [name for name in found if name not in (_RECORD, _CARD, *FILES)]
+    foreign = [name for name in found if name not in (RECORD, CARD, *FILES)]
     if foreign:
         raise UsageError(f"{out} holds '{foreign[0]}', which no export wrote; choose another folder")
     if found and not force:

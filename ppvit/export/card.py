@@ -13,24 +13,52 @@ import yaml
 from ppvit.audit.rows import attack_rows
 from ppvit.audit.verdict import NOTICEABLE
 from ppvit.config import NO_MODEL, Config
+from ppvit.core.errors import UsageError
 from ppvit.core.registry import summary
 from ppvit.export.finished import Finished
 from ppvit.export.weights import Weights, base_name
-from ppvit.models import is_convolutional
+from ppvit.models import MICRO_NAME, is_convolutional
 from ppvit.models.weights_file import find_weights
 from ppvit.tuners import TUNERS, parameters_read
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
+_ON_HUB = {
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "mnist": "ylecun/mnist",
+    "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "imagenette": "frgfm/imagenette",
+}
 
 
-def model_card(finished: Finished, weights: Weights) -> str:
-    """The card as Markdown; nothing in it depends on when or where it is written."""
+def require_licence(name: str) -> None:
+    """Refuse what cannot be an id of a licence on the Hub.
+
+    Raises:
+        UsageError: says what one looks like.
+    """
+    if not _LICENCE.fullmatch(name):
+        raise UsageError(
+            f"--license {name[:100]}: the Hub names licences as apache-2.0, cc-by-4.0 or other; see hf.co/docs/hub/"
+            "repositories-licenses"
+        )
+
+
+def model_card(finished: Finished, weights: Weights, licence: str | None = None) -> str:
+    """The card as Markdown; nothing in it depends on when or where it is written.
+
+    Args:
+        finished: the run.
+        weights: what of it was written.
+        licence: id on the Hub; by default that of the base model.
+    """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     method = finished.record["method"]
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        front_matter=_yaml(front_matter(finished, weights)),
+        front_matter=_yaml(front_matter(finished, weights, licence)),
         title=_title(finished),
         run=finished,
         weights=weights,
@@ -40,17 +68,20 @@ def model_card(finished: Finished, weights: Weights) -> str:
         cipher_settings=_yaml({"cipher": finished.record["cipher"]}),
         base_name=base_name(finished),
         public_base=public_base(finished.config),
+        licence=licence or licence_of_base(finished.config),
+        licence_is_given=licence is not None,
         tokens=len(finished.manifest["shape"]) == 2,
         leaks=_leaks(finished.audit),
     )
 
 
-def front_matter(finished: Finished, weights: Weights) -> dict[str, Any]:
+def front_matter(finished: Finished, weights: Weights, licence: str | None = None) -> dict[str, Any]:
     """What the Hub reads: see https://huggingface.co/docs/hub/model-cards."""
     method, cipher = finished.record["method"], finished.record["cipher"]["name"]
     network = "convolutional-network" if is_convolutional(finished.base["model"]) else "vision-transformer"
     tags = ["ppvit", "timm", network, "encrypted-images", f"cipher-{cipher}", method]
     values: dict[str, Any] = {
+        "license": licence or licence_of_base(finished.config),
         "library_name": "peft" if weights.form == "adapter" else "timm",
         "pipeline_tag": "image-classification",
         "tags": tags if finished.keyed else [tag for tag in tags if tag != "encrypted-images"],
@@ -59,6 +90,7 @@ def front_matter(finished: Finished, weights: Weights) -> dict[str, Any]:
     if base is not None:
         values["base_model"] = base
         values["base_model_relation"] = "adapter" if weights.form == "adapter" else "finetune"
+    values["datasets"] = [_dataset(finished)]
     values["metrics"] = [finished.headline.hub]
     values["model-index"] = [{"name": _title(finished), "results": _measured(finished)}]
     return values
@@ -74,11 +106,33 @@ def _measured(finished: Finished) -> list[dict[str, Any]]:
     return [
         {
             "task": {"type": "image-classification"},
-            "dataset": {"type": name, "name": name, "config": images, "split": "test"},
+            "dataset": {"type": _dataset(finished), "name": name, "config": images, "split": "test"},
             "metrics": [{"type": headline.hub, "value": round(value, headline.digits), "name": told}],
         }
         for images, value in figures.items()
     ]
+
+
+def _dataset(finished: Finished) -> str:
+    """Id of the data set on the Hub where it has one, else our name of it."""
+    name = finished.config.dataset.name
+    return _ON_HUB.get(name, name)
+
+
+def licence_of_base(config: Config) -> str:
+    """Id on the Hub of the licence of the checkpoint that the run started from; ``unknown`` where nobody says."""
+    if _embedded(config):
+        return "apache-2.0"  # which is ours
+    if public_base(config) is None:
+        return "unknown"
+    source = timm.get_pretrained_cfg(config.model.name)
+    stated = (source.license or "").lower() if source is not None else ""
+    return stated if _LICENCE.fullmatch(stated) else "unknown"
+
+
+def _embedded(config: Config) -> bool:
+    model = config.model
+    return model.name == MICRO_NAME and model.pretrained and Path(model.checkpoint) == Path(NO_MODEL)
 
 
 def public_base(config: Config) -> str | None:

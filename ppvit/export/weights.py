@@ -16,6 +16,7 @@ from ppvit.core.errors import UsageError
 from ppvit.core.files import write_json
 from ppvit.core.reading import read_json
 from ppvit.export.finished import Finished
+from ppvit.export.names import ADAPTER, ADAPTER_CONFIG, HEAD, MODEL, MODEL_CONFIG
 from ppvit.models import load_model
 from ppvit.models.folders import StoredModel
 from ppvit.models.mixing import mixing_axes
@@ -23,11 +24,6 @@ from ppvit.models.networks import head_names
 from ppvit.models.stems import projection_name
 from ppvit.models.tensors import tensor_names
 from ppvit.tuners import TUNERS, export_lora, load_adapter, load_finetuned
-
-_ADAPTER, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_MODEL, _MODEL_CONFIG = "model.safetensors", "config.json"
-_HEAD = "head.safetensors"
-FILES = (_ADAPTER, _ADAPTER_CONFIG, _MODEL, _MODEL_CONFIG, _HEAD)
 
 # where adaptation and training on ciphertext put the key; see ppvit.adaptation.embedding and ppvit.models.stems
 _KEYED = frozenset({"patch_embed", "pos_embed", "stem", "embeds"})
@@ -61,12 +57,12 @@ def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Pa
         PpvitError: weights are missing, damaged, or do not fit the base.
     """
     method = finished.record["method"]
-    base = set(tensor_names(adapted / _MODEL, "adapt"))
+    base = set(tensor_names(adapted / MODEL, "adapt"))
     model = StoredModel(adapted, "adapt").skeleton(None)
     heads, projection = tuple(f"{name}." for name in head_names(model)), projection_name(model)
-    if (finetuned / _ADAPTER_CONFIG).exists():
+    if (finetuned / ADAPTER_CONFIG).exists():
         _write_adapter(folder, finished, adapted, finetuned, as_lora)
-        names = tensor_names(folder / _ADAPTER, "finetune")
+        names = tensor_names(folder / ADAPTER, "finetune")
         revealing = [name for name in names if _in_adapter_reveals(name, base, heads, projection)]
         stock = TUNERS[method].stock
         return Weights("adapter", as_lora and not stock, as_lora or stock, sorted(revealing) if finished.keyed else [])
@@ -75,8 +71,8 @@ def write_weights(folder: Path, finished: Finished, adapted: Path, finetuned: Pa
     trained = load_finetuned(adapted, finetuned, finished.record["num_classes"])
     if _write_head(folder, load_model(adapted, "adapt"), trained, heads):
         return Weights("head", False, True, [])
-    shutil.copyfile(finetuned / _MODEL, folder / _MODEL)
-    shutil.copyfile(finetuned / _MODEL_CONFIG, folder / _MODEL_CONFIG)
+    shutil.copyfile(finetuned / MODEL, folder / MODEL)
+    shutil.copyfile(finetuned / MODEL_CONFIG, folder / MODEL_CONFIG)
     revealing = [name for name in trained.state_dict() if _holds_key(name, projection)]
     return Weights("model", False, True, sorted(revealing) if finished.keyed else [])
 
@@ -86,11 +82,11 @@ def _write_adapter(folder: Path, finished: Finished, adapted: Path, finetuned: P
     if as_lora:
         export_lora(model, folder)
     else:
-        shutil.copyfile(finetuned / _ADAPTER, folder / _ADAPTER)
-        shutil.copyfile(finetuned / _ADAPTER_CONFIG, folder / _ADAPTER_CONFIG)
-    configuration = read_json(folder / _ADAPTER_CONFIG, "finetune")
+        shutil.copyfile(finetuned / ADAPTER, folder / ADAPTER)
+        shutil.copyfile(finetuned / ADAPTER_CONFIG, folder / ADAPTER_CONFIG)
+    configuration = read_json(folder / ADAPTER_CONFIG, "finetune")
     configuration["base_model_name_or_path"] = base_name(finished)
-    write_json(folder / _ADAPTER_CONFIG, configuration)
+    write_json(folder / ADAPTER_CONFIG, configuration)
 
 
 def base_name(finished: Finished) -> str:
@@ -108,7 +104,7 @@ def _write_head(folder: Path, adapted: nn.Module, finetuned: nn.Module, heads: t
     rest = state.keys() - head.keys()
     if any(name not in base or not torch.equal(state[name], base[name]) for name in rest):
         return False
-    save_file(head, folder / _HEAD, metadata={"format": "pt"})
+    save_file(head, folder / HEAD, metadata={"format": "pt"})
     return True
 
 

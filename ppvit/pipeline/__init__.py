@@ -9,7 +9,7 @@ import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppvit.pipeline.reads import READS
 
@@ -86,12 +86,16 @@ class Stage:
         """The same as a command of its own: in as many processes as ``$PPVIT_PROCESSES`` says, where it is shared.
 
         Raises:
-            UsageError: it was started in several processes and is not shared; see also :mod:`ppvit.core.sharing`.
+            UsageError: it was started in several processes and is not shared; see also :mod:`ppvit.core.sharing`; at
+                the owner, values do not go with the cipher.
         """
+        from ppvit.config.fitting import require_encryptable
         from ppvit.core.launching import launch
         from ppvit.core.process import command
         from ppvit.core.sharing import join, leave, require_alone, require_as_asked
 
+        if self.party != "trainer":  # who has no cipher; the shards say what of it counts
+            require_encryptable(config)
         if not self.shared:
             require_alone(self.name)
         elif launch(command()):
@@ -245,6 +249,8 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
         UsageError: a name of a cipher, method, attack or data set that there is not; a path that git would carry to the
             trainer.
     """
+    from ppvit.config.fitting import refusals_to_come, require_encryptable
+    from ppvit.core.errors import say
     from ppvit.core.files import write_json
     from ppvit.datasets import DATASETS
     from ppvit.places import require_untold
@@ -252,8 +258,16 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     require_untold("dataset.path", config.dataset.path, "data")
     require_untold("model.checkpoint", config.model.checkpoint, "models")
     DATASETS[config.dataset.name]  # or there is none of this name
+    require_encryptable(config)
+    for line in refusals_to_come(config):
+        say(f"note: these values will stop a later stage, {line}")
 
+    write_json(path, settings_of(config))
+
+
+def settings_of(config: Config) -> dict[str, dict[str, Any]]:
+    """What every stage reads: stage, section, parameter, value."""
     read = {name: stage.narrowed(config).model_dump(mode="json", exclude_unset=True) for name, stage in STAGES.items()}
     # the report prints what all stages read: it depends on the whole file, where that need not stand twice
     read["report"] = {"report": read["report"]["report"]}
-    write_json(path, read)
+    return read

@@ -118,8 +118,8 @@ class Comparison:
             writer.writerow((run.name, run.kind, run.state, run.commit, *told, *figures, str(unbeaten).lower()))
         return out.getvalue()
 
-    def as_json(self) -> str:
-        """A list of runs, each with all that is known of it."""
+    def document(self) -> dict[str, Any]:
+        """What JSON takes: a list of runs, each with all that is known of it."""
         runs = [
             {
                 **{name: getattr(run, name) for name in ("name", "kind", "state", "commit", "parameters", "figures")},
@@ -128,7 +128,7 @@ class Comparison:
             }
             for run, unbeaten in zip(self.runs, self.unbeaten, strict=True)
         ]
-        return json.dumps({"differ": list(self.parameters), "runs": runs}, indent=2) + "\n"
+        return {"differ": list(self.parameters), "runs": runs}
 
     def as_page(self) -> str:
         """One HTML page that loads nothing: the table, sorted by a click on a column, and accuracy against leak."""

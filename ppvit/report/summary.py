@@ -9,7 +9,7 @@ import numpy as np
 from ppvit.ciphers import Cipher
 from ppvit.config import Config
 from ppvit.core.errors import printable
-from ppvit.core.measures import HEADLINES, Headline, LabelRow
+from ppvit.core.measures import HEADLINES, Headline, LabelRow, hardly_trained
 from ppvit.data.shards import sizes
 from ppvit.report.claims import unconfirmed
 
@@ -32,6 +32,8 @@ def answers(config: Config, values: dict[str, dict[str, Any]], headline: Headlin
     good += f"; whoever guesses gets {headline.text(verify[headline.chance])}."
     if plain := headline.of(verify, "plain_"):
         good += f" The same model on plain images, its adaptation undone: {plain}."
+    if warning := hardly_trained(finetune):
+        good += f" It is {warning}."
     told = [("Does it work?", good)]
     if wrong := headline.of(verify, "wrong_key_"):
         told.append(("Is the model of use without the key?", f"With a wrong key: {wrong}."))
@@ -136,6 +138,7 @@ def summary_rows(
     if wrong := headline.of(verify, "wrong_key_"):
         rows.append((f"{headline.words}, wrong key (chance {headline.text(verify[headline.chance])})", wrong))
     rows += _chosen(finetune, evaluate["images"], headline)
+    rows += [("training", told)] if (told := hardly_trained(finetune)) else []
     parameters = finetune["trainable_parameters"]
     if views := values["audit"].get("views"):
         rows.append(("views of each training image", str(views)))

@@ -32,3 +32,4 @@ def run(config: Config, places: Places) -> None:
         with atomic_output(places.pictures, known_by="attacks.json") as folder:
             values = audit(view, truth, chosen_attacks(config.audit), folder)
     write_result(places.result("audit"), {**values, **identity}, watch)
+    print(f"audit: {values['verdict']}")

@@ -64,3 +64,4 @@ def run(config: Config, places: Places) -> None:
         write_curve(folder / "curve.csv", curve)
     write_result(places.result("robustness"), {**values, **identity}, watch)
     progress.remove()
+    print(f"robustness: {values['verdict']}")

@@ -68,6 +68,7 @@ def run(config: Config, places: Places) -> None:
     write_result(places.result("threats"), values, watch)
     if progress is not None:
         progress.remove()
+    print(f"threats: {values['verdict']}")
 
 
 def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple[dict[str, Any], Progress | None]:

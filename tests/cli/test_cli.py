@@ -200,7 +200,7 @@ def test_debug_shows_the_traceback(project):
 def test_no_params_yaml(tmp_path):
     done = ppvit("encrypt", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: params.yaml is missing; run in a folder that has one, such as a clone of ppvit\n"
+    assert done.stderr == "error: params.yaml is missing; run in a project, as `ppvit init NAME` makes one\n"
 
 
 def test_override_and_paths(project):
@@ -254,12 +254,6 @@ def test_figures_of_files_elsewhere_do_not_replace_those_of_the_run(project, mon
     apart = CliRunner().invoke(app, [verb, *options, "--results", "apart"])  # goes on, to what is missing
     assert "say where to write it" not in str(apart.exception)
     assert path.read_text() == "{}"
-
-
-def test_parameters_complete_in_the_shell():
-    from ppvit.cli.base import complete_parameter
-
-    assert complete_parameter("cipher.n") == ["cipher.name="]
 
 
 def test_unusable_place_is_told(project):

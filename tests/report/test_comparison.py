@@ -118,7 +118,7 @@ def test_csv_has_all_digits_under_the_names_of_files():
 
 
 def test_json_has_all_parameters():
-    read = json.loads(compare(RUNS).as_json())
+    read = json.loads(json.dumps(compare(RUNS).document()))
     assert read["differ"] == ["finetune.method", "finetune.rank"]
     assert read["runs"][0]["parameters"]["finetune.epochs"] == 3
     assert read["runs"][4]["state"] == "failed"
