@@ -151,11 +151,13 @@ def _run(repo: Any, state: Any, name: str, kind: str, status: str = "") -> Run:
     if state.data is None:
         reason = _line(state.error.msg) if state.error else "DVC has nothing of it"
         return Run(name, kind, {}, {}, status, commit, (f"{name} cannot be read: {reason}",))
+    asked = read_of({"params.yaml": state.data.params.get("params.yaml", {}).get("data")})
+    read = read_of(state.data.params.get("settings.json", {}).get("data"))
+    if status:  # not run to its end: what DVC has beside params.yaml is of the commit that it started from
+        return Run(name, kind, {each: asked.get(each, value) for each, value in read.items()}, {}, status, commit)
     figures, remarks = _figures(state.data.metrics, name)
     figures |= _seconds(repo, state.data.outs)
-    settings = state.data.params.get("settings.json", {}).get("data")
-    parameters = read_of(settings) or read_of({"params.yaml": state.data.params.get("params.yaml", {}).get("data")})
-    return Run(name, kind, parameters, figures, status, commit, tuple(remarks))
+    return Run(name, kind, read or asked, figures, "", commit, tuple(remarks))
 
 
 def _figures(metrics: dict[str, Any], name: str) -> tuple[dict[str, float], list[str]]:

@@ -88,21 +88,25 @@ def _results_in(folder: Path) -> Path | None:
 
 def _run(folder: Path, results: Path, name: str = "", kind: str = "folder") -> Run:
     figures: dict[str, float] = {}
-    parameters = _settings_beside(results)
+    settings = _settings_beside(results)
     for stage in COMPARED:
         path = results / f"{stage}.json"
         if not path.is_file():
             continue
         figures |= figures_of(stage, read_json(path, stage, RESULT_BYTES), str(path))
-        parameters |= read_of({stage: read_parameters(path) or {}})
+        if read := read_parameters(path):
+            settings[stage] = read  # whatever params.yaml says by now
     figures |= {f"seconds.{stage}": seconds for stage, seconds in seconds_of(results).items()}
-    return Run(name or str(folder), kind, parameters, figures)
+    return Run(name or str(folder), kind, read_of(settings), figures)
 
 
 def _settings_beside(results: Path) -> dict[str, Any]:
     """What `settings` wrote in the project that these results lie in."""
     path = results.absolute().parent / "settings.json"
-    return read_of(read_json(path, "settings")) if results.absolute().name == "results" and path.is_file() else {}
+    if results.absolute().name != "results" or not path.is_file():
+        return {}
+    settings = read_json(path, "settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def figures_of(stage: str, values: Any, where: str) -> dict[str, float]:

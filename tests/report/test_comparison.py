@@ -195,6 +195,12 @@ def test_a_folder_that_was_copied_has_its_parameters_and_seconds(tmp_path):
     (found,) = runs_of_folder(place)
     assert found.parameters == {"evaluate.batch_size": 7}
     assert found.figures.keys() == {"evaluate.accuracy_percent", "seconds.evaluate"}
+    project = place.rename(tmp_path / "results")
+    later = {"evaluate": {"evaluate": {"batch_size": 8, "added": 1}}, "he": {"he": {"ring": 2}}}
+    (tmp_path / "settings.json").write_text(json.dumps(later))  # params.yaml was changed since
+    (found,) = runs_of_folder(tmp_path)
+    assert found.parameters == {"evaluate.batch_size": 7, "he.ring": 2}
+    place = project
     (place / "times" / "parameters" / "evaluate.json").write_text("{")
     with pytest.raises(Exception, match=r"parameters/evaluate\.json"):
         runs_of_folder(place)

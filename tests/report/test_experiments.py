@@ -7,10 +7,12 @@ import logging
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.report import experiments
 from ppvit.report.comparison import compare
 from ppvit.report.experiments import gather
 
@@ -205,3 +207,17 @@ def test_outside_of_a_project_folders_can_still_be_compared(tmp_path, monkeypatc
         gather(["grid"])
     with pytest.raises(UsageError, match="'nowhere' is no folder|in no DVC project"):
         gather(["nowhere"])
+
+
+def test_an_experiment_that_failed_has_what_was_asked_for_and_no_figures_of_its_commit():
+    """As DVC's queue leaves it: params.yaml is its own, results and settings.json are those it started from."""
+    metrics = {"results/metrics/evaluate.json": {"data": {"evaluate": {"accuracy_percent": 92.0}}}}
+    params = {
+        "params.yaml": {"data": {"finetune": {"method": "lora", "rank": 13, "unread": 1}}},
+        "settings.json": {"data": {"finetune": {"finetune": {"method": "lora", "rank": 2}}}},
+    }
+    data = SimpleNamespace(params=params, metrics=metrics, outs={})
+    state = SimpleNamespace(rev="0123456789", data=data, error=None)
+    run = experiments._run(None, state, "bad", "experiment", "failed")
+    assert (run.state, run.figures) == ("failed", {})
+    assert run.parameters == {"finetune.method": "lora", "finetune.rank": 13}
