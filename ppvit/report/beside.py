@@ -19,7 +19,7 @@ class Beside:
 
     Attributes:
         rows: of a table, whose first names the columns; empty where there is one run alone.
-        plot: accuracy against leak; None where fewer than two runs have both.
+        plot: accuracy against leak; None where no two runs differ in them.
         missing: why there is no table; empty where there is one.
     """
 
@@ -49,4 +49,4 @@ def of(comparison: Comparison) -> Beside:
     """A comparison as the report shows it."""
     found: list[tuple[str, Any]] = [(run.name, point(run)) for run in comparison.runs]
     points = [(printable(name), place[2], place[0], place[1]) for name, place in found if place is not None]
-    return Beside(comparison.rows(), accuracy_against_leak(points) if len(points) > 1 else None)
+    return Beside(comparison.rows(), accuracy_against_leak(points) if len({each[1:] for each in points}) > 1 else None)
