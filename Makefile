@@ -49,7 +49,10 @@ fuzz: .venv/installed  # READER is one of tests/harness/fuzz_atheris.py
 	$(BIN)/python $(INSTALL) --require-hashes --requirement tests/harness/atheris.txt
 	$(BIN)/python tests/harness/fuzz_atheris.py $(READER) -runs=$(RUNS)
 
+wheel: .venv/installed  # dist/ppvit-<version>-py3-none-any.whl, which `pip install` takes anywhere
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
 clean:
 	rm -rf .venv build
 
-.PHONY: repro test lock licences sbom fuzz clean
+.PHONY: repro test lock licences sbom fuzz wheel clean

@@ -138,11 +138,10 @@ def adapt(
     """Adapt a pretrained timm model to the key, exactly, and write it; the trainer's.
 
     Args:
-        model: name of a timm model; or ``vit_micro_patch4_32``, whose weights are in a clone of ppvit
-            (``models/pretrained``), with ``checkpoint``.
+        model: name of a timm model; or ``vit_micro_patch4_32``, whose weights come with ppvit.
         cipher: with its key in place.
         out: folder of the model.
-        checkpoint: weights file; by default timm's hub is asked.
+        checkpoint: weights file; by default those that come with ppvit, or timm's hub is asked.
         enabled: False writes the model unadapted, as a baseline.
         images: a few plain images to compare on, besides noise: uint8 (n, H, W, 3), such as
             ``plain["train"].read(0, 4)``.

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the help of the command needs no pydantic
     from ppvit.config import Config
 
+EMBEDDED = Path(__file__).parent / "models" / "vit_micro_patch4_32.safetensors"
+"""the embedded weights as ppvit brings them; in a clone a link to the place that ``dvc.yaml`` names"""
+
 
 @dataclass(frozen=True)
 class Places:

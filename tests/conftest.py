@@ -105,6 +105,7 @@ def private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     """No test sees the user's keyring, keychain, cache or checkpoints."""
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
     monkeypatch.delenv("PPVIT_PASSPHRASE_FILE", raising=False)
+    monkeypatch.setattr("ppvit.ciphers.keys._warned", False)
     # not by mktemp, which lists the folders of all tests each time: 4 ms where 9,000 are there
     own = tmp_path_factory.getbasetemp() / "private" / str(next(_NUMBERS))
     own.mkdir(mode=0o700, parents=True)

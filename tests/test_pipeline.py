@@ -236,7 +236,7 @@ def test_only_what_changed_reruns(owner):
 
 
 def test_queue_runs_a_grid(owner):
-    owner.dvc("exp", "run", "--queue", "-S", "cipher.name=shuffle,np", "-S", "cipher.block_size=2,4", "encrypt")
+    owner.dvc("exp", "run", "--queue", "-S", "cipher.name=shuffle,np", "-S", "dataset.seed=1,2", "encrypt")
     tasks = owner.dvc("queue", "status")
     assert len(re.findall(r"\bQueued\b", tasks)) == 4, tasks
     names = re.findall(r"^[0-9a-f]{7} .*", tasks, re.M)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ppvit.audit.view import Finding, View
 from ppvit.ciphers import AffineMap
 from ppvit.core.executor import Executor
 from ppvit.core.files import write_json
+from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch
 from ppvit.data.pictures import image_grid
 
@@ -59,7 +61,8 @@ def audit(view: View, truth: Truth, attacks: list[str], pictures: Path) -> dict[
     # here one after the other, each with all threads; on a cluster side by side, with as many threads
     with Executor(1) as executor:
         made = executor.each(_findings, ((attack, view, torch.get_num_threads()) for attack in attacks))
-        for attack, timed in zip(attacks, made, strict=True):
+        bar = tqdm(attacks, desc="audit", unit="attack", file=sys.stderr)
+        for attack, timed in zip(bar, made, strict=True):
             found[attack], sentences[attack] = _score(attack, timed, view, truth, values, pictures)
     for attack, findings in found.items():
         percent = round(100 * max(scored.strength for scored in findings), 1) if findings else None

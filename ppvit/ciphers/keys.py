@@ -32,6 +32,8 @@ _FILE_BYTES = 1024  # more than any key file has
 _ID = re.compile(r"pk-[0-9a-f]{16}")
 _ID_DOMAIN = f"ppvit key id {VERSION}\0".encode()
 
+_warned = False  # of the demo key, in this process
+
 _CAME_BY_ID = "_came_by_id"  # of keys in a cluster's worker
 
 # public by design: a fresh clone must run before its user has made a key
@@ -150,7 +152,7 @@ def _writable(path: Path) -> Iterator[None]:
 
 
 def load(key_id: str, folder: Path | None = None) -> Key:
-    """Find a key by its id, in the keyring or else in the keychain; the demo key needs neither and warns on stderr.
+    """Find a key by its id, in the keyring or else in the keychain; the demo key needs neither, and warns on stderr.
 
     A passphrase is asked for once in a process.
 
@@ -159,11 +161,7 @@ def load(key_id: str, folder: Path | None = None) -> Key:
         PpvitError: others may use the file; it is damaged, or holds another key than its name says; wrong passphrase.
     """
     if key_id == DEMO_KEY.id:
-        print(
-            "warning: the public demo key encrypts these images, so anybody can decrypt them; make a key of your own "
-            "with `ppvit keygen`",
-            file=sys.stderr,
-        )
+        _warn_of_demo_key()
         return DEMO_KEY
     if not is_id(key_id):
         raise UsageError(f"'{key_id}' is no key id such as pk-0123456789abcdef, as `ppvit keygen` prints it")
@@ -173,6 +171,19 @@ def load(key_id: str, folder: Path | None = None) -> Key:
     if line not in _unlocked:
         _unlocked[line] = Key(passphrase.unlock(line, key_id, where))
     return _unlocked[line]
+
+
+def _warn_of_demo_key() -> None:
+    """Once in a run: in a process, and of the processes that DVC starts, in that which encrypts."""
+    global _warned
+    stage = re.split("[:@]", os.environ.get("DVC_STAGE", ""))  # path of dvc.yaml, name, and item of a matrix
+    if not _warned and (stage == [""] or "encrypt" in stage):
+        _warned = True
+        print(
+            "warning: the public demo key encrypts these images, so anybody can decrypt them; make a key of your own "
+            "with `ppvit keygen`",
+            file=sys.stderr,
+        )
 
 
 def require_id(text: str) -> None:

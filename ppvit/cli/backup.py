@@ -33,7 +33,7 @@ def back_up(remote: str) -> tuple[list[str], list[str]]:
                 raise PpvitError(f"DVC's cache holds none of {', '.join(found)}; run dvc repro")
             failed = len(repo.cloud.push(objects, remote=remote).failed)
     except NotDvcRepoError:
-        raise UsageError("this folder is in no DVC project; run in a clone of ppvit") from None
+        raise UsageError("this folder is in no DVC project; run in one (`ppvit init NAME`)") from None
     except (DvcException, ImportError) as error:  # a kind of remote has a package of its own, such as dvc-s3
         raise PpvitError(f"remote '{remote}' cannot be used ({' '.join(str(error).split())}); see dvc remote") from None
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
+    "init": ("ppvit init my-project",),
     "pretrain": ("ppvit pretrain -S pretrain.steps=100 --out /tmp/micro.safetensors",),
     "download": ("ppvit download -S dataset.name=digits",),
     "encrypt": ("ppvit encrypt -S cipher.name=np -S dataset.image_size=32",),
@@ -17,6 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "audit": ("ppvit audit", "ppvit audit pictures/ --block-size 16 --out found/"),
     "threats": ("ppvit threats -S threats.images=64",),
     "report": ("ppvit report --out report.html",),
+    "compare": ("ppvit compare --sort accuracy", "ppvit compare main my-branch exp-a1b2c --format html"),
     "he": ("ppvit he -S he.train_images=200",),
     "he keys": ("ppvit he keys --owner he/owner --trainer he/trainer",),
     "he encrypt": ("ppvit he encrypt --owner he/owner --trainer he/trainer",),

@@ -10,10 +10,12 @@ from ppvit.core.process import prepared_process
 def main(script: str) -> None:
     """Run the stage whose script is called, as DVC does: parameters and places of the folder it is in."""
     with prepared_process():
+        from ppvit.cli.template import require_version
         from ppvit.config import load
         from ppvit.pipeline import STAGES, write_settings
         from ppvit.places import Places, keep_to_owner
 
+        require_version()
         config, name = load(), Path(script).stem
         if name == "settings":
             write_settings(config)

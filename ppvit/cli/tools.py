@@ -183,7 +183,9 @@ def tune(
     given = [*(overrides or []), *tune.as_overrides(found.best)]
     best = " ".join(f"-S {shlex.quote(override)}" for override in given)  # lists hold blanks and brackets
     own = "" if found.own is None else f"; with the values as they are {found.own:.4g}"
-    command = f"dvc exp run {best}"
+    # DVC runs on params.yaml alone
+    other = f"ppvit finetune --params {shlex.quote(str(params))} {best}"
+    command = f"dvc exp run {best}" if params == PARAMS else other
     document = {
         **{"figure": found.figure, "score": found.score, "own": found.own, "command": command},
         "best": found.best.model_dump(mode="json"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,15 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from ppvit.config.choices import require_known
+from ppvit.config.fitting import require_trainable
+from ppvit.config.limits import limits_of, options_of
 from ppvit.config.parsing import parse
 from ppvit.config.recipes import with_recipe
 from ppvit.config.section import Section
 from ppvit.config.sections import Config
 from ppvit.core.errors import UsageError
+from ppvit.core.nearest import did_you_mean, nearest
 from ppvit.core.reading import read_bounded
 
 PARAMS_BYTES = 2**18  # 16 times what all parameters take with their descriptions
@@ -35,7 +38,8 @@ def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[s
     Raises:
         UsageError: the file is missing or no YAML that :func:`ppvit.config.parsing.parse` takes, a name is unknown
             (the nearest valid one is suggested) or missing, or a value has the wrong type or range; one line, naming
-            the parameter; or it contradicts ``finetune.recipe``.
+            the parameter; or it contradicts ``finetune.recipe``; or it is the name of a cipher, method, model or the
+            like that there is not; or values do not go together, see :mod:`ppvit.config.fitting`.
         PpvitError: it is no regular file, or larger than 256 KiB.
     """
     values = {section: {} for section in Config.model_fields} if path is None else _read(Path(path))
@@ -51,6 +55,8 @@ def load(path: Path | str | None = "params.yaml", overrides: list[str] | tuple[s
         section, _, parameter = name.partition(".")
         if path is not None and parameter not in values[section]:
             raise UsageError(f"{path} lacks '{name}'; add it (`ppvit params` prints them all)")
+    require_known(config)
+    require_trainable(config)
     return config
 
 
@@ -58,7 +64,7 @@ def _read(path: Path) -> Any:
     try:
         return parse(read_bounded(path, PARAMS_BYTES).decode("utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path} is missing; run in a folder that has one, such as a clone of ppvit") from None
+        raise UsageError(f"{path} is missing; run in a project, as `ppvit init NAME` makes one") from None
     except ValueError as error:  # UnicodeDecodeError is one
         raise UsageError(f"{path} cannot be read as YAML: {error}") from None
 
@@ -78,19 +84,22 @@ def checked(section: type[S], **values: Any) -> S:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UsageError(f"unknown parameter '{name}'{_nearest(name, list(section.model_fields))}") from None
-        raise UsageError(f"parameter '{name}': {_reason(first)}") from None
+            raise UsageError(f"unknown parameter '{name}'{did_you_mean(name, list(section.model_fields))}") from None
+        own = next((each for each in Config.model_fields if _section(each) is section), "")
+        raise UsageError(f"parameter '{name}': {_reason(first, f'{own}.{name}')}") from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    section, dot, parameter = name.partition(".")
     shown = _shortened(override)
+    if name[:1] in ("+", "~"):
+        raise UsageError(f"'{shown}' begins with {name[0]}, which only `dvc exp run -S` knows; leave it out")
+    section, dot, parameter = name.partition(".")
     if not (equals and dot):
-        raise UsageError(f"'{shown}' is not of the form section.name=value, such as cipher.name=block_np")
+        raise UsageError(f"'{shown}' is not of the form section.name=value, such as cipher.name=block_np{_meant(name)}")
     if section not in Config.model_fields:
-        nearest = _nearest(section, list(Config.model_fields))
-        raise UsageError(f"unknown section '{_shortened(section)}' in '{shown}'{nearest}")
+        told = did_you_mean(section, list(Config.model_fields))
+        raise UsageError(f"unknown section '{_shortened(section)}' in '{shown}'{told}")
     try:
         held = values.get(section) or {}  # an empty section is read as None
         values[section] = {**held, parameter: parse(text)} if isinstance(held, dict) else held
@@ -98,28 +107,68 @@ def _set(values: dict[str, Any], override: str) -> None:
         raise UsageError(f"the value in '{shown}' cannot be read as YAML: {error}") from None
 
 
+def _meant(name: str) -> str:
+    """Which parameters end in a name that was given without its section."""
+    full = [known for known, _, _ in parameters() if known.partition(".")[2] == name]
+    return f"; did you mean {' or '.join(full)}?" if full else ""
+
+
 def describe(error: ValidationError) -> str:
     """One line that names the first bad parameter and says what it should be."""
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]
-    where = _shortened(".".join(location))
     if first["type"] == "extra_forbidden":
-        return f"unknown parameter '{where}'{_nearest(location[-1], _names_beside(location))}"
+        told = did_you_mean(location[-1], _names_beside(location)) + _elsewhere(location)
+        return f"unknown parameter '{_shortened('.'.join(location))}'{told}"
     if first["type"] == "missing":
-        return f"section '{where}' is missing; add it (`ppvit params` prints them all)"
+        return f"section '{location[0]}' is missing; add it (`ppvit params` prints them all)"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
-    return f"parameter '{where}': {_reason(first)}"
+    return f"parameter '{_shown(location)}': {_reason(first, '.'.join(location[:2]))}"
 
 
-def _reason(detail: ErrorDetails) -> str:
-    if detail["loc"] and detail["loc"][-1] == "key_id":
-        reason = "must be a key id such as pk-0123456789abcdef, as `ppvit keygen` prints it"
-    elif detail["type"] == "string_pattern_mismatch":
+def _shown(location: list[str]) -> str:
+    """A parameter, or an item of it, without pydantic's names of the kinds of value that it may have."""
+    return _shortened(".".join([*location[:2], *(part for part in location[2:] if part.isdecimal())]))
+
+
+def _elsewhere(location: list[str]) -> str:
+    """Other sections that have a parameter of this name."""
+    others = [name for name, _, _ in parameters() if name.partition(".")[2] == location[-1]]
+    return f" ({', '.join(others)} {'is' if len(others) == 1 else 'are'} in another section)" if others else ""
+
+
+_KEY_ID = "must be a key id such as pk-0123456789abcdef, as `ppvit keygen` prints it"
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+
+
+def _reason(detail: ErrorDetails, parameter: str) -> str:
+    kind, given = detail["type"], detail["input"]
+    reason, remedy = detail["msg"][0].lower() + detail["msg"][1:], ""
+    if parameter.endswith("key_id"):
+        reason = _KEY_ID + (", or none" if parameter == "download.key_id" else "")
+    elif kind == "string_pattern_mismatch" and parameter == "dataset.name":
+        reason = "must be letters, digits, - and _ alone"
+        remedy = _closest(str(given), options_of(parameter))
+    elif kind == "string_pattern_mismatch":
         reason = "must not hold control characters"
-    else:
-        reason = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{reason}, got {_shortened(repr(detail['input']))}"
+    elif kind == "literal_error" and isinstance(given, str):
+        remedy = _closest(given, options_of(parameter))
+    elif kind in _BOUNDS and (limits := limits_of(parameter)):
+        remedy = f"; it takes {limits}"
+    elif kind.startswith("bool"):
+        remedy = "; write true or false"
+    elif kind == "string_type" and isinstance(given, int | float):
+        remedy = f"; write it in quotes where it is a name: '{given}'"
+    elif kind == "list_type":
+        words = limits_of(parameter)  # of a parameter that takes a list or a word
+        remedy = f"; it takes a list or {words}" if words else f"; write [{given}]"
+    return f"{reason}, got {_shortened(repr(given))}{remedy}"
+
+
+def _closest(word: str, options: list[str]) -> str:
+    close = nearest(word, options)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _shortened(text: str) -> str:
@@ -135,12 +184,6 @@ def _names_beside(location: list[str]) -> list[str]:
 
 def _section(name: str) -> type[Section]:
     return cast(type[Section], Config.model_fields[name].annotation)
-
-
-def _nearest(word: str, valid: list[str]) -> str:
-    close = [name for name in valid if word and name.startswith(word)][:1]
-    close = close or difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; valid are {', '.join(valid)}"
 
 
 def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]:

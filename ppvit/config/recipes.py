@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any
 
 from ppvit.config.sections import Config
 from ppvit.core.errors import UsageError
+from ppvit.core.nearest import did_you_mean
 
 NO_RECIPE = "none"
 
@@ -69,9 +69,7 @@ def recipe_named(name: str) -> Recipe:
     """
     if name in recipes():
         return recipes()[name]
-    close = difflib.get_close_matches(name, recipes(), n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(recipes())}"
-    raise UsageError(f"unknown finetune.recipe '{name[:100]}'; {hint}")
+    raise UsageError(f"unknown finetune.recipe '{name[:100]}'{did_you_mean(name, recipes())}")
 
 
 def with_recipe(config: Config) -> Config:

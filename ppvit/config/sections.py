@@ -77,12 +77,14 @@ class Model(Section):
     @model_validator(mode="after")
     def _normalizes(self) -> Model:
         if (self.mean == "none") != (self.std == "none"):
-            raise ValueError("mean and std are none together, or neither is")
+            raise ValueError(
+                "model.mean and model.std are none together, or neither is; set both or none of them to none"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values != "none" and len(values) not in (0, 3):
-                raise ValueError(f"{name} has {len(values)} values; give three, one a colour, or [] or none")
+                raise ValueError(f"model.{name} has {len(values)} values; give three, one a colour, or [] or none")
         if self.std != "none" and min(self.std, default=1) <= 0:
-            raise ValueError("std holds a value that is not above 0; pixels are divided by it")
+            raise ValueError("model.std holds a value that is not above 0; pixels are divided by it")
         return self
 
 
@@ -219,8 +221,8 @@ class Config(Section):
     def _blocks_fit(self) -> Config:
         if self.dataset.image_size % self.cipher.block_size:
             raise ValueError(
-                f"cipher.block_size {self.cipher.block_size} does not divide "
-                f"dataset.image_size {self.dataset.image_size}"
+                f"cipher.block_size {self.cipher.block_size} does not divide dataset.image_size "
+                f"{self.dataset.image_size}; blocks have the size of the model's patches, and images a multiple of it"
             )
         return self
 

@@ -48,16 +48,34 @@ _KINDS: dict[str, Any] = {
 }
 _ANY = bool | _Number | _Sentence | None  # of an attack's own figure
 
+COMPARED: dict[str, tuple[str, ...]] = {
+    "pretrain": ("train_loss", "val_knn_accuracy_percent", "val_linear_accuracy_percent"),
+    "adapt": ("max_logit_difference_float64",),
+    "finetune": ("val_accuracy_percent", "val_auroc", "trainable_parameters"),
+    "evaluate": (
+        *("accuracy_percent", "balanced_accuracy_percent", "auroc", "cross_entropy", "calibration_error_percent"),
+    ),
+    "robustness": ("clean_accuracy_percent", "headline_accuracy_percent"),
+    "verify": ("plain_accuracy_percent", "plain_auroc", "wrong_key_accuracy_percent", "wrong_key_auroc"),
+    "audit": ("key_percent_of_strongest", "ssim_of_strongest"),
+    "threats": ("headline_accuracy_percent",),
+    "he": ("accuracy_percent", "auroc"),
+}
+"""By stage, the figures that runs are compared by: DVC's metrics, and the columns of `ppvit compare`.
+
+With the seconds of each stage they are at most 25; everything else a stage measures is in its result file alone.
+"""
+
 # what a trainer's file may hold
 _TRAINERS = {
     "finetune": r"method|train_\w+|val_\w+|trainable_parameters(_mi)?|epochs|adapter_bytes|images_per_second|"
-    r"attack_steps|selected_epoch|processes|precision|tf32|compiled|(finetuned|adapted)_id",
+    r"attack_steps|optimiser_steps|selected_epoch|processes|precision|tf32|compiled|(finetuned|adapted)_id",
     "evaluate": r"((class|balanced|top5)_)?accuracy(_min|_low|_high)?_percent|auroc(_low|_high|_error)?|"
     r"average_precision|f1|cross_entropy|calibration_error_percent|images|(finetuned|adapted)_id",
     "evaluate multilabel": r"auroc(_low|_high|_error)?|average_precision|f1|(accuracy|exact_match|calibration_error)_"
     r"percent|cross_entropy|scored_labels|images|(finetuned|adapted)_id",
-    "robustness": r"\w+_accuracy_percent|interval_(low|high)_percent|masking_\w+|attacks|images|seed|norm|epsilon|"
-    r"verdict|(finetuned|adapted)_id",
+    "robustness": r"\w+_accuracy_percent|interval_(low|high)_percent|masking_\w+|attacks|images|a?pgd_steps|seed|norm|"
+    r"epsilon|verdict|(finetuned|adapted)_id",
 }
 # what those who read a file rely on
 _NEEDED = {
@@ -104,13 +122,20 @@ def wrong_figure(values: Any, stage: str, task: str = "multiclass") -> str | Non
     for name, value in values.items():
         if not _NAME.fullmatch(name) or (stage in _TRAINERS and not re.fullmatch(_TRAINERS[stage], name)):
             return f"'{printable(name[:100])}' does not belong there"
-        if reason := _wrong_value(name, value, own=stage not in _TRAINERS):
+        if reason := wrong_value(name, value, own=stage not in _TRAINERS):
             return reason
     missing = [name for name in _NEEDED[stage].split() if name not in values]
     return f"'{missing[0]}' is missing" if missing else None
 
 
-def _wrong_value(name: str, value: Any, own: bool) -> str | None:
+def wrong_value(name: str, value: Any, own: bool = True) -> str | None:
+    """What is wrong with one figure; None where it can be right.
+
+    Args:
+        name: of the figure, which says what it may be.
+        value: as a file has it.
+        own: whether it is of the owner's stages, where None stands for what could not be measured.
+    """
     if isinstance(value, str) and printable(value) != value:
         return f"'{name}' holds control characters"
     try:

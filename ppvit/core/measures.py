@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,27 @@ def wilson_percent(hits: int, images: int) -> tuple[float, float]:
 
     interval = binomtest(hits, images).proportion_ci(0.95, method="wilson")
     return 100.0 * float(interval.low), 100.0 * float(interval.high)
+
+
+_FEW_STEPS = 50
+_LEARNED_PERCENT = 90.0  # of its training images, that a model tells which needed no more steps
+_ENOUGH_STEPS = 200
+
+
+def hardly_trained(values: Mapping[str, Any]) -> str:
+    """What to say of a model after very few optimiser steps, and what to do; empty where there were enough.
+
+    Args:
+        values: of the result of `finetune`.
+    """
+    steps, learned = values.get("optimiser_steps"), values.get("train_accuracy_percent", 0.0)
+    if steps is None or steps >= _FEW_STEPS or learned >= _LEARNED_PERCENT:
+        return ""
+    epochs = math.ceil(values["epochs"] * _ENOUGH_STEPS / max(1, steps))
+    return (
+        f"hardly trained: {steps} step{'s' if steps != 1 else ''} of the optimiser; set finetune.epochs={epochs}, or a "
+        "smaller finetune.batch_size"
+    )
 
 
 @dataclass(frozen=True)

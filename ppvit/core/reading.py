@@ -69,6 +69,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def md5_of(path: Path) -> str:
+    """MD5 of a regular file's bytes, in hex: the name that DVC has for them."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def sha256_of_folder(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in a folder, by its path in it, sorted."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())

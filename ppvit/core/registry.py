@@ -6,7 +6,6 @@ what it defines with ``@REGISTRY.register("name")``. So a file in the package's 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.nearest import did_you_mean
 
 T = TypeVar("T")
 E = TypeVar("E")  # the entry's own type, which is more than T says of it
@@ -69,9 +69,7 @@ class Registry(Mapping[str, T]):
             return self._entries[name]
         if name in self._refused:
             raise UsageError(f"{self._parameter}: '{name}' is not supported, because {self._refused[name]}")
-        close = difflib.get_close_matches(str(name), self, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(self)}"
-        raise UsageError(f"unknown {self._parameter} '{name}'; {hint}")
+        raise UsageError(f"unknown {self._parameter} '{name}'{did_you_mean(str(name), self)}")
 
     def __contains__(self, name: object) -> bool:
         self._load()

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 from pydantic import ConfigDict, Field, RootModel
 
 from ppvit.core.device import keeps_to_cpu
+from ppvit.core.errors import PpvitError
+from ppvit.core.figures import COMPARED
 from ppvit.core.files import write_json
 from ppvit.core.locks import sole_writer
-from ppvit.core.reading import Record, read_record, sha256_of
+from ppvit.core.reading import Record, md5_of, read_record, sha256_of
 
 
 class Stopwatch:
@@ -76,19 +79,18 @@ def _git_revision() -> str:
 _PASSING = ("_seconds", "_per_second", "memory_bytes", "_time_percent")
 
 
-def write_result(
-    path: Path, values: dict[str, Any], watch: Stopwatch, headline: tuple[str, ...] = (), passing: tuple[str, ...] = ()
-) -> None:
+def write_result(path: Path, values: dict[str, Any], watch: Stopwatch, passing: tuple[str, ...] = ()) -> None:
     """Write what a stage measured, in three files, so that a rerun with equal results changes no file that DVC hashes.
 
     ``<folder>/<stage>.json`` holds what a rerun repeats; ``<folder>/metrics/<stage>.json`` the few figures of it that
-    experiments are compared by; ``<folder>/times/<stage>.json`` times, memory, device, revision and versions.
+    experiments are compared by (:data:`ppvit.core.figures.COMPARED`); ``<folder>/times/<stage>.json`` times, memory,
+    device, revision and versions. Beside the last, ``seconds.json`` has the wall time of each stage for DVC to show,
+    and ``kept`` the times of earlier results by the MD5 of their file, which is what DVC knows them by.
 
     Args:
         path: the first of the three.
         values: flat, snake_case, units in names; those that end as times and memory do go to the last file.
         watch: started with the stage.
-        headline: names of the figures to compare by; those that were not measured are left out.
         passing: names of more values that no rerun repeats.
     """
     stage = path.stem
@@ -100,9 +102,65 @@ def write_result(
     with sole_writer(path.with_suffix(".files")):  # or the three of two runs could be mixed
         metrics.unlink(missing_ok=True)  # where we are killed from here on, there are none rather than those of others
         write_json(path, stays)
-        times = {**measured, **passes, **environment(), "result_sha256": sha256_of(path)}
-        write_json(path.parent / "times" / path.name, {stage: times})
-        write_json(metrics, {stage: {name: stays[name] for name in headline if name in stays}})
+        times = {stage: {**measured, **passes, **environment(), "result_sha256": sha256_of(path)}}
+        write_json(path.parent / "times" / path.name, times)
+        write_json(kept_times(path.parent, md5_of(path)), times)
+        write_json(metrics, {stage: {name: stays[name] for name in COMPARED.get(stage, ()) if name in stays}})
+    seconds = path.parent / "times" / "seconds.json"
+    with sole_writer(seconds.with_suffix(".files")):  # other stages may be running beside this one
+        write_json(seconds, {"seconds": seconds_of(path.parent)})
+
+
+def seconds_of(results: Path) -> dict[str, float]:
+    """Wall time by stage of the results in a folder, of those that were measured there."""
+    found = {}
+    for stage in COMPARED:
+        with suppress(PpvitError):  # damaged times are no reason to lose a result
+            if times := read_times(results / f"{stage}.json"):
+                found[stage] = times["wall_seconds"]
+    return found
+
+
+def kept_times(results: Path, md5: str) -> Path:
+    """Where a folder of results keeps the times of the result file of this MD5."""
+    return results / "times" / "kept" / f"{md5}.json"
+
+
+def read_kept_times(results: Path, stage: str, md5: str) -> dict[str, Any]:
+    """Times of a stage's result that may be there no longer; empty where they were not measured in this folder.
+
+    Raises:
+        PpvitError: their file is damaged.
+    """
+    file = kept_times(results, md5)
+    if not re.fullmatch("[0-9a-f]{32}", md5) or not file.exists():
+        return {}
+    times = read_record(file, _TimesOfStages, stage).root.get(stage)
+    return times.model_dump() if times else {}
+
+
+class _Parameters(Record):
+    result_sha256: str
+    parameters: dict[str, dict[str, Any]]
+
+
+def write_parameters(path: Path, parameters: dict[str, dict[str, Any]]) -> None:
+    """Keep the parameters that made the result at ``path`` beside its times: section, name, value."""
+    record = _Parameters(result_sha256=sha256_of(path), parameters=parameters)
+    write_json(path.parent / "times" / "parameters" / path.name, record.model_dump())
+
+
+def read_parameters(path: Path) -> dict[str, dict[str, Any]] | None:
+    """The parameters that made the result at ``path``; None where that is not known in this folder.
+
+    Raises:
+        PpvitError: their file is damaged.
+    """
+    file = path.parent / "times" / "parameters" / path.name
+    if not (file.exists() and path.exists()):
+        return None
+    record = read_record(file, _Parameters, path.stem)
+    return record.parameters if record.result_sha256 == sha256_of(path) else None
 
 
 class _Times(Record):
@@ -125,13 +183,15 @@ class _TimesOfStages(RootModel[dict[str, _Times]]):
 def read_times(path: Path) -> dict[str, Any]:
     """Times, memory and environment of the result at ``path``; empty where it was not measured in this folder.
 
-    A result that DVC brought from its cache has none, and those of another result do not count.
+    A result that DVC brought from another machine has none, and those of another result do not count.
 
     Raises:
         PpvitError: the file of times is damaged.
     """
-    file = path.parent / "times" / path.name
-    if not file.exists():
+    if not path.exists():
         return {}
-    times = read_record(file, _TimesOfStages, path.stem).root.get(path.stem)
-    return times.model_dump() if times and times.result_sha256 == sha256_of(path) else {}
+    for file in (path.parent / "times" / path.name, kept_times(path.parent, md5_of(path))):
+        times = read_record(file, _TimesOfStages, path.stem).root.get(path.stem) if file.exists() else None
+        if times and times.result_sha256 == sha256_of(path):
+            return times.model_dump()
+    return {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppvit.core.errors import UsageError
 from ppvit.core.files import announce_size
 from ppvit.data import images
 from ppvit.data.repeats import Layout, find_layout
@@ -39,8 +40,14 @@ class Storing:
         """For images like the first of ``plain``; ``once``: whether values that repeat are stored once.
 
         Raises:
-            UsageError: none repeats; see :func:`ppvit.data.repeats.find_layout`.
+            UsageError: none repeats, see :func:`ppvit.data.repeats.find_layout`; ``compress`` under a cipher whose
+                ciphertext is no PNG.
         """
+        if compress and (cipher.dtype != np.uint8 or len(cipher.shape) != 3):
+            raise UsageError(
+                f"encrypt.compress is for PNG, and {cipher.name} stores values in NumPy's format; "
+                "set encrypt.compress=false"
+            )
         if not once:
             return cls(compress)
         sample = plain.read(0, min(_SAMPLE, len(plain)))

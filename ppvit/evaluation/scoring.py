@@ -51,6 +51,13 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scores: An
     return scores
 
 
+def counted(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches; each that was worked on moves a progress bar by its images."""
+    for images, labels in batches:
+        yield images, labels
+        bar.update(len(labels))
+
+
 def answers(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits of a model, (n, C), for batches of images, uint8 (n, 3, H, W), and their targets; both on the CPU."""
     place = device()

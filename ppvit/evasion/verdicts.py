@@ -1,4 +1,4 @@
-"""Summarises the results of `robustness` and `threats`: names of attacks, intervals, a sentence, table rows, a curve.
+"""Summarises the results of `robustness` and `threats`: names of attacks, intervals, a sentence, table rows.
 
 For those who measure, for those who check what others measured, and for the report; light to load, unlike the attacks.
 """
@@ -84,18 +84,6 @@ def _recovery(values: dict[str, Any]) -> str:
         return "no key to recover" if "k2_accuracy_percent" in values else "no attack of the audit gives this key back"
     source = {"weights": "the weights", "known_plaintext": "known pairs"}[values["k2_attack"]]
     return f"{values['k2_key_recovered_percent']:.0f} % of the key from {source}"
-
-
-def draw_curve(axes: Any, curve: list[tuple[float, float]]) -> None:
-    """Accuracy against epsilon, on matplotlib's ``axes``.
-
-    Args:
-        axes: to draw on.
-        curve: epsilon in grey levels, and accuracy in percent.
-    """
-    axes.plot(*zip(*curve, strict=True), marker=".")
-    axes.set(xlabel="epsilon in grey levels", ylabel="accuracy in percent", title="Accuracy under PGD", ylim=(0, 102))
-    axes.grid(alpha=0.3)
 
 
 def attack_names(attack: str, classes: int) -> list[str]:

@@ -20,6 +20,7 @@ from ppvit.models.names import MICRO, MICRO_ARCHITECTURE, MICRO_NAME, parsed
 from ppvit.models.normalization import Given, Origin, three
 from ppvit.models.refusals import why_not
 from ppvit.models.weights_file import brief, find_weights, is_shard
+from ppvit.places import EMBEDDED
 
 __all__ = ["MICRO", "MICRO_ARCHITECTURE", "MICRO_NAME", "Backbone", "backbone_of", "is_convolutional", "load_backbone",
            "model_input"]  # fmt: skip
@@ -76,7 +77,7 @@ def load_backbone(
         checkpoint: a weights file, or a folder that holds one; an empty folder means the embedded weights, or timm's
             hub for names other than the embedded one.
         image_size: side of the square images in pixels.
-        embedded: the weights of ``vit_micro_patch4_32``.
+        embedded: the weights of ``vit_micro_patch4_32``; those that ppvit brings where there is no such file.
         pretrained: False takes no weights but random ones, always the same.
         any_kind: also networks that can be neither adapted nor fine-tuned here, for their features.
         mean, std: of the input by colour, on a 0..1 scale, in place of what the checkpoint says; ``none`` for none.
@@ -90,9 +91,7 @@ def load_backbone(
     if weights is not None and checkpoint.is_file():
         _require_folder(weights, name)
     if weights is None and name == MICRO_NAME:
-        if embedded is None:
-            raise UsageError(f"{name} needs its weights file, models/pretrained/{name}.safetensors in a clone of ppvit")
-        weights = embedded
+        weights = embedded if embedded and embedded.exists() else EMBEDDED
     architecture, model_args = parsed(name)
     if architecture == "pyramidnet":
         model_args["shake_drop"] = shake_drop

@@ -74,18 +74,28 @@ class Stage:
                 say(line)
         with without_collecting():
             verb = importlib.import_module(f"ppvit.verbs.{self.name}")
-        verb.run(self.narrowed(config), places)
+        read = self.narrowed(config)
+        verb.run(read, places)
+        result = places.result(self.name)
+        if "results" in self.outputs and os.environ.get("RANK", "0") == "0" and result.exists():
+            from ppvit.core.results import write_parameters
+
+            write_parameters(result, read.model_dump(mode="json", exclude_unset=True))
 
     def run_as_asked(self, config: Config, places: Places) -> None:
         """The same as a command of its own: in as many processes as ``$PPVIT_PROCESSES`` says, where it is shared.
 
         Raises:
-            UsageError: it was started in several processes and is not shared; see also :mod:`ppvit.core.sharing`.
+            UsageError: it was started in several processes and is not shared; see also :mod:`ppvit.core.sharing`; at
+                the owner, values do not go with the cipher.
         """
+        from ppvit.config.fitting import require_encryptable
         from ppvit.core.launching import launch
         from ppvit.core.process import command
         from ppvit.core.sharing import join, leave, require_alone, require_as_asked
 
+        if self.party != "trainer":  # who has no cipher; the shards say what of it counts
+            require_encryptable(config)
         if not self.shared:
             require_alone(self.name)
         elif launch(command()):
@@ -239,6 +249,8 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
         UsageError: a name of a cipher, method, attack or data set that there is not; a path that git would carry to the
             trainer.
     """
+    from ppvit.config.fitting import refusals_to_come, require_encryptable
+    from ppvit.core.errors import say
     from ppvit.core.files import write_json
     from ppvit.datasets import DATASETS
     from ppvit.places import require_untold
@@ -246,6 +258,9 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     require_untold("dataset.path", config.dataset.path, "data")
     require_untold("model.checkpoint", config.model.checkpoint, "models")
     DATASETS[config.dataset.name]  # or there is none of this name
+    require_encryptable(config)
+    for line in refusals_to_come(config):
+        say(f"note: these values will stop a later stage, {line}")
 
     write_json(path, settings_of(config))
 

@@ -182,6 +182,7 @@ def _finetune(
     kept = {"method": settings.method, "num_classes": dataset.num_classes}
     kept |= recorded(dataset.labelling.task)
     kept |= {name: record[name] for name in ("key_id", "cipher", "image_size")}
+    kept["train_images"] = len(dataset)
     kept |= {name: dataset.manifest[name] for name in PREPARED if name in dataset.manifest}
     kept["blocks_sha256"] = blocks_sha256(adapted)
     if augment.names:
@@ -199,6 +200,7 @@ def _finetune(
         "trainable_parameters_mi": parameters / 2**20,
         "images_per_second": training.images_per_second,
         "epochs": len(training.history),
+        "optimiser_steps": len(training.history) * training.steps_per_epoch,
         "processes": accelerator.num_processes,
         **arithmetic,
     }

@@ -83,7 +83,7 @@ class Training:
         self.history: list[dict[str, float]] = []
         self.images_per_second = self.seconds = 0.0
         self._effective_batch = settings.batch_size * settings.accumulation
-        self._steps_per_epoch = math.ceil(len(dataset) / self._effective_batch)
+        self.steps_per_epoch = math.ceil(len(dataset) / self._effective_batch)
         # sums of what the objective measures over this epoch so far, in this process
         self._sums = torch.zeros(len(self._objective.measures), dtype=torch.float64, device=accelerator.device)
 
@@ -138,7 +138,7 @@ class Training:
         batches = [self.dataset.in_turn(batch, epoch) for batch in batches[first_step * accumulation :]]
         # a process without an image in the last batch computes one at weight zero, so that all processes meet
         loaded = load_batches(self.dataset, [batch if len(batch) else np.zeros(1, np.intp) for batch in batches])
-        for step in range(first_step, self._steps_per_epoch):
+        for step in range(first_step, self.steps_per_epoch):
             count = min(self._effective_batch, len(self.dataset) - step * self._effective_batch)
             micro_batches, batches = batches[:accumulation], batches[accumulation:]
             self._objective.begin_step(epoch, step)
@@ -152,9 +152,9 @@ class Training:
                 places = first + shared_out(min(batch_size, count - first), rank, world, together)
                 with nullcontext() if last else self._accelerator.no_sync(self.model):
                     self._backward(*next(loaded), weight, places if len(places) else np.zeros(1, np.intp))
-            self._optimizer_step(epoch * self._steps_per_epoch + step)
+            self._optimizer_step(epoch * self.steps_per_epoch + step)
             yield count
-            if step + 1 < self._steps_per_epoch and self._checkpoint_due():
+            if step + 1 < self.steps_per_epoch and self._checkpoint_due():
                 self._save(epoch, step + 1)
 
     def _backward(self, images: Tensor, labels: Tensor, weight: float, places: np.ndarray) -> None:
@@ -175,7 +175,7 @@ class Training:
             self._objective.count(measured, len(labels))
 
     def _optimizer_step(self, step: int) -> None:
-        factor = learning_rate_factor(self.settings, step, self.settings.epochs * self._steps_per_epoch)
+        factor = learning_rate_factor(self.settings, step, self.settings.epochs * self.steps_per_epoch)
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * factor * group["rate"] * self._objective.rate
         if self.settings.gradient_clip:
@@ -232,7 +232,7 @@ class Training:
 
     def _resume(self) -> tuple[int, int]:
         """Epoch and optimiser step to start at."""
-        extent = Extent(self.settings.epochs, self._steps_per_epoch, len(self._objective.measures))
+        extent = Extent(self.settings.epochs, self.steps_per_epoch, len(self._objective.measures))
         progress = self.checkpoint.load(self._bare, self._optimizer, extent)
         if progress is None:
             return 0, 0

@@ -46,6 +46,8 @@ class Tuner(ABC):
     """whether the trained update can be folded into the base model's weights"""
     convolutions: ClassVar[bool] = False
     """whether the method works on networks that have no linear layers but their head, such as ResNets"""
+    plain_vit: ClassVar[bool] = False
+    """whether the method works on timm's VisionTransformer alone"""
     stock: ClassVar[bool] = True
     """whether timm and peft alone load the result, without ``import ppvit.tuners``"""
     undecayed: ClassVar[tuple[str, ...]] = ()

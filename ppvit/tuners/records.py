@@ -23,6 +23,7 @@ class FinetunedRecord(ModelRecord):
         method: ``finetune.method``.
         num_classes: of the head.
         task: what its logits mean, see :mod:`ppvit.models.tasks`; multi-class is not written.
+        train_images: how many it was trained on; `robustness` takes no longer than that training.
         finetune: the section, which says what the method trained; `he` writes a linear model without.
         adversarial: the section, where it was trained against an attack.
         augment: the section, where training images were augmented.
@@ -33,6 +34,7 @@ class FinetunedRecord(ModelRecord):
     method: Annotated[str, Field(max_length=100)]
     num_classes: Annotated[int, Field(ge=1, le=2**20)]
     task: TaskName = "multiclass"
+    train_images: Annotated[int, Field(ge=1, lt=2**53)] | None = None
     finetune: Finetune | None = None
     adversarial: Adversarial | None = None
     augment: Augment | None = None

@@ -122,6 +122,7 @@ class VptDeep(Tuner):
     """
 
     name = "vpt_deep"
+    plain_vit = True
     reads: ClassVar[tuple[str, ...]] = ("rank", "dropout", "target_modules")
     zero_start = False
     mergeable = False

@@ -14,8 +14,6 @@ from ppvit.data.plain import PlainImages
 from ppvit.models import backbone_of, recorded, save_model
 from ppvit.places import Places
 
-HEADLINE = ("max_logit_difference_float64",)
-
 
 def run(config: Config, places: Places) -> None:
     """Write ``adapted``, and the measured differences between it and the plain model.
@@ -43,7 +41,8 @@ def run(config: Config, places: Places) -> None:
     parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
     values: dict[str, Any] = {**measured, "adapted": config.adapt.enabled, "parameters": parameters}
     values |= {"weights": str(backbone.origin)}
-    write_result(places.result("adapt"), values, watch, HEADLINE)
+    write_result(places.result("adapt"), values, watch)
+    print(_figures(config, values, places))
     if config.adapt.enabled and cipher.scrambles:
         say(f"adapt: the adapted model has the order of the blocks {way_of(backbone.model)}")
     rounding = measured.get("max_logit_difference_stored", 0.0)
@@ -52,3 +51,13 @@ def run(config: Config, places: Places) -> None:
             f"adapt: cipher.storage {config.cipher.storage} rounds the ciphertext, which moves the logits of "
             f"{measured['checked_images']} images by up to {rounding:.2g}; cipher.storage=float32 does not"
         )
+
+
+def _figures(config: Config, values: dict[str, Any], places: Places) -> str:
+    """What was measured, in a line."""
+    told = f"adapt: {config.model.name}, {values['parameters']:,} parameters, in {places.adapted}"
+    if "max_logit_difference_float64" not in values:
+        return told
+    moved = values["max_logit_difference_float64"]
+    on = f"logits of {values['checked_images']} images" if "checked_images" in values else "logits"
+    return f"{told}; {on} differ from those of the plain model by {moved:.1e} (float64)"

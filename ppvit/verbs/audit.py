@@ -11,8 +11,6 @@ from ppvit.core.provenance import one_model
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.places import Places
 
-HEADLINE = ("key_percent_of_strongest", "ssim_of_strongest", "verdict")
-
 
 def run(config: Config, places: Places) -> None:
     """Attack the images and models of a run, and write what was recovered.
@@ -33,4 +31,5 @@ def run(config: Config, places: Places) -> None:
         view, truth = collect(config, places)
         with atomic_output(places.pictures, known_by="attacks.json") as folder:
             values = audit(view, truth, chosen_attacks(config.audit), folder)
-    write_result(places.result("audit"), {**values, **identity}, watch, HEADLINE)
+    write_result(places.result("audit"), {**values, **identity}, watch)
+    print(f"audit: {values['verdict']}")

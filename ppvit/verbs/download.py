@@ -7,7 +7,7 @@ from pathlib import Path
 from ppvit.config import Config
 from ppvit.core.files import require_apart
 from ppvit.core.scratch import cache_folder
-from ppvit.data.sealed import Seal
+from ppvit.data.sealed import Seal, read_dataset
 from ppvit.datasets import CHOICES, open_source
 from ppvit.datasets.raw import write_raw
 from ppvit.places import Places
@@ -37,3 +37,6 @@ def run(config: Config, places: Places, cache: Path | None = None) -> None:
         **{name: getattr(config.dataset, name) for name in CHOICES},
     )
     write_raw(source, config.dataset, out, seal)
+    dataset, _ = read_dataset(out)
+    counts = " and ".join(f"{count:,} {split}" for split, count in dataset["counts"].items() if count)
+    print(f"download: {counts} images of {len(dataset['classes']):,} classes, in {out}")

@@ -29,3 +29,7 @@ def run(config: Config, places: Places) -> None:
     settings = config.encrypt
     storing = Storing.of(settings.compress, settings.repeated_values == "once", splits["train"], cipher)
     write_encrypted(splits, cipher, places.encrypted, settings.images_per_shard, storing)
+    shards = [path.stat().st_size for path in places.encrypted.rglob("*.tar")]
+    print(
+        f"encrypt: {len(shards):,} shards, {sum(shards) / 2**20:,.1f} MiB, cipher {cipher.name}, in {places.encrypted}"
+    )

@@ -13,8 +13,6 @@ from ppvit.core.sharing import is_main
 from ppvit.evaluation.shards import score_shards
 from ppvit.places import Places
 
-HEADLINE = ("accuracy_percent", "balanced_accuracy_percent", "auroc", "cross_entropy", "calibration_error_percent")
-
 
 def run(config: Config, places: Places) -> None:
     """Write the figures, and tables for plots.
@@ -39,7 +37,7 @@ def run(config: Config, places: Places) -> None:
         print(f"warning: {remark}", file=sys.stderr)
     with atomic_output(places.plots, known_by="calibration.csv") as folder:
         scores.write_plots(folder)
-    write_result(places.result("evaluate"), values, watch, HEADLINE)
+    write_result(places.result("evaluate"), values, watch)
 
 
 def measured(values: dict[str, Any]) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from typing import Any
 
 from ppvit.config import Config
+from ppvit.core.errors import say
+from ppvit.core.measures import hardly_trained
 from ppvit.core.provenance import identities
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.places import Places
 from ppvit.training.finetuning import finetune
 from ppvit.tuners import adapter_bytes, save_finetuned
-
-HEADLINE = ("train_loss", "val_accuracy_percent", "val_auroc", "selected_epoch", "trainable_parameters")
 
 
 def run(config: Config, places: Places) -> None:
@@ -51,5 +52,24 @@ def run(config: Config, places: Places) -> None:
         return
     save_finetuned(finetuned.tuner, finetuned.model, places.finetuned, places.adapted, finetuned.record)
     files = {"adapter_bytes": adapter_bytes(places.finetuned), **identities(places.adapted, places.finetuned)}
-    write_result(places.result("finetune"), {**finetuned.values, **files}, watch, HEADLINE)
+    write_result(places.result("finetune"), {**finetuned.values, **files}, watch)
     finetuned.written()
+    print(_figures(finetuned.values))
+    if told := hardly_trained(finetuned.values):
+        say(f"warning: {told}")
+
+
+def _figures(values: dict[str, Any]) -> str:
+    """What was measured, in a line."""
+    told = [
+        f"epoch {values['selected_epoch']} of {values['epochs']} is kept",
+        f"training loss {values['train_loss']:.4f}",
+    ]
+    if "val_accuracy_percent" in values:
+        told.append(f"validation accuracy {values['val_accuracy_percent']:.2f} %")
+    elif "val_auroc" in values:
+        told.append(f"validation AUROC {values['val_auroc']:.4f}")
+    told.append(
+        f"{values['trainable_parameters']:,} trained parameters, {values['images_per_second']:,.0f} images a second"
+    )
+    return f"finetune: {values['method']}, {', '.join(told)}"

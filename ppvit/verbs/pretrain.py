@@ -12,8 +12,6 @@ from ppvit.places import Places
 from ppvit.training.contrastive.unsupervised import pretrain
 from ppvit.training.pretraining import save, train
 
-HEADLINE = ("train_loss", "val_knn_accuracy_percent", "val_linear_accuracy_percent")
-
 
 def run(config: Config, places: Places) -> None:
     """Write weights.
@@ -35,7 +33,7 @@ def run(config: Config, places: Places) -> None:
     watch = Stopwatch()
     pretrained = pretrain(config.pretrain, config.adversarial, places.encrypted, places.adapted)
     _write_curves(pretrained.history, places)
-    write_result(places.result("pretrain"), pretrained.values, watch, HEADLINE)
+    write_result(places.result("pretrain"), pretrained.values, watch)
     pretrained.save(places.pretrained)
     print(f"pretrain: {config.pretrain.epochs} epochs of {config.pretrain.method}, see {places.pretrained}")
 

@@ -25,8 +25,6 @@ from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
-HEADLINE = ("clean_accuracy_percent", "headline_accuracy_percent")
-
 
 def run(config: Config, places: Places) -> None:
     """Write accuracy under attack, and its curve against epsilon.
@@ -64,5 +62,6 @@ def run(config: Config, places: Places) -> None:
         return
     with atomic_output(places.curves, known_by="curve.csv") as folder:
         write_curve(folder / "curve.csv", curve)
-    write_result(places.result("robustness"), {**values, **identity}, watch, HEADLINE)
+    write_result(places.result("robustness"), {**values, **identity}, watch)
     progress.remove()
+    print(f"robustness: {values['verdict']}")

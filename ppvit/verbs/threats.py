@@ -47,8 +47,6 @@ from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
 
-HEADLINE = ("headline_accuracy_percent",)
-
 
 def run(config: Config, places: Places) -> None:
     """Write accuracy under each attacker; a killed run goes on where it was.
@@ -67,9 +65,10 @@ def run(config: Config, places: Places) -> None:
     watch = Stopwatch()
     with one_model(places.adapted, places.finetuned) as identity:
         values, progress = _measured(config, places, identity)
-    write_result(places.result("threats"), values, watch, HEADLINE)
+    write_result(places.result("threats"), values, watch)
     if progress is not None:
         progress.remove()
+    print(f"threats: {values['verdict']}")
 
 
 def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple[dict[str, Any], Progress | None]:

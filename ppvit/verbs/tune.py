@@ -16,6 +16,7 @@ import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +25,8 @@ from pydantic import Field, model_validator
 
 from ppvit import __version__
 from ppvit.config import Config, load
-from ppvit.config.ranges import Value, read_range
+from ppvit.config.ranges import Range, Value, read_range
+from ppvit.core.device import device
 from ppvit.core.errors import PpvitError, UsageError, say
 from ppvit.core.files import write_json
 from ppvit.core.locks import sole_writer
@@ -35,6 +37,7 @@ from ppvit.pipeline import STAGES
 from ppvit.places import Places
 from ppvit.training.endings import Abandoned, Diverged
 from ppvit.training.finetuning import chosen_figure, finetune
+from ppvit.training.hardware import Arithmetic
 
 _STAGE = STAGES["finetune"]
 _NOT_SEARCHED = tuple(f"finetune.{name}" for name in ("recipe", "select", "select_by", "track_test", "seed"))
@@ -127,7 +130,14 @@ class _Search:
         self._optuna = _optuna()
         self._params, self._overrides, self._places = params, list(overrides), places
         own = load(params, self._overrides)
-        self._ranges = dict(read_range(text, _STAGE.sections, _NOT_SEARCHED) for text in ranges)
+        self._ranges: dict[str, Range] = {}
+        for text in ranges:
+            name, among = read_range(text, _STAGE.sections, _NOT_SEARCHED)
+            if name in self._ranges:
+                raise UsageError(
+                    f"{name} is given two ranges, {self._ranges[name].text} and {among.text}; leave one out"
+                )
+            self._ranges[name] = among
         for name, among in self._ranges.items():
             for value in among.ends:
                 self._require_read(name, self._config({name: value}))
@@ -240,7 +250,9 @@ class _Search:
             "ranges": {name: among.text for name, among in self._ranges.items()},
             "model": sha256_of(self._places.adapted / "model.safetensors"),
             "shards": [each.manifest[kind] for each in (train, val) for kind in ("shards", "view_shards")],
-            "version": __version__,
+            "versions": [__version__, version("torch")],
+            "device": device().type,
+            "arithmetic": Arithmetic.of(own.finetune.precision).record(),
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
 

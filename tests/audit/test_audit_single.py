@@ -163,7 +163,7 @@ def test_images_that_do_not_fit_are_refused(image, p):
 
 def test_a_joint_costs_the_same_however_the_picture_is_turned_and_coloured():
     blocks, rng = cut(photo(FLOWER), 32)[:20], np.random.default_rng(0)
-    table = variants.edge_table(blocks)
+    table = variants.edge_table(blocks[None])
     turns, tones = rng.integers(0, 8, 20), rng.integers(0, 12, 20)
     upright = etc_solver.Layout.separate(20)
     shown = etc_solver.Layout(np.arange(20), upright.cells, turns, tones)
@@ -176,7 +176,7 @@ def test_a_joint_costs_the_same_however_the_picture_is_turned_and_coloured():
         encrypted[block] = found[undone.index(True)]
     one, side, other = rng.integers(0, 10, 30), rng.integers(0, 4, 30), rng.integers(10, 20, 30)
     expected = table[one, side, other, 0, 0]
-    costs = etc_solver.joint_costs(variants.edge_table(encrypted), shown, one, side, other)
+    costs = etc_solver.joint_costs(variants.edge_table(encrypted[None]), shown, one, side, other)
     assert np.allclose(costs[np.arange(30), turns[other], tones[other]], expected, rtol=1e-3)
 
 

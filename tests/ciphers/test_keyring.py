@@ -376,3 +376,14 @@ def test_a_cipher_goes_to_other_processes_as_its_key_alone(name):
     again = pickle.loads(sent)
     assert again.record == cipher.record
     np.testing.assert_array_equal(again.encrypt(images), encrypted)
+
+
+@pytest.mark.parametrize(
+    ("stage", "warns"), [("", 1), ("encrypt", 1), ("dvc.yaml:encrypt@1", 1), ("verify", 0), ("audit@encrypted", 0)]
+)
+def test_of_the_demo_key_a_run_is_warned_once(monkeypatch, capsys, stage, warns):
+    """Of the processes of a `dvc repro` the one that encrypts warns; a command warns by itself."""
+    monkeypatch.setenv("DVC_STAGE", stage)
+    for _ in range(3):
+        keys.load(keys.DEMO_KEY.id)
+    assert capsys.readouterr().err.count("public demo key") == warns

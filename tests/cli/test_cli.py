@@ -200,7 +200,7 @@ def test_debug_shows_the_traceback(project):
 def test_no_params_yaml(tmp_path):
     done = ppvit("encrypt", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: params.yaml is missing; run in a folder that has one, such as a clone of ppvit\n"
+    assert done.stderr == "error: params.yaml is missing; run in a project, as `ppvit init NAME` makes one\n"
 
 
 def test_override_and_paths(project):

@@ -99,7 +99,10 @@ def test_a_value_that_is_not_meant_so_is_refused_in_one_line(tmp_path, monkeypat
         (default_yaml() + "{}: c\n", "found unhashable key"),
         (default_yaml() + "x" * 1000 + ": {}\n", "unknown parameter 'xxx"),
         (default_yaml() + '"\\e[31m": {}\n', "unknown parameter"),
-        (default_yaml().replace("name: digits", 'name: "a\\0b"'), "'dataset.name': must not hold control characters"),
+        (
+            default_yaml().replace("name: digits", 'name: "a\\0b"'),
+            "'dataset.name': must be letters, digits, - and _ alone",
+        ),
         (default_yaml().replace("name: digits", "name: 010"), "or in quotes where it is a name"),
         (default_yaml().replace("path: data/none", "path: " + "x" * 5000), "should have at most 4096 characters"),
         (default_yaml().replace("finetune:", "finetune: 7 #").replace("  method: lora", ""), "line"),

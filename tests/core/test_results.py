@@ -1,5 +1,6 @@
 """What every result file records about its own run."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,7 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from ppvit.core.reading import sha256_of
-from ppvit.core.results import Stopwatch, peak_memory_bytes, read_times, write_result
+from ppvit.core.results import (
+    Stopwatch,
+    peak_memory_bytes,
+    read_parameters,
+    read_times,
+    seconds_of,
+    write_parameters,
+    write_result,
+)
 
 
 def test_peak_memory_is_that_of_this_process_alone():
@@ -31,8 +40,7 @@ VALUES = {
 
 
 def measured(path: Path, **changes) -> tuple[dict, dict, dict]:
-    headline = ("accuracy_percent", "not_measured_percent")
-    write_result(path, VALUES | changes, Stopwatch(), headline=headline, passing=("overhead",))
+    write_result(path, VALUES | changes, Stopwatch(), passing=("overhead",))
     files = (path, path.parent / "metrics" / path.name, path.parent / "times" / path.name)
     return tuple(json.loads(file.read_text()) for file in files)
 
@@ -65,3 +73,37 @@ def test_times_of_another_result_do_not_count(tmp_path):
     path.write_text("{}")  # as DVC checks out an earlier one
     assert read_times(path) == {}
     assert read_times(tmp_path / "finetune.json") == {}
+
+
+def test_times_come_back_with_the_result_that_dvc_brings_back(tmp_path):
+    path = tmp_path / "evaluate.json"
+    measured(path, train_seconds=1.0)
+    first = path.read_bytes()
+    measured(path, train_seconds=2.0, accuracy_percent=50.0)
+    path.write_bytes(first)
+    assert read_times(path)["train_seconds"] == 1.0
+    (kept,) = [each for each in (tmp_path / "times/kept").iterdir() if each.stem == hashlib.md5(first).hexdigest()]
+    assert json.loads(kept.read_text())["evaluate"]["train_seconds"] == 1.0
+
+
+def test_seconds_of_all_stages_stand_in_one_file_for_dvc(tmp_path):
+    for stage in ("adapt", "evaluate"):
+        measured(tmp_path / f"{stage}.json")
+    (tmp_path / "times" / "adapt.json").write_text("{")  # damaged: the result of the next stage is not lost for it
+    for kept in (tmp_path / "times" / "kept").iterdir():
+        kept.unlink()
+    _, _, times = measured(tmp_path / "finetune.json")
+    shown = json.loads((tmp_path / "times" / "seconds.json").read_text())
+    assert shown["seconds"].keys() == {"evaluate", "finetune"}
+    assert shown["seconds"]["finetune"] == times["finetune"]["wall_seconds"]
+    assert shown["seconds"] == seconds_of(tmp_path)
+
+
+def test_parameters_belong_to_the_result_that_they_made(tmp_path):
+    path = tmp_path / "finetune.json"
+    measured(path)
+    write_parameters(path, {"finetune": {"rank": 4, "target_modules": ["attn.qkv"]}})
+    assert read_parameters(path) == {"finetune": {"rank": 4, "target_modules": ["attn.qkv"]}}
+    assert read_parameters(tmp_path / "evaluate.json") is None
+    path.write_text("{}")  # another result
+    assert read_parameters(path) is None

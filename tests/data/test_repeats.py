@@ -180,6 +180,19 @@ def test_values_stored_once_are_not_compressed_too():
         Encrypt(repeated_values="once", compress=True, resize_filter="nearest")
 
 
+@pytest.mark.parametrize(("name", "pngs"), [("orthogonal", False), ("neuracrypt", False), ("le", True)])
+def test_compression_of_what_is_no_png_is_refused(tmp_path, raw, name, pngs):
+    config = make_config(dataset={"image_size": 16}, cipher={"name": name}, encrypt={"compress": True})
+    places = make_places(tmp_path, config, raw=raw)
+    if pngs:
+        STAGES["encrypt"].run(config, places)
+        assert EncryptedImages(places.encrypted, "train").manifest["compression"]
+    else:
+        with pytest.raises(UsageError, match=rf"PNG, and {name} stores .* format; set encrypt\.compress=false"):
+            STAGES["encrypt"].run(config, places)
+        assert not places.encrypted.exists()
+
+
 @pytest.mark.parametrize(
     ("kept", "stored"), [("distinct", {"repeated_values": "once"}), ("compression", {"compress": True})]
 )

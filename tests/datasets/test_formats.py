@@ -87,7 +87,8 @@ def test_every_format_gives_the_same_pixels_wherever_it_is_read(pictures, tmp_pa
     if way == "predict":
         found, labels = read_images(files, SIDE), np.array([int(path.parent.name[-1]) for path in files])
     elif way == "audit":
-        found, _ = read_folder(pictures)
+        (group,) = read_folder(pictures)
+        found, _, _ = group.looked_at()
         labels = np.array([int(path.parent.name[-1]) for path in files])
     else:
         own = pictures

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from ppvit.ciphers import make_cipher
 from ppvit.core.errors import PpvitError
 from ppvit.core.reading import sha256_of
 from ppvit.places import Places
-from ppvit.report.page import short_key, summary_rows
+from ppvit.report.summary import short_key, summary_rows
 from ppvit.verbs import report
 
 TIMES = {
@@ -153,7 +154,9 @@ def test_page_and_summary_hold_the_figures(world, write):
         assert text in page
         assert text in summary
     assert "Broken: images can be read by &lt;anyone&gt;." in page  # escaped: a class or file name cannot inject markup
-    assert "http" not in page.replace("http://www.w3.org", "")
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "http" not in markup.replace('http-equiv="Content-Security-Policy"', "")
+    assert "default-src 'none'" in markup
     assert "155,146 (0.148 Mi), melo" in summary  # 155,146 / 2^20, the unit of the LoRA paper's table
 
 
@@ -241,7 +244,7 @@ def test_three_ways_stand_beside_each_other(world, write):
     write_stage(world / "results", "he", HE)
     assert "accuracy, head trained under CKKS" in write()
     page = (world / "report.html").read_text()
-    table = page[page.index("<h2>Three ways to train</h2>") :].partition("</table>")[0]
+    table = page[page.index('<section id="compared"') :].partition("</table>")[0]
     for text in ("91.25 %", "96.25 %", "99.50 %", "155,146 parameters, 3 epochs", "336 key switches", "everything"):
         assert text in table
     for text in (
@@ -277,14 +280,19 @@ def test_every_attacker_stands_beside_the_headline(world, write):
     assert "obfuscation, not robustness" in page
 
 
-def test_times_are_on_a_page_of_their_own_which_the_report_shows(world, write):
+def test_times_are_beside_the_report_which_shows_them_and_in_a_page_to_hand_on(world, write, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "waxy-tome")
     summary = write()
     assert "time of finetune" in summary
     page, times = (world / "report.html").read_text(), (world / "results" / "times" / "index.html").read_text()
+    whole = (world / "results" / "times" / "report.html").read_text()
     assert 'data="times/index.html"' in page
-    assert "3.2" in times
-    assert "torch 1.0" in times
+    assert "<object" not in whole
+    for text in ("3.2", "torch 1.0", "waxy-tome", "UTC"):
+        assert text in times
+        assert text in whole
     assert "torch 1.0" not in page
+    assert "waxy-tome" not in page
     # a result that came from a cache has other times lying beside it, or none
     (world / "results" / "times" / "verify.json").unlink()
     (world / "results" / "evaluate.json").write_text(json.dumps({**VALUES["evaluate"], "cross_entropy": 0.31}))

@@ -209,6 +209,11 @@ def test_ranges_that_cannot_be_searched_are_refused_in_a_line(world, text, reaso
     assert "\n" not in str(error.value)
 
 
+def test_two_ranges_of_a_parameter_are_refused(world):
+    with pytest.raises(UsageError, match=r"^finetune\.rank is given two ranges, .*4.* and .*8.*; leave one out$"):
+        search(world, "finetune.rank=[4]", "finetune.rank=[8]")
+
+
 def test_without_validation_images_there_is_nothing_to_compare_by(tmp_path):
     places = places_of(tmp_path)
     write_raw(places.raw, {"train": 8, "test": 4})
@@ -239,3 +244,8 @@ def test_the_command_prints_how_to_use_what_it_found(world, monkeypatch):
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-1] == "dvc exp run -S finetune.epochs=1 -S finetune.learning_rate=0.002"
     assert "tune: trial 1 of 1: finetune.learning_rate=0.002: val_accuracy_percent " in done.stderr
+    shutil.copy("params.yaml", "other file.yaml")
+    done = CliRunner().invoke(app, ["tune", RATES, "-S", "finetune.epochs=1", "--params", "other file.yaml", *given])
+    assert done.exit_code == 0, done.output
+    expected = "ppvit finetune --params 'other file.yaml' -S finetune.epochs=1 -S finetune.learning_rate=0.002"
+    assert done.stdout.splitlines()[-1] == expected

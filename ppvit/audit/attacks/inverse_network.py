@@ -15,6 +15,7 @@ nibbles, so that ciphers of nibbles are linear too.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from ppvit.audit.score import mean_ssim
 from ppvit.audit.solvers.linear_inverse import Linear, as_tensor, block_inputs, solve_linear, to_image
 from ppvit.audit.view import Finding, View, not_attacked
 from ppvit.core.device import device
+from ppvit.core.progress import tqdm
 
 SamplePairs = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 
@@ -97,7 +99,7 @@ def train_inverse(
         network = InverseNetwork(solve_linear(plain, encrypted, block_size, per_position), image_size).to(device())
         optimizer = torch.optim.Adam(network.refine.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, max(steps, 2))
-        for _ in range(steps):
+        for _ in tqdm(range(steps), desc="audit: inverse network", unit="step", leave=False, file=sys.stderr):
             plain, encrypted = _draw(sample_pairs, rng, max(_PAIRS_PER_CALL, _PIXELS_AT_ONCE // image_size**2))
             loss = functional.mse_loss(network(as_tensor(encrypted)), as_tensor(plain).permute(0, 3, 1, 2))
             optimizer.zero_grad()
@@ -217,7 +219,7 @@ def train_inverse_unpaired(
         of_generator = torch.optim.Adam(rates, lr=2e-3, betas=(0.5, 0.9))
         of_critic = torch.optim.Adam(critic.parameters(), lr=1e-3, betas=(0.5, 0.9))
         average = as_tensor(public_plain.mean(axis=0)).permute(2, 0, 1)
-        for _ in range(steps):
+        for _ in tqdm(range(steps), desc="audit: inverse network, unpaired", unit="step", leave=False, file=sys.stderr):
             count = max(2, _PIXELS_AT_ONCE // image_size**2)
             real = as_tensor(public_plain[rng.integers(0, len(public_plain), count)]).permute(0, 3, 1, 2)
             made = generator(as_tensor(encrypted[rng.integers(0, len(encrypted), count)]))

@@ -28,8 +28,9 @@ from ppvit.audit.base import attack
 from ppvit.audit.score import mean_ssim
 from ppvit.audit.solvers import etc_solver
 from ppvit.audit.solvers.placement import edge_costs, place
-from ppvit.audit.solvers.variants import ORIENTATIONS, TONES, edge_table, orient, tone
+from ppvit.audit.solvers.variants import COLOUR_ORDERS, ORIENTATIONS, TONES, edge_table, orient, tone
 from ppvit.audit.view import Finding, View, from_blocks, not_attacked, to_blocks
+from ppvit.ciphers import AffineMap
 from ppvit.core.errors import UsageError
 
 IMAGES = 4  # attacked one by one
@@ -94,20 +95,55 @@ def solve(image: np.ndarray, block_size: int, *, transforms: bool) -> Solution:
             f"the jigsaw attack expects a square uint8 image of whole blocks of at least 2 pixels a side, "
             f"got {image.dtype} {image.shape} and block size {block_size}"
         )
-    flat = to_blocks(image[None], block_size)[0]
-    blocks = np.ascontiguousarray(flat.reshape(-1, 3, block_size, block_size).transpose(0, 2, 3, 1))
+    blocks = _pieces(image[None], block_size)
     number = side * side
     if not transforms or number == 1:
-        placement = place(edge_costs(blocks[None]), side, side)
+        placement = place(edge_costs(blocks), side, side)
         orientation = tones = np.zeros(number, np.intp)
     else:
-        layout = etc_solver.solve(edge_table(blocks), side)
-        cells, orientation, tones = etc_solver.settle(layout)
-        placement = np.empty(number, np.intp)
-        placement[cells[:, 0] * side + cells[:, 1]] = np.arange(number)
+        placement, orientation, tones = _turned(blocks, side)
+    blocks = blocks[0]
     upright = np.stack([tone(orient(blocks[b], orientation[b]), tones[b]) for b in placement])
     picture = from_blocks(upright.transpose(0, 3, 1, 2).reshape(1, number, -1), block_size)[0]
     return Solution(placement, orientation, tones >= TONES // 2, tones % (TONES // 2), picture)
+
+
+def key_of(images: np.ndarray, block_size: int) -> AffineMap:
+    """The key under which blocks of several pictures were moved, turned, inverted and recoloured, the same in all.
+
+    Args:
+        images: uint8, (n, S, S, 3).
+        block_size: side p of a block in pixels, at least 2; divides S.
+
+    Returns:
+        A key up to the 96 global variants, every block position with value permutation and signs of its own.
+    """
+    side = images.shape[1] // block_size
+    placement, orientation, tones = _turned(_pieces(images, block_size), side)
+    order = np.empty(side * side, np.intp)
+    order[placement] = np.arange(side * side)  # block b of the ciphertext is plain block order[b]
+    places = np.arange(3 * block_size**2).reshape(3, block_size, block_size).transpose(1, 2, 0)
+    values = np.empty((side * side, places.size), np.intp)
+    for block, (turn, recoloured) in enumerate(zip(orientation, tones, strict=True)):
+        source = orient(places, turn)[..., COLOUR_ORDERS[recoloured % len(COLOUR_ORDERS)]]
+        values[block, source.transpose(2, 0, 1).ravel()] = np.arange(places.size)
+    sign = np.where(tones >= TONES // 2, -1, 1).astype(np.int8)
+    return AffineMap(order, values, np.repeat(sign[:, None], places.size, axis=1))
+
+
+def _pieces(images: np.ndarray, block_size: int) -> np.ndarray:
+    """Cut images: uint8, (n, S, S, 3) to (n, N, p, p, 3)."""
+    flat = to_blocks(images, block_size)
+    shape = (*flat.shape[:2], 3, block_size, block_size)
+    return np.ascontiguousarray(flat.reshape(shape).transpose(0, 1, 3, 4, 2))
+
+
+def _turned(pieces: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Placement, orientations and tones of pieces that were also turned and recoloured, intp (N,) each."""
+    cells, orientation, tones = etc_solver.settle(etc_solver.solve(edge_table(pieces), side))
+    placement = np.empty(side * side, np.intp)
+    placement[cells[:, 0] * side + cells[:, 1]] = np.arange(side * side)
+    return placement, orientation, tones
 
 
 def placement_scores(

@@ -59,23 +59,25 @@ def edge_table(pieces: np.ndarray) -> np.ndarray:
     L1 distances, so that the best colour order comes from 3 x 3 distances of channels.
 
     Args:
-        pieces: uint8, (N, p, p, 3), p >= 2.
+        pieces: uint8, (n, N, p, p, 3), p >= 2: of n pictures whose pieces were changed alike; their costs add up.
 
     Returns:
         float32, (N, 4, N, 8, 12): ``[a, s, b, o, t]`` for b in orientation o and tone t at side s of a, a being left
         as it is. Below 1 for two that choose each other. A piece beside itself has the bound, ``WORST``.
     """
-    number = len(pieces)
-    values = pieces.astype(np.float32) - 127.5  # inverting changes the sign
-    cost = np.empty((number, 4, number, ORIENTATIONS, TONES), np.float32)
-    for orientation, (side, step) in itertools.product(range(ORIENTATIONS), enumerate(STEPS)):
-        here, there = _borders(values, step), _borders(orient(values, orientation), -step)
-        for inverted, sign in enumerate((1, -1)):
-            distance = sum(cdist(one, sign * other, "cityblock") for one, other in zip(here, there, strict=True))
-            distance = distance.reshape(number, 3, number, 3)
-            for which, order in enumerate(COLOUR_ORDERS):
-                total = sum(distance[:, channel, :, order[channel]] for channel in range(3))
-                cost[:, side, :, orientation, 6 * inverted + which] = total
+    number = pieces.shape[1]
+    cost = np.zeros((number, 4, number, ORIENTATIONS, TONES), np.float32)
+    for picture in pieces:
+        values = picture.astype(np.float32) - 127.5  # inverting changes the sign
+        values /= max(float(values.std()), 1e-3)  # a busy picture must not outvote the others
+        for orientation, (side, step) in itertools.product(range(ORIENTATIONS), enumerate(STEPS)):
+            here, there = _borders(values, step), _borders(orient(values, orientation), -step)
+            for inverted, sign in enumerate((1, -1)):
+                distance = sum(cdist(one, sign * other, "cityblock") for one, other in zip(here, there, strict=True))
+                distance = distance.reshape(number, 3, number, 3)
+                for which, order in enumerate(COLOUR_ORDERS):
+                    total = sum(distance[:, channel, :, order[channel]] for channel in range(3))
+                    cost[:, side, :, orientation, 6 * inverted + which] += total
     return _relative(cost)
 
 

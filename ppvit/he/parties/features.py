@@ -6,6 +6,7 @@ that the trainer's cubic meets, which nobody can look at while they are encrypte
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from ppvit.config import Config, He
 from ppvit.core.errors import UsageError
 from ppvit.core.kept import kept_array
+from ppvit.core.progress import tqdm
 from ppvit.data.plain import BATCH, PlainImages
 from ppvit.data.sealed import read_dataset
 from ppvit.he.algorithms import Algorithm, Floats, Labels
@@ -184,8 +186,11 @@ def extract(
 
 
 def _read(plain: PlainImages, count: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """The first images in batches."""
-    return (plain.read(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+    """The first images in batches, which a progress bar counts."""
+    with tqdm(total=count, desc="features", unit="image", file=sys.stderr) as bar:
+        for start in range(0, count, BATCH):
+            yield plain.read(start, stop := min(start + BATCH, count))
+            bar.update(stop - start)
 
 
 def _kept(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output
-from ppvit.core.measures import HEADLINES
+from ppvit.core.measures import Headline
 from ppvit.core.results import Stopwatch, peak_memory_bytes, write_result
 from ppvit.data.labels import TaskName
 from ppvit.data.plain import BATCH
@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # torch takes seconds to load, and pixels and keys do not nee
     from ppvit.models import Backbone
 
 STEPS = ("keys", "encrypt", "train", "decrypt")
-HEADLINE = tuple(each.name for each in HEADLINES.values())
 _RANDOM = ("max_weight_error", "upload_bytes", "key_bytes", "download_bytes")  # change with every encryption
 EXPECTED_ERROR = 5e-3  # of a weight: the noise of the scheme stays below
 _SAME = 0.05  # of a whitened feature, whose deviation is 1: another machine's arithmetic stays far below
@@ -140,7 +139,18 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
     )
     values |= {"decrypt_seconds": decrypt_seconds, "peak_memory_bytes": max(memory)}
     values["wall_seconds"] = round(sum(values[f"{step}_seconds"] for step in STEPS), 3)
-    write_result(places.result("he"), values, watch, HEADLINE, _RANDOM)
+    write_result(places.result("he"), values, watch, _RANDOM)
+    print(_figures(values, headline))
+
+
+def _figures(values: dict[str, Any], headline: Headline) -> str:
+    """What was measured, in a line."""
+    return (
+        f"he: {headline.words} {headline.of(values)} of a head trained on {values['train_images']:,} encrypted images, "
+        f"{headline.of(values, 'logistic_regression_')} of one trained in the clear (chance "
+        f"{headline.text(values[headline.chance])}); {values['upload_bytes'] / 2**20:,.0f} MiB of data and "
+        f"{values['key_bytes'] / 2**20:,.0f} MiB of keys went to the trainer"
+    )
 
 
 def _require_same_features(config: Config, places: Places, kept: Kept, backbone: Backbone | None) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from ppvit.config import Config, He
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import atomic_output, require_free_space, write_json
+from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch, peak_memory_bytes
 from ppvit.data.labels import LabelSets
 from ppvit.data.plain import PlainImages
@@ -233,6 +234,7 @@ class _Encryption:
     def write(self, _: None, report: Report) -> None:
         for name, slots in islice(self.slots(), self.number, None, self.processes):
             self.session.save(self.session.encrypt_seeded(slots), self.out / name)
+            report(1)
 
 
 def encrypt_data(session: SecretSession, algorithm: Algorithm, features: Floats, labels: Labels, out: Path) -> None:
@@ -242,8 +244,11 @@ def encrypt_data(session: SecretSession, algorithm: Algorithm, features: Floats,
     def slots() -> Iterator[tuple[str, Slots]]:
         return algorithm.upload_slots(features, labels)
 
-    with Forks(lambda number: _Encryption(session, slots, out, number, count), count) as forks:
-        forks.each("write", None)
+    with (
+        Forks(lambda number: _Encryption(session, slots, out, number, count), count) as forks,
+        tqdm(total=sum(1 for _ in algorithm.upload_names()), desc="encrypt", unit="ciphertext", file=sys.stderr) as bar,
+    ):
+        forks.each("write", None, bar.update)
 
 
 def refresh(owner: OwnersFiles, trainer: Path) -> int:

@@ -1,0 +1,256 @@
+"""Attacks on a folder of somebody else's encrypted pictures, of which nothing is known but that they look encrypted.
+
+There is nothing to score against, so each result is judged by how much like a picture it looks: neighbouring pixels of
+pictures are alike, and those of ciphertext are not. What is no ciphertext, or shows nothing to attack, is said to be
+so before any attack is made.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ppvit.audit.folder.attempts import Attempt, attempts
+from ppvit.audit.folder.colours import ColourOrder, colour_order
+from ppvit.audit.folder.reading import Pictures, read_folder
+from ppvit.audit.folder.structure import Structure, examine, likeness, side_probabilities
+from ppvit.core.errors import UsageError
+from ppvit.core.files import atomic_output, require_apart, require_free_space, write_json
+from ppvit.core.git import keep_out_of_git
+from ppvit.core.progress import tqdm
+from ppvit.core.results import Stopwatch
+from ppvit.data.pictures import image_grid
+
+__all__ = ["attack_folder", "read_folder"]
+
+_SIZES = 4  # of pictures that are attacked, the commonest; a key is of one size
+_TRIED = 4  # pictures that an attack is judged by
+_SHOWN = 4
+_PICTURE = 0.5  # likeness above which people recognise something
+_GAIN = 0.2  # of likeness, above which an attack has found something
+
+
+@dataclass
+class Findings:
+    """What was found out about pictures of one size.
+
+    Attributes:
+        pictures: which.
+        lossy: number of those looked at that were stored with loss.
+        values: for ``audit.json``.
+        told: lines for the terminal.
+        best: the attack that made pictures of them, if any.
+        value_range: of values above 8 bits.
+    """
+
+    pictures: Pictures
+    lossy: int
+    values: dict[str, Any]
+    value_range: tuple[float, float]
+    told: list[str] = field(default_factory=list)
+    best: Attempt | None = None
+
+
+def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: int = 0) -> str:
+    """Attack all pictures of a folder with what needs ciphertext alone.
+
+    Args:
+        folder: of encrypted pictures; those of one size are attacked together.
+        out: folder to write: ``audit.json``, and where an attack made pictures of them, ``decrypted/`` with all of
+            them, ``overview.png`` with a few, and ``key.npz`` where one key does for all. Where pictures have several
+            sizes, a folder for each that holds these.
+        block_size: side of a block in pixels; None guesses it.
+        seed: of random choices.
+
+    Returns:
+        What was found, for the terminal.
+
+    Raises:
+        UsageError: the folder holds no pictures, or the block does not fit.
+        PpvitError: a picture cannot be read.
+    """
+    require_apart(folder, out)
+    groups = read_folder(folder)
+    for group in groups:
+        if block_size is not None and (block_size < 2 or group.width % block_size or group.height % block_size):
+            raise UsageError(f"--block-size {block_size} does not divide the side of the pictures, {group.size} pixels")
+    with atomic_output(out, known_by="audit.json") as temporary:
+        keep_out_of_git(temporary)
+        told, by_size = [], {}
+        for group in groups[:_SIZES]:
+            findings = _attacked(group, block_size, seed)
+            apart = len(groups) > 1 and findings.best is not None
+            below = f"{group.size}/" if apart else ""
+            (temporary / below).mkdir(exist_ok=True)
+            _write(findings, temporary / below, f"{out}/{below}")
+            by_size[group.size] = findings.values
+            told += findings.told
+        if left := groups[_SIZES:]:
+            count = sum(len(group.paths) for group in left)
+            told.append(f"{count} pictures of {len(left)} more sizes were left out; audit each size in its own folder")
+        values = {"sizes": by_size, "left_out_images": sum(len(group.paths) for group in left)}
+        write_json(temporary / "audit.json", values if len(groups) > 1 else next(iter(by_size.values())))
+    return "\n".join(told)
+
+
+def _attacked(group: Pictures, block_size: int | None, seed: int) -> Findings:
+    """Look at pictures of one size, and attack them if they look attackable."""
+    watch = Stopwatch()
+    pictures, lossy, value_range = group.looked_at()
+    structure = examine(pictures, lossy > len(pictures) / 2)
+    if block_size is not None and structure.kind != "plain":
+        structure = replace(structure, kind="blocks", block_size=block_size, confidence=1.0, others=())
+    guessed = block_size is None
+    values: dict[str, Any] = {
+        "images": len(group.paths),
+        "looked_at_images": len(pictures),
+        "lossy_images": lossy,
+        "width": group.width,
+        "height": group.height,
+        "kind": structure.kind,
+        "block_size": structure.block_size if structure.kind == "blocks" else None,
+        "block_size_guessed": guessed,
+        "block_size_confidence_percent": round(100 * structure.confidence, 1),
+        "ciphertext_likeness": round(structure.likeness, 3),
+    }
+    found = Findings(group, lossy, values, value_range)
+    found.told.append(_what(group, structure, guessed, lossy))
+    order = None
+    if structure.kind in ("blocks", "pixels") and group.width == group.height:
+        order = _attack(found, pictures, structure, seed)
+    values["verdict"] = _verdict(found, structure, order)
+    values["wall_seconds"] = watch.seconds()
+    found.told.append(values["verdict"])
+    return found
+
+
+def _what(group: Pictures, structure: Structure, guessed: bool, lossy: int) -> str:
+    told = f"{len(group.paths)} picture{'s' * (len(group.paths) > 1)}, {group.width} x {group.height} px"
+    if structure.kind == "blocks":
+        sure = f" (guessed, {100 * structure.confidence:.0f} % sure)" if guessed else ""
+        told += f", blocks of {structure.block_size} px{sure}"
+        if guessed and structure.others:
+            told += f", perhaps {' or '.join(map(str, structure.others))}"
+    if lossy:  # as pictures come from social networks
+        damaged = "" if structure.kind == "plain" else ", which damaged the ciphertext and may hide what leaks"
+        told += f"; {lossy} of them are JPEG or as lossy{damaged}"
+    return told
+
+
+def _attack(found: Findings, pictures: np.ndarray, structure: Structure, seed: int) -> ColourOrder | None:
+    """Try attacks until one makes pictures; enter what each did, and the best with its colours in order."""
+    some, values = pictures[:_TRIED], found.values
+    found.told.append("likeness to a picture, 0 noise .. 1 smooth:")
+    rows = [("as they are", structure.likeness)]
+    best, highest = None, structure.likeness
+    watch = Stopwatch()
+    for attempt in attempts(pictures, structure, seed):
+        like = likeness(attempt.decrypt(some), attempt.block_size if structure.kind == "blocks" else 0)
+        shown = attempt.attack.replace("_", " ")
+        rows.append((f"{shown} ({attempt.words})" if attempt.words else shown, like))
+        name = f"{attempt.attack}_likeness"
+        values[name] = round(max(like, values.get(name, 0.0)), 3)
+        values[f"{attempt.attack}_wall_seconds"] = watch.seconds()
+        if like > highest:
+            best, highest = attempt, like
+        if highest >= _PICTURE and highest > structure.likeness + _GAIN:
+            break
+        watch = Stopwatch()
+    width = max(len(name) for name, _ in rows)
+    found.told += [f"{name:<{width}}  {like:.2f}" for name, like in rows]
+    if best is None or highest < _PICTURE or highest <= structure.likeness + _GAIN:
+        return None
+    order = None
+    if best.colours_free:
+        order = colour_order(best.decrypt(pictures[:_ORDERED]), best.negative_free)
+        found.best = best = best.with_colours(order.order)
+        values["grey"] = order.grey
+        values["colour_order_confidence_percent"] = round(100 * order.confidence, 1)
+    if structure.kind == "blocks":
+        values["block_size"] = best.block_size
+    found.best = best
+    values["attack"], values["one_key"] = best.attack, best.key is not None
+    return order
+
+
+_ORDERED = 32  # decrypted pictures that tell the order of colours
+
+
+def _verdict(found: Findings, structure: Structure, order: ColourOrder | None) -> str:
+    if structure.kind == "plain":
+        return "Not encrypted, by the look of it: the pictures are smooth or drawn, with no borders of blocks in them."
+    if structure.kind == "noise":
+        return (
+            "No structure found: neither blocks nor pixels that are alike, as in noise or under a strong cipher. "
+            "That is no proof of security."
+        )
+    if found.pictures.width != found.pictures.height:
+        return "Encrypted in blocks, by the look of it, and not attacked: the attacks need square pictures."
+    if found.best is None:
+        return "Nothing found: none of these attacks made anything like a picture. That is no proof of security."
+    name = found.best.attack
+    if found.lossy:  # JPEG smooths the colours of anything, noise too, and an attack collects that
+        told = (
+            f"Perhaps broken: {name} made something smooth of them, but so it does of noise that was stored with loss."
+        )
+    else:
+        told = f"Broken, by the look of it: {name} made something like pictures of them."
+    return f"{told} {_about_colours(order, found.best.negative_free)}" if order is not None else told
+
+
+def _about_colours(order: ColourOrder, negative_free: bool) -> str:
+    if order.grey:
+        return (
+            "They are grey: which of three equal values was red, green or blue cannot be told and changes nothing, so "
+            "the key is one of many that decrypt alike."
+        )
+    free = "flips and a negative of all of them cannot be told" if negative_free else "flips of all of them are free"
+    if order.confidence == 0:
+        return f"The order of their colours cannot be told, since there is hardly any colour; {free}."
+    if negative_free:
+        return f"Green is found ({100 * order.green:.0f} % sure); red and blue change places with the negative; {free}."
+    return f"Red, green and blue are found as most pictures have them ({100 * order.confidence:.0f} % sure); {free}."
+
+
+def _write(found: Findings, folder: Path, shown_as: str) -> None:
+    """Write all decrypted pictures, a few beside their ciphertext, and the key, into a folder that is there."""
+    best, group = found.best, found.pictures
+    if best is None:
+        return
+    require_free_space(folder, len(group.paths) * group.width * group.height * 3)
+    encrypted: list[np.ndarray] = []
+    recovered: list[np.ndarray] = []
+    named: set[Path] = set()
+    bar = tqdm(
+        group.each(found.value_range), total=len(group.paths), desc="decrypt", unit="img", disable=None, file=sys.stderr
+    )
+    for path, picture in bar:
+        plain = best.decrypt(picture[None])[0]
+        target = path.with_suffix(".png")
+        if target in named:
+            target = path.with_name(path.name + ".png")
+        named.add(target)
+        (folder / "decrypted" / target).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(plain).save(folder / "decrypted" / target)
+        if len(encrypted) < _SHOWN:
+            encrypted.append(picture)
+            recovered.append(plain)
+    image_grid([np.stack(encrypted), np.stack(recovered)], ["encrypted", "recovered"]).save(folder / "overview.png")
+    found.values["decrypted_images"] = len(named)
+    lines = [f"all {len(named)} decrypted: {shown_as}decrypted/, a few side by side: {shown_as}overview.png"]
+    if best.key is not None:
+        parts = {name: getattr(best.key, name) for name in ("block_permutation", "value_permutation", "sign")}
+        np.savez(folder / "key.npz", block_size=best.block_size, **parts)
+        lines.append(f"the key: {shown_as}key.npz")
+    found.told += lines
+
+
+def guess_block_size(pictures: np.ndarray) -> int:
+    """The likeliest side of the blocks, or 0 where no divisor of the size could be one: uint8, (n, S, S, 3)."""
+    probabilities = side_probabilities(pictures)
+    return max(probabilities, key=lambda side: probabilities[side], default=0)

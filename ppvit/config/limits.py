@@ -1,0 +1,65 @@
+"""What values a parameter takes, in words, read off its model: for help, errors and the schema alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, cast, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from ppvit.config.choices import names_of
+from ppvit.config.section import Section
+from ppvit.config.sections import Config
+
+
+def limits_of(parameter: str) -> str:
+    """Which values ``section.name`` takes, or each item of its list: ``3 to 100``, ``linf or l2``; empty where nearly
+    all are fit."""
+    if options := options_of(parameter):
+        return _either(options)
+    field = field_of(parameter)
+    return _either(_limits(field.annotation, field.metadata))
+
+
+def options_of(parameter: str) -> list[str]:
+    """All values of a parameter that takes one of a few, and no list; none where it takes others."""
+    annotation = field_of(parameter).annotation
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    if annotation is bool:
+        return ["true", "false"]
+    return names_of(parameter) if annotation is str else []
+
+
+def field_of(parameter: str) -> FieldInfo:
+    """The field of ``section.name``."""
+    section, _, name = parameter.partition(".")
+    model = cast(type[Section], Config.model_fields[section].annotation)
+    return model.model_fields[name]
+
+
+def _limits(annotation: Any, metadata: Iterable[Any]) -> list[str]:
+    """Bounds of a number, of the numbers in a list, or of each kind of value that is taken."""
+    words = {}
+    for each in metadata:
+        for kind in ("ge", "gt", "le", "lt"):
+            if isinstance(bound := getattr(each, kind, None), int | float):
+                beyond = {"gt": "above ", "lt": "below "}.get(kind, "")
+                words["low" if kind[0] == "g" else "high"] = beyond + _number(bound)
+    if words:
+        return [" to ".join(words[end] for end in ("low", "high") if end in words)]
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    found: list[str] = []
+    for inner in get_args(annotation):
+        marks = getattr(inner, "__metadata__", ())
+        found += _limits(inner, [each for mark in marks for each in getattr(mark, "metadata", [mark])])
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
