@@ -52,7 +52,11 @@ fuzz: .venv/installed  # READER is one of tests/harness/fuzz_atheris.py
 wheel: .venv/installed  # dist/ppvit-<version>-py3-none-any.whl, which `pip install` takes anywhere
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
+docs: .venv/installed  # build/site/index.html
+	$(BIN)/python docs/site.py
+	$(BIN)/mkdocs build --quiet --strict
+
 clean:
 	rm -rf .venv build
 
-.PHONY: repro test lock licences sbom fuzz wheel clean
+.PHONY: repro test lock licences sbom fuzz wheel docs clean

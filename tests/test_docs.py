@@ -46,7 +46,9 @@ def blocks_of(name: str, language: str = "") -> list[str]:
 
 
 def commands_in(line: str) -> Iterator[list[str]]:
-    """The ppvit and dvc commands of a line of shell, as words."""
+    """The ppvit and dvc commands of a line of shell, as words; of a loop, those of its first turn."""
+    if loop := re.match(r"\s*for (\w+) in (\S+)[^;]*;", line):
+        line = line.replace(f"${loop[1]}", loop[2])
     for part in re.split(r"\s+#\s.*|&&|;|\s&\s|\s{4,}", line):  # two columns are four spaces apart
         if part and re.match(r"\s*(do\s+)?(ppvit|dvc)\s", part):
             yield shlex.split(part.strip().removeprefix("do "))
@@ -103,6 +105,8 @@ def require_valid(given: list[str], name: str) -> None:
     for each in given:
         parameter, _, value = each.partition("=")
         assert parameter in PARAMETERS, f"{each} in {name}"
+        if value.startswith("$"):  # of a loop in the shell, or of DVC's matrix
+            continue
         section, _, of_section = parameter.partition(".")
         sections.setdefault(section, {})[of_section] = yaml.safe_load(value)
     for section, values in sections.items():

@@ -162,7 +162,7 @@ def test_dvc_shows_the_few_figures_that_experiments_are_compared_by(owner):
     figures = {name: file["data"] for name, file in shown.items() if name.startswith("results/metrics/")}
     assert figures["results/metrics/evaluate.json"]["evaluate"]["accuracy_percent"] > 10
     assert sum(len(values) for file in figures.values() for values in file.values()) <= 25
-    assert shown["results/times/finetune.json"]["data"]["finetune"]["wall_seconds"] > 0
+    assert shown["results/times/seconds.json"]["data"]["seconds"]["finetune"] > 0
 
 
 def test_a_rerun_with_equal_results_leaves_the_lock_as_it_is(owner):

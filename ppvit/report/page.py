@@ -26,6 +26,7 @@ from ppvit.data.plain import PlainImages
 from ppvit.evasion.verdicts import threat_rows
 from ppvit.places import Places
 from ppvit.report import plots
+from ppvit.report.beside import beside
 from ppvit.report.claims import read_results, read_tables, unconfirmed
 from ppvit.report.compare import three_ways
 from ppvit.report.known_images import known_images
@@ -84,27 +85,32 @@ def write_page(config: Config, places: Places) -> str:
         "threats": threat_rows(values["threats"]),
         "examples": example_picture(examples(config, places.raw, config.report.images), budget),
         "attack_pictures": attack_pictures(told, values["audit"], budget),
-        "plots": drawn,
         "labels": label_rows(tables.labels, plain.classes, len(plain)),
         "ways": three_ways(values, headline),
         "over_ciphers": cipher_picture(config, places.raw, budget),
         "parameters": list(config.model_dump(exclude_unset=True).items()),
         "version": version("ppvit"),
-        "specs": {
-            "config": plots.CONFIG,
-            "specs": {each.name: each.spec for group in drawn.values() for each in group if each.spec},
-        },
     }
     times = {stage: read_times(places.result(stage)) for stage in values}
-    run = {"times": times, "name": _run_name(), "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
+    others = beside(places)
+    run = {"times": times, "name": _run_name(), "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "beside": others}
     folder = places.results / "times"
+    whole = drawn | {"beside": [others.plot] if others.plot else []}
     _write(folder / "index.html", _render("times.html.j2", run=run))
-    _write(folder / "report.html", _render("page.html.j2", **shown, run=run))
-    _write(places.page, _render("page.html.j2", **shown, run=None))
+    _write(folder / "report.html", _render("page.html.j2", **shown, run=run, plots=whole, specs=_specs(whole)))
+    _write(places.page, _render("page.html.j2", **shown, run=None, plots=drawn, specs=_specs(drawn)))
     seconds = [(f"time of {stage}", f"{each['wall_seconds']:.1f} s") for stage, each in times.items() if each]
     rows = [*summary, *seconds, ("report", str(places.page)), ("the same with times", str(folder / "report.html"))]
     width = max(len(name) for name, _ in rows)
     return "\n".join(printable(f"{name:<{width}}  {value}") for name, value in rows)
+
+
+def _specs(drawn: dict[str, list[plots.Plot]]) -> dict[str, Any]:
+    """What the script of the page draws: for all plots, and by name."""
+    return {
+        "config": plots.CONFIG,
+        "specs": {each.name: each.spec for group in drawn.values() for each in group if each.spec},
+    }
 
 
 def _run_name() -> str:

@@ -257,6 +257,34 @@ def reached(strengths: dict[str, float]) -> Plot:
     return Plot("reached", "How far each attack got", says, ("attack", "strength"), rows, spec)
 
 
+def accuracy_against_leak(runs: list[tuple[str, float, float, float]]) -> Plot:
+    """Runs by how accurate they are and how much of the images was recovered.
+
+    Args:
+        runs: name, SSIM of the recovered images, accuracy (percent, or AUROC), and percent of the key recovered.
+    """
+    names = ("run", "ssim", "accuracy", "key")
+    ink = {"type": "quantitative", "scale": {"zero": False}}
+    spec = _spec(
+        [dict(zip(names, run, strict=True)) for run in runs],
+        mark={"type": "point", "filled": True, "size": 90, "color": _BLUE, "opacity": 0.8},
+        encoding={
+            "x": {"field": "ssim", "title": "SSIM of the recovered images", **ink, "scale": {"domain": [0, 1]}},
+            "y": {"field": "accuracy", "title": "accuracy", **ink},
+            "tooltip": _tooltips(run="run", accuracy="accuracy", ssim="SSIM", key="key recovered %"),
+        },
+    )
+    best = max(runs, key=lambda run: run[2])
+    says = (
+        f"Up and to the left is better: accurate, and little recovered. The most accurate of {len(runs)} is {best[0]}."
+    )
+    rows: list[tuple[Any, ...]] = [
+        (name, f"{ssim:.2f}", f"{right:.4g}", f"{key:.1f}") for name, ssim, right, key in runs
+    ]
+    columns = ("run", "SSIM of the recovered images", "accuracy", "key recovered in percent")
+    return Plot("beside", "Accuracy against leak", says, columns, rows, spec)
+
+
 def short_names(classes: Sequence[str]) -> list[str]:
     """Names as a drawing shows them: cut to 24 letters, and with their numbers where they then are the same."""
     names = [printable(name) for name in classes]
