@@ -23,7 +23,7 @@ from ppvit.pipeline import STAGES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES += [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "ppvit" / "cli" / "project" / "files" / "README.md"]
+PAGES += [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "ppvit" / "cli" / "template" / "files" / "README.md"]
 PAGES += [ROOT / "data" / "local" / "README.md", ROOT / "models" / "local" / "README.md"]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 PARAMETERS = {name for name, _, _ in parameters()}

@@ -1,11 +1,10 @@
 """What the shell offers for a word that is begun: names and values of parameters, stages, keys, remotes.
 
-Names that only heavy packages know are kept in the user's cache folder, so that the second look is quick.
+Nothing heavy is imported, since a person waits.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import MutableMapping
 from contextlib import suppress
@@ -13,16 +12,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 _before: list[str] = []  # the parameter whose value is completed, where bash has split the word at its `=`
-_NAMED = {  # parameters whose values are names of a kind, see ppvit.cli.names
-    "cipher.name": "ciphers",
-    "finetune.method": "methods",
-    "finetune.recipe": "recipes",
-    "dataset.name": "datasets",
-    "he.algorithm": "algorithms",
-    "model.name": "models",
-    "audit.attacks": "attacks",
-    "augment.names": "augmentations",
-}
 
 
 def join_words(environment: MutableMapping[str, str]) -> None:
@@ -74,16 +63,16 @@ def override(incomplete: str) -> list[str]:
 def values_of(parameter: str) -> list[str]:
     """Values of a parameter as they are written in an override: all where it is a choice, else the default."""
     from ppvit.config import Config
+    from ppvit.config.choices import names_of
+    from ppvit.config.networks import names as networks
 
     section, _, name = parameter.partition(".")
     model = Config.model_fields[section].annotation if section in Config.model_fields else None
     field = getattr(model, "model_fields", {}).get(name)
     if field is None:
         return []
-    if parameter in _NAMED:
-        lists = isinstance(field.default, list)
-        own = field.default if lists else [field.default]
-        return [f"[{each}]" if lists else each for each in dict.fromkeys([*own, *names(_NAMED[parameter])])]
+    if names := sorted(networks()) if parameter == "model.name" else names_of(parameter):
+        return [f"[{each}]" for each in names] if isinstance(field.default, list) else names
     choices = [str(each) for each in _literals(field.annotation)]
     if field.annotation is bool:
         choices = ["true", "false"]
@@ -111,7 +100,9 @@ def kind(incomplete: str) -> list[str]:
 
 def recipe(incomplete: str) -> list[str]:
     """Names of recipes."""
-    return [each for each in names("recipes") if each.startswith(incomplete)]
+    from ppvit.config.recipes import recipes
+
+    return [each for each in recipes() if each.startswith(incomplete)]
 
 
 def stage(incomplete: str) -> list[str]:
@@ -139,42 +130,3 @@ def remote(incomplete: str) -> list[str]:
         settings.read([here / ".dvc" / "config", here / ".dvc" / "config.local"], encoding="utf-8")
     found = [each.strip("'").removeprefix("remote ").strip('"') for each in settings.sections() if "remote " in each]
     return [each for each in found if each.startswith(incomplete)]
-
-
-def names(kind: str) -> list[str]:
-    """All names of a kind; from the cache folder where nothing has changed since they were kept there."""
-    import platformdirs
-
-    kept = Path(platformdirs.user_cache_dir("ppvit")) / f"{kind}.json"
-    of = _version(kind)
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        held = json.loads(kept.read_text(encoding="utf-8"))
-        if held["of"] == of:
-            return [str(each) for each in held["names"]]
-    found = _models() if kind == "models" else _registered(kind)
-    with suppress(OSError):  # a convenience
-        from ppvit.core.files import write_json
-
-        write_json(kept, {"of": of, "names": found})
-    return found
-
-
-def _version(kind: str) -> str:
-    """Changes when the names may have changed."""
-    from importlib.metadata import version
-
-    root = Path(__file__).parents[1]
-    newest = max(path.stat().st_mtime_ns for path in root.rglob("*.py"))
-    return f"{root} {newest} timm {version('timm')}"
-
-
-def _registered(kind: str) -> list[str]:
-    from ppvit.cli.names import described
-
-    return [name for names, _ in described(kind) for name in names.split(", ")]
-
-
-def _models() -> list[str]:
-    timm: Any = importlib.import_module("timm")
-    ours = importlib.import_module("ppvit.models.names")
-    return [ours.MICRO_NAME, *sorted(timm.list_models())]

@@ -20,7 +20,8 @@ from ppvit.ciphers.keys import Key
 from ppvit.cli.answers import Answer, Table, answering
 from ppvit.cli.command import app
 from ppvit.cli.examples import EXAMPLES
-from ppvit.config import default_yaml
+from ppvit.config import default_yaml, load
+from ppvit.config.recipes import recipe_named
 from ppvit.core.files import write_json
 from ppvit.pipeline import STAGES, Stage
 
@@ -77,6 +78,9 @@ def test_help_ends_in_examples_that_parse(verb):
         words = words_of(example)
         assert words[1 : 1 + len(verb.split())] == verb.split()
         assert problem_of(words, whole=True) == ""
+        load(None, [words[number + 1] for number, word in enumerate(words) if word == "-S"])
+        if verb == "recipe":
+            recipe_named(words[2])
 
 
 def test_no_example_is_of_a_verb_that_there_is_not():

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from timm import is_model
@@ -21,10 +20,8 @@ from ppvit.tuners import TUNERS
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def unsplit(monkeypatch) -> None:
     monkeypatch.setattr(completion, "_before", [])
-    return tmp_path / "cache"
 
 
 @pytest.mark.parametrize(
@@ -63,14 +60,12 @@ def test_names_of_parameters_and_what_is_none():
     assert completion.values_of("cipher.nothing") == []
 
 
-def test_names_are_kept_and_made_again_when_something_changed(cache, monkeypatch):
-    first = completion.names("ciphers")
-    monkeypatch.setattr(completion, "_registered", lambda kind: ["made again"])
-    assert completion.names("ciphers") == first
-    monkeypatch.setattr(completion, "_version", lambda kind: "another")
-    assert completion.names("ciphers") == ["made again"]
-    next(cache.rglob("ciphers.json")).write_text("{damaged")
-    assert completion.names("ciphers") == ["made again"]
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys; from ppvit.cli import completion as c; [*map(c.override, ('model.name=', 'finetune.method='))]; "
+    )
+    code += "sys.exit(len({'torch', 'numpy', 'timm'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_stages_recipes_remotes_and_keys(tmp_path, monkeypatch):
