@@ -38,5 +38,5 @@ def run(config: Config, places: Places, cache: Path | None = None) -> None:
     )
     write_raw(source, config.dataset, out, seal)
     dataset, _ = read_dataset(out)
-    counts = " and ".join(f"{count:,} {split}" for split, count in dataset["counts"].items())
+    counts = " and ".join(f"{count:,} {split}" for split, count in dataset["counts"].items() if count)
     print(f"download: {counts} images of {len(dataset['classes']):,} classes, in {out}")
