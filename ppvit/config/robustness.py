@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from ppvit.config.section import Auto, AutoOr, Section
 
+AUTO_STEPS = 20  # the most that robustness.steps=auto takes
+
 
 class Robustness(Section):
     """accuracy under adversarial perturbations of the images, measured by the trainer"""
@@ -37,9 +39,10 @@ class Robustness(Section):
         for name, value in (("epsilon", self.epsilon), ("epsilons", largest)):
             if self.norm == "linf" and value > 255:
                 raise ValueError(f"robustness.{name} {value:g} is beyond the 255 grey levels of a pixel; choose less")
-        if self.steps != "auto" and self.steps * self.step_size < self.epsilon:
+        steps = AUTO_STEPS if self.steps == "auto" else self.steps
+        if steps * self.step_size < self.epsilon:
             raise ValueError(
-                f"robustness.step_size {self.step_size:g} is too short: {self.steps} steps of it do not reach "
+                f"robustness.step_size {self.step_size:g} is too short: {steps} steps of it do not reach "
                 f"robustness.epsilon {self.epsilon:g}; set robustness.step_size={self.epsilon / 4:g}"
             )
         if largest < self.epsilon:

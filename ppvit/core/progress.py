@@ -68,7 +68,7 @@ class tqdm(_tqdm):  # type: ignore[misc]
 
 def duration(seconds: float) -> str:
     """A time in words, as exact as an estimate is."""
-    if seconds < 100:
+    if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = seconds / 60
     if minutes < 100:
