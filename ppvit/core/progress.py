@@ -54,7 +54,7 @@ class tqdm(_tqdm):  # type: ignore[misc]
         if not total:
             return f"{self.desc.rstrip(': ')}: {done:,.0f} {self.unit.strip()} so far"
         text = f"{self.desc.rstrip(': ')}: {min(100, 100 * done / total):.0f} %"
-        if done <= before:
+        if done <= before or done >= total:
             return text
         left = max(0, total - done) * here["elapsed"] / (done - before)
         return f"{text}, about {duration(left)} left"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ppvit.config import Robustness, Threats
 from ppvit.core.effort import SHARES, budget, estimate
@@ -42,10 +41,13 @@ class Effort:
     def apgd_steps(self) -> int:
         return APGD_STEPS if self.attack == "full" else min(APGD_STEPS, 5 * self.steps)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Of section ``robustness``."""
-        return {"images": self.images, "steps": self.steps, "attack": self.attack}
+    def settings(self, asked: Robustness) -> Robustness:
+        """The section with these numbers in place of ``auto``; few steps are longer, 2.5 epsilon together (Madry)."""
+        step = asked.step_size
+        if asked.steps == "auto":
+            step = max(step, 2.5 * asked.epsilon / self.steps)
+        numbers = {"images": self.images, "steps": self.steps, "attack": self.attack, "step_size": step}
+        return asked.model_copy(update=numbers)
 
     def within(self, available: int) -> Effort:
         """With no more images than there are."""

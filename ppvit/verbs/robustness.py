@@ -58,7 +58,7 @@ def run(config: Config, places: Places) -> None:
         model = by_onednn(model).to(device()).eval().requires_grad_(False)
         tuned = checked_record(places.finetuned)
         training, chosen = _chosen(config.robustness, tuned, dataset, forward)
-        settings = settings.model_copy(update=chosen.effort.settings)
+        settings = chosen.effort.settings(settings)
         sample = draw(dataset, chosen.effort.images, settings.seed)
         if single and is_main():
             seconds = chosen.operations / forward * pass_seconds(model, sample.images)

@@ -179,6 +179,6 @@ def _sized(config: Config, forward: float, images: dict[str, int], classes: int)
 
 def _with_numbers(config: Config, effort: Effort) -> Config:
     """With the numbers of an effort in place of ``auto``."""
-    robustness = config.robustness.model_copy(update={"steps": effort.steps, "attack": effort.attack})
+    robustness = effort.settings(config.robustness)
     numbers = {name: getattr(effort, name) for name in ("images", "queries", "surrogate_images")}
     return config.model_copy(update={"robustness": robustness, "threats": config.threats.model_copy(update=numbers)})

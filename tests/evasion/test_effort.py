@@ -7,6 +7,9 @@ from conftest import make_config, tiny_backbone
 
 from ppvit.audit.effort import Geometry, chosen_steps
 from ppvit.core.effort import FIRST_LOOK, SHARES
+from ppvit.evasion import masking
+from ppvit.evasion.ball import GREY_LEVEL, Ball
+from ppvit.evasion.cascade import Adversary
 from ppvit.evasion.effort import Effort, chosen_effort, robustness_efforts, threats_efforts
 from ppvit.evasion.verdicts import image_bounds
 from ppvit.models.flops import forward_flops, training_flops
@@ -132,3 +135,15 @@ def test_the_inverse_network_of_the_audit_takes_what_its_layers_do():
 def test_a_network_for_tokens_is_counted_too():
     model = tiny_backbone(num_classes=3).model
     assert forward_flops(model, (3, 16, 16)) == closed_form(17, 24, 2, 48, 3)
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20])
+def test_few_steps_find_a_planted_image_as_many_do(steps):
+    """PGD that starts at random may have to cross the whole ball; and APGD has fewer steps as well."""
+    settings = make_config().robustness
+    effort = Effort(4, steps, "quick")
+    asked = effort.settings(settings)
+    ball = Ball.of_grey_levels("linf", settings.epsilon)
+    strength = Adversary(ball, asked.step_size * GREY_LEVEL, 10, 0, steps, apgd_steps=effort.apgd_steps)
+    assert masking.finds_planted(["pgd", "apgd-ce", "apgd-t"], strength, (3, 16, 16))
+    assert asked.step_size == {5: 4.0, 10: 2.0, 20: 2.0}[steps]
