@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ppvit.adaptation.embedding import Embedding, fold_normalization, read_embedding
+from ppvit.audit.effort import STEPS
 from ppvit.audit.view import KeySpace, View
 from ppvit.ciphers import AffineMap, Cipher
 from ppvit.ciphers.keyed import load_cipher
@@ -91,7 +92,7 @@ def collect(config: Config, places: Places) -> tuple[View, Truth]:
         public_plain=_read_plain(plain["train"], public[:_PUBLIC]),
         candidates=np.concatenate([truth, _read_plain(plain["test"], decoys)])[mixed],
         oracle=lambda chosen: cipher.encrypt(chosen, image_id("query", 0) + np.arange(len(chosen))),
-        training_steps=settings.training_steps,
+        training_steps=STEPS[0] if settings.training_steps == "auto" else settings.training_steps,
         **models,
     )
     return view, Truth(truth, cipher.affine_map())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ppvit.config.section import Section
+from ppvit.config.section import Auto, AutoOr, Section
 
 # most iterations of the published algorithm at 128 bits of security, in either layout
 _MOST = {"volley_revolver": 3, "diagonals": 6}
@@ -21,8 +21,8 @@ class He(Section):
     """tiles: our own, whitened features; volley_revolver: Chiang 2023, raw features, slow; diagonals: the same, fast"""
     features: Literal["backbone", "pixels", "grey"] = "backbone"
     """what is encrypted: the features of model.name on plain images, the pixels themselves, or their grey values"""
-    train_images: int = Field(1024, ge=8, le=1_000_000)
-    """training images that are encrypted, at most; upload, memory and time grow with it"""
+    train_images: Annotated[int | Auto, AutoOr(8, 1_000_000)] = "auto"
+    """training images that are encrypted, at most; upload, memory, time grow; auto: 1024, or 256 above 64 px"""
     batch_images: int = Field(0, ge=0, le=1_000_000)
     """images in an iteration, where all at once need too much memory; 0 takes all"""
     components: int = Field(0, ge=0, le=8192)

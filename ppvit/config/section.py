@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+Auto = Literal["auto"]
 
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\p{Cc}]*$")]
 """a name or a path: no control characters, and no longer than Linux lets a path be"""
+
+
+@dataclass(frozen=True)
+class AutoOr:
+    """Of a parameter that is ``auto`` or a whole number in a range: ``Annotated[int | Auto, AutoOr(1, 1000)]``.
+
+    One type and not a union of two, whose errors would name their branches.
+    """
+
+    ge: int
+    le: int
+
+    def _number(self) -> CoreSchema:
+        return core_schema.int_schema(ge=self.ge, le=self.le, strict=True)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def check(value: Any, number: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            return value if value == "auto" else number(value)
+
+        as_it_is = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        return core_schema.no_info_wrap_validator_function(check, self._number(), serialization=as_it_is)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"const": "auto"}, handler(self._number())]}
 
 
 class Section(BaseModel):

@@ -13,7 +13,7 @@ from ppvit.config.finetune import Finetune
 from ppvit.config.he import He
 from ppvit.config.pretrain import Pretrain
 from ppvit.config.robustness import Robustness, Threats
-from ppvit.config.section import Section, Text
+from ppvit.config.section import Auto, AutoOr, Section, Text
 
 NO_MODEL = "models/none"  # where model.checkpoint points when the user names no weights of their own; a file in git
 Value = Annotated[float, Field(ge=-1e30, le=1e30)]  # of a pixel, in whatever unit the files have
@@ -181,8 +181,8 @@ class Audit(Section):
     """numbers of ciphertexts that the ciphertext-only attacker combines, a run for each; at most the training images"""
     candidates: int = Field(100, ge=2, le=100_000)
     """plain images among which the attacker must find the one that a ciphertext shows"""
-    training_steps: int = Field(100, ge=1, le=1_000_000)
-    """optimiser steps of the network that an attacker trains to invert the cipher"""
+    training_steps: Annotated[int | Auto, AutoOr(1, 1_000_000)] = "auto"
+    """steps of the network that an attacker trains to invert the cipher; auto: 100, fewer where training was short"""
     images: int = Field(20, ge=1, le=100_000)
     """images that are attacked, none of which the attacker knows"""
     seed: int = Field(0, ge=0, lt=2**32)

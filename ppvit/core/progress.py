@@ -54,7 +54,7 @@ class tqdm(_tqdm):  # type: ignore[misc]
         if not total:
             return f"{self.desc.rstrip(': ')}: {done:,.0f} {self.unit.strip()} so far"
         text = f"{self.desc.rstrip(': ')}: {min(100, 100 * done / total):.0f} %"
-        if done <= before:
+        if done <= before or done >= total:
             return text
         left = max(0, total - done) * here["elapsed"] / (done - before)
         return f"{text}, about {duration(left)} left"
@@ -68,7 +68,7 @@ class tqdm(_tqdm):  # type: ignore[misc]
 
 def duration(seconds: float) -> str:
     """A time in words, as exact as an estimate is."""
-    if seconds < 100:
+    if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = seconds / 60
     if minutes < 100:

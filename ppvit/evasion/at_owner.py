@@ -76,8 +76,9 @@ def transferred(
     standing, accuracies = np.ones(len(sample), bool), []
     for number in range(settings.surrogates):
         other: Cipher = load_cipher(config, wrong_key(number + 1))
-        picked = own_images(len(train), settings.surrogate_images, settings.seed, number)
+        picked = own_images(len(train), int(settings.surrogate_images), settings.seed, number)
         surrogate = train_surrogate(config, embedded, other, *read_pixels(train, picked), adversary.classes, device())
+        progress.watch(surrogate)
         accuracies.append(percent(cascade([], adversary, surrogate, sample)["clean"]))
         # each surrogate draws starts of its own
         own = replace(adversary, seed=adversary.seed + number)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,13 +20,22 @@ from ppvit.core.errors import PpvitError
 from ppvit.evasion.ball import Ball
 
 SQUARE_QUERIES = 5000
+APGD_STEPS = 100
 UNTRUSTED = "Remove from the model what is random or hides its gradients, then dvc repro finetune robustness"
 _NORMS = {"linf": "Linf", "l2": "L2"}
-_TARGETS = 9  # classes that targeted attacks try, of those with the largest logits
+TARGETS = 9  # classes that targeted attacks try, of those with the largest logits
 
 
 def perturb(
-    model: nn.Module, attack: str, images: Tensor, labels: Tensor, ball: Ball, classes: int, seed: int, queries: int
+    model: nn.Module,
+    attack: str,
+    images: Tensor,
+    labels: Tensor,
+    ball: Ball,
+    classes: int,
+    seed: int,
+    queries: int,
+    steps: int = APGD_STEPS,
 ) -> Tensor:
     """Adversarial images of one attack, with AutoAttack's standard settings.
 
@@ -37,6 +47,7 @@ def perturb(
         classes: C.
         seed: of the random starts.
         queries: of the Square attack.
+        steps: of the others.
 
     Returns:
         Like ``images``; an image that the attack could not move over the boundary stays as it is.
@@ -56,12 +67,22 @@ def perturb(
             device=images.device,
         )
         adversary.apgd.n_restarts = adversary.fab.n_restarts = 1
-        adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(_TARGETS, classes - 1)
+        adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(TARGETS, classes - 1)
         adversary.square.n_queries = queries
+        adversary.fab.n_iter = steps
+        for each in (adversary.apgd, adversary.apgd_targeted):
+            _take(each, steps)
         unit = ((images + 1) / 2).contiguous()  # as the package needs it, which views gradients of this layout as flat
         moved, _ = adversary.run_standard_evaluation(unit, labels, batch_size=len(images))
     found: Tensor = 2 * moved - 1
     return found
+
+
+def _take(apgd: Any, steps: int) -> None:
+    """So many steps, and checkpoints at the shares of them that Croce and Hein's code has."""
+    apgd.n_iter = apgd.n_iter_orig = steps
+    for name, share in (("n_iter_2", 0.22), ("n_iter_min", 0.06), ("size_decr", 0.03)):
+        setattr(apgd, name, max(int(share * steps), 1))
 
 
 class _UnitRange(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError
 from ppvit.core.sharing import by_all, from_main, join
-from ppvit.evasion.autoattack import SQUARE_QUERIES, perturb
+from ppvit.evasion.autoattack import APGD_STEPS, SQUARE_QUERIES, perturb
 from ppvit.evasion.ball import TOLERANCE, Ball
 from ppvit.evasion.passes import UNIT, units_at_once
 from ppvit.evasion.pgd import PgdAttack
@@ -31,6 +31,7 @@ class Adversary:
         seed: of all random starts.
         steps: of PGD.
         queries: of Square.
+        apgd_steps: of APGD and FAB.
     """
 
     ball: Ball
@@ -39,6 +40,7 @@ class Adversary:
     seed: int
     steps: int
     queries: int = SQUARE_QUERIES
+    apgd_steps: int = APGD_STEPS
 
     def perturb(self, attack: str, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Adversarial images of ``pgd``, or of an attack of :mod:`ppvit.evasion.autoattack`, within the ball.
@@ -54,7 +56,8 @@ class Adversary:
         if attack == "pgd":
             pgd = PgdAttack(self.ball, self.steps, self.step_size, start="uniform", inner_loss="ce")
             return pgd.perturb(model, images, labels, starts=self._starts(images))
-        moved = perturb(model, attack, images, labels, self.ball, self.classes, self.seed, self.queries)
+        strength = (self.ball, self.classes, self.seed, self.queries, self.apgd_steps)
+        moved = perturb(model, attack, images, labels, *strength)
         excess = (self.ball.radius(moved, images) - self.ball.epsilon).max().item()
         # not <=, so that a value that is no number is caught too
         if not (excess <= self.ball.tolerance and moved.abs().max().item() <= 1 + TOLERANCE):

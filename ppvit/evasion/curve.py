@@ -13,7 +13,12 @@ from ppvit.evasion.sample import Sample, percent
 
 
 def accuracy_against_epsilon(
-    adversary: Adversary, model: nn.Module, sample: Sample, factors: dict[float, float], remember: Remember
+    adversary: Adversary,
+    model: nn.Module,
+    sample: Sample,
+    factors: dict[float, float],
+    remember: Remember,
+    known: float | None = None,
 ) -> dict[float, float]:
     """Accuracy in percent at every epsilon, 0 included.
 
@@ -22,9 +27,13 @@ def accuracy_against_epsilon(
         model, sample: as of :func:`ppvit.evasion.cascade.cascade`.
         factors: epsilon in grey levels, and how many times the adversary's it is.
         remember: keeps findings.
+        known: accuracy at the factor 1, where it was measured before.
     """
     accuracies: dict[float, float] = {}
     for epsilon, factor in factors.items():
+        if factor == 1 and known is not None:
+            accuracies[epsilon] = known
+            continue
         found = cascade(
             ["pgd"], adversary.scaled(factor), model, sample, remember=under(f"epsilon {epsilon}", remember)
         )
@@ -33,11 +42,14 @@ def accuracy_against_epsilon(
 
 
 def accuracy_against_steps(
-    adversary: Adversary, model: nn.Module, sample: Sample, remember: Remember
+    adversary: Adversary, model: nn.Module, sample: Sample, remember: Remember, known: float | None = None
 ) -> dict[float, float]:
-    """Accuracy in percent after a quarter of the steps, all, and twice as many."""
+    """Accuracy in percent after a quarter of the steps, all, and twice as many; ``known``, that after all."""
     accuracies: dict[float, float] = {}
     for steps in (adversary.steps // 4, adversary.steps, 2 * adversary.steps):
+        if steps == adversary.steps and known is not None:
+            accuracies[steps] = known
+            continue
         kept = under(f"steps {steps}", remember)
         found = cascade(["pgd"], replace(adversary, steps=steps), model, sample, remember=kept)
         accuracies[steps] = percent(found["pgd"])

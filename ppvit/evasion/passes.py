@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ppvit.core.device import free_bytes
+from ppvit.core.results import Stopwatch
 
 UNIT = 64  # images whose random starts are drawn together: what is found depends on it, so it is the same everywhere
 MOST_UNITS = 32
+_TIMED = 4
 _SHARE = 0.6  # of the free memory, for what is kept until the backward pass; the rest for what that pass makes
 
 
@@ -24,6 +26,16 @@ def units_at_once(model: nn.Module, images: Tensor) -> int:
     if free is None:
         return 1
     return max(1, min(MOST_UNITS, int(_SHARE * free / (UNIT * bytes_kept(model, images[:1].to(device))))))
+
+
+def pass_seconds(model: nn.Module, images: Tensor) -> float:
+    """Seconds that a forward pass takes for an image here, of the first few; what is done first is not counted."""
+    images = images[:_TIMED].to(next(model.parameters()).device)
+    with torch.no_grad():
+        model(images[:1]).cpu()
+        watch = Stopwatch()
+        model(images).cpu()
+    return watch.seconds() / len(images)
 
 
 def bytes_kept(model: nn.Module, images: Tensor) -> int:

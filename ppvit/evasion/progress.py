@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from ppvit.core.files import write_json
+from ppvit.core.progress import tqdm
 from ppvit.core.sharing import by_all, from_main, is_main
 from ppvit.evasion.cascade import Finds, Remember, under
 
@@ -28,9 +32,12 @@ class Progress:
         determines: everything that the result depends on, beside the versions of packages; equal values share findings,
             and a run that was changed in any way starts anew.
         folder: see :func:`ppvit.core.scratch.scratch_folder`.
+        passes: forward passes of an image that all will take, for a progress bar; None shows none.
     """
 
-    def __init__(self, stage: str, determines: dict[str, Any], folder: Path) -> None:
+    def __init__(self, stage: str, determines: dict[str, Any], folder: Path, passes: float | None = None) -> None:
+        quiet = passes is None or not is_main()
+        self._bar = tqdm(total=round(passes or 0), desc=stage, unit="pass", disable=quiet, file=sys.stderr)
         determines = {**determines, "versions": _versions()}
         digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
         self._path = folder / f"{stage}-{digest[:32]}.json"
@@ -49,12 +56,21 @@ class Progress:
                     write_json(self._path, self._found)
         return [self._found[name] for name in finds]
 
+    def watch(self, model: nn.Module) -> None:
+        """Let the bar follow what the model computes; a pass of which a gradient is taken counts twice."""
+
+        def count(_: nn.Module, inputs: tuple[Tensor, ...], __: object) -> None:
+            self._bar.update(len(inputs[0]) * (2 if inputs[0].requires_grad else 1))
+
+        model.register_forward_hook(count)
+
     def under(self, prefix: str) -> Remember:
         """:meth:`remember` with names of their own for one of several attackers."""
         return under(prefix, self.remember)
 
     def remove(self) -> None:
         """Forget everything once the result is written."""
+        self._bar.close()
         self._path.unlink(missing_ok=True)
 
 

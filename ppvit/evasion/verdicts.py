@@ -26,6 +26,17 @@ SEVERAL_LABELS = (
 """Why nothing of a multi-label model is measured under attack."""
 
 
+FIRST_LOOK_IMAGES = 4, 32
+PUBLISHED_IMAGES = 1000
+
+
+def image_bounds(settings: Robustness) -> tuple[int, int]:
+    """How few and how many test images `robustness` may attack, where there are so many."""
+    if settings.images != "auto":
+        return settings.images, settings.images
+    return (PUBLISHED_IMAGES, PUBLISHED_IMAGES) if settings.attack == "full" else FIRST_LOOK_IMAGES
+
+
 def verdict(values: dict[str, Any], keyed: bool) -> str:
     """One line: the figure to quote, what the key adds, and what not to believe."""
     accuracies = {
@@ -117,9 +128,10 @@ def in_words(attacks: list[str], steps: int) -> str:
 def trainers_verdict(values: dict[str, Any], settings: Robustness, attacks: list[str], images: int) -> str:
     """One line: the figure, of which attacks, and whether to believe it."""
     low, high = values["interval_low_percent"], values["interval_high_percent"]
+    steps = values.get("pgd_steps", settings.steps)
     figure = (
         f"{values['headline_accuracy_percent']:.1f} % of {images} images withstand {settings.norm} "
-        f"{settings.epsilon:g} under {in_words(attacks, settings.steps)} (95 % interval {low:.0f} to {high:.0f} %)"
+        f"{settings.epsilon:g} under {in_words(attacks, steps)} (95 % interval {low:.0f} to {high:.0f} %)"
     )
     failed = [says for name, says in MASKING.items() if not values.get(name, True)]
     if failed:

@@ -126,6 +126,8 @@ _EVERYTHING: tuple[str, ...] = (
 _ADVERSARY = tuple(
     f"robustness.{name}" for name in ("attack", "norm", "epsilon", "step_size", "steps", "epsilons", "seed")
 )
+# how long training took, which is what `auto` may take at most
+_TRAINING = ("finetune.method", "finetune.epochs", "finetune.adversarial", "adversarial.steps")
 _TRAINED = ("encrypted", "adapted", "finetuned")
 
 STAGES: dict[str, Stage] = {
@@ -203,7 +205,7 @@ STAGES: dict[str, Stage] = {
             "audit",
             "owner",
             "Attack the privacy of what the trainer sees, and measure what leaks.",
-            (*_IMAGES, "cipher", *_PREPARE, *_VIEWS, *_BACKBONE, "audit"),
+            (*_IMAGES, "cipher", *_PREPARE, *_VIEWS, *_BACKBONE, "audit", *_TRAINING),
             ("raw", "embedded", *_TRAINED),
             ("pictures", "results"),
         ),
@@ -211,7 +213,7 @@ STAGES: dict[str, Stage] = {
             "threats",
             "owner",
             "Measure robustness to adversarial images made with the key, the weights, other models or nothing.",
-            (*_IMAGES, "cipher", *_PREPARE, "model", "adapt", *_ADVERSARY, "threats"),
+            (*_IMAGES, "cipher", *_PREPARE, "model", "adapt", *_ADVERSARY, "threats", *_TRAINING),
             ("raw", "embedded", "adapted", "finetuned"),
             ("results",),
         ),

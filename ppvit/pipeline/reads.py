@@ -69,6 +69,25 @@ def _model_read_by_he(config: Config) -> set[str]:
     return _model_reads(config) if config.he.features == "backbone" else set()  # pixels need no model
 
 
+def _training_read_by_threats(config: Config) -> set[str]:
+    chosen = (config.robustness.steps, config.threats.images, config.threats.queries, config.threats.surrogate_images)
+    return _training("auto" in chosen, config)
+
+
+def _training_read_by_audit(config: Config) -> set[str]:
+    from ppvit.audit import parameters_read
+
+    return _training(
+        config.audit.training_steps == "auto" and "training_steps" in parameters_read(config.audit), config
+    )
+
+
+def _training(read: bool, config: Config) -> set[str]:
+    """How long training took: of ``finetune`` and ``adversarial``."""
+    read_of_both = {"method", "epochs", "adversarial", *(["steps"] if config.finetune.adversarial != "none" else [])}
+    return read_of_both if read else set()
+
+
 # sections of which only a part is read, depending on what is chosen; in all stages, or in one
 READS: dict[str, Callable[[Config], set[str]]] = {
     "cipher": _as_told_by("ppvit.ciphers", "cipher"),
@@ -80,6 +99,10 @@ READS: dict[str, Callable[[Config], set[str]]] = {
     "pretrain.adversarial": _adversarial_read_by_pretrain,
     "augment": _as_told_by("ppvit.training.augmentation", "augment"),
     "audit": _as_told_by("ppvit.audit", "audit"),
+    "audit.finetune": _training_read_by_audit,
+    "audit.adversarial": _training_read_by_audit,
+    "threats.finetune": _training_read_by_threats,
+    "threats.adversarial": _training_read_by_threats,
     "download.dataset": _as_told_by("ppvit.datasets", "dataset"),
     "he": _as_told_by("ppvit.he.algorithms", "he"),
     "he.model": _model_read_by_he,

@@ -20,7 +20,7 @@ from ppvit.core.figures import Amount, Count, Percent, Share, read_result, read_
 from ppvit.core.measures import HEADLINES, Headline, LabelRow, wilson_percent
 from ppvit.core.provenance import identities
 from ppvit.data.labels import Labelling, LabelSets
-from ppvit.evasion.verdicts import attack_names, trainers_verdict
+from ppvit.evasion.verdicts import attack_names, image_bounds, trainers_verdict
 from ppvit.places import Places
 from ppvit.report.class_claims import disagreement, sums_of
 from ppvit.report.label_claims import exact_match_bounds, read_labels, sums, wrong_label
@@ -98,7 +98,15 @@ def read_results(config: Config, places: Places, images: int, labelling: Labelli
     for stage in ("evaluate", "verify"):
         _require(places, values, stage, "images", images, f"{places.raw} gives")
     attacked = {name: getattr(config.robustness, name) for name in ("norm", "epsilon", "seed")}
-    for name, asked in {**attacked, "images": min(images, config.robustness.images)}.items():
+    if config.robustness.steps != "auto" and "pgd_steps" in values["robustness"]:
+        attacked["pgd_steps"] = config.robustness.steps
+    fewest, most = (min(images, bound) for bound in image_bounds(config.robustness))
+    if fewest == most:
+        attacked["images"] = most
+    elif not fewest <= (told := values["robustness"]["images"]) <= most:
+        why = f"'images' is {told}, by params.yaml it is {fewest} to {most}"
+        raise _distrusted(places.result("robustness"), "robustness", why)
+    for name, asked in attacked.items():
         _require(places, values, "robustness", name, asked, "by params.yaml it is")
     several = isinstance(labelling, LabelSets)
     for stage in ("evaluate", "robustness"):

@@ -18,7 +18,7 @@ from typing import Any
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
 from ppvit.core.device import device
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import UsageError, say
 from ppvit.core.provenance import Made, one_model, require_made_alike
 from ppvit.core.reading import sha256_of_folder
 from ppvit.core.results import Stopwatch, write_result
@@ -38,10 +38,14 @@ from ppvit.evasion.autoattack import require_package
 from ppvit.evasion.ball import GREY_LEVEL, Ball
 from ppvit.evasion.cascade import Adversary, cascade
 from ppvit.evasion.ciphered import rounds, through_cipher, through_map
+from ppvit.evasion.effort import WITHSTAND, Chosen, Effort, chosen_effort, threats_efforts, told
+from ppvit.evasion.effort import refusal as why_not
+from ppvit.evasion.passes import pass_seconds
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import recover
 from ppvit.evasion.sample import Sample, chosen, percent
 from ppvit.evasion.verdicts import SEVERAL_LABELS, attack_names, verdict
+from ppvit.models.flops import forward_flops, training_flops
 from ppvit.models.products import by_onednn
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
@@ -80,13 +84,20 @@ def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple
     classes = len(plain["test"].classes)
     if plain["test"].labelling.task != ClassNumbers.task:
         robustness = {name: getattr(config.robustness, name) for name in ("seed", "norm", "epsilon")}
-        images = min(len(plain["test"]), config.threats.images)
+        images = threats_efforts(config.robustness, config.threats)[0].within(len(plain["test"])).images
         return {"images": images, **robustness, **identity, "verdict": f"Not measured: {SEVERAL_LABELS}."}, None
-    attacks = attack_names(config.robustness.attack, classes)
+    attack_names(config.robustness.attack, classes)  # refuses a single class
     require_package("the threats (K4 asks as Square does)", otherwise="")
-    model = by_onednn(load_finetuned(places.adapted, finetuned, classes))
-    model = model.to(device()).eval().requires_grad_(False)
-    order = chosen(len(plain["test"]), config.threats.images, config.robustness.seed)
+    model = load_finetuned(places.adapted, finetuned, classes)
+    size = cipher.image_size
+    forward = forward_flops(model, cipher.shape if cipher.makes_tokens else (3, size, size))
+    model = by_onednn(model).to(device()).eval().requires_grad_(False)
+    asked = config
+    sizes, training = _sized(config, forward, {split: len(each) for split, each in plain.items()}, classes)
+    effort = sizes.effort
+    config = _with_numbers(config, effort)
+    attacks = attack_names(config.robustness.attack, classes)
+    order = chosen(len(plain["test"]), effort.images, config.robustness.seed)
     sample = Sample(*read_pixels(plain["test"], order))
     public = {
         "images": len(sample),
@@ -100,18 +111,23 @@ def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple
         owner = through_cipher(model, cipher)
     except UsageError as refusal:
         return {**public, "verdict": f"Not measured: {refusal}."}, None
+    seconds = sizes.operations / forward * pass_seconds(owner, sample.images)
+    say(told("threats", sizes, seconds, training, config != asked))
+    if not sizes.fits:
+        return {**public, "verdict": f"Not measured: {why_not('threats', sizes)}."}, None
     require_measurable(config, owner)
     ball = Ball.of_grey_levels(config.robustness.norm, config.robustness.epsilon)
     step = config.robustness.step_size * GREY_LEVEL
-    steps, seed = config.robustness.steps, config.robustness.seed
-    adversary = Adversary(ball, step, classes, seed, steps, queries=config.threats.queries)
+    seed = config.robustness.seed
+    adversary = Adversary(ball, step, classes, seed, effort.steps, effort.queries, effort.apgd_steps)
     determines = {
         "config": {section: values.model_dump(mode="json") for section, values in config},  # with the key's id
         "plain": {split: images.manifest["shards"][split] for split, images in plain.items()},
         "models": [sha256_of_folder(places.adapted), sha256_of_folder(finetuned)],
         "device": str(device()),
     }
-    progress = Progress("threats", determines, scratch_folder())
+    progress = Progress("threats", determines, scratch_folder(), sizes.operations / forward)
+    progress.watch(model)
 
     found = cascade(attacks, adversary, owner, sample, remember=progress.under("k1"))
     standing = {"k1": found[attacks[-1]]}
@@ -128,7 +144,9 @@ def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple
         config, places.embedded, plain["train"], adversary, owner, sample, progress
     )
     standing["k4"] = cascade(["square"], adversary, owner, sample, remember=progress.under("k4"))["square"]
-    values |= {"k3_surrogates": config.threats.surrogates, "k4_queries": config.threats.queries}
+    values |= {"k3_surrogates": config.threats.surrogates, "k4_queries": effort.queries}
+    values |= {"k3_surrogate_images": min(effort.surrogate_images, len(plain["train"])), "pgd_steps": effort.steps}
+    values |= {"apgd_steps": effort.apgd_steps} if attacks != ["pgd"] else {}
     if cipher.keyed:
         stranger = through_cipher(model, load_cipher(config, wrong_key(0)))
         naive = cascade(["pgd"], adversary, stranger, sample, judge=owner, remember=progress.under("naive"))
@@ -138,3 +156,27 @@ def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple
         values |= straight_through_checks(config.robustness, adversary, owner, sample, progress)
     says = verdict({**values, **public}, cipher.keyed)
     return {**values, **public, "verdict": says}, progress
+
+
+def _sized(config: Config, forward: float, images: dict[str, int], classes: int) -> tuple[Chosen, float]:
+    """What is measured, and the operations of the training.
+
+    Args:
+        config: ``robustness``, ``threats`` and, of training, what decides how long it took.
+        forward: operations of a forward pass.
+        images: by split.
+        classes: C.
+    """
+    robustness, threats = config.robustness, config.threats
+    training = training_flops(config.finetune, config.adversarial, images["train"], forward)
+    withstand = WITHSTAND[config.finetune.adversarial != "none"]
+    efforts = (each.within(images["test"]) for each in threats_efforts(robustness, threats))
+    sizes = (classes, withstand, threats.surrogates, images["train"])
+    return chosen_effort("threats", {each: each.threats(*sizes) * forward for each in efforts}, training), training
+
+
+def _with_numbers(config: Config, effort: Effort) -> Config:
+    """With the numbers of an effort in place of ``auto``."""
+    robustness = effort.settings(config.robustness)
+    numbers = {name: getattr(effort, name) for name in ("images", "queries", "surrogate_images")}
+    return config.model_copy(update={"robustness": robustness, "threats": config.threats.model_copy(update=numbers)})

@@ -9,6 +9,7 @@ from measure import Run
 
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
+from ppvit.config.robustness import AUTO_STEPS
 from ppvit.core.device import device
 from ppvit.data.plain import PlainImages
 from ppvit.evasion.at_owner import read_pixels
@@ -49,6 +50,7 @@ def accuracy_with_published_key(config: Config, places: Places) -> float:
         picked = own_images(len(train), config.threats.surrogate_images, config.threats.seed, number)
         surrogate = train_surrogate(config, places.embedded, cipher, *read_pixels(train, picked), classes, device())
         step, seed = settings.step_size * GREY_LEVEL, settings.seed + number
-        adversary = Adversary(ball, step, classes, seed, settings.steps)
+        steps = AUTO_STEPS if settings.steps == "auto" else settings.steps
+        adversary = Adversary(ball, step, classes, seed, steps)
         standing &= cascade(["pgd"], adversary, surrogate, sample, judge=owner)["pgd"]
     return percent(standing)

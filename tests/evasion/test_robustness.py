@@ -454,7 +454,13 @@ def test_accuracy_counts_right_names_only():
 
 def test_verdict_says_why_a_figure_is_not_to_be_believed():
     checks = {"masking_falls_with_epsilon": True, "masking_vanishes": False, "masking_falls_with_steps": True}
-    values = {"headline_accuracy_percent": 60.0, "interval_low_percent": 50.0, "interval_high_percent": 69.0, **checks}
+    values = {
+        "pgd_steps": 20,
+        "headline_accuracy_percent": 60.0,
+        "interval_low_percent": 50.0,
+        "interval_high_percent": 69.0,
+        **checks,
+    }
     said = trainers_verdict(values | {"masking_planted_found": False}, settings().robustness, ["pgd"], 100)
     figure = "60.0 % of 100 images withstand linf 8 under PGD-20 (95 % interval 50 to 69 %)"
     assert said.startswith(f"Not to be believed: {figure}, but ")

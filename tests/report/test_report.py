@@ -56,7 +56,7 @@ VALUES = {
         "clean_accuracy_percent": 90.0, "pgd_accuracy_percent": 15.0, "apgd_ce_accuracy_percent": 5.0,
         "fab_t_accuracy_percent": 5.0, "attacks": "pgd, apgd-ce, fab-t", "headline_accuracy_percent": 5.0,
         "interval_low_percent": 0.89, "interval_high_percent": 23.61,  # Wilson's, of 1 in 20
-        "images": 20, "norm": "linf", "epsilon": 8.0, "seed": 0, **MODEL,
+        "images": 20, "pgd_steps": 20, "apgd_steps": 100, "norm": "linf", "epsilon": 8.0, "seed": 0, **MODEL,
         "verdict": "5.0 % of 20 images withstand linf 8 under PGD-20, APGD-CE and FAB-T (95 % interval 1 to 24 %); "
         "no sign of masked gradients.",
     },

@@ -37,7 +37,7 @@ WIDTH = 32  # channels of the convolutions at 32 px; more sees finer structure a
 PAIRS_TO_SOLVE = 384  # most pairs that the linear maps are solved from; a quarter of them decides how
 _PIXELS_TO_SOLVE = 64 * 224 * 224  # bounds these pairs for large images, by memory
 _PAIRS_PER_CALL = 4  # few, so that a batch has many keys even where each call draws one
-_PIXELS_AT_ONCE = 16 * 32 * 32  # batch size times pixels of a step
+PIXELS_AT_ONCE = 16 * 32 * 32  # batch size times pixels of a step
 
 
 @attack(
@@ -95,12 +95,12 @@ def train_inverse(
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng():  # what callers draw afterwards stays the same
         torch.manual_seed(seed)
-        plain, encrypted = _draw(sample_pairs, rng, min(PAIRS_TO_SOLVE, max(16, _PIXELS_TO_SOLVE // image_size**2)))
+        plain, encrypted = _draw(sample_pairs, rng, pairs_to_solve(image_size))
         network = InverseNetwork(solve_linear(plain, encrypted, block_size, per_position), image_size).to(device())
         optimizer = torch.optim.Adam(network.refine.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, max(steps, 2))
         for _ in tqdm(range(steps), desc="audit: inverse network", unit="step", leave=False, file=sys.stderr):
-            plain, encrypted = _draw(sample_pairs, rng, max(_PAIRS_PER_CALL, _PIXELS_AT_ONCE // image_size**2))
+            plain, encrypted = _draw(sample_pairs, rng, pairs_of_step(image_size))
             loss = functional.mse_loss(network(as_tensor(encrypted)), as_tensor(plain).permute(0, 3, 1, 2))
             optimizer.zero_grad()
             loss.backward()
@@ -112,6 +112,16 @@ def train_inverse(
     if refined < np.mean((reconstruct(network, encrypted) - plain.astype(np.float32)) ** 2):
         network.refine.last.load_state_dict(trained)
     return network.eval()
+
+
+def pairs_to_solve(image_size: int) -> int:
+    """Pairs that the linear maps are solved from."""
+    return min(PAIRS_TO_SOLVE, max(16, _PIXELS_TO_SOLVE // image_size**2))
+
+
+def pairs_of_step(image_size: int) -> int:
+    """Pairs in a step of the convolutions."""
+    return max(_PAIRS_PER_CALL, PIXELS_AT_ONCE // image_size**2)
 
 
 def _draw(sample_pairs: SamplePairs, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +161,7 @@ class InverseNetwork(nn.Module):
         return images
 
 
-def _fold(image_size: int) -> int:
+def fold_of(image_size: int) -> int:
     """By how much a side is folded into channels, so that at least 28 px are left."""
     return max(fold for fold in (1, 2, 4, 8, 16) if fold == 1 or (not image_size % fold and image_size // fold >= 28))
 
@@ -164,7 +174,7 @@ class Refine(nn.Module):
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
-        self.fold = _fold(image_size)
+        self.fold = fold_of(image_size)
         squared, width = self.fold**2, WIDTH if self.fold == 1 else 2 * WIDTH
         self.first = nn.Conv2d(9 * squared, width, 3, padding=1)
         self.between = nn.ModuleList(nn.Conv2d(width, width, 3, padding=step, dilation=step) for step in (1, 2, 4, 1))
@@ -220,7 +230,7 @@ def train_inverse_unpaired(
         of_critic = torch.optim.Adam(critic.parameters(), lr=1e-3, betas=(0.5, 0.9))
         average = as_tensor(public_plain.mean(axis=0)).permute(2, 0, 1)
         for _ in tqdm(range(steps), desc="audit: inverse network, unpaired", unit="step", leave=False, file=sys.stderr):
-            count = max(2, _PIXELS_AT_ONCE // image_size**2)
+            count = max(2, PIXELS_AT_ONCE // image_size**2)
             real = as_tensor(public_plain[rng.integers(0, len(public_plain), count)]).permute(0, 3, 1, 2)
             made = generator(as_tensor(encrypted[rng.integers(0, len(encrypted), count)]))
             loss = functional.relu(1 - critic(real)).mean() + functional.relu(1 + critic(made.detach())).mean()
@@ -247,7 +257,7 @@ def _untrained(inputs: Tensor, block_size: int, image_size: int) -> InverseNetwo
 
 def discriminator(image_size: int) -> nn.Sequential:
     """Three strided convolutions and a score for every place that they see: (n, 3, H, W) to (n, 1, h, w)."""
-    normalised, fold = nn.utils.parametrizations.spectral_norm, _fold(image_size)
+    normalised, fold = nn.utils.parametrizations.spectral_norm, fold_of(image_size)
     layers: list[nn.Module] = [nn.PixelUnshuffle(fold)]
     channels = 3 * fold**2
     for width in (WIDTH, 2 * WIDTH, 2 * WIDTH):

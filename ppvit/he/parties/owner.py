@@ -57,6 +57,8 @@ from ppvit.he.parties.score import figure, headline_of
 from ppvit.he.parties.stopping import ender, held_out_images
 from ppvit.places import Places
 
+AUTO_IMAGES = 1024  # that he.train_images=auto takes; a quarter of large ones, whose features take longer
+SMALL_SIDE = 64
 VALIDATION = 0.2  # share of the training images on which settings may be compared; never the test images
 
 
@@ -69,7 +71,10 @@ def planned(config: Config, places: Places) -> Algorithm:
     settings = config.he
     kind = ALGORITHMS[settings.algorithm]
     plain = PlainImages(places.raw, "train", config.dataset, config.encrypt)
-    images, classes = min(settings.train_images, len(plain)), len(plain.classes)
+    asked = settings.train_images
+    if asked == "auto":
+        asked = AUTO_IMAGES if config.dataset.image_size <= SMALL_SIDE else AUTO_IMAGES // 4
+    images, classes = min(asked, len(plain)), len(plain.classes)
     if settings.loss == "softmax" and isinstance(plain.labelling, LabelSets):
         raise UsageError(
             "he.loss softmax is for images of one class each, and these carry several labels; set he.loss=sigmoid"
