@@ -89,25 +89,24 @@ class GridLayout:
 
     def __init__(self, distances: np.ndarray, rows: int, columns: int, colours: int = 1) -> None:
         self.distances = distances
-        self._logs = np.log(distances + np.eye(len(distances)))
-        colour, row, column = np.unravel_index(np.arange(len(distances)), (colours, rows, columns))
+        self._logs = np.log(distances + np.eye(len(distances), dtype=distances.dtype))
+        # int32, since the tables of a block of 32 px have nine million entries
+        sites = np.arange(len(distances), dtype=np.int32)
+        colour, row, column = (each.astype(np.int32) for each in np.unravel_index(sites, (colours, rows, columns)))
         down, right = row[:, None] - row, column[:, None] - column
-        offset = (down + rows) * 2 * columns + right + columns
-        pair = np.stack([colour[:, None] * colours + colour + 0 * down, offset])
-        pair = pair[0] * 4 * rows * columns + pair[1]
-        pair = np.minimum(pair, pair.T)  # there and back is the same
-        _, self._kind = np.unique(pair, return_inverse=True)
-        self._kind = self._kind.reshape(pair.shape)
-        self._count = np.bincount(self._kind.ravel())
+        kind = (down + rows) * (2 * columns) + (right + columns)
+        kind += (colour[:, None] * colours + colour) * (4 * rows * columns)
+        self._kind = np.minimum(kind, kind.T)  # there and back is the same
+        self._count = np.maximum(np.bincount(self._kind.ravel()), 1)
         self._shape = colours, rows, columns
-        self._weight = 1 / np.maximum(np.hypot(down, right), 1)  # far apart, distances say little about the place
-        np.fill_diagonal(self._weight, 0)
+        self._weight = (1 / np.maximum(np.hypot(down, right), 1)).astype(distances.dtype)  # far apart, distances say
+        np.fill_diagonal(self._weight, 0)  # little about the place
 
     def _expected(self, site: np.ndarray) -> np.ndarray:
         """Log distance by sites, (m, m)."""
         item = np.argsort(site)
         sums = np.bincount(self._kind.ravel(), self._logs[np.ix_(item, item)].ravel())
-        return (sums / self._count)[self._kind]
+        return (sums / self._count).astype(self._logs.dtype)[self._kind]
 
     def misfit(self, site: np.ndarray) -> float:
         """Weighted squared error of the log distances, lower is better."""

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from ppvit.audit.solvers.grid_layout import GridLayout, neighbour_graph, planar_layout
 from ppvit.audit.solvers.symmetry import turns
 
+MAX_JOINT = 1200  # values of a block that are refined all at once: blocks of up to 20 pixels
 _PASSES = 4  # of the last refinement; it usually ends after one or two
 
 
@@ -37,12 +38,39 @@ def value_layout(rows: np.ndarray, side: int, rng: np.random.Generator) -> np.nd
         )
         # colours laid out by themselves are exact more often, unless one of them is no colour at all
         starts.append(turned if joint.misfit(turned) < 2 * joint.misfit(derived) else derived)
-    site = joint.refine(min(starts, key=joint.misfit))
+    site = min(starts, key=joint.misfit)
+    if len(site) > MAX_JOINT:
+        return _refined_apart(distances, site, side)
+    site = joint.refine(site)
     for _ in range(_PASSES):
         proposal = joint.settle_neighbours(joint.refine(_move_pixels(distances, site, side)))
         if joint.misfit(proposal) >= joint.misfit(site) - 1e-12:
             break
         site = proposal
+    return site
+
+
+def _refined_apart(distances: np.ndarray, site: np.ndarray, side: int) -> np.ndarray:
+    """Refine a large block by its pixels, three colours kept together, and by each colour against the two others.
+
+    The cost of refining all values at once grows with the third power of their number, and nine times as fewer pairs
+    do.
+    """
+    area = side * side
+    for _ in range(_PASSES):
+        before = site
+        site = _move_pixels(distances, site, side)
+        for colour in range(3):
+            members = np.flatnonzero(site // area == colour)
+            cost = np.zeros((area, area))
+            for other in range(3):
+                if other != colour:
+                    item = np.argsort(site)[other * area : (other + 1) * area]  # of that colour, cell by cell
+                    cost += np.log(distances[np.ix_(members, item)] + 1e-9)
+            site = site.copy()
+            site[members] = colour * area + linear_sum_assignment(cost)[1]
+        if np.array_equal(site, before):
+            break
     return site
 
 
@@ -58,12 +86,15 @@ def _move_pixels(distances: np.ndarray, site: np.ndarray, side: int) -> np.ndarr
 
 
 def _squared_distances(rows: np.ndarray) -> np.ndarray:
-    """Between columns, float64, (B, B), typically of the order of 1."""
-    gram = (rows.T @ rows).astype(np.float64) / len(rows)
+    """Between columns, (B, B), typically of the order of 1."""
+    # of a large block in single precision, which halves its memory
+    gram = (rows.T @ rows).astype(np.float64 if rows.shape[1] <= MAX_JOINT else np.float32) / len(rows)
     norms = np.diag(gram)
     distances = np.maximum(norms[:, None] + norms[None] - 2 * gram, 0)
     np.fill_diagonal(distances, 0)
-    return np.asarray(distances / max(float(np.median(distances)), 1e-9) + 1e-6)
+    distances /= max(float(np.median(distances)), 1e-9)
+    distances += 1e-6
+    return np.asarray(distances)
 
 
 def _colour_splits(
