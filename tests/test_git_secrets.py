@@ -68,6 +68,7 @@ VERBS: dict[str, list[str] | str] = {
     ],
     "settings": ["settings"],
     "params": NO_FILES,
+    "schema": NO_FILES,
     "list": NO_FILES,
     "tune": "writes to scratch alone",
     "recipe": NO_FILES,

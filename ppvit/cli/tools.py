@@ -185,6 +185,14 @@ def params() -> None:
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON schema of params.yaml, from which editors complete and check it."""
+    from ppvit.config.schema import schema_json
+
+    print(schema_json(), end="")
+
+
+@app.command()
 def recipe(name: Annotated[str, typer.Argument(help="As `ppvit list recipes` has it.", metavar="NAME")]) -> None:
     """Print a published set-up as overrides, to run it with changes: ``ppvit finetune $(ppvit recipe NAME) -S ...``.
 
