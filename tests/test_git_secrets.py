@@ -71,6 +71,7 @@ VERBS: dict[str, list[str] | str] = {
     "params": NO_FILES,
     "doctor": NO_FILES,
     "status": NO_FILES,
+    "schema": NO_FILES,
     "list": NO_FILES,
     "tune": "writes to scratch alone",
     "compare": ["compare workspace", "compare workspace --format html"],

@@ -36,6 +36,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "pull": ("ppvit pull finetune evaluate",),
     "settings": ("ppvit settings -S cipher.name=np --out settings.json",),
     "params": ("ppvit params > params.yaml",),
+    "schema": ("ppvit schema > params.schema.json",),
     "recipe": ("ppvit recipe lin2025",),
     "list": ("ppvit list ciphers",),
     "keys": ("ppvit keys --json",),

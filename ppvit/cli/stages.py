@@ -31,11 +31,12 @@ class _ListsParameters:
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from ppvit.config import parameters
+        from ppvit.config.limits import explained
 
         super().format_epilog(ctx, formatter)  # type: ignore[misc]  # of the command that this is mixed into
         with formatter.section("Parameters, set for one run with -S name=value"):
             rows = parameters(STAGES[str(self.name)].sections)
-            formatter.write_dl([(name, f"{description}  [default: {default}]") for name, default, description in rows])
+            formatter.write_dl([(name, explained(name, default, description)) for name, default, description in rows])
 
 
 class StageCommand(_ListsParameters, TyperCommand):

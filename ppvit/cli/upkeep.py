@@ -49,6 +49,14 @@ def params() -> Answer:
 
 
 @app.command()
+def schema() -> Answer:
+    """Print the JSON schema of params.yaml, from which editors complete and check it."""
+    from ppvit.config.schema import schema, schema_json
+
+    return Answer(schema(), [schema_json().rstrip("\n")])
+
+
+@app.command()
 def recipe(
     name: Annotated[
         str,

@@ -21,6 +21,12 @@ def limits_of(parameter: str) -> str:
     return _either(_limits(field.annotation, field.metadata))
 
 
+def explained(parameter: str, default: Any, description: str) -> str:
+    """What the help says of a parameter: its description, the values that it takes, and its default."""
+    limits = "" if names_of(parameter) or field_of(parameter).annotation is bool else limits_of(parameter)
+    return f"{description}  [{f'{limits}; ' if limits else ''}default: {default}]"
+
+
 def options_of(parameter: str) -> list[str]:
     """All values of a parameter that takes one of a few, and no list; none where it takes others."""
     annotation = field_of(parameter).annotation

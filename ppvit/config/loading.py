@@ -22,6 +22,7 @@ from ppvit.core.errors import UsageError
 from ppvit.core.nearest import did_you_mean, nearest
 from ppvit.core.reading import read_bounded
 
+SCHEMA = "params.schema.json"  # beside params.yaml, for editors
 PARAMS_BYTES = 2**18  # 16 times what all parameters take with their descriptions
 
 
@@ -200,7 +201,10 @@ def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]
 
 def default_yaml() -> str:
     """A ``params.yaml`` with every parameter at its default and its description as a comment."""
-    lines = ["# Only what changes results. How to run (device, workers, resume) is environment or command line."]
+    lines = [
+        f"# yaml-language-server: $schema={SCHEMA}",
+        "# Only what changes results. How to run (device, workers, resume) is environment or command line.",
+    ]
     for section in Config.model_fields:
         lines += ["", f"{section}:  # {inspect.getdoc(_section(section))}"]
         for name, default, description in parameters((section,)):

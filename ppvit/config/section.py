@@ -10,7 +10,8 @@ from pydantic_core import CoreSchema, core_schema
 
 Auto = Literal["auto"]
 
-Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\p{Cc}]*$")]
+CONTROL = r"^[^\p{Cc}]*$"  # a text without control characters
+Text = Annotated[str, Field(max_length=4096, pattern=CONTROL)]
 """a name or a path: no control characters, and no longer than Linux lets a path be"""
 
 

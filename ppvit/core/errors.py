@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import select
+import struct
 import sys
 import traceback
 from collections.abc import Iterator
@@ -34,6 +36,22 @@ _PIPE_CLOSED = 141  # of the shell, for a tool that SIGPIPE ended
 def printable(text: str) -> str:
     """``text`` in one line without control characters: what others wrote must not steer the terminal."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+_ADDRESS = re.compile(r"<[\w.]+(?: object)? at 0x[0-9a-f]+>")
+_DAMAGED = (
+    LookupError,
+    AttributeError,
+    struct.error,
+)  # what readers stumble over: their words are of code, not of files
+
+
+def brief(error: BaseException) -> str:
+    """Why another library did not read a file, in one line of at most 200 characters that a person can use."""
+    text = _ADDRESS.sub("the file", " ".join(str(error).split()))
+    if isinstance(error, _DAMAGED) or not re.search(r"[^\W\d_]{3}", text):
+        return "it is damaged or cut short"
+    return text if len(text) < 200 else text[:200] + " ..."
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 from ppvit.data import dicom, rasters
 from ppvit.data.decoded import PIXELS, Decoded
 
@@ -170,7 +170,7 @@ def reason(error: Exception, data: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
         start = data[:200].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
         return next((what for mark, what in _OTHERS.items() if start.startswith(mark)), "of no kind that is read")
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return brief(error)
 
 
 _OTHERS = {  # what stands in files in the place of images, by their first letters

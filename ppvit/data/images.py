@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 from ppvit.data import npy
 
 _WORTH_IT = 0.95  # of the size without compression: reading takes six times as long with it
@@ -116,7 +116,7 @@ def decode_array(data: bytes, where: str, shape: tuple[int, ...], dtype: np.dtyp
         return _png_pixels(data, shape) if as_png else npy.array_of(data, shape, dtype)
     except Exception as error:  # see decode
         raise PpvitError(
-            f"{where}: this ciphertext cannot be read ({error}); make it again: dvc repro encrypt"
+            f"{where}: this ciphertext cannot be read ({brief(error)}); make it again: dvc repro encrypt"
         ) from None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 from ppvit.core.reading import open_regular
 
 _ROWS, _LABEL_ROWS = 8, 256  # read at once: a small file may say a large image, or text, many times over
@@ -117,8 +117,7 @@ def _whole(path: Path) -> Iterator[None]:
     except Exception as error:  # pyarrow raises its own, OSError, ValueError, KeyError and others over damaged files
         if _begins(path, b"version https://git-lfs"):
             raise PpvitError(f"{path} is a pointer of Git LFS, not the file; fetch it: git lfs pull") from None
-        reason = " ".join(str(error).split())[:200] or type(error).__name__  # of a size that lies, MemoryError
-        raise PpvitError(f"{path} is damaged or no {kind} file ({reason}); copy or download it again") from None
+        raise PpvitError(f"{path} is damaged or no {kind} file ({brief(error)}); copy or download it again") from None
 
 
 def _begins(path: Path, start: bytes) -> bool:

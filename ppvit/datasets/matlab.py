@@ -7,7 +7,7 @@ import struct
 import zlib
 from typing import Any
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 
 _HEADER_BYTES = 128
 _COMPRESSED = 15  # type of an element, in a MAT-file of level 5
@@ -33,8 +33,7 @@ def variables(data: bytes, where: str, *names: str) -> list[Any]:
     except (PpvitError, MemoryError):
         raise
     except Exception as error:  # scipy raises many kinds over damaged headers
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PpvitError(f"{where} is damaged or no MAT-file of level 5 ({reason}); copy it again") from None
+        raise PpvitError(f"{where} is damaged or no MAT-file of level 5 ({brief(error)}); copy it again") from None
     if missing := [name for name in names if name not in found]:
         raise PpvitError(f"{where} has no variable '{missing[0]}'; is it the official file?")
     return [found[name] for name in names]

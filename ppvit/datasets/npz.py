@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 from ppvit.core.reading import open_regular
 from ppvit.data import npy
 from ppvit.data.decoding import PIXELS
@@ -80,4 +80,4 @@ def _whole(path: Path) -> Iterator[None]:
     except (PpvitError, MemoryError):
         raise
     except Exception as error:  # zipfile also raises IndexError and others over damaged headers
-        raise PpvitError(f"{path} is damaged or no npz file ({error}); copy or download it again") from None
+        raise PpvitError(f"{path} is damaged or no npz file ({brief(error)}); copy or download it again") from None

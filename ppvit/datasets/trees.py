@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 from ppvit.core.reading import open_regular, read_bounded
 from ppvit.data.decoding import is_noise
 from ppvit.data.tar_index import IMAGE_BYTES
@@ -275,9 +275,8 @@ def _whole(path: Path) -> Iterator[None]:
     except PermissionError:
         raise PpvitError(f"{path} cannot be read; check its permissions") from None
     except Exception as error:  # tarfile and zipfile also raise IndexError, TypeError and others over damaged headers
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise PpvitError(
-            f"{path} is damaged or not an archive of a known kind (tar, tar.gz, tar.xz, tar.bz2, zip): {reason}; "
+            f"{path} is damaged or not an archive of a known kind (tar, tar.gz, tar.xz, tar.bz2, zip): {brief(error)}; "
             "copy or download it again, or unpack it and set dataset.path to the folder"
         ) from None
 

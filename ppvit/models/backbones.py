@@ -12,14 +12,15 @@ from timm.models import is_model_in_modules
 from torch import Tensor
 
 from ppvit.config import Config
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError, brief
 from ppvit.models.building import create
 from ppvit.models.checkpoint_config import has_configuration
 from ppvit.models.checkpoints import load_checkpoint
+from ppvit.models.hub import tried_once
 from ppvit.models.names import MICRO, MICRO_ARCHITECTURE, MICRO_NAME, parsed
 from ppvit.models.normalization import Given, Origin, three
 from ppvit.models.refusals import why_not
-from ppvit.models.weights_file import brief, find_weights, is_shard
+from ppvit.models.weights_file import find_weights, is_shard
 from ppvit.places import EMBEDDED
 
 __all__ = ["MICRO", "MICRO_ARCHITECTURE", "MICRO_NAME", "Backbone", "backbone_of", "is_convolutional", "load_backbone",
@@ -206,10 +207,11 @@ def _on_hub(architecture: str) -> bool:
 
 def _from_hub(architecture: str, model_args: dict[str, Any]) -> torch.nn.Module:
     try:
-        model = create(architecture, model_args, pretrained=True)
-    except UsageError:
-        raise
-    except Exception as error:  # huggingface_hub, requests and urllib raise kinds of their own without a network
+        with tried_once():
+            model = create(architecture, model_args, pretrained=True)
+    except ConnectionError as error:
+        if isinstance(error.__cause__, UsageError):
+            raise error.__cause__ from None
         raise PpvitError(
             f"the weights of {architecture} cannot be fetched from timm's hub ({brief(error)}); set "
             "model.checkpoint to a local .safetensors file"

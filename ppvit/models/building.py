@@ -10,8 +10,7 @@ import torch
 from timm.models import _builder as timm_builder
 from torch import Tensor, nn
 
-from ppvit.core.errors import PpvitError, UsageError
-from ppvit.models.weights_file import brief
+from ppvit.core.errors import PpvitError, UsageError, brief
 
 Filter = Callable[..., dict[str, Tensor]]
 

@@ -17,10 +17,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 from ppvit.core.reading import first_reason, read_bounded
 from ppvit.models.records import ModelArguments
-from ppvit.models.weights_file import brief
 
 CONFIG_BYTES = 4 * 2**20  # names of 21,841 classes take one
 

@@ -9,14 +9,14 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 from ppvit.models import networks, resnet
 from ppvit.models.building import Filter, filter_of, skeleton, unfilled
 from ppvit.models.checkpoint_config import Said, read_said
 from ppvit.models.checkpoint_names import Renamed, timm_names
 from ppvit.models.networks import Network, network_of
 from ppvit.models.normalization import Given, Origin, normalization_of
-from ppvit.models.weights_file import Checkpoint, brief, read_checkpoint
+from ppvit.models.weights_file import Checkpoint, read_checkpoint
 
 _METHODS = {
     "teacher": "DINO",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 from ppvit.core.files import atomic_output, write_json
 from ppvit.core.reading import first_reason
 from ppvit.core.reading import read_record as read_checked
@@ -24,7 +24,6 @@ from ppvit.models.projections import is_order
 from ppvit.models.records import ModelConfiguration, ModelRecord
 from ppvit.models.stems import install_stem, stem_of
 from ppvit.models.tensors import read_tensors, require_tensors, tensor_names
-from ppvit.models.weights_file import brief
 
 CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, brief
 from ppvit.core.reading import open_regular
 
 HEADER_BYTES = 8 * 2**20  # ViT-G has 600 tensors, which take 60 kB; the library would take 100 MB
@@ -101,8 +101,9 @@ def _opened(path: Path, made_by: str) -> Any:
     except FileNotFoundError:
         raise PpvitError(f"{path} is missing; run the stage that writes it: dvc repro {made_by}") from None
     except SafetensorError as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise PpvitError(f"{path} cannot be read ({reason}); make it again: dvc repro --force {made_by}") from None
+        raise PpvitError(
+            f"{path} cannot be read ({brief(error)}); make it again: dvc repro --force {made_by}"
+        ) from None
 
 
 def _refused(path: Path, why: str, made_by: str) -> PpvitError:

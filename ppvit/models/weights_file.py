@@ -18,7 +18,7 @@ from timm.models import clean_state_dict
 from torch import Tensor
 
 from ppvit.config import NO_MODEL
-from ppvit.core.errors import PpvitError, UsageError, printable
+from ppvit.core.errors import PpvitError, UsageError, brief, printable
 from ppvit.core.reading import read_bounded
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -209,9 +209,3 @@ def _require_stored(path: Path) -> None:
         raise PpvitError(f"{path} cannot be read as weights ({brief(error)}); fetch it again") from None
     if sum(member.file_size for member in members) > path.stat().st_size:
         raise PpvitError(f"{path} is compressed, as torch writes no weights; save it again with torch.save")
-
-
-def brief(error: Exception) -> str:
-    """An error of another library in one line of at most 200 characters."""
-    text = " ".join(str(error).split())
-    return (text if len(text) < 200 else text[:200] + " ...") or type(error).__name__

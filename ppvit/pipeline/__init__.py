@@ -32,6 +32,7 @@ class Stage:
             is the one that ``--out`` means.
         shared: whether several processes can share its work, see :mod:`ppvit.core.sharing`.
         apart: more places that it reads or writes where it is run by hand, of which DVC knows nothing.
+        instead: what a trainer can do, who has not the plain images that it reads.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     outputs: tuple[str, ...]
     shared: bool = False
     apart: tuple[str, ...] = ()
+    instead: str = ""
 
     def narrowed(self, config: Config) -> Config:
         """The parameters that decide the stage's result.
@@ -96,6 +98,7 @@ class Stage:
 
         if self.party != "trainer":  # who has no cipher; the shards say what of it counts
             require_encryptable(config)
+        self._require_plain_images(places)
         if not self.shared:
             require_alone(self.name)
         elif launch(command()):
@@ -104,6 +107,16 @@ class Stage:
             require_as_asked(join()[1])
         self.run(config, places)
         leave()
+
+    def _require_plain_images(self, places: Places) -> None:
+        """Tell a trainer, who has been sent to the owner's check, what there is for him."""
+        from ppvit.core.errors import PpvitError
+
+        if self.instead and not places.raw.exists():
+            raise PpvitError(
+                f"{places.raw} is missing: `{self.name}` needs the plain images, which the owner alone has. Owner: run "
+                f"dvc repro download. Trainer: {self.instead}"
+            )
 
 
 _IMAGES = (
@@ -200,6 +213,7 @@ STAGES: dict[str, Stage] = {
             (*_TESTED, "cipher", *_PREPARE, "verify"),
             ("raw", "adapted", "finetuned"),
             ("results",),
+            instead="`ppvit evaluate` measures on the encrypted test images, and the owner verifies what you send",
         ),
         Stage(
             "audit",
@@ -208,6 +222,7 @@ STAGES: dict[str, Stage] = {
             (*_IMAGES, "cipher", *_PREPARE, *_VIEWS, *_BACKBONE, "audit", *_TRAINING),
             ("raw", "embedded", *_TRAINED),
             ("pictures", "results"),
+            instead="nothing is to be done; it plays your part, for the owner to know what leaks",
         ),
         Stage(
             "threats",
@@ -216,6 +231,7 @@ STAGES: dict[str, Stage] = {
             (*_IMAGES, "cipher", *_PREPARE, "model", "adapt", *_ADVERSARY, "threats", *_TRAINING),
             ("raw", "embedded", "adapted", "finetuned"),
             ("results",),
+            instead="`ppvit robustness` attacks the model without plain images",
         ),
         Stage(
             "he",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppvit.core.errors import say
+from ppvit.core.errors import brief, say
 from ppvit.core.files import atomic_output
 from ppvit.core.reading import open_regular
 from ppvit.tuners import trained_state
@@ -115,8 +115,7 @@ class Checkpoint:
         return progress
 
     def _told_unusable(self, error: Exception) -> None:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        say(f"finetune: the checkpoint {self._path} cannot be used ({reason}); training starts anew")
+        say(f"finetune: the checkpoint {self._path} cannot be used ({brief(error)}); training starts anew")
 
     def remove(self) -> None:
         """Forget the checkpoint once the result is written."""

@@ -16,7 +16,7 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError, brief
 from ppvit.core.provenance import ADAPTER, ADAPTER_CONFIGURATION, RECORD
 from ppvit.core.reading import read_json
 from ppvit.models.adaptive import learned_layer_names
@@ -24,7 +24,6 @@ from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.models.folders import StoredModel
 from ppvit.models.stems import token_order
 from ppvit.models.tensors import read_some, read_tensors, require_tensors
-from ppvit.models.weights_file import brief
 from ppvit.tuners.base import TUNERS
 from ppvit.tuners.records import FinetunedRecord, checked_record
 
