@@ -38,7 +38,7 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-_ADDRESS = re.compile(r"<[\w.]+(?: object)? at 0x[0-9a-f]+>")
+_ADDRESS = re.compile(r" ?<[\w.]+(?: object)? at 0x[0-9a-f]+>")
 _DAMAGED = (
     LookupError,
     AttributeError,
@@ -48,7 +48,7 @@ _DAMAGED = (
 
 def brief(error: BaseException) -> str:
     """Why another library did not read a file, in one line of at most 200 characters that a person can use."""
-    text = _ADDRESS.sub("the file", " ".join(str(error).split()))
+    text = _ADDRESS.sub("", " ".join(str(error).split()))
     if isinstance(error, _DAMAGED) or not re.search(r"[^\W\d_]{3}", text):
         return "it is damaged or cut short"
     return text if len(text) < 200 else text[:200] + " ..."

@@ -11,7 +11,7 @@ from ppvit.datasets.source import CHOICES, DATASETS, Request, Sample, Source
 if TYPE_CHECKING:  # a data set can be opened without params.yaml
     from ppvit.config import Dataset
 
-__all__ = ["CHOICES", "DATASETS", "Request", "Sample", "Source", "open_source", "parameters_read"]
+__all__ = ["CHOICES", "DATASETS", "Request", "Sample", "Source", "open_source", "parameters_read", "require_choices"]
 
 
 def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, seed: int, **choices: Any) -> Source:
@@ -30,6 +30,17 @@ def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, 
         PpvitError: the data are missing, damaged or not laid out as the data set needs, or cannot be fetched.
     """
     return DATASETS[name](Request(name, own_data(Path(path)), Path(cache), test_fraction, seed, **choices))
+
+
+def require_choices(settings: Dataset) -> None:
+    """Refuse a data set that there is not, and choices that the chosen one does not have, before it is fetched.
+
+    Raises:
+        UsageError: one line with the parameter and what there is.
+    """
+    require = getattr(DATASETS[settings.name], "require", None)
+    if require is not None:
+        require(settings)
 
 
 def parameters_read(settings: Dataset) -> set[str]:

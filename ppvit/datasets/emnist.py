@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ppvit.core.errors import UsageError
 from ppvit.datasets.fetch import fetch, verified
@@ -28,9 +29,8 @@ def open_emnist(request: Request) -> Source:
     """
     from torchvision.datasets import EMNIST  # knows address, checksum and classes; imports torch
 
+    _require_subset(request)
     subset = request.subset or _SUBSETS[0]
-    if subset not in _SUBSETS:
-        raise UsageError(f"dataset.subset: emnist has {', '.join(_SUBSETS)}, but no '{subset}'")
     classes = [name for name in EMNIST.classes_split_dict[subset] if name != "N/A"]
     names = {
         split: (f"emnist-{subset}-{split}-images-idx3-ubyte", f"emnist-{subset}-{split}-labels-idx1-ubyte")
@@ -58,6 +58,11 @@ def _archive(path: Path) -> Path | None:
     return next((archive for archive in found if archive is not None), None)
 
 
+def _require_subset(asked: Any) -> None:
+    if asked.subset not in ("", *_SUBSETS):
+        raise UsageError(f"dataset.subset: emnist has {', '.join(_SUBSETS)}, but no '{asked.subset}'")
+
+
 enter(
     "emnist",
     open_emnist,
@@ -65,4 +70,5 @@ enter(
     "in 47 classes), byclass (697,932 + 116,323 in 62), bymerge (the same in 47), letters (124,800 + 20,800 in 26), "
     "digits (240,000 + 40,000 in 10) or mnist (60,000 + 10,000 in 10); licence not stated.",
     reads=("subset",),
+    require=_require_subset,
 )

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def open_medmnist(request: Request) -> Source:
         PpvitError: the file is no MedMNIST npz of this data set, or cannot be fetched.
     """
     info = INFO[request.name]
-    _check_choices(request, info)
+    _require_choices(request)
     own = None if request.path is None else _own(request, info, request.path)
     if request.path is not None and own is None:
         return open_imagefolder(request, expected_classes=len(info.classes))
@@ -69,7 +70,8 @@ def open_medmnist(request: Request) -> Source:
     return _File(path, info, axis, request.slices == "all", request.source_size).source(name)
 
 
-def _check_choices(request: Request, info: Info) -> None:
+def _require_choices(request: Any) -> None:
+    info = INFO[request.name]
     if request.source_size and request.source_size not in info.md5:
         sizes = ", ".join(map(str, info.md5))
         raise UsageError(f"dataset.source_size: {request.name} is published at {sizes} px; choose one of these")
@@ -213,6 +215,7 @@ for _flag, _info in INFO.items():
         open_medmnist,
         _says(_flag, _info),
         reads=("source_size", *(("slices", "slice_axis") if _is_volumes(_flag) else ())),
+        require=_require_choices,
     )
     for _size in _info.md5:
         if _size != 28:

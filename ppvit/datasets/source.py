@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,13 @@ DATASETS: Registry[Callable[[Request], Source]] = Registry("ppvit.datasets", "da
 """What opens each data set, by name. One more is a file in this folder with a function under ``@DATASETS.register``."""
 
 
-def enter(name: str, opener: Callable[[Request], Source], says: str, reads: tuple[str, ...] = ()) -> None:
+def enter(
+    name: str,
+    opener: Callable[[Request], Source],
+    says: str,
+    reads: tuple[str, ...] = (),
+    require: Callable[[Any], None] | None = None,
+) -> None:
     """Register one of several data sets that are opened alike.
 
     Args:
@@ -87,13 +94,14 @@ def enter(name: str, opener: Callable[[Request], Source], says: str, reads: tupl
         opener: what opens it.
         says: the sentence on it in ``ppvit list datasets``: what is seen, images, classes, licence.
         reads: those of ``CHOICES`` that it reads.
+        require: refuses choices that it does not have; takes what has their names, a request or the section.
     """
 
     def open_named(request: Request) -> Source:
         return opener(request)
 
     open_named.__doc__ = says
-    vars(open_named)["reads"] = reads
+    vars(open_named).update(reads=reads, require=require)
     DATASETS.register(name)(open_named)
 
 

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -41,16 +42,20 @@ def open_sprites(request: Request) -> Source:
         raise UsageError(
             "dataset.name=dsprites_standin takes no dataset.path; dSprites itself are dataset.name=vtab_dsprites_loc"
         )
+    _require_subset(request)
     subset = request.subset or "location"
-    if subset not in TASKS:
-        raise UsageError(f"dataset.subset: dsprites_standin has {', '.join(TASKS)}, but no '{subset}'")
     train, val, test = (partial(_samples, subset, split) for split in COUNTS)
     images = sum(COUNTS.values())
     names = [str(number) for number in range(CLASSES)]
     return Source(names, train, test, f"drawn stand-in for dSprites, {subset}", shard_bytes(images, images * 400), val)
 
 
-vars(open_sprites)["reads"] = ("subset",)
+def _require_subset(asked: Any) -> None:
+    if asked.subset not in ("", *TASKS):
+        raise UsageError(f"dataset.subset: dsprites_standin has {', '.join(TASKS)}, but no '{asked.subset}'")
+
+
+vars(open_sprites).update(reads=("subset",), require=_require_subset)
 
 
 def _samples(subset: str, split: str) -> Iterator[Sample]:

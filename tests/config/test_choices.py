@@ -19,7 +19,10 @@ from ppvit.config.choices import CHOICES, names_of
 from ppvit.config.fitting import refusals_to_come, require_encryptable
 from ppvit.config.networks import names, network, require_network
 from ppvit.core.declared import declared
-from ppvit.core.errors import UsageError
+from ppvit.core.errors import PpvitError, UsageError, brief
+from ppvit.models import hub
+from ppvit.pipeline import STAGES, write_settings
+from ppvit.places import Places
 from ppvit.tuners import TUNERS
 
 ROOT = Path(__file__).parents[2]
@@ -210,3 +213,62 @@ def test_loading_imports_neither_torch_nor_timm():
             [sys.executable, "-c", code, override], cwd=ROOT, capture_output=True, text=True, check=True
         )
         assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["dataset.name=emnist", "dataset.subset=lettrs"], "dataset.subset: emnist has balanced, .* but no 'lettrs'"),
+        (["dataset.name=organmnist3d"], "holds volumes, not images; set dataset.slices=middle"),
+        (["dataset.name=imagefolder", "dataset.path=data/local/nope"], "dataset.path: data/local/nope does not exist"),
+        (["model.checkpoint=models/local/nope.pth"], "model.checkpoint: models/local/nope.pth does not exist"),
+        (["cipher.name=disposable"], "no exact adaptation exists"),
+    ],
+)
+def test_the_first_stage_refuses_and_leaves_settings_as_they_are(overrides, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "settings.json"
+    path.write_text("as it was")
+    config = load(ROOT / "params.yaml", overrides)
+    with pytest.raises(UsageError, match=told):
+        write_settings(config, path)
+    assert path.read_text() == "as it was"
+
+
+def test_a_path_that_was_run_may_be_gone(tmp_path, monkeypatch):
+    """A trainer has not the images of the owner."""
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.lock").write_text("stages:\n  download:\n    deps:\n    - path: data/local/mine\n      size: 1\n")
+    write_settings(load(ROOT / "params.yaml", ["dataset.name=imagefolder", "dataset.path=data/local/mine"]))
+    assert Path("settings.json").exists()
+
+
+@pytest.mark.parametrize("stage", ["verify", "audit", "threats"])
+def test_a_trainer_is_told_what_there_is_for_him(stage, tmp_path):
+    config = load(ROOT / "params.yaml")
+    with pytest.raises(PpvitError, match="which the owner alone has. Owner: run dvc repro download. Trainer: "):
+        STAGES[stage].run_as_asked(config, Places.of(config, raw=tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyError(101), "it is damaged or cut short"),
+        (ValueError("cannot identify image file <_io.BytesIO object at 0x7f>"), "cannot identify image file"),
+        (ValueError("a\n b"), "it is damaged or cut short"),
+        (OSError("Truncated\nfile"), "Truncated file"),
+    ],
+)
+def test_what_libraries_say_is_told_in_words(error, told):
+    assert brief(error) == told
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_answers", lambda address: False)
+    with pytest.raises(ConnectionError, match="does not answer, and they are not in the cache"), hub.tried_once():
+        assert constants.HF_HUB_OFFLINE
+        raise OSError
+    assert not constants.HF_HUB_OFFLINE
