@@ -66,6 +66,7 @@ def collect(config: Config, places: Places) -> tuple[View, Truth]:
         *made_models(places.adapted, places.finetuned),
     )
     settings = _fitting(config.audit, {split: len(images) for split, images in shards.items()})
+    settings = _telling(settings, space)
     for split, images in shards.items():
         require_same_images(plain[split], cipher, images)
     known, others = np.split(_order(len(plain["train"]), settings.seed), [max(settings.known_pairs)])
@@ -173,3 +174,14 @@ def _fitting(settings: Audit, counts: dict[str, int]) -> Audit:
             )
         settings = settings.model_copy(update={"images": counts["test"]})
     return settings
+
+
+def _telling(settings: Audit, space: KeySpace) -> Audit:
+    """The default amounts of pooled ciphertexts without those that have fewer blocks than a block has values.
+
+    Nothing tells so many values apart by so few blocks, and looking for their order takes minutes.
+    """
+    if settings.pooled_images != Audit().pooled_images:
+        return settings
+    enough = [count for count in settings.pooled_images if count * space.blocks >= space.values]
+    return settings.model_copy(update={"pooled_images": enough or settings.pooled_images[-1:]})

@@ -178,7 +178,7 @@ class Audit(Section):
     known_pairs: list[Annotated[int, Field(ge=1, le=100_000)]] = Field([1, 2, 3, 10], min_length=1, max_length=100)
     """numbers of plain images that the known-plaintext attacker holds; one run for each"""
     pooled_images: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field([1, 20, 100], min_length=1, max_length=100)
-    """numbers of ciphertexts that the ciphertext-only attacker combines, a run for each; at most the training images"""
+    """numbers of ciphertexts that the ciphertext-only attacker combines, a run each; 1 of small blocks only"""
     candidates: int = Field(100, ge=2, le=100_000)
     """plain images among which the attacker must find the one that a ciphertext shows"""
     training_steps: Annotated[int | Auto, AutoOr(1, 1_000_000)] = "auto"

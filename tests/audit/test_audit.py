@@ -559,3 +559,18 @@ def test_every_attack_can_be_asked_for():
     assert chosen_attacks(config.Audit(attacks=["pooled", "weights", "pooled"])) == ["pooled", "weights"]
     with pytest.raises(UsageError, match=r"unknown audit.attacks 'wieghts'; did you mean 'weights'\?"):
         chosen_attacks(config.Audit(attacks=["wieghts"]))
+
+
+@pytest.mark.parametrize(
+    ("size", "block", "asked", "expected"),
+    [(32, 4, None, [1, 20, 100]), (224, 16, None, [20, 100]), (224, 16, [1, 3], [1, 3])],
+)
+def test_one_ciphertext_of_large_blocks_is_not_pooled_by_default(size, block, asked, expected):
+    """196 blocks cannot tell 768 values apart; 64 blocks can do so with 48."""
+    from ppvit.audit.collect import _telling
+    from ppvit.audit.view import KeySpace
+    from ppvit.ciphers import make_cipher
+
+    space = KeySpace.of(make_cipher("block", Key(bytes(32)), image_size=size, block_size=block))
+    settings = config.Audit() if asked is None else config.Audit(pooled_images=asked)
+    assert _telling(settings, space).pooled_images == expected
