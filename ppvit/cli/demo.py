@@ -18,8 +18,8 @@ def demo(
 ) -> None:
     """Open a local page: draw a digit, encrypt it, see what models say and what attackers recover (owner)."""
     from ppvit.config import load
-    from ppvit.demo.page import serve
     from ppvit.places import Places
+    from ppvit.report.demo.page import serve
 
     print(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
     serve(weights or Places.of(load(None)).embedded, port, browser)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from ppvit.ciphers import make_cipher
 from ppvit.core.errors import MissingPackage
-from ppvit.demo import page, workbench
+from ppvit.report.demo import page, workbench
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "models/pretrained/vit_micro_patch4_32.safetensors"

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from ppvit.core.errors import MissingPackage, PpvitError, UsageError
 from ppvit.data.decoding import decode
-from ppvit.demo import workbench
-from ppvit.demo.workbench import Workbench
+from ppvit.report.demo import workbench
+from ppvit.report.demo.workbench import Workbench
 
 _PAD, _PEN = 256, 26  # pixels of the pad to draw on, and of the pen
 _SHOWN = 160  # pixels of a picture
