@@ -58,6 +58,7 @@ VERBS: dict[str, list[str] | str] = {
         "he decrypt --owner mine/owner --trainer mine/trainer --out mine/head --results mine/results",
     ],
     "show": ["show", "show --out other.png", "show --out some/where/else.png"],
+    "demo": NO_FILES,
     "predict": ["predict data/local/photo.png"],
     "export": [
         "export hub",

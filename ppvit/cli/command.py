@@ -3,12 +3,12 @@
 import typer
 from typer.models import CommandInfo
 
-from ppvit.cli import comparing, init, parties, ring, stages, tools, upkeep
+from ppvit.cli import comparing, demo, init, parties, ring, stages, tools, upkeep
 from ppvit.cli.answers import answering
 from ppvit.cli.base import app
 from ppvit.cli.examples import EXAMPLES, epilog
 
-__all__ = ["app", "comparing", "init", "parties", "ring", "stages", "tools", "upkeep"]
+__all__ = ["app", "comparing", "demo", "init", "parties", "ring", "stages", "tools", "upkeep"]
 
 
 def _complete(group: typer.Typer, of: str = "") -> None:

@@ -26,6 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "he refresh": ("ppvit he refresh --owner he/owner --trainer he/trainer",),
     "he decrypt": ("ppvit he decrypt --owner he/owner --trainer he/trainer",),
     "show": ("ppvit show --count 6 --out show.png", "ppvit show --findings"),
+    "demo": ("ppvit demo --port 8090",),
     "tune": ("ppvit tune finetune.learning_rate=1e-4..1e-1 'finetune.rank=[4, 8]' --trials 10",),
     "predict": ("ppvit predict photo.jpg --top 5",),
     "rekey": ("ppvit rekey pk-6a84562a80f3ffa0 pk-0123456789abcdef --out rekeyed",),

@@ -51,6 +51,7 @@ def words_of(example: str) -> list[str]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_json_is_one_document_whether_a_verb_succeeds_or_not(verb, project, monkeypatch):
     monkeypatch.setattr(Stage, "run_as_asked", noisy)
+    monkeypatch.setattr("ppvit.report.demo.page.serve", lambda *_: None)  # which ends with Ctrl-C
     words = words_of(EXAMPLES[verb][0])[1:]
     done = CliRunner().invoke(app, [*words, *(["--json"] if "--json" not in words else [])])
     document = json.loads(done.stdout)
