@@ -4,12 +4,15 @@
 
 Takes pictures that scikit-learn and scikit-image install, cuts 30 squares of 224 pixels out of them, encrypts them with
 the cipher ``block`` (blocks of 16 pixels change places, the values in each change places) and one key that nothing
-keeps, and runs the attack of `ppvit audit FOLDER` on the ciphertexts alone. Whose pictures they are: docs/README.md.
+keeps, and runs `ppvit audit FOLDER` on the ciphertexts alone. Whose pictures they are: docs/README.md.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,8 +20,6 @@ from skimage import data
 from sklearn.datasets import load_sample_images
 
 import ppvit
-from ppvit.audit.attacks.pooled import recover_key
-from ppvit.audit.view import decrypt
 
 SIZE, BLOCK, IMAGES = 224, 16, 30
 TITLES = ("plain", "encrypted with one key", f"what `ppvit audit` makes of {IMAGES} encrypted files, without the key")
@@ -43,11 +44,15 @@ def photographs() -> np.ndarray:
 def main() -> None:
     plain = photographs()
     encrypted = ppvit.make_cipher("block", ppvit.generate_key(), image_size=SIZE, block_size=BLOCK).encrypt(plain)
-    key = recover_key(
-        encrypted, BLOCK, scrambles=True, shuffles=True, inverts=True, rng=np.random.default_rng(0)
-    )  # as `ppvit audit FOLDER` calls it
+    with TemporaryDirectory() as folder:
+        given, out = Path(folder) / "encrypted", Path(folder) / "audit"
+        given.mkdir()
+        for number, picture in enumerate(encrypted):
+            Image.fromarray(picture).save(given / f"{number:02}.png")
+        subprocess.run([sys.executable, "-m", "ppvit.cli", "audit", given, "--out", out], check=True)
+        recovered = np.stack([np.asarray(Image.open(path)) for path in sorted(out.glob("decrypted/*"))])
     shown = slice(0, 4)
-    rows = (plain[shown], encrypted[shown], decrypt(encrypted[shown], key, BLOCK))
+    rows = (plain[shown], encrypted[shown], recovered[shown])
     gap, title = 6, 26
     page = Image.new("RGB", (4 * (SIZE + gap) - gap, len(rows) * (SIZE + title)), "white")
     for line, (pictures, text) in enumerate(zip(rows, TITLES, strict=True)):
