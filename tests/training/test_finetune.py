@@ -366,3 +366,17 @@ def train_in_two_processes(folder: Path, config: Config, name: str = "two") -> d
 def test_schedule(schedule, expected):
     settings = make_config(finetune={"schedule": schedule, "warmup_fraction": 0.2}).finetune
     assert [learning_rate_factor(settings, step, 10) for step in range(10)] == pytest.approx(expected)
+
+
+def test_a_repository_without_a_commit_is_refused_before_training(tmp_path, monkeypatch):
+    config, places = make_config(), make_places(tmp_path / "work", make_config())
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    subprocess.run(["git", "init", "-q"], check=True)
+    with pytest.raises(PpvitError, match=r"no commit yet.*; make one: git add -A && git commit -m \"start\"$"):
+        finetune.run(config, places)
+    commit = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "start"]
+    subprocess.run(commit, check=True)
+    with pytest.raises(PpvitError, match="dvc repro encrypt$"):
+        finetune.run(config, places)
