@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppvit.adaptation.embedding import Embedding
 from ppvit.audit.amount import Amount
 from ppvit.ciphers import AffineMap, Cipher
 from ppvit.ciphers.gather import FlatMap, split_nibbles
 from ppvit.ciphers.keys import SECRET_BYTES, Key
 from ppvit.data.images import displayable
+
+if TYPE_CHECKING:  # attacks on pictures alone need no torch
+    from ppvit.adaptation.embedding import Embedding
 
 _GUESSES_OF_CHANCE = 16  # pairs of random keys whose agreement is chance, for ciphers without a closed form
 

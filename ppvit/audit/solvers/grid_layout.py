@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree, shortest_path
 
 REBUILT = (0.03, 0.06, 0.12, 0.2, 0.3)  # shares of the items that are placed anew
+LARGE = 400  # items from which on fewer starts are tried, since an assignment takes the third power of their number
 ANGLES = 16  # of the grid in the plane, tried over a quarter turn
 
 
@@ -45,11 +46,12 @@ def planar_layout(distances: np.ndarray, rows: int, columns: int, neighbours: in
     grid = np.stack(np.unravel_index(np.arange(count), (rows, columns)), axis=1) + 0.5
     grid = 2 * grid / (rows, columns) - 1
     starts = []
-    for angle in np.arange(ANGLES) * np.pi / 2 / ANGLES:
+    angles, followed = (ANGLES, 3) if count <= LARGE else (ANGLES // 2, 2)
+    for angle in np.arange(angles) * np.pi / 2 / angles:
         turned = plane @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         starts.append(_nearest_cells(turned / turned.std(axis=0), grid / grid.std(axis=0)))
     starts.sort(key=lambda start: start[0])
-    return min((_follow_bends(plane, grid, start) for _, start in starts[:3]), key=lambda fit: fit[0])[1]
+    return min((_follow_bends(plane, grid, start) for _, start in starts[:followed]), key=lambda fit: fit[0])[1]
 
 
 def _nearest_cells(plane: np.ndarray, grid: np.ndarray) -> tuple[float, np.ndarray]:

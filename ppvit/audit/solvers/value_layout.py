@@ -7,6 +7,7 @@ to agree, and all refined together.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
@@ -30,16 +31,17 @@ def value_layout(rows: np.ndarray, side: int, rng: np.random.Generator) -> np.nd
     rows -= rows.mean(axis=1, keepdims=True)
     rows /= np.sqrt((rows**2).mean(axis=1, keepdims=True) + 30)
     distances = _squared_distances(rows)
-    joint = GridLayout(distances, side, side, colours=3)
+    joint = GridLayout(distances, side, side, colours=3) if len(distances) <= MAX_JOINT else None
+    misfit = joint.misfit if joint else partial(_roughness, distances, side)
     starts = []
     for colours in _colour_splits(rows, means, distances, rng):
         turned, derived = (
-            min(sites, key=joint.misfit) for sites in zip(*_aligned_grids(distances, colours, side), strict=True)
+            min(sites, key=misfit) for sites in zip(*_aligned_grids(distances, colours, side), strict=True)
         )
         # colours laid out by themselves are exact more often, unless one of them is no colour at all
-        starts.append(turned if joint.misfit(turned) < 2 * joint.misfit(derived) else derived)
-    site = min(starts, key=joint.misfit)
-    if len(site) > MAX_JOINT:
+        starts.append(turned if misfit(turned) < 2 * misfit(derived) else derived)
+    site = min(starts, key=misfit)
+    if joint is None:
         return _refined_apart(distances, site, side)
     site = joint.refine(site)
     for _ in range(_PASSES):
@@ -48,6 +50,13 @@ def value_layout(rows: np.ndarray, side: int, rng: np.random.Generator) -> np.nd
             break
         site = proposal
     return site
+
+
+def _roughness(distances: np.ndarray, side: int, site: np.ndarray) -> float:
+    """Mean distance of neighbours and of the colours of a pixel: what takes no table of all pairs, see GridLayout."""
+    item = np.argsort(site).reshape(3, side, side)
+    pairs = (item[:, :, 1:], item[:, :, :-1]), (item[:, 1:], item[:, :-1]), (item[[1, 2, 0]], item)
+    return float(np.mean([distances[one, other].mean() for one, other in pairs]))
 
 
 def _refined_apart(distances: np.ndarray, site: np.ndarray, side: int) -> np.ndarray:
