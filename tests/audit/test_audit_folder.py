@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from ppvit.audit import folder
 from ppvit.audit.attacks import jigsaw
 from ppvit.audit.folder import colours, structure
+from ppvit.audit.folder.attempts import left_out
 from ppvit.audit.score import mean_ssim
 from ppvit.audit.view import decrypt
 from ppvit.ciphers import AffineMap, make_cipher
@@ -277,3 +278,9 @@ def test_every_format_is_taken_and_what_systems_leave_behind_is_not(tmp_path):
     assert (found.shape, lossy) == ((5, 32, 32, 3), 0)
     spread = (grey - grey.min()) * (255 / (grey.max() - grey.min()))  # one range for all of the folder
     assert any((each[..., 0] == np.rint(spread)).all() for each in found)
+
+
+def test_what_is_too_large_to_be_tried_is_told():
+    assert left_out(224, 16) == ""  # 196 blocks
+    assert "784 a picture are more than 400" in left_out(224, 8)
+    assert "12,544 a picture are more than 4,096" in left_out(448, 4)

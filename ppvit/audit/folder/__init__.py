@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ppvit.audit.folder.attempts import Attempt, attempts
+from ppvit.audit.folder.attempts import Attempt, attempts, left_out
 from ppvit.audit.folder.colours import ColourOrder, colour_order
 from ppvit.audit.folder.reading import Pictures, read_folder
 from ppvit.audit.folder.structure import Structure, examine, likeness, side_probabilities
@@ -192,7 +192,8 @@ def _verdict(found: Findings, structure: Structure, order: ColourOrder | None) -
     if found.pictures.width != found.pictures.height:
         return "Encrypted in blocks, by the look of it, and not attacked: the attacks need square pictures."
     if found.best is None:
-        return "Nothing found: none of these attacks made anything like a picture. That is no proof of security."
+        nothing = "Nothing found: none of these attacks made anything like a picture. That is no proof of security."
+        return f"{nothing} {left_out(found.pictures.width, structure.block_size)}".rstrip()
     name = found.best.attack
     if found.lossy:  # JPEG smooths the colours of anything, noise too, and an attack collects that
         told = (

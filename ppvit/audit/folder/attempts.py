@@ -57,6 +57,19 @@ def with_key(attack: str, key: AffineMap, block_size: int, colours_free: bool = 
     return Attempt(attack, block_size, lambda pictures: decrypt(pictures, key, block_size), key, colours_free, words)
 
 
+def left_out(side: int, block_size: int) -> str:
+    """What is not tried with pictures of so many pixels a side in such blocks; empty where everything is."""
+    number = (side // block_size) ** 2
+    if number > _MOVED_BLOCKS:
+        return f"Blocks that were moved were not put in order: {number:,} a picture are more than {_MOVED_BLOCKS:,}."
+    if number > _TURNED_BLOCKS:
+        return (
+            f"Blocks that were turned or recoloured as well were not put in order: {number:,} a picture are more than "
+            f"{_TURNED_BLOCKS}."
+        )
+    return ""
+
+
 def attempts(pictures: np.ndarray, structure: Structure, seed: int = 0) -> Iterator[Attempt]:
     """Attack pictures in one way after the other; whoever is content with a result takes no more.
 
