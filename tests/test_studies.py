@@ -79,7 +79,8 @@ def test_every_setting_exists(name):
         assert config.cipher.name in CIPHERS
         assert "$" not in config.dataset.path + config.model.checkpoint
         if "images" in variant.axes:
-            assert config.adapt.enabled == (variant["images"] == "plain" or variant["images"].endswith("_adapted"))
+            adapted = variant["images"] == "plain" or variant["images"].endswith("_adapted")
+            assert config.adapt.enabled == (adapted and variant.axes.get("method") != "convmixer")
             assert config.finetune.seed == variant.axes.get("seed", 100)
         assert load_cipher(config).block_size == config.cipher.block_size
         assert variant.settings()["finetune.method"] == config.finetune.method
