@@ -40,7 +40,16 @@ def project(tmp_path_factory) -> Path:
 
 
 def test_a_project_has_what_a_clone_has_beside_its_code(project):
-    for name in (".gitignore", ".dvcignore", "stages/python", "data/none", "models/none", "params.yaml", WEIGHTS):
+    for name in (
+        ".gitignore",
+        ".dvcignore",
+        "stages/python",
+        "data/none",
+        "models/none",
+        "params.yaml",
+        "params.schema.json",
+        WEIGHTS,
+    ):
         assert (project / name).read_bytes() == (ROOT / name).read_bytes(), name
     for stage in ("settings", *STAGES):
         ours = project / "stages" / f"{stage}.py"

@@ -96,6 +96,7 @@ def _is_there(path: Path, data: bytes) -> bool:
 def _contents() -> dict[str, bytes]:
     """The files by their names in the project; ``dvc.yaml`` is the last."""
     from ppvit.config import default_yaml
+    from ppvit.config.schema import schema_json
     from ppvit.pipeline import STAGES
     from ppvit.places import EMBEDDED
 
@@ -104,6 +105,7 @@ def _contents() -> dict[str, bytes]:
         REQUIREMENTS: "# every stage runs again when this file changes, so other packages belong elsewhere\n"
         f"ppvit[he,robust]=={__version__}\n",
         "params.yaml": default_yaml(),
+        "params.schema.json": schema_json(),
         **{f"stages/{name}.py": script.replace("adapt", name) for name in ("settings", *STAGES) if name != "pretrain"},
     }
     texts = {name: (_FILES / source).read_text(encoding="utf-8") for name, source in _NAMES.items()}
