@@ -35,12 +35,14 @@ def render(study: Study, size: str) -> dict[str, bytes]:
         raise PpvitError(f"{study.name} has no result of size {size}; python studies/run.py {study.name} {size}")
     complete = len(results) == len(study.variants(size))
     plots = study.own("tables", "plots", lambda *_: {})(study, size, results) if complete else {}
+    closing = study.about.get("closing", {}).get(size)
     parts = [
         f"# {study.about['title']}: {size}",
         *made_with(study, size, results),
         study.about["sizes"][size].strip(),
         *study.own("tables", "sections", paper.sections)(study, size, results),
         *(f"![{title}]({size}-{name}.svg)" for name, (title, _) in plots.items()),
+        *([closing.strip()] if closing else []),
     ]
     files = {f"{size}-{name}.svg": svg for name, (_, svg) in plots.items()}
     return {f"{size}.md": ("\n\n".join(parts) + "\n").encode(), **files}

@@ -18,11 +18,10 @@ of the same sizes (backbone: query and value of all layers; prompts count as up)
 
 
 def sections(study: Study, size: str, results: Results) -> list[str]:
-    """The usual tables, angles, tasks of benchmarks, and the sentence with which a table ends."""
+    """The usual tables, angles, and tasks of benchmarks."""
     usual, tasks = tasks_apart(results)
     parts = [*paper.sections(study, size, usual), *angles(study, size, usual)] if usual else []
-    closing = study.about["closing"].get(size)
-    return [*parts, *tasks_in_tables(study, tasks), *([closing.strip()] if closing else [])]
+    return [*parts, *tasks_in_tables(study, tasks)]
 
 
 def angles(study: Study, size: str, results: Results) -> list[str]:
