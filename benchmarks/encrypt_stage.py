@@ -29,7 +29,12 @@ SMOKE_TRAIN, SMOKE_TEST = 20, 10
 
 def stage(folder: Path, cipher: str, workers: int) -> Callable[[], None]:
     """One run of the stage, from raw shards to encrypted ones, in a fresh pool of processes."""
-    overrides = ["dataset.image_size=224", "cipher.block_size=16", f"cipher.name={cipher}"]
+    overrides = [
+        "dataset.image_size=224",
+        "cipher.block_size=16",
+        f"cipher.name={cipher}",
+        "model.name=vit_tiny_patch16_224",
+    ]
     config = configuration(folder, *overrides)
     places = Places.of(config, root=folder, raw=folder / "raw")
 

@@ -31,7 +31,12 @@ MODEL = {"img_size": SIZE, "patch_size": 16, "embed_dim": 64, "depth": 2, "num_h
 
 def run_stage(stage: str, folder: Path) -> int:
     """Run one stage in this process; returns the largest resident memory so far, in bytes."""
-    overrides = [f"dataset.image_size={SIZE}", "cipher.block_size=16", "finetune.epochs=1"]
+    overrides = [
+        f"dataset.image_size={SIZE}",
+        "cipher.block_size=16",
+        "finetune.epochs=1",
+        "model.name=vit_tiny_patch16_224",
+    ]
     config = configuration(folder, *overrides, "finetune.batch_size=32")
     places = Places.of(config, root=folder)
     if stage == "prepare":

@@ -43,6 +43,9 @@ NOT_RUN = {
     "ppvit keygen --passphrase": "asks at a terminal; tests/cli/test_cli.py",
     "ppvit keygen --keychain": "needs a keychain; tests/ciphers/test_keyring.py",
     "ppvit audit": "tests/audit/test_audit_folder.py",
+    "ppvit compare": "needs experiments; tests/report/test_comparison.py",
+    "ppvit doctor": "looks at a clone; tests/cli/test_doctor.py",
+    "ppvit status": "looks at a clone; tests/cli/test_status.py",
     "ppvit --install-completion": "changes the user's shell",
     "ppvit download -S dataset.name=huggingface": "needs a folder of the hub; tests/datasets/test_huggingface.py",
     "ppvit download -S dataset.name=mnist": "needs the network",
@@ -121,14 +124,20 @@ def test_own_images_are_taken_as_the_pages_say(world, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_settings_of_dvc_runs_are_taken(name, tmp_path):
-    """With all overrides of a line together, as the first stage checks them."""
+def test_settings_of_dvc_runs_are_taken(name, tmp_path, monkeypatch):
+    """With all overrides of a line together, as the first stage checks them, and what they name is there."""
+    monkeypatch.chdir(tmp_path)
     for words in whole_commands_of(name):
         if words[:3] != ["dvc", "exp", "run"]:
             continue
         given = [value for option, value in pairwise(words) if option in ("-S", "--set")]
         given = [each.replace("pk-...", DEMO_KEY_ID) for each in given]
         given = [each if "[" in each else each.split(",")[0] for each in given]
+        given = [each.replace("$rank", "2").replace("$method", "lora") for each in given]
+        for each in given:
+            parameter, _, value = each.partition("=")
+            if parameter in ("dataset.path", "model.checkpoint"):
+                Path(value).mkdir(parents=True, exist_ok=True)
         try:
             write_settings(load(None, given), tmp_path / "settings.json")
         except UsageError as error:

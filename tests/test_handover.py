@@ -130,13 +130,15 @@ ELSEWHERE = ("/srv/tumour", "../tumour", "data/tumour", "data/local/../x", "data
 
 @pytest.mark.parametrize("path", ELSEWHERE)
 @pytest.mark.parametrize("parameter", ["dataset.path", "model.checkpoint"])
-def test_paths_that_git_would_carry_are_refused_before_anything_is_written(tmp_path, parameter, path):
+def test_paths_that_git_would_carry_are_refused_before_anything_is_written(tmp_path, parameter, path, monkeypatch):
     from ppvit.core.errors import UsageError
     from ppvit.pipeline import write_settings
 
     section, name = parameter.split(".")
     where = "models" if section == "model" else "data"
     path = path.replace("data/", f"{where}/")
+    monkeypatch.chdir(tmp_path)
+    Path(f"{where}/local/own/deeper.tar").mkdir(parents=True)
     for own in (f"{where}/none", f"{where}/local/own", f"{where}/local/own/deeper.tar"):
         write_settings(make_config(**{section: {name: own}}), tmp_path / "settings.json")
     before = (tmp_path / "settings.json").read_bytes()

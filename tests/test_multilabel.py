@@ -311,7 +311,7 @@ def test_no_label_above_the_threshold_is_said(world, tmp_path, capsys):
     (tmp_path / "params.yaml").write_text(default_yaml())
     folders = {name: getattr(places, name) for name in ("raw", "adapted", "finetuned")}
     sets = ["dataset.image_size=16", "dataset.name=webdataset"]
-    tools.predict([tmp_path / "one.png"], sets, tmp_path / "params.yaml", threshold=1.0, **folders)
+    tools.predict([tmp_path / "one.png"], sets, tmp_path / "params.yaml", threshold=1.0, **folders).show()
     assert capsys.readouterr().out == f"{tmp_path / 'one.png'}: no label above the threshold\n"
 
 

@@ -28,7 +28,7 @@ from ppvit.ciphers.stream import KeyStream
 
 EMBEDDED = Path(__file__).parent.parent / "models" / "pretrained" / "vit_micro_patch4_32.safetensors"
 QUICK = {
-    "dataset": {"name": "noise"},
+    "dataset": {"name": "digits"},
     "finetune": {"epochs": 1, "rank": 2, "target_modules": ["attn.qkv"], "batch_size": 8},
     "robustness": {"attack": "pgd", "images": 2, "steps": 4, "epsilons": [32.0]},
     "verify": {"wrong_keys": 1},
@@ -116,7 +116,7 @@ def project(tmp_path, key, monkeypatch) -> Path:
     root = tmp_path / "project"
     for name in ("t", "scratch", "home", "evidence", "hook", "keyring"):
         (tmp_path / name).mkdir(mode=0o700)
-    write_raw(root / "data" / "raw" / "noise", {"train": 32, "test": 12}, size=32)
+    write_raw(root / "data" / "raw" / "digits", {"train": 32, "test": 12}, size=32)
     config = make_config(**QUICK, cipher={"key_id": key.id})
     (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
     (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,15 @@ class Choice:
         module, name = self.registry
         return getattr(importlib.import_module(module), name)
 
+    def entered(self) -> Any:
+        """What is in the registry where it has been imported; code of a user's own may have entered more."""
+        module, name = self.registry
+        return getattr(sys.modules[module], name) if module in sys.modules else ()
+
     def names(self) -> list[str]:
         """All names, in order of the alphabet; from the sources, where these say them all."""
         found = declared(self.folder, self.decorator)
-        return [*self.besides, *sorted(found.facts if found.complete else self.registered())]
+        return [*self.besides, *sorted({*found.facts, *self.entered()} if found.complete else self.registered())]
 
 
 CHOICES = {
@@ -75,7 +81,7 @@ def require_known(config: Config) -> None:
 
 def _require(parameter: str, choice: Choice, name: str) -> None:
     found = declared(choice.folder, choice.decorator)
-    if name in found.facts or name in choice.besides:
+    if name in found.facts or name in choice.besides or name in choice.entered():
         return
     if not found.complete:
         choice.registered()[name]  # refuses a name that there is not, or says why it is not supported

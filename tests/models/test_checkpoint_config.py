@@ -180,7 +180,7 @@ def test_features_of_pixels_that_are_not_normalised(tmp_path):
 
 
 @pytest.mark.parametrize(("given", "reason"), [
-    ({"mean": "none"}, "mean and std are none together, or neither is"),
+    ({"mean": "none"}, "model.mean and model.std are none together, or neither is"),
     ({"mean": [0.5], "std": [0.5]}, "mean has 1 values; give three"),
     ({"std": [0.5, 0.0, 0.5]}, "std holds a value that is not above 0"),
     ({"mean": [100.0, 0.0, 0.0]}, "mean"),

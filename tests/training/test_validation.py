@@ -291,8 +291,8 @@ def test_the_stage_writes_the_curves(tmp_path):
         rows = (places.live / "plots/metrics" / f"{name}.tsv").read_text().splitlines()
         assert rows[0] == f"step\t{name}"
         assert [int(row.split("\t")[0]) for row in rows[1:]] == [1, 2]
-    shown = json.loads((places.results / "metrics" / "finetune.json").read_text())
-    assert {"val_accuracy_percent", "selected_epoch"} <= shown["finetune"].keys()
+    result = json.loads((places.results / "finetune.json").read_text())
+    assert {"val_accuracy_percent", "selected_epoch"} <= result.keys()
 
 
 def test_splits_that_were_not_made_alike_are_refused(tmp_path):
