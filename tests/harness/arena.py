@@ -282,4 +282,5 @@ def _watch(folder: Path, events: list[str]) -> Any:
 
 
 def _is_git(command: Any) -> bool:
-    return isinstance(command, list | tuple) and list(command[:2]) in (["git", "describe"], ["git", "show"])
+    taken = (["git", "describe"], ["git", "show"], ["git", "rev-parse"])
+    return isinstance(command, list | tuple) and list(command[:2]) in taken
