@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ppvit.audit.attacks.inverse_network import PIXELS_AT_ONCE, WIDTH, Refine, fold_of, pairs_of_step, pairs_to_solve
+from ppvit.audit.solvers.linear_inverse import RIDGES
 from ppvit.core.device import device
 from ppvit.core.effort import budget, estimate
 from ppvit.core.results import Stopwatch
@@ -36,9 +37,12 @@ class Geometry:
         return passes + unpaired * 3 * (generator + linear + 3 * self._critic())
 
     def solve(self) -> float:
-        """Operations of solving for the linear part: normal equations of all blocks."""
-        blocks, width = self._blocks()
-        return 2.0 * pairs_to_solve(self.image_size) * blocks * width**2 + width**3
+        """Operations of solving for the linear part where it is one for all blocks: twice, with and without mixing."""
+        (blocks, width), pairs = self._blocks(), pairs_to_solve(self.image_size)
+        values, fitted = width // 2, pairs * 3 // 4
+        equations = 2.0 * fitted * blocks * width * (width + values)
+        tried = 2 / 3 * width**3 + 2.0 * width**2 * values + 2.0 * (pairs - fitted) * blocks * width * values
+        return 2 * (2.0 * pairs * blocks**2 * width + equations + len(RIDGES) * tried)
 
     def _blocks(self) -> tuple[int, int]:
         """N, and the numbers of a block as its two nibbles."""
@@ -76,7 +80,7 @@ class Geometry:
 
 def chosen_steps(geometry: Geometry, training: float) -> int:
     """The most steps within the audit's share of ``training``, in operations; never less than a few."""
-    most = budget("audit", training)
+    most = budget("audit", training) - geometry.solve()
     return next((steps for steps in STEPS if steps * geometry.step() <= most), STEPS[-1])
 
 

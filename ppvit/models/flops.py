@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ppvit.config import Adversarial, Finetune
 
-TRAINED_PASSES = 3  # forward passes that a step takes for an image: backward is twice as much as forward
-ATTACKED_PASSES = 2  # and a gradient step of an attack, which needs no gradient of weights
+# forward passes that a step takes for an image: gradients of all weights and those of all inputs are one each
+WHOLE_PASSES = 3
+PARTIAL_PASSES = 2  # where weights are frozen, as in an attack; those of adapters are few
 
 
 def forward_flops(model: nn.Module, shape: Sequence[int]) -> int:
@@ -45,7 +46,7 @@ def training_flops(finetune: Finetune, adversarial: Adversarial | None, images: 
     """
     if finetune.method == "linear":  # the backbone is passed once, see ppvit.models.features
         return images * forward
-    passes = TRAINED_PASSES
+    passes = WHOLE_PASSES if finetune.method == "full" else PARTIAL_PASSES
     if finetune.adversarial != "none" and adversarial is not None:
-        passes += ATTACKED_PASSES * adversarial.steps
+        passes += PARTIAL_PASSES * adversarial.steps
     return finetune.epochs * images * passes * forward

@@ -4,8 +4,11 @@ import pytest
 import timm
 import torch
 from conftest import make_config, tiny_backbone
+from torch.utils.flop_counter import FlopCounterMode
 
+from ppvit.audit.attacks.inverse_network import pairs_to_solve
 from ppvit.audit.effort import Geometry, chosen_steps
+from ppvit.audit.solvers.linear_inverse import solve_linear
 from ppvit.core.effort import FIRST_LOOK, SHARES
 from ppvit.evasion import masking
 from ppvit.evasion.ball import GREY_LEVEL, Ball
@@ -31,9 +34,11 @@ def test_operations_are_those_of_the_closed_form():
     assert next(model.parameters()).device.type == "cpu"
 
 
-def test_training_takes_three_passes_and_two_for_each_step_of_an_attack():
-    config = make_config(finetune={"epochs": 3}, adversarial={"steps": 7})
-    attacked = make_config(finetune={"epochs": 3, "adversarial": "trades"}, adversarial={"steps": 7})
+def test_training_takes_three_passes_and_two_where_weights_are_frozen_or_attacked():
+    lora = make_config(finetune={"epochs": 3}, adversarial={"steps": 7})
+    assert training_flops(lora.finetune, lora.adversarial, 46, 10.0) == 3 * 46 * 2 * 10
+    config = make_config(finetune={"epochs": 3, "method": "full"}, adversarial={"steps": 7})
+    attacked = make_config(finetune={"epochs": 3, "method": "full", "adversarial": "trades"}, adversarial={"steps": 7})
     assert training_flops(config.finetune, config.adversarial, 46, 10.0) == 3 * 46 * 3 * 10
     assert training_flops(attacked.finetune, attacked.adversarial, 46, 10.0) == 3 * 46 * (3 + 14) * 10
     linear = make_config(finetune={"method": "linear"})
@@ -59,12 +64,12 @@ def chosen(forward: float, images: int, epochs: int, tested: int, **sections):
     )
 
 
-def test_the_default_run_takes_what_it_always_took():
+def test_the_default_run_is_attacked_with_all_steps():
     training, robustness, threats = chosen(MICRO, 1293, 10, 360)
-    assert (robustness.effort.images, robustness.effort.steps, robustness.effort.apgd_steps) == (32, 20, 100)
-    assert (threats.effort.images, threats.effort.steps, threats.effort.queries) == (16, 20, 100)
-    assert threats.effort.surrogate_images == 300
-    assert chosen_steps(Geometry(32, 4), training) == 100
+    assert training == 2 * 1293 * 10 * MICRO
+    assert (robustness.effort.images, robustness.effort.steps, robustness.effort.apgd_steps) == (16, 20, 100)
+    assert (threats.effort.images, threats.effort.steps, threats.effort.queries) == (12, 20, 100)
+    assert chosen_steps(Geometry(32, 4), training) == 25
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 10, 30, 300])
@@ -75,6 +80,7 @@ def test_attacks_take_no_more_than_training(epochs, forward):
     for stage, found in (("robustness", robustness), ("threats", threats)):
         assert not found.fits or found.operations <= SHARES[stage] * training
     assert robustness.fits == (epochs >= 10)
+    assert threats.fits == (epochs >= 10)
     if epochs == 3:
         assert robustness.effort.images == 4  # what is refused is the least
     assert sum(SHARES.values()) <= 1.0001
@@ -130,6 +136,18 @@ def test_the_inverse_network_of_the_audit_takes_what_its_layers_do():
     linear = 2 * 64 * 96 * (64 + 48)
     assert geometry.step() == 16 * (3 * refine + linear) + 16 * 3 * (refine + linear + 3 * critic)
     assert chosen_steps(geometry, 0.0) == 5
+
+
+@pytest.mark.parametrize(("image_size", "block_size"), [(32, 4), (32, 8)])
+def test_solving_for_the_linear_part_is_counted(image_size, block_size):
+    """Products as torch counts them, but those with 9 numbers a block that tell where it went; it counts no `solve`."""
+    shape = (pairs_to_solve(image_size), image_size, image_size, 3)
+    plain = torch.randint(256, shape, dtype=torch.uint8).numpy()
+    with FlopCounterMode(display=False) as counter:
+        solve_linear(plain, plain, block_size, per_position=False)
+    width, values = 6 * block_size**2, 3 * block_size**2
+    solves = 2 * 4 * (2 / 3 * width**3 + 2 * width**2 * values)
+    assert Geometry(image_size, block_size).solve() == pytest.approx(counter.get_total_flops() + solves, rel=0.02)
 
 
 def test_a_network_for_tokens_is_counted_too():

@@ -148,15 +148,20 @@ class InverseNetwork(nn.Module):
         image_size: side in pixels.
     """
 
+    down: Tensor | None
+
     def __init__(self, linear: Linear, image_size: int) -> None:
         super().__init__()
-        self.mixing, self.down, self.up, self.bias = (nn.Parameter(each, requires_grad=False) for each in linear)
+        self.mixing, self.up, self.bias = (
+            nn.Parameter(each, requires_grad=False) for each in (linear.mixing, linear.up, linear.bias)
+        )
+        self.register_buffer("down", linear.down)
         self.block_size = round((self.bias.shape[1] // 3) ** 0.5)
         self.refine = Refine(image_size)
 
     def forward(self, encrypted: Tensor) -> Tensor:  # -> (n, 3, H, W)
         inputs = torch.einsum("st,ntf->nsf", self.mixing, block_inputs(encrypted, self.block_size))  # (n, N, F)
-        blocks = ((inputs.transpose(0, 1) @ self.down) @ self.up).transpose(0, 1) + self.bias  # (n, N, B)
+        blocks = Linear(self.mixing, self.down, self.up, self.bias).blocks(inputs)
         images: Tensor = self.refine(to_image(blocks, self.block_size), encrypted)
         return images
 
@@ -251,7 +256,7 @@ def _untrained(inputs: Tensor, block_size: int, image_size: int) -> InverseNetwo
     up = torch.randn(count, values) / count**0.5
     if count == 2 * values:
         up = torch.cat([torch.eye(values) * 16, torch.eye(values)]) / 17
-    linear = Linear(torch.eye(blocks), torch.eye(count)[None], up[None], torch.zeros(blocks, values))
+    linear = Linear(torch.eye(blocks), None, up[None], torch.zeros(blocks, values))
     return InverseNetwork(linear, image_size)
 
 

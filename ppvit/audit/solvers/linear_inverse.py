@@ -17,7 +17,7 @@ from ppvit.audit.view import to_blocks
 from ppvit.core.device import device
 
 RANK = 64  # of the map of one position, where every position has its own
-_RIDGES = (1e-6, 1e-3, 1e-1, 10.0)  # penalties tried, in units of the mean variance of the inputs
+RIDGES = (1e-6, 1e-3, 1e-1, 10.0)  # penalties tried, in units of the mean variance of the inputs
 
 
 class Linear(NamedTuple):
@@ -25,14 +25,19 @@ class Linear(NamedTuple):
 
     Attributes:
         mixing: (N, N), each plain position as a sum of ciphertext positions.
-        down, up: (1 or N, F, R) and (1 or N, R, B), map of a block's F inputs by way of R numbers.
+        down, up: (N, F, R) and (N, R, B), map of a block's F inputs by way of R numbers; without ``down`` (1, F, B).
         bias: (N, B).
     """
 
     mixing: Tensor
-    down: Tensor
+    down: Tensor | None
     up: Tensor
     bias: Tensor
+
+    def blocks(self, mixed: Tensor) -> Tensor:
+        """Plain blocks (n, N, B) of inputs (n, N, F) that :attr:`mixing` has put in place."""
+        found = mixed.transpose(0, 1) if self.down is None else mixed.transpose(0, 1) @ self.down
+        return (found @ self.up).transpose(0, 1) + self.bias
 
 
 def solve_linear(plain: np.ndarray, encrypted: np.ndarray, block_size: int, per_position: bool) -> Linear:
@@ -44,11 +49,11 @@ def solve_linear(plain: np.ndarray, encrypted: np.ndarray, block_size: int, per_
     for mixing in (torch.eye(blocks.shape[1]), _mixing(inputs[:fit], blocks[:fit])):
         mixed = torch.einsum("st,ntf->nsf", mixing, inputs)
         solved = _linear_by_position if per_position else _linear
-        for down, up, bias in solved(mixed[:fit], blocks[:fit]):
-            guess = ((mixed[fit:].transpose(0, 1) @ down) @ up).transpose(0, 1) + bias
-            error = float(functional.mse_loss(guess, blocks[fit:]))
+        for found in solved(mixed[:fit], blocks[:fit]):
+            linear = Linear(mixing, *found)
+            error = float(functional.mse_loss(linear.blocks(mixed[fit:]), blocks[fit:]))
             if best is None or error < least:
-                best, least = Linear(mixing, down, up, bias), error
+                best, least = linear, error
     assert best is not None  # one of the penalties is always tried
     return best
 
@@ -69,17 +74,17 @@ def _mixing(inputs: Tensor, blocks: Tensor) -> Tensor:
     return _ridge(seen.T @ seen, seen.T @ wanted, 1e-3).T.contiguous()
 
 
-def _linear(inputs: Tensor, blocks: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One map for all positions, for each of the penalties: down (1, F, F), the identity, up (1, F, B), bias (N, B).
+def _linear(inputs: Tensor, blocks: Tensor) -> Iterator[tuple[None, Tensor, Tensor]]:
+    """One map for all positions, for each of the penalties: up (1, F, B), bias (N, B).
 
     Means are taken out position by position: whatever a ciphertext hides, the average image is known.
     """
     centre, goal = inputs.mean(dim=0), blocks.mean(dim=0)
     x, y = (inputs - centre).flatten(0, 1), (blocks - goal).flatten(0, 1)
     gram, product = x.T @ x, x.T @ y
-    for ridge in _RIDGES:
+    for ridge in RIDGES:
         weight = _ridge(gram, product, ridge)
-        yield torch.eye(len(weight))[None], weight[None], goal - centre @ weight
+        yield None, weight[None], goal - centre @ weight
 
 
 def _linear_by_position(inputs: Tensor, blocks: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -89,7 +94,7 @@ def _linear_by_position(inputs: Tensor, blocks: Tensor) -> Iterator[tuple[Tensor
     down = torch.stack([torch.linalg.svd(one, full_matrices=False)[2][:RANK].T for one in x])
     x = x @ down
     gram, product = x.transpose(1, 2) @ x, x.transpose(1, 2) @ y
-    for ridge in _RIDGES:
+    for ridge in RIDGES:
         up = _ridge(gram, product, ridge)
         yield down, up, goal - ((centre[:, None] @ down) @ up)[:, 0]
 
