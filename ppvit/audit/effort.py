@@ -36,9 +36,13 @@ class Geometry:
         passes = pairs_of_step(self.image_size) * (3 * generator + linear)  # its linear part is not trained
         return passes + unpaired * 3 * (generator + linear + 3 * self._critic())
 
-    def solve(self) -> float:
+    def operations(self, steps: int) -> float:
+        """Operations of the attack with that many steps."""
+        return self.solve(steps) + steps * self.step()
+
+    def solve(self, steps: int) -> float:
         """Operations of solving for the linear part where it is one for all blocks: twice, with and without mixing."""
-        (blocks, width), pairs = self._blocks(), pairs_to_solve(self.image_size)
+        (blocks, width), pairs = self._blocks(), pairs_to_solve(self.image_size, steps)
         values, fitted = width // 2, pairs * 3 // 4
         equations = 2.0 * fitted * blocks * width * (width + values)
         tried = 2 / 3 * width**3 + 2.0 * width**2 * values + 2.0 * (pairs - fitted) * blocks * width * values
@@ -80,13 +84,13 @@ class Geometry:
 
 def chosen_steps(geometry: Geometry, training: float) -> int:
     """The most steps within the audit's share of ``training``, in operations; never less than a few."""
-    most = budget("audit", training) - geometry.solve()
-    return next((steps for steps in STEPS if steps * geometry.step() <= most), STEPS[-1])
+    most = budget("audit", training)
+    return next((steps for steps in STEPS if geometry.operations(steps) <= most), STEPS[-1])
 
 
 def told(steps: int, geometry: Geometry, training: float | None, automatic: bool) -> str:
     """The line that is printed before work begins."""
-    operations = geometry.solve() + steps * geometry.step()
+    operations = geometry.operations(steps)
     line = f"audit: {steps:,} training steps of the inverse network: "
     line += estimate(operations, training, operations / geometry.speed())
     return line + ("; auto chose a first look, to publish: -S audit.training_steps=1000" if automatic else "")

@@ -35,6 +35,7 @@ SamplePairs = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]
 
 WIDTH = 32  # channels of the convolutions at 32 px; more sees finer structure and costs its square
 PAIRS_TO_SOLVE = 384  # most pairs that the linear maps are solved from; a quarter of them decides how
+_FEWEST_TO_SOLVE = 16
 _PIXELS_TO_SOLVE = 64 * 224 * 224  # bounds these pairs for large images, by memory
 _PAIRS_PER_CALL = 4  # few, so that a batch has many keys even where each call draws one
 PIXELS_AT_ONCE = 16 * 32 * 32  # batch size times pixels of a step
@@ -95,7 +96,7 @@ def train_inverse(
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng():  # what callers draw afterwards stays the same
         torch.manual_seed(seed)
-        plain, encrypted = _draw(sample_pairs, rng, pairs_to_solve(image_size))
+        plain, encrypted = _draw(sample_pairs, rng, pairs_to_solve(image_size, steps))
         network = InverseNetwork(solve_linear(plain, encrypted, block_size, per_position), image_size).to(device())
         optimizer = torch.optim.Adam(network.refine.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, max(steps, 2))
@@ -114,9 +115,10 @@ def train_inverse(
     return network.eval()
 
 
-def pairs_to_solve(image_size: int) -> int:
-    """Pairs that the linear maps are solved from."""
-    return min(PAIRS_TO_SOLVE, max(16, _PIXELS_TO_SOLVE // image_size**2))
+def pairs_to_solve(image_size: int, steps: int) -> int:
+    """Pairs that the linear maps are solved from: no more than the convolutions see."""
+    most = min(PAIRS_TO_SOLVE, _PIXELS_TO_SOLVE // image_size**2)
+    return max(_FEWEST_TO_SOLVE, min(most, steps * pairs_of_step(image_size)))
 
 
 def pairs_of_step(image_size: int) -> int:
