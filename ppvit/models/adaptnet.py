@@ -196,7 +196,7 @@ def add_adaptnet(model: nn.Module, kind: Kind, block_size: int, blocks: int) -> 
     second.to(first.weight)
     nn.init.kaiming_normal_(second.weight, mode="fan_out", nonlinearity="relu")
     front = make_adaptnet(kind, block_size, blocks).to(first.weight)
-    model.conv1 = nn.Sequential(front, second)
+    model.conv1 = nn.Sequential(front, second).train(model.training)  # in training ELE's norms move with every pass
 
 
 def adaptnet_of(model: nn.Module) -> AdaptNet | None:

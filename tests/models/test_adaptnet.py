@@ -9,6 +9,8 @@ from conftest import tiny_backbone
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ppvit.adaptation.adapt import adapt_model
+from ppvit.ciphers import make_cipher
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.models import Backbone, load_model, save_model
 from ppvit.models.adaptive import AdaptivePermutation, l12, least_distance
@@ -146,6 +148,21 @@ def test_saved_and_loaded(kind, name, tmp_path):
     save_model(tmp_path / "it", Backbone(model, name, arguments, (0.5,) * 3, (0.5,) * 3), {"image_size": 16})
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path / "it", "adapt")(images), model(images))
+
+
+@pytest.mark.parametrize("kind", ["le", "ele"])
+def test_adapting_to_no_key_changes_nothing(kind):
+    """The model is compared as it predicts: nothing of it moves meanwhile."""
+    torch.manual_seed(0)
+    arguments = {"depth": 8, "alpha": 6}
+    model = timm.create_model("pyramidnet", **arguments).eval()
+    add_adaptnet(model, kind, 4, 16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    backbone = Backbone(model, "pyramidnet", arguments, (0.0,) * 3, (1.0,) * 3)
+    differences = adapt_model(backbone, make_cipher("none", None, 16, 4))
+    assert differences["max_logit_difference_float64"] < 1e-12
+    after = model.state_dict()
+    assert all(torch.equal(value, after[name.replace("conv1.", "conv1.1.")]) for name, value in before.items())
 
 
 def test_networks_without_a_place_for_it():
