@@ -36,16 +36,16 @@ PUBLISHED = {  # percent of CIFAR-10, ViT-B/16, 200 epochs
 }
 SETS = {
     # size of the study: what is used, training and test images that there are, fewest that mean something
-    "assets": ("CIFAR-10 as JPEG, 96 px; ViT-Ti/16, ImageNet weights", 50_000, 10_000, 500),
+    "large": ("CIFAR-10 as JPEG, 96 px; ViT-Ti/16, ImageNet weights", 50_000, 10_000, 500),
     "tiny": ("no CIFAR-10 here: digits, 32 px; micro-ViT, glyph weights", 1437, 360, 100),
 }
 
 
 def size_here() -> str:
-    """``assets`` where both files are there, else ``tiny``."""
+    """``large`` where both files are there, else ``tiny``."""
     folder = Path(os.environ.get("PPVIT_ASSETS") or "/nonexistent")
     needed = ("cifar10_jpeg_q75.tar.xz", "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors")
-    return "assets" if all((folder / name).is_file() for name in needed) else "tiny"
+    return "large" if all((folder / name).is_file() for name in needed) else "tiny"
 
 
 def plan(size: str, seconds: float, images_per_second: float, epochs: int) -> list[str]:

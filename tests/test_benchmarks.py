@@ -23,6 +23,7 @@ BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not i
 def as_before(monkeypatch):
     """Benchmarks choose processors, threads and environment for a process of their own."""
     monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.syspath_prepend(str(ROOT / "studies"))
     environment, threads = dict(os.environ), torch.get_num_threads()
     processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     yield
@@ -90,8 +91,9 @@ def test_the_bare_loop_trains_as_many_parameters(method):
 
 def test_a_part_begins_only_while_there_is_time_and_says_what_it_left_out(tmp_path):
     from gpu import Report, wanted
-    from lin_rows import plan
+    from lin_rows import SETS, plan
     from peaks import Budget
+    from study import Study
 
     clock = Clock()
     budget, report = Budget(100.0, clock), Report(tmp_path / "out", {"device": "cpu"})
@@ -101,10 +103,11 @@ def test_a_part_begins_only_while_there_is_time_and_says_what_it_left_out(tmp_pa
     assert wanted(report, budget, "readers", ("readers",))
     kept = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert kept["left_out"] == ["ViT-Ti/16 lora"]
+    assert set(SETS) <= set(Study(ROOT / "studies" / "lin2025").sizes)
     # nine rows of five epochs at 1,000 images/s, 0.6 of 450 s: 6,000 images each
-    assert plan("assets", 450.0, 1000.0, 5)[0] == f"dataset.train_fraction={6000 / 50_000:.6f}"
-    assert plan("assets", 1e9, 1000.0, 5)[0] == "dataset.train_fraction=1.000000"
-    assert plan("assets", 1.0, 1.0, 5)[0] == f"dataset.train_fraction={500 / 50_000:.6f}"
+    assert plan("large", 450.0, 1000.0, 5)[0] == f"dataset.train_fraction={6000 / 50_000:.6f}"
+    assert plan("large", 1e9, 1000.0, 5)[0] == "dataset.train_fraction=1.000000"
+    assert plan("large", 1.0, 1.0, 5)[0] == f"dataset.train_fraction={500 / 50_000:.6f}"
 
 
 def test_a_script_that_runs_out_of_time_is_stopped_and_goes_on_to_its_tables():
