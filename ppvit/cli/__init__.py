@@ -11,10 +11,11 @@ from ppvit.core.process import prepared_process
 def run() -> None:
     """Entry point: the command with one-line errors, and Ctrl-C in one line while it is still being imported."""
     with prepared_process():
+        from ppvit.cli.answers import run_command
         from ppvit.cli.command import app
 
         if "COMP_WORDS" in os.environ:  # bash asks what it may offer
             from ppvit.cli.completion import join_words
 
             join_words(os.environ)
-        app()
+        run_command(app)

@@ -87,7 +87,8 @@ class Answer:
             print("\n".join(lines))
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and all else on standard error.")]
+_JSON = "--json"
+AsJson = Annotated[bool, typer.Option(_JSON, help="Print one JSON document, and all else on standard error.")]
 
 
 def answering(verb: Callable[..., Any]) -> Callable[..., None]:
@@ -102,7 +103,9 @@ def answering(verb: Callable[..., Any]) -> Callable[..., None]:
         context = next((each for each in (*args, *given.values()) if hasattr(each, "invoked_subcommand")), None)
         if context is not None and context.invoked_subcommand:  # a verb of its own, which will answer
             if as_json:
-                raise UsageError(f"write options after the verb: {context.command_path} {context.invoked_subcommand}")
+                wrong = f"write options after the verb: {context.command_path} {context.invoked_subcommand}"
+                _write(sys.stdout, {"error": wrong})
+                raise UsageError(wrong)
             verb(*args, **given)
             return
         answer = _in_json(functools.partial(verb, *args, **given)) if as_json else verb(*args, **given)
@@ -119,6 +122,24 @@ def answering(verb: Callable[..., Any]) -> Callable[..., None]:
     answers.__signature__ = signature  # type: ignore[attr-defined]  # what typer makes options of
     answers.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
     return answers
+
+
+def run_command(app: typer.Typer) -> None:
+    """Run the command as its own process; with ``--json`` a wrong option or argument is told in a document as well."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        raise SystemExit(1) from None
+    except Exception as error:
+        # an error of click, or of what typer has in place of it, by what such errors have
+        show, message = getattr(error, "show", None), getattr(error, "format_message", None)
+        if show is None or message is None:
+            raise
+        if _JSON in sys.argv[1:]:
+            _write(sys.stdout, {"error": message()})
+        show()
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _in_json(verb: Callable[[], Any]) -> Any:

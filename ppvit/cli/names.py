@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from ppvit.core.errors import UsageError
+from ppvit.core.nearest import did_you_mean
 from ppvit.core.registry import summary
 
 # where each registry is
@@ -28,7 +29,7 @@ def described(kind: str) -> list[tuple[str, str]]:
         UsageError: there is no such kind.
     """
     if kind not in KINDS:
-        raise UsageError(f"ppvit list {kind}: there are lists of {', '.join(KINDS)}")
+        raise UsageError(f"there is no list '{kind[:100]}'{did_you_mean(kind, KINDS)}")
     if kind == "recipes":
         from ppvit.config.recipes import recipes
 

@@ -47,7 +47,7 @@ def stages_now(config: Config, names: list[str], lock: Path = Path("dvc.lock")) 
         lock: the project's lock file.
 
     Raises:
-        UsageError: there is no such stage, or no DVC project here.
+        UsageError: there is no such stage, or no DVC project here, or one without stages of ppvit.
         PpvitError: DVC cannot tell.
     """
     if unknown := [name for name in names if name not in STAGES]:
@@ -55,9 +55,14 @@ def stages_now(config: Config, names: list[str], lock: Path = Path("dvc.lock")) 
         hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(STAGES)}"
         raise UsageError(f"there is no stage '{printable(unknown[0])[:100]}'; {hint}")
     changes, before, frozen = _from_dvc()
+    there = [name for name in STAGES if name in before]  # a project of `ppvit init` has no `pretrain`
+    if not there:
+        raise UsageError("dvc.yaml has no stage of ppvit; take it again from git, or begin with `ppvit init NAME`")
+    if absent := [name for name in names if name not in there]:
+        raise UsageError(f"this project has no stage '{absent[0]}'; it has {', '.join(there)}")
     locked, asked = _locked(lock), settings_of(config)
     reasons: dict[str, list[str]] = {}
-    for name in STAGES:
+    for name in there:
         held = locked.get(name)
         if held is None:
             reasons[name] = []
@@ -68,8 +73,8 @@ def stages_now(config: Config, names: list[str], lock: Path = Path("dvc.lock")) 
         reasons[name] = [*_shortened(changed), *_told(changes.get(name, []))]
     found = []
     stale: set[str] = set()
-    for name in STAGES:
-        earlier = [each for each in STAGES if each in before.get(name, set()) and each in stale]
+    for name in there:
+        earlier = [each for each in there if each in before[name] and each in stale]
         if name not in locked:
             stale.add(name)
             found.append(Stage(name, "never run", [f"after {', '.join(earlier)}"] if earlier else []))

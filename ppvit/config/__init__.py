@@ -5,8 +5,10 @@ from ppvit.config.augment import Augment
 from ppvit.config.dataset import NO_DATA, Dataset
 from ppvit.config.finetune import Finetune
 from ppvit.config.he import He
-from ppvit.config.loading import checked, default_yaml, describe, load, parameters
+from ppvit.config.limits import parameters
+from ppvit.config.loading import checked, default_yaml, load
 from ppvit.config.pretrain import Pretrain
+from ppvit.config.reasons import describe
 from ppvit.config.robustness import Robustness, Threats
 from ppvit.config.sections import (
     DEMO_KEY_ID,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, cast, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from ppvit.config.choices import names_of
-from ppvit.config.section import Section
+from ppvit.config.section import AutoOr, Section
 from ppvit.config.sections import Config
 
 
@@ -40,26 +40,43 @@ def options_of(parameter: str) -> list[str]:
 def field_of(parameter: str) -> FieldInfo:
     """The field of ``section.name``."""
     section, _, name = parameter.partition(".")
-    model = cast(type[Section], Config.model_fields[section].annotation)
-    return model.model_fields[name]
+    return section_of(section).model_fields[name]
+
+
+def section_of(name: str) -> type[Section]:
+    """The model of a section."""
+    return cast(type[Section], Config.model_fields[name].annotation)
+
+
+def parameters(sections: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str]]:
+    """Yield (``section.name``, default, description) for every parameter.
+
+    Args:
+        sections: only those of these sections, or these single ones; all by default.
+    """
+    for section in Config.model_fields:
+        for name, parameter in section_of(section).model_fields.items():
+            if not sections or section in sections or f"{section}.{name}" in sections:
+                yield f"{section}.{name}", parameter.default, parameter.description or ""
 
 
 def _limits(annotation: Any, metadata: Iterable[Any]) -> list[str]:
     """Bounds of a number, of the numbers in a list, or of each kind of value that is taken."""
-    words = {}
-    for each in metadata:
+    words, marks = {}, list(metadata)
+    for each in marks:
         for kind in ("ge", "gt", "le", "lt"):
             if isinstance(bound := getattr(each, kind, None), int | float):
                 beyond = {"gt": "above ", "lt": "below "}.get(kind, "")
                 words["low" if kind[0] == "g" else "high"] = beyond + _number(bound)
     if words:
-        return [" to ".join(words[end] for end in ("low", "high") if end in words)]
+        auto = ["auto"] if any(isinstance(each, AutoOr) for each in marks) else []
+        return [" to ".join(words[end] for end in ("low", "high") if end in words), *auto]
     if get_origin(annotation) is Literal:
         return [str(value) for value in get_args(annotation)]
     found: list[str] = []
     for inner in get_args(annotation):
-        marks = getattr(inner, "__metadata__", ())
-        found += _limits(inner, [each for mark in marks for each in getattr(mark, "metadata", [mark])])
+        inner_marks = getattr(inner, "__metadata__", ())
+        found += _limits(inner, [each for mark in inner_marks for each in getattr(mark, "metadata", [mark])])
     return found
 
 

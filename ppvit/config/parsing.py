@@ -36,19 +36,33 @@ def parse(text: str) -> Any:
         ValueError: why it is not such YAML, in one line that begins with the number of the line.
     """
     require_plain(text)
-    with _reasons():
+    with _reasons(text):
         return YAML(typ="safe").load(text)
 
 
 @contextmanager
-def _reasons() -> Iterator[None]:
+def _reasons(text: str) -> Iterator[None]:
     """Turn what the library says of a text that is no YAML into one line."""
     try:
         yield
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = str(getattr(error, "problem", None) or error).partition("\n")[0][:200]
-        raise ValueError(f"line {mark.line + 1}: {reason}" if mark else reason) from None
+        line = mark.line if mark else 0
+        number, told = _plainly(text.splitlines(), line, reason)
+        raise ValueError(f"line {number + 1}: {told}" if mark else told) from None
+
+
+def _plainly(lines: list[str], number: int, reason: str) -> tuple[int, str]:
+    """The number of the line, from 0, and what is wrong with it, in words of people who write parameters."""
+    if conflicts := [each for each, line in enumerate(lines) if line.startswith("<<<<<<< ")]:
+        return conflicts[0], "git left a conflict here; keep one side and remove its marks"
+    line = lines[number] if number < len(lines) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return number, "a tab stands at its beginning; indent with spaces"
+    if reason.startswith("found duplicate key"):
+        return number, f"{reason.partition(' with value ')[0]}; keep one"
+    return number, reason
 
 
 def require_plain(text: str) -> None:
@@ -58,7 +72,7 @@ def require_plain(text: str) -> None:
         ValueError: why, in one line that begins with the number of the line.
     """
     depth = documents = 0
-    with _reasons():
+    with _reasons(text):
         for event in YAML(typ="safe").parse(text):
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             documents += isinstance(event, DocumentStartEvent)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
 
-from ppvit.config.loading import parameters
+from ppvit.config.limits import parameters
 from ppvit.config.parsing import parse
 from ppvit.core.errors import UsageError
 

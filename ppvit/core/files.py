@@ -18,6 +18,7 @@ from ppvit.core.locks import hidden, sole_writer
 from ppvit.core.shortages import shortage
 from ppvit.core.stopping import undisturbed
 
+_DEVICES = Path("/dev")  # as /dev/stdout, which leads to whatever standard output is
 _RENAME_EXCHANGE = 2  # of renameat2(2)
 _AT_FDCWD = -100
 
@@ -37,7 +38,8 @@ def atomic_output(target: Path, known_by: str = "", holding: str = "") -> Iterat
         holding: a text in that file, where others have files of that name too.
 
     Raises:
-        UsageError: there is a folder with something in it that is not known to be ours, which would be lost.
+        UsageError: there is a folder with something in it that is not known to be ours, which would be lost; or a
+            device, pipe or socket.
         PpvitError: the machine has run out of something (see :mod:`ppvit.core.shortages`), or the folder that
             ``target`` is in cannot be written.
     """
@@ -118,6 +120,8 @@ def _exchange(first: Path, second: Path) -> None:
 
 
 def _require_ours(target: Path, known_by: str, holding: str) -> None:
+    if target.parent == _DEVICES or (target.exists() and not (target.is_file() or target.is_dir())):
+        raise UsageError(f"{target} is a device, pipe or socket, which an output would replace; name a file")
     if not target.is_dir():
         return
     if not known_by:

@@ -71,7 +71,8 @@ def run_at(ref: str) -> Run:
 
 def _unknown(ref: str, known: list[str]) -> str:
     close = difflib.get_close_matches(ref, known, n=1, cutoff=0.5)
-    told = f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known[:12])}" if known else ""
+    none = "; there is no commit yet, make one: git commit"
+    told = f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known[:12])}" if known else none
     return f"is no folder, experiment, commit, tag or branch{told}"
 
 

@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 
 from ppvit.ciphers import keys
 from ppvit.ciphers.keys import Key
-from ppvit.cli.answers import Answer, Table, answering
+from ppvit.cli.answers import Answer, Table, answering, run_command
 from ppvit.cli.command import app
 from ppvit.cli.examples import EXAMPLES
 from ppvit.config import default_yaml, load
 from ppvit.config.recipes import recipe_named
+from ppvit.core.errors import UsageError
 from ppvit.core.files import write_json
 from ppvit.pipeline import STAGES, Stage
 
@@ -160,3 +161,24 @@ def test_keys_are_the_same_as_text_and_in_json(project):
     (mine,) = [each for each in listed if each["key_id"] == key.id]
     assert (mine["label"], mine["kept"]) == ("alice", "file")
     assert f"{key.id}  alice  file\n" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evaluate", "--json", "--nope"], "No such option: --nope"),
+        (["predict", "--json"], "Missing argument"),
+        (["evaluat", "--json"], "No such command 'evaluat'"),
+        (["show", "--json", "--count", "few"], "--count"),
+        (["he", "--json", "train"], "write options after the verb: "),
+    ],
+)
+def test_a_wrong_option_is_a_document_too(words, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ppvit", *words])
+    with pytest.raises((SystemExit, UsageError)) as ended:
+        run_command(app)
+    output = capsys.readouterr()
+    assert list(document := json.loads(output.out)) == ["error"]
+    assert told in document["error"]
+    assert told in f"{output.err}{ended.value}"  # an error of ours is printed by who prepares the process
+    assert getattr(ended.value, "code", 2) == 2

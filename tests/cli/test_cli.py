@@ -156,12 +156,12 @@ def test_keygen_with_a_passphrase(tmp_path):
         (
             ("finetune", "-S", "finetune.rnk=3"),
             2,
-            "error: params.yaml: unknown parameter 'finetune.rnk'; did you mean 'rank'?",
+            "error: -S: unknown parameter 'finetune.rnk'; did you mean 'rank'?",
         ),
         (
             ("finetune", "-S", "finetune.rank=x"),
             2,
-            "error: params.yaml: parameter 'finetune.rank': input should be a valid integer",
+            "error: -S: parameter 'finetune.rank': input should be a valid integer",
         ),
         (
             ("encrypt", "-S", "cipher.key_id=pk-0123456789abcdef"),

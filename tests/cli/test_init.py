@@ -112,8 +112,35 @@ def test_files_that_are_there_are_never_overwritten(tmp_path):
     with pytest.raises(UsageError, match=r"params\.yaml is there, and would be overwritten; move it away"):
         make_project(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
-    with pytest.raises(UsageError, match="is a file; name a folder"):
+    with pytest.raises(UsageError, match="is a file, or a link that leads nowhere; name a folder"):
         make_project(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("name", ["data", "models", "stages", ".dvc"])
+def test_a_file_in_place_of_a_folder_is_told_before_anything_is_written(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=rf"{name} is a file, where a folder is to be; move it away"):
+        make_project(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_to_type_next_is_quoted_as_a_shell_wants_it(tmp_path, monkeypatch):
+    """A shell that reads the line goes into the folder, whatever its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ppvit.cli.template.make_project", lambda folder: folder.mkdir())
+    for name in ("my project", "it's $HOME", "-x"):
+        done = CliRunner().invoke(app, ["init", "--", name])
+        line = done.stderr.removeprefix("next: ").partition(" && git")[0]
+        went = subprocess.run(["sh", "-c", f"{line} && pwd"], capture_output=True, text=True, check=True)
+        assert went.stdout == f"{tmp_path / name}\n"
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_name_that_an_unset_variable_left_empty_is_not_the_working_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["init", name])
+    assert "the name of the folder is empty" in str(done.exception)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_repository_that_is_there_is_used(tmp_path):

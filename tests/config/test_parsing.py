@@ -29,16 +29,16 @@ REFUSED = {  # what stands for rank in params.yaml, and what is told of it
     "0x1F": "is not the same number",
     "1:30": "should be a valid integer, got '1:30'",  # 90 in YAML 1.1
     "yes": "should be a valid integer, got 'yes'",
-    "true": "should be a valid integer, got True",
+    "true": "should be a valid integer, got true",
     "3.0": "should be a valid integer, got 3.0",
     "1e1": "should be a valid integer, got 10.0",
     "'3'": "should be a valid integer, got '3'",
-    "2026-11-28": "should be a valid integer, got datetime.date",
+    "2026-11-28": "should be a valid integer, got 2026-11-28",
     "2026-13-45": "month must be in 1..12",
     ".inf": "should be a valid integer",
     ".nan": "should be a valid integer",
-    "~": "should be a valid integer, got None",
-    "": "should be a valid integer, got None",
+    "~": "should be a valid integer, got nothing",
+    "": "should be a valid integer, got nothing",
     "[3]": "should be a valid integer, got [3]",
     "{a: 3}": "should be a valid integer",
     "9" * 30: "should be less than or equal to 8192",
@@ -94,17 +94,29 @@ def test_a_value_that_is_not_meant_so_is_refused_in_one_line(tmp_path, monkeypat
         ("- dataset\n", "must hold sections"),
         ("just text", "must hold sections"),
         ("", "must hold sections"),
-        (default_yaml() + "1: {}\n", "parameter '1"),
-        (default_yaml() + "? [a, b]\n: c\n", "parameter"),
+        (default_yaml() + "1: {}\n", "the name 1 is no text"),
+        (default_yaml() + "? [a, b]\n: c\n", "the name [a, b] is no text"),
         (default_yaml() + "{}: c\n", "found unhashable key"),
-        (default_yaml() + "x" * 1000 + ": {}\n", "unknown parameter 'xxx"),
-        (default_yaml() + '"\\e[31m": {}\n', "unknown parameter"),
+        (default_yaml() + "x" * 1000 + ": {}\n", "unknown section 'xxx"),
+        (default_yaml() + '"\\e[31m": {}\n', "unknown section"),
         (
             default_yaml().replace("name: digits", 'name: "a\\0b"'),
             "'dataset.name': must be letters, digits, - and _ alone",
         ),
         (default_yaml().replace("name: digits", "name: 010"), "or in quotes where it is a name"),
         (default_yaml().replace("path: data/none", "path: " + "x" * 5000), "should have at most 4096 characters"),
+        (
+            default_yaml().replace("  name: digits", "\tname: digits"),
+            "line 5: a tab stands at its beginning",
+        ),
+        (default_yaml() + "<<<<<<< HEAD\nx: 1\n=======\n", ": git left a conflict here; keep one side"),
+        (default_yaml().replace("  name: digits", "  name: digits\n  name: a"), 'found duplicate key "name"; keep one'),
+        (default_yaml().replace("\ncipher:", "\nCipher:"), "unknown section 'Cipher'; did you mean 'cipher'?"),
+        ("rank: 4\n" + default_yaml(), "unknown section 'rank'; it is a parameter of section finetune: write it there"),
+        (
+            default_yaml().partition("\nreport:")[0] + "\nreport:\n",
+            "section 'report' must hold parameters",
+        ),
         (default_yaml().replace("finetune:", "finetune: 7 #").replace("  method: lora", ""), "line"),
     ],
 )
@@ -124,7 +136,7 @@ def test_a_file_that_is_none_or_too_large_is_not_read(tmp_path):
     with pytest.raises(PpvitError, match=r"params.yaml is larger than the 262,144 bytes"):
         load(path)
     path.write_bytes(default_yaml().encode("utf-16"))
-    with pytest.raises(UsageError, match="cannot be read as YAML: 'utf-8' codec"):
+    with pytest.raises(UsageError, match="is not text in UTF-8, from byte 0 on; save it as UTF-8"):
         load(path)
     for other in (tmp_path, Path("/dev/zero")):
         with pytest.raises(PpvitError, match="is no regular file"):
@@ -140,16 +152,30 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("finetune.batch_size=true", "should be a valid integer, got True"),
+        ("finetune.rank='8'", "got '8'; write 8 without quotes"),
+        ("finetune.rank=8.0", "got 8.0; write 8"),
+        ("finetune.rank=8.5", "got 8.5; it takes 1 to 8,192"),
+        ("finetune.rank=[8]", "got [8]; it takes 1 to 8,192"),
+        ("finetune.rank=", "got nothing; write a value, such as 8"),
+        ("finetune.rank={a: 1}", "got {a: 1}; it takes 1 to 8,192"),
+        ("finetune.alpha=much", "got 'much'; it takes above 0 to 1e+06"),
+        ("cipher.name=", "got nothing; write a value, such as 'block'"),
+        ("cipher.name=true", "got true; write it in quotes where it is a name: 'true'"),
+        ("augment.names=null", "got nothing; write a value, such as []"),
+        ("augment.names=[null]", "'augment.names.0': input should be a valid string, got nothing; leave it out"),
+        ("augment.names={a: b}", "should be a valid list, got {a: b}"),
+        ("threats.images=atuo", "got 'atuo'; it takes 1 to 10,000,000 or auto"),
+        ("block_siz=4", "; did you mean cipher.block_size"),
+        ("finetune.batch_size=true", "should be a valid integer, got true"),
         ("finetune.epochs=1:30", "should be a valid integer, got '1:30'"),
         ("finetune.rank=010", "010 is not the same number"),
         ("finetune.scaled=yes", "should be a valid boolean, got 'yes'"),
         ("finetune.scaled=1", "should be a valid boolean, got 1"),
         ("finetune.alpha='16'", "should be a valid number, got '16'"),
-        ("finetune.alpha=.inf", "should be a finite number, got inf"),
-        ("finetune.alpha=.nan", "should be a finite number, got nan"),
+        ("finetune.alpha=.inf", "should be a finite number, got .inf"),
+        ("finetune.alpha=.nan", "should be a finite number, got .nan"),
         ("finetune.method=7", "should be a valid string, got 7"),
-        ("finetune.method=[lora]", "should be a valid string, got ['lora']"),
+        ("finetune.method=[lora]", "should be a valid string, got [lora]"),
         ("finetune.target_modules=qkv", "should be a valid list, got 'qkv'"),
         ("finetune.target_modules=[1]", "should be a valid string, got 1"),
         ("finetune.method=&m lora", "anchors and aliases"),

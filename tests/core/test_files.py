@@ -3,8 +3,10 @@
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +127,16 @@ def test_killed_anywhere_a_folder_is_the_old_one_or_the_new_one(tmp_path, how):
     assert code == 0
     assert number > 8
     assert found["a"] == "new"
+
+
+def test_a_device_or_pipe_is_not_replaced(tmp_path):
+    """Root could: `--out /dev/stdout` would leave a file in place of the device, for all programs to come."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for target in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null"), Path("/dev/new")):
+        with pytest.raises(UsageError, match="is a device, pipe or socket"), atomic_output(target):
+            pytest.fail("it was to be written")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "link").st_mode)
 
 
 def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):

@@ -7,6 +7,7 @@ place of its code, on which stages depend in a clone.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -48,8 +49,8 @@ def make_project(folder: Path) -> None:
     from ppvit.core.files import atomic_output
 
     files = _contents()
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; name a folder, which need not exist")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, or a link that leads nowhere; name a folder, which need not exist")
     written = {name for name, data in files.items() if _is_there(folder / name, data)}
     if written == files.keys() and (folder / ".dvc" / "config").is_file():
         raise UsageError(f"{folder} is a project already; name another folder")
@@ -58,6 +59,10 @@ def make_project(folder: Path) -> None:
             raise UsageError(
                 f"{folder / name} is there, and would be overwritten; move it away, or name another folder"
             )
+    inner = {parent for name in (*files, ".dvc/config") for parent in (folder / name).parents}
+    for path in sorted(inner - {folder, *folder.parents}):
+        if os.path.lexists(path) and not path.is_dir():
+            raise UsageError(f"{path} is a file, where a folder is to be; move it away, or name another folder")
     subdirectory = _prepare_git(folder)
     for name, data in files.items():
         path = folder / name
