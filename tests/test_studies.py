@@ -94,7 +94,7 @@ def test_the_built_in_parameters_are_where_settings_start(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     assert load(None, ["finetune.rank=3"]).finetune.rank == 3
     assert load(None) == load(ROOT / "params.yaml")
-    with pytest.raises(UsageError, match="defaults: unknown parameter 'finetune.rnak'; did you mean 'rank'"):
+    with pytest.raises(UsageError, match="-S: unknown parameter 'finetune.rnak'; did you mean 'rank'"):
         load(None, ["finetune.rnak=3"])
 
 

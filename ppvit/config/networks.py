@@ -50,6 +50,7 @@ class Network:
         return self.file in ("resnet", "pyramidnet")
 
 
+@cache
 def network(name: str) -> Network | None:
     """What is known of the network that ``model.name`` means; None where there is none, or nothing is known."""
     if name == _MICRO:
@@ -93,9 +94,11 @@ def require_network(name: str) -> None:
         )
 
 
-def names() -> set[str]:
+@cache
+def names() -> frozenset[str]:
     """All names without tags, but for those of ours that say sizes."""
-    return {_MICRO, *_defined_by_timm(), *_deprecated(), *(name for _, text in _ours() for name in _defined(text))}
+    ours = (name for _, text in _ours() for name in _defined(text))
+    return frozenset({_MICRO, *_defined_by_timm(), *_deprecated(), *ours})
 
 
 def _offer(name: str) -> str:
@@ -148,6 +151,7 @@ def _tagged() -> frozenset[str]:
     return frozenset(name for _, text in _timms() for name in _TAGGED.findall(text))
 
 
-def _deprecated() -> set[str]:
+@cache
+def _deprecated() -> frozenset[str]:
     tables = (table for _, text in _timms() for table in _DEPRECATED.findall(text))
-    return {name for table in tables for name in re.findall(r"^\s*['\"]([\w.-]+)['\"]:", table, re.M)}
+    return frozenset(name for table in tables for name in re.findall(r"^\s*['\"]([\w.-]+)['\"]:", table, re.M))
