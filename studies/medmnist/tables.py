@@ -19,7 +19,7 @@ def sections(study: Study, size: str, results: Results) -> list[str]:
 
 def _row(axes: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return [
-        axes["images"],
+        axes["images"] + (", fp32" if axes["method"] == "full_fp32" else ""),
         str(axes["seed"]),
         _interval(found, "auroc", ".3f"),
         _interval(found, "accuracy", ".1f", "_percent"),
