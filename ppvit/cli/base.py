@@ -46,3 +46,12 @@ def load(params: Path, overrides: list[str] | None) -> Config:
     from ppvit import config
 
     return config.load(params, overrides or [])
+
+
+def load_fitting(params: Path, overrides: list[str] | None) -> Config:
+    """The same, and values go with the cipher, as stages of the owner have it checked before they begin."""
+    from ppvit.config.fitting import require_encryptable
+
+    config = load(params, overrides)
+    require_encryptable(config)
+    return config

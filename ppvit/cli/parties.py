@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ppvit.cli.answers import Answer
-from ppvit.cli.base import PARAMS, Overrides, Params, app, load
+from ppvit.cli.base import PARAMS, Overrides, Params, app, load_fitting
 from ppvit.cli.stages import StageGroup, places_of, results_apart, run_stage, stage_answer, with_places
 from ppvit.core.errors import UsageError
 from ppvit.core.process import sigterm_exits
@@ -49,7 +49,7 @@ def keys(
     **places: Path | None,
 ) -> Answer:
     """Plan the run and make the keys: the secret one for the owner, evaluation keys for the trainer (owner)."""
-    config = _STAGE.narrowed(load(params, overrides))
+    config = _STAGE.narrowed(load_fitting(params, overrides))
     from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
@@ -65,7 +65,7 @@ def encrypt(
     **places: Path | None,
 ) -> Answer:
     """Extract features, whiten (tiles), pack and encrypt them with the labels (owner)."""
-    config = _STAGE.narrowed(load(params, overrides))
+    config = _STAGE.narrowed(load_fitting(params, overrides))
     from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
@@ -98,7 +98,7 @@ def decrypt(
     **places: Path | None,
 ) -> Answer:
     """Decrypt the head, fold the whitening into it where there is one, measure it (owner)."""
-    config = _STAGE.narrowed(load(params, overrides))
+    config = _STAGE.narrowed(load_fitting(params, overrides))
     from ppvit.he.parties import folders, head
 
     apart = results_apart(_STAGE, places_of(config, places), Places.of(config))

@@ -13,7 +13,7 @@ import typer
 
 from ppvit.cli import completion
 from ppvit.cli.answers import Answer, Table
-from ppvit.cli.base import PARAMS, Overrides, Params, app, load
+from ppvit.cli.base import PARAMS, Overrides, Params, app, load, load_fitting
 from ppvit.cli.stages import places_of, with_places
 from ppvit.core.errors import UsageError, printable
 from ppvit.core.git import keep_out_of_git
@@ -104,7 +104,7 @@ def export(
     **places: Path | None,
 ) -> Answer:
     """Write the fine-tuned model and its card as a folder for the Hugging Face Hub (owner or trainer)."""
-    config = STAGES["report"].narrowed(load(params, overrides))  # what the run read, as the model records it
+    config = STAGES["report"].narrowed(load_fitting(params, overrides))  # what the run read, as the model records it
     from ppvit.export import export
     from ppvit.export.push import Repository
 
@@ -148,7 +148,7 @@ def rekey(
 
     for key_id in (old, new):
         require_id(key_id)
-    config = load(params, overrides)
+    config = load_fitting(params, overrides)
     from ppvit.verbs import rekey
 
     written = rekey.run(places_of(config, places), old, new, out)

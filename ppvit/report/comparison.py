@@ -132,22 +132,13 @@ class Comparison:
 
     def as_page(self) -> str:
         """One HTML page that loads nothing: the table, sorted by a click on a column, and accuracy against leak."""
-        import jinja2
+        from ppvit.report.rendering import render
 
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("ppvit.report", "."),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         remarks = [printable(each) for run in self.runs for each in run.remarks]
         rows = self.rows(every=True)
         words = 1 + any(run.state for run in self.runs) + len(self.parameters)  # the columns that hold no figures
         drawing = draw_accuracy_against_leak(self)
-        return environment.get_template("compare.html.j2").render(
-            rows=rows, words=words, drawing=drawing, remarks=remarks
-        )
+        return render("compare.html.j2", ("sortable.js",), rows=rows, words=words, drawing=drawing, remarks=remarks)
 
 
 def compare(runs: Sequence[Run], sort: str = "", reverse: bool = False) -> Comparison:

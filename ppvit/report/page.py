@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-import re
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from ppvit.ciphers.keyed import load_cipher
 from ppvit.config import Config
@@ -38,8 +30,10 @@ from ppvit.report.pictures import (
     picture_budget,
     recovered,
 )
+from ppvit.report.rendering import render
 from ppvit.report.summary import answers, label_rows, promises, short_key, summary_rows
-from ppvit.report.terms import explained
+
+_SCRIPTS = ("plots.html", "sortable.js", "page.js")  # plots, tables that sort, and what connects both with the page
 
 
 def write_page(config: Config, places: Places) -> str:
@@ -96,13 +90,17 @@ def write_page(config: Config, places: Places) -> str:
     run = {"times": times, "name": _run_name(), "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "beside": others}
     folder = places.results / "times"
     whole = drawn | {"beside": [others.plot] if others.plot else []}
-    _write(folder / "index.html", _render("times.html.j2", run=run))
-    _write(folder / "report.html", _render("page.html.j2", **shown, run=run, plots=whole, specs=_specs(whole)))
-    _write(places.page, _render("page.html.j2", **shown, run=None, plots=drawn, specs=_specs(drawn)))
+    _write(folder / "index.html", render("times.html.j2", run=run))
+    _write(folder / "report.html", _page(shown, run, whole))
+    _write(places.page, _page(shown, None, drawn))
     seconds = [(f"time of {stage}", f"{each['wall_seconds']:.1f} s") for stage, each in times.items() if each]
     rows = [*summary, *seconds, ("report", str(places.page)), ("the same with times", str(folder / "report.html"))]
     width = max(len(name) for name, _ in rows)
     return "\n".join(printable(f"{name:<{width}}  {value}") for name, value in rows)
+
+
+def _page(shown: dict[str, Any], run: dict[str, Any] | None, drawn: dict[str, list[plots.Plot]]) -> str:
+    return render("page.html.j2", _SCRIPTS, **shown, run=run, plots=drawn, specs=_specs(drawn))
 
 
 def _specs(drawn: dict[str, list[plots.Plot]]) -> dict[str, Any]:
@@ -121,44 +119,3 @@ def _run_name() -> str:
 def _write(path: Path, text: str) -> None:
     with atomic_output(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _render(template: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ppvit.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["sort_key"] = sort_key
-    scripts = scripts_of_the_page()
-    return environment.get_template(template).render(
-        **values,
-        style=Markup(_text("page.css")),
-        scripts=[Markup(script) for script in scripts],
-        hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts),
-        explained=explained,
-    )
-
-
-def sort_key(cell: Any) -> str:
-    """What a cell of a column of numbers is sorted by: its number, or nothing, which comes last."""
-    number = re.fullmatch(r"(-?[\d,]*\.?\d+(?:e[+-]?\d+)?)(?: ?%| of \d+)?", str(cell).strip())
-    return number[1].replace(",", "") if number else ""
-
-
-@cache
-def scripts_of_the_page() -> tuple[str, ...]:
-    """The scripts that the page runs: plots (Vega), tables that sort, and what connects both with the page."""
-    vega = _text("plots.html").partition("<script>")[2].partition("</script>")[0]
-    return vega, _text("sortable.js"), _text("page.js")
-
-
-def _text(name: str) -> str:
-    return files("ppvit.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _sha256(script: str) -> str:
-    """As a content security policy names a script, so that no other one is run."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

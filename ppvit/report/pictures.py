@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ _PICTURE_BYTES = 64 * 2**20  # of a picture that audit drew: some rows of images
 _PICTURE_PIXELS = 64 * 10**6
 _SHOWN_WIDTH = 416  # pixels of the page that a picture takes at most
 _WIDE = 880  # and one with many names in it
+_LUCK = 10  # of 100, the strength of an attack below which it found no more than a guess
 _PAGE_BYTES = 520_000  # of all pictures together, before base64: scripts and text are the rest of 2 MB
 
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
@@ -63,6 +64,7 @@ class Shown:
     title: str
     seen: str
     alt: str
+    nothing: bool = False  # is seen that a guess would not show
 
 
 def recovered(folder: Path) -> Recovered:
@@ -109,13 +111,15 @@ def attack_pictures(told: Recovered, audit: Mapping[str, Any], budget: int) -> l
         titles = [told.titles[name] for name in names]
         title = titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
         ssim = audit.get(f"{names[0]}_ssim")
-        seen = what_is_seen(ssim, audit.get(f"{names[0]}_strength_percent"))
+        strength = audit.get(f"{names[0]}_strength_percent")
+        seen = what_is_seen(ssim, strength)
         if ssim is not None:
             seen += f" SSIM {ssim:.2f}."
         if len(names) > 1:
             seen += f" The same picture came of all {len(names)} attacks."
         alt = f"Columns of test images: plain, encrypted, and as recovered by {title}. {seen}"
-        shown.append(_shown(told.pictures[names[0]], budget, title, seen, alt))
+        nothing = ssim is not None and strength is not None and strength < _LUCK
+        shown.append(replace(_shown(told.pictures[names[0]], budget, title, seen, alt), nothing=nothing))
     return shown
 
 
@@ -128,7 +132,7 @@ def what_is_seen(ssim: float | None, strength: float | None) -> str:
     """
     if ssim is None or strength is None:
         return "How near the right column comes to the left was not measured."
-    if strength < 10:
+    if strength < _LUCK:
         return "The right column shows nothing of the left one that a guess would not."
     if ssim >= 0.9:
         return "The right column shows the images of the left one: they can be read."

@@ -26,6 +26,7 @@ _CURVES = {
 }
 _BLUE, _ORANGE, _GREEN = "#3b82f6", "#e07b39", "#22a06b"  # seen on white and on black, and by the colour-blind
 _COLOURS = {"domain": list(_SPLITS.values()), "range": [_BLUE, _ORANGE, _GREEN]}
+_DOTS = {"type": "point", "filled": True, "color": _BLUE, "opacity": 0.8}
 
 _INK = {"labelColor": "currentColor", "titleColor": "currentColor"}  # of the page, so that it is light in the dark
 CONFIG: dict[str, Any] = {
@@ -34,9 +35,7 @@ CONFIG: dict[str, Any] = {
     "view": {"stroke": None},
     "axis": {
         **_INK,
-        "domainColor": "currentColor",
-        "tickColor": "currentColor",
-        "gridColor": "currentColor",
+        **dict.fromkeys(("domainColor", "tickColor", "gridColor"), "currentColor"),
         "gridOpacity": 0.15,
         "labelFontSize": 12,
         "titleFontSize": 12,
@@ -79,6 +78,7 @@ def learning(tables: Tables) -> list[Plot]:
         epochs = sorted({epoch for curve in curves.values() for epoch in curve})
         if not epochs:
             continue
+        legend = {"title": None, "values": [*curves]}
         values = [
             {"epoch": epoch, "images": words, "value": value}
             for words, curve in curves.items()
@@ -97,8 +97,8 @@ def learning(tables: Tables) -> list[Plot]:
                     mark={"type": "line", "point": True},
                     encoding={
                         "x": {"field": "epoch", "type": "quantitative", "axis": {"tickMinStep": 1, "format": "d"}},
-                        "y": {"field": "value", "type": "quantitative", "title": title, "scale": {"zero": False}},
-                        "color": {"field": "images", "type": "nominal", "scale": _COLOURS, "legend": _shown(curves)},
+                        "y": _numbers("value", title, zero=False),
+                        "color": {"field": "images", "type": "nominal", "scale": _COLOURS, "legend": legend},
                         "strokeDash": {"field": "images", "type": "nominal", "legend": None, "sort": [*curves]},
                         "tooltip": _tooltips(epoch="epoch", images="images", value=title),
                     },
@@ -134,12 +134,7 @@ def confusion(tables: Tables, classes: Sequence[str]) -> Plot:
             for each in wrong[:LISTED]
         ]
     axis = {"type": "nominal", "sort": names, "scale": {"domain": names}}
-    shade = {
-        "field": "share",
-        "type": "quantitative",
-        "scale": {"domain": [0, 1], "range": [0.05, 0.8]},
-        "legend": None,
-    }
+    shade = _numbers("share", "share", domain=[0, 1], range=[0.05, 0.8]) | {"legend": None}
     layers: list[dict[str, Any]] = [
         {"mark": {"type": "rect", "color": _BLUE}, "encoding": {"opacity": shade}},
         {"mark": {"type": "text", "color": "currentColor"}, "encoding": {"text": {"field": "images"}}},
@@ -168,10 +163,9 @@ def calibration(tables: Tables) -> Plot:
     """How often the model is right against how sure it is, with the diagonal on which both are the same."""
     rows = [tuple(round(value, 2) for value in row) for row in tables.calibration]
     values = [dict(zip(("confidence", "accuracy", "images"), row, strict=True)) for row in rows]
-    percent = {"type": "quantitative", "scale": {"domain": [0, 100]}}
     where = {
-        "x": {"field": "confidence", "title": "confidence in percent", **percent},
-        "y": {"field": "accuracy", "title": "accuracy in percent", **percent},
+        "x": _numbers("confidence", "confidence in percent", domain=[0, 100]),
+        "y": _numbers("accuracy", "accuracy in percent", domain=[0, 100]),
     }
     spec = _spec(
         values,
@@ -182,7 +176,7 @@ def calibration(tables: Tables) -> Plot:
                 "encoding": where,
             },
             {
-                "mark": {"type": "point", "filled": True, "color": _BLUE, "opacity": 0.8},
+                "mark": _DOTS,
                 "encoding": where
                 | {
                     "size": {"field": "images", "type": "quantitative", "scale": {"range": [40, 500]}, "legend": None},
@@ -213,13 +207,8 @@ def withstood(curve: list[tuple[float, float]]) -> Plot:
         values,
         mark={"type": "line", "point": True, "color": _BLUE},
         encoding={
-            "x": {"field": "epsilon", "type": "quantitative", "title": "epsilon in grey levels"},
-            "y": {
-                "field": "accuracy",
-                "type": "quantitative",
-                "title": "accuracy in percent",
-                "scale": {"domain": [0, 100]},
-            },
+            "x": _numbers("epsilon", "epsilon in grey levels"),
+            "y": _numbers("accuracy", "accuracy in percent", domain=[0, 100]),
             "tooltip": _tooltips(epsilon="epsilon", accuracy="accuracy %"),
         },
     )
@@ -241,12 +230,7 @@ def reached(strengths: dict[str, float]) -> Plot:
         mark={"type": "bar", "color": _BLUE},
         encoding={
             "y": {"field": "attack", "type": "nominal", "sort": "-x", "title": None, "axis": {"labelLimit": 200}},
-            "x": {
-                "field": "strength",
-                "type": "quantitative",
-                "title": "strength",
-                "scale": {"domain": [0, 100]},
-            },
+            "x": _numbers("strength", "strength", domain=[0, 100]),
             "tooltip": _tooltips(attack="attack", strength="strength"),
         },
         height=28 * len(values),
@@ -264,13 +248,12 @@ def accuracy_against_leak(runs: list[tuple[str, float, float, float]]) -> Plot:
         runs: name, SSIM of the recovered images, accuracy (percent, or AUROC), and percent of the key recovered.
     """
     names = ("run", "ssim", "accuracy", "key")
-    ink = {"type": "quantitative", "scale": {"zero": False}}
     spec = _spec(
         [dict(zip(names, run, strict=True)) for run in runs],
-        mark={"type": "point", "filled": True, "size": 90, "color": _BLUE, "opacity": 0.8},
+        mark=_DOTS | {"size": 90},
         encoding={
-            "x": {"field": "ssim", "title": "SSIM of the recovered images", **ink, "scale": {"domain": [0, 1]}},
-            "y": {"field": "accuracy", "title": "accuracy", **ink},
+            "x": _numbers("ssim", "SSIM of the recovered images", domain=[0, 1]),
+            "y": _numbers("accuracy", "accuracy", zero=False),
             "tooltip": _tooltips(run="run", accuracy="accuracy", ssim="SSIM", key="key recovered %"),
         },
     )
@@ -296,12 +279,16 @@ def _spec(values: list[dict[str, Any]], height: int = 260, **parts: Any) -> dict
     return {"data": {"values": values}, "width": "container", "height": height, **parts}
 
 
+def _numbers(field: str, title: str, **scale: Any) -> dict[str, Any]:
+    """Numbers on an axis or in a shade.
+
+    ``scale``: ``domain``, its ends; ``range``, how these are drawn; ``zero``, whether it has to begin there.
+    """
+    return {"field": field, "type": "quantitative", "title": title, **({"scale": scale} if scale else {})}
+
+
 def _tooltips(**fields: str) -> list[dict[str, str]]:
     return [{"field": field, "title": title} for field, title in fields.items()]
-
-
-def _shown(curves: dict[str, Any]) -> dict[str, Any]:
-    return {"title": None, "values": [*curves]}
 
 
 def _course(words: str, curve: dict[int, float]) -> str:

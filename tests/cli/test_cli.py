@@ -256,6 +256,35 @@ def test_figures_of_files_elsewhere_do_not_replace_those_of_the_run(project, mon
     assert path.read_text() == "{}"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["cipher.name=blok"], "unknown cipher.name 'blok'; did you mean 'block'?"),
+        (["cipher.block_size=8"], "cipher.block_size 8, but the patches of model.name vit_micro_patch4_32 have 4"),
+        (["dataset.image_size=30"], "cipher.block_size 4 does not divide dataset.image_size 30"),
+        (["cipher.name=disposable"], "no exact adaptation exists for cipher.name disposable, because every image has"),
+        (["cipher.name=le", "augment.names=[mixup]"], "'mixup' does not commute with cipher.name le, because"),
+    ],
+)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("encrypt",),
+        ("export", "out"),
+        ("rekey", "pk-6a84562a80f3ffa0", "pk-0123456789abcdef"),
+        ("he", "keys"),
+        ("he", "encrypt"),
+        ("he", "decrypt"),
+    ],
+)
+def test_values_that_do_not_go_together_are_told_before_anything_is_read(project, monkeypatch, verb, overrides, told):
+    monkeypatch.chdir(project)
+    done = CliRunner().invoke(app, [*verb, *(word for each in overrides for word in ("-S", each))])
+    assert isinstance(done.exception, UsageError)
+    assert told in str(done.exception)
+    assert [each.name for each in project.iterdir()] == ["params.yaml"]
+
+
 def test_unusable_place_is_told(project):
     (project / "file").write_text("")
     write_raw(project / "plain", {"train": 30, "test": 6})

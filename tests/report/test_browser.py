@@ -13,6 +13,9 @@ from browser import CHROMIUM, MISSING
 from PIL import Image
 from test_report import VALUES, make_world, write_page, write_stage
 
+from ppvit.report.comparison import compare
+from ppvit.report.runs import Run
+
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 ATTACKS = ("weights", "pooled", "known_plaintext", "jigsaw", "min_difference", "matching", "inverse_network")
 
@@ -29,6 +32,7 @@ def world(tmp_path_factory):
         pixels = np.random.default_rng(max(0, number - 2)).integers(0, 256, (952, 704, 3), np.uint8)
         Image.fromarray(pixels).save(world / f"results/audit/{name}.png")
         values |= {f"{name}_ssim": 0.5, f"{name}_strength_percent": 50.0}
+    values[f"{ATTACKS[-1]}_strength_percent"] = 0.0
     write_stage(world / "results", "audit", values)
     manifest = json.loads((world / "raw/dataset.json").read_text())
     names = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "{{ 猫 }} " + 300 * "x"]
@@ -52,7 +56,7 @@ def opened(browser, world):
     """Opens the page to hand on, with what a context is made of, and gathers what the browser says and asks for."""
     contexts = []
 
-    def run(name: str = "results/times/report.html", **settings: Any) -> Any:
+    def run(name: str = "results/times/report.html", plots: bool = True, **settings: Any) -> Any:
         contexts.append(browser.new_context(**settings))
         page = contexts[-1].new_page()
         page.told, page.asked = [], []
@@ -61,7 +65,7 @@ def opened(browser, world):
         page.on("dialog", lambda dialog: page.told.append(dialog.message))
         page.on("request", lambda request: page.asked.append(request.url))
         page.goto((world / name).as_uri())
-        if settings.get("java_script_enabled", True):
+        if plots and settings.get("java_script_enabled", True):
             page.wait_for_selector("#plot-confusion svg", state="attached")
         return page
 
@@ -109,6 +113,46 @@ def test_axe_finds_nothing_serious_and_nothing_sticks_out(opened, scheme, width)
     assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")] == []
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") is (scheme == "light")
+
+
+def test_what_a_first_reader_does_not_need_is_folded(opened, world):
+    page = opened(viewport={"width": 1280, "height": 844})
+    tall = "document.documentElement.scrollHeight"
+    short = page.evaluate(tall)
+    read = page.locator("main section > h2, main section > details > summary h2").all_inner_texts()
+    assert all(page.get_by_role("heading", name=each, exact=True).is_visible() for each in read)
+    pictures = page.locator("#privacy img")
+    assert [each.is_visible() for each in pictures.all()].count(True) == len(ATTACKS) - 2 - 1  # one found nothing
+    assert not page.locator("#privacy tbody").last.is_visible()
+    page.click("#fold")
+    assert page.locator("#privacy tbody").last.is_visible()
+    assert short < 0.7 * page.evaluate(tall)
+
+
+def test_compared_runs_are_sorted_and_load_nothing(opened, world):
+    runs = [
+        Run(name, "folder", {}, figures)
+        for name, figures in {
+            "a": {"evaluate.accuracy_percent": 9.5, "finetune.trainable_parameters": 1200.0},
+            "b": {"finetune.trainable_parameters": 66826.0},
+            "c": {"evaluate.accuracy_percent": 87.25, "finetune.trainable_parameters": 950.0},
+        }.items()
+    ]
+    (world / "compare.html").write_text(compare(runs).as_page(), encoding="utf-8")
+    page = opened("compare.html", plots=False)
+    for column, direction, order in (
+        ("accuracy", "descending", "cab"),
+        ("accuracy", "ascending", "acb"),  # what was not measured comes last
+        ("trained parameters", "descending", "bac"),
+    ):
+        head = page.locator("thead th", has_text=column).first
+        head.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f"th[aria-sort={direction}]")
+        page.wait_for_timeout(50)
+        assert "".join(page.locator("tbody th").all_inner_texts()) == order
+    assert page.told == []
+    assert len(page.asked) == 1
 
 
 def test_everything_is_printed(opened):

@@ -181,7 +181,7 @@ def test_the_verb_writes_what_was_asked_for(tmp_path, monkeypatch):
     assert printed("--format", "csv").splitlines()[1].startswith("a,folder,")
     assert json.loads(printed("--json"))["runs"][1]["name"] == "b"
     assert printed("--format", "html").strip() == "results/compare.html"
-    assert "<table>" in (tmp_path / "results/compare.html").read_text()
+    assert "<table class=" in (tmp_path / "results/compare.html").read_text()
     printed("--format", "csv", "--out", "runs.csv")
     assert (tmp_path / "runs.csv").read_text() == printed("--format", "csv")
 

@@ -1,16 +1,19 @@
 """`ppvit demo`: what it computes, and the page in a browser."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from base64 import b64encode
+from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, MISSING
 from PIL import Image, ImageDraw
 
 from ppvit.ciphers import make_cipher
@@ -77,28 +80,39 @@ def test_without_its_library_the_extra_is_named(monkeypatch):
         page.serve(WEIGHTS, 8080, False)
 
 
-def test_the_page_in_a_browser(tmp_path):
-    pytest.importorskip("nicegui", reason="install ppvit[demo] to test its page")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="install playwright to test the page")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
+# the command, whose last step waits while a file lies there, and tells what it was asked
+SERVER = """
+import sys, time
+from pathlib import Path
+from ppvit.cli import run
+from ppvit.report.demo.workbench import Workbench
+
+real = Workbench.recovered
+
+def held(self, picture, name, key, known):
+    with open("asked", "a") as asked:
+        print(known, file=asked)
+    while Path("hold").exists():
+        time.sleep(0.05)
+    return real(self, picture, name, key, known)
+
+Workbench.recovered = held
+run()
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A demo that runs: its address and its folder."""
+    if MISSING or find_spec("nicegui") is None:
+        pytest.skip(MISSING or "install ppvit[demo] to test its page")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "ppvit.cli",
-        "demo",
-        "--port",
-        str(port),
-        "--no-browser",
-        "--weights",
-        str(WEIGHTS),
-    ]
+    command = [sys.executable, "-c", SERVER, "demo", "--port", str(port), "--no-browser", "--weights", str(WEIGHTS)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    server = subprocess.Popen(command, env={**environment, "PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    folder = tmp_path_factory.mktemp("demo")
+    server = subprocess.Popen(command, env={**environment, "PYTHONPATH": str(ROOT)}, cwd=folder)
     try:
         for _ in range(600):
             try:
@@ -107,25 +121,158 @@ def test_the_page_in_a_browser(tmp_path):
             except OSError:
                 assert server.poll() is None
                 time.sleep(0.2)
-        asked = []
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium)
-            tab = browser.new_page()
-            tab.on("request", lambda request: asked.append(request.url))
-            tab.goto(f"http://127.0.0.1:{port}")
-            tab.get_by_text("Weights of the adapted model").wait_for(timeout=120_000)
-            assert tab.get_by_text("encrypted, adapted model", exact=True).count() == 1
-            before = tab.get_by_alt_text("encrypted: what the trainer sees").get_attribute("src")
-            pad = tab.locator("img").first.bounding_box()
-            tab.mouse.move(pad["x"] + 128, pad["y"] + 40)
-            tab.mouse.down()
-            tab.mouse.move(pad["x"] + 128, pad["y"] + 210, steps=8)
-            tab.mouse.up()
-            shown = tab.get_by_alt_text("encrypted: what the trainer sees")
-            sync_api.expect(shown).not_to_have_attribute("src", before, timeout=120_000)
-            browser.close()
-        own = (f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}", "data:", "blob:")
-        assert [url for url in asked if not url.startswith(own)] == []
+        yield f"127.0.0.1:{port}", folder
     finally:
+        (folder / "hold").unlink(missing_ok=True)
         server.terminate()
         server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def chromium(served):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(served, chromium):
+    """The page in a browser, once it has shown everything; with what it asked for."""
+    tab = chromium.new_page()
+    tab.set_default_timeout(60_000)
+    tab.asked = []
+    tab.on("request", lambda request: tab.asked.append(request.url))
+    tab.goto(f"http://{served[0]}")
+    tab.get_by_text("Weights of the adapted model").wait_for()
+    yield tab
+    tab.close()
+
+
+def draw(tab, left=128, outside=False):
+    """A stroke from top to bottom of the pad, of which the page shows each move."""
+    from playwright.sync_api import expect
+
+    pad, strokes = tab.locator(".ppvit-pad"), tab.locator(".ppvit-pad line")
+    before, box = strokes.count(), pad.bounding_box()
+    assert (box["width"], box["height"]) == (256, 256)
+    tab.mouse.move(box["x"] + left, box["y"] + 40)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + left, box["y"] + 210, steps=8)
+    expect(strokes).to_have_count(before + 9, timeout=30_000)
+    if outside:
+        tab.mouse.move(box["x"] + left, box["y"] - 20)
+    tab.mouse.up()
+    if outside:
+        tab.mouse.move(box["x"] + left, box["y"] + 100)
+
+
+def shown(tab, before, title="plain"):
+    """The source of a picture that is another one than ``before``."""
+    from playwright.sync_api import expect
+
+    picture = tab.get_by_alt_text(title, exact=True)
+    expect(picture).not_to_have_attribute("src", before, timeout=60_000)
+    return picture.get_attribute("src")
+
+
+def pixels(served, source):
+    """float, (H, W, 3), of a picture of the page."""
+    with urllib.request.urlopen(f"http://{served[0]}{source}", timeout=60) as answer:
+        return np.asarray(Image.open(BytesIO(answer.read())).convert("RGB"), float)
+
+
+def test_the_page_in_a_browser(served, tab):
+    title = "encrypted: what the trainer sees"
+    assert tab.get_by_text("encrypted, adapted model", exact=True).count() == 1
+    before = tab.get_by_alt_text(title).get_attribute("src")
+    draw(tab)
+    shown(tab, before, title)
+    own = (f"http://{served[0]}", f"ws://{served[0]}", "data:", "blob:")
+    assert [url for url in tab.asked if not url.startswith(own)] == []
+
+
+def test_the_page_answers_while_it_computes_and_the_newest_question_is_next(served, tab):
+    from playwright.sync_api import expect
+
+    working = tab.get_by_text("Working …")
+    expect(working).to_be_hidden()
+    asked, hold = served[1] / "asked", served[1] / "hold"
+    asked.unlink()
+    hold.touch()
+    tab.get_by_role("button", name="A digit of the data set").click()
+    expect(working).to_be_visible()
+    for _ in range(600):
+        if asked.exists():
+            break
+        tab.wait_for_timeout(50)
+    for known in (6, 7, 8):
+        tab.get_by_label("Plain pictures the first attacker knows").fill(str(known))
+    draw(tab)  # which is seen, although nothing has been computed yet
+    expect(working).to_be_visible()
+    hold.unlink()
+    expect(working).to_be_hidden(timeout=60_000)
+    assert asked.read_text().split() == ["5", "8"]
+
+
+def encoded(image, form, **options):
+    out = BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def photographs():
+    """Files that cameras and programs write: name, bytes, and what is seen on the left and on the right."""
+    halves = Image.new("L", (80, 40))
+    halves.paste(200, (40, 0, 80, 40))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # what is stored upright was taken with the camera turned, so its top is shown at the right
+    upright = halves.rotate(90, expand=True).convert("RGB")  # light above dark
+    yield "turned.jpg", encoded(upright, "JPEG", exif=turned, quality=95), 0, 200
+    clear = Image.merge("LA", (Image.new("L", (80, 40), 100), halves.point(lambda value: 255 * (value > 0))))
+    yield "clear.png", encoded(clear, "PNG"), 255, 100  # on white
+    yield "grey.png", encoded(halves, "PNG"), 0, 200
+
+
+def test_photographs_are_shown_as_people_see_them(served, tab):
+    before = tab.get_by_alt_text("plain", exact=True).get_attribute("src")
+    for name, data, left, right in photographs():
+        tab.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/*", "buffer": data})
+        before = shown(tab, before)
+        seen = pixels(served, before)
+        quarter = seen.shape[1] // 4
+        assert np.abs(seen[:, :quarter] - left).max() < 12, name
+        assert np.abs(seen[:, -quarter:] - right).max() < 12, name
+
+
+def test_a_photograph_is_dropped_more_than_once_and_what_is_none_is_said_in_a_line(tab):
+    from playwright.sync_api import expect
+
+    said = tab.get_by_role("alert")
+    name, data, *_ = list(photographs())[-1]
+    before = tab.get_by_alt_text("plain", exact=True).get_attribute("src")
+    for left in (90, 170):
+        drop(tab, name, data, "image/png")
+        dropped = shown(tab, before)
+        draw(tab, left, outside=left == 90)
+        before = shown(tab, dropped)
+    for name, kind in (("a.jpg", "image/jpeg"), ("notes.txt", "text/plain")):
+        drop(tab, name, b"these are words", kind)
+        expect(said).to_contain_text(f"{name}: this image cannot be decoded")
+        assert "\n" not in said.inner_text().strip()
+    drop(tab, "large.png", b"", "image/png", 33 * 2**20)
+    expect(said).to_contain_text("32 MiB")
+
+
+def drop(tab, name, data, kind, more=0):
+    """Let a file go over the page's field for files, as a mouse does; ``more``: zeros at its end."""
+    made = """([name, data, kind, more]) => {
+        const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)), transfer = new DataTransfer()
+        transfer.items.add(new File([bytes, new Uint8Array(more)], name, { type: kind }))
+        return transfer
+    }"""
+    transfer = tab.evaluate_handle(made, [name, b64encode(data).decode(), kind, more])
+    tab.locator(".q-uploader").dispatch_event("dragover", {"dataTransfer": transfer})
+    tab.locator(".q-uploader__dnd").dispatch_event("drop", {"dataTransfer": transfer})

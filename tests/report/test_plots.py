@@ -5,8 +5,8 @@ import pytest
 
 from ppvit.report import plots
 from ppvit.report.claims import Tables
-from ppvit.report.page import sort_key
 from ppvit.report.pictures import what_is_seen
+from ppvit.report.rendering import sort_key
 
 
 def tables(**parts):

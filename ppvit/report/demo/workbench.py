@@ -106,7 +106,7 @@ def as_picture(image: Image.Image) -> np.ndarray:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     cut = image.crop((left, top, left + side, top + side))
-    return np.asarray(cut.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    return np.array(cut.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
 def _enlarged(grey: np.ndarray) -> np.ndarray:
