@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from ppvit.cli.command import app
 from ppvit.config import DEMO_KEY_ID, default_yaml, load
 from ppvit.core.errors import UsageError
-from ppvit.pipeline import write_settings
+from ppvit.pipeline.settings import write_settings
 
 QUICK = {
     "dataset": {"train_fraction": 0.05, "test_fraction": 0.1},

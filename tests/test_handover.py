@@ -132,7 +132,7 @@ ELSEWHERE = ("/srv/tumour", "../tumour", "data/tumour", "data/local/../x", "data
 @pytest.mark.parametrize("parameter", ["dataset.path", "model.checkpoint"])
 def test_paths_that_git_would_carry_are_refused_before_anything_is_written(tmp_path, parameter, path, monkeypatch):
     from ppvit.core.errors import UsageError
-    from ppvit.pipeline import write_settings
+    from ppvit.pipeline.settings import write_settings
 
     section, name = parameter.split(".")
     where = "models" if section == "model" else "data"

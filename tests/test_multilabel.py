@@ -34,7 +34,8 @@ from ppvit.export import export
 from ppvit.he.parties import head
 from ppvit.he.parties.features import extract
 from ppvit.he.parties.folders import OwnersFiles
-from ppvit.he.parties.owner import encrypt, make_keys, planned
+from ppvit.he.parties.owner import encrypt, make_keys
+from ppvit.he.parties.planning import planned
 from ppvit.he.parties.trainer import run as train_on_ciphertexts
 from ppvit.he.tiles.plan import make_plan
 from ppvit.he.tiles.twin import train

@@ -12,7 +12,8 @@ def main(script: str) -> None:
     with prepared_process():
         from ppvit.cli.template import require_version
         from ppvit.config import load
-        from ppvit.pipeline import STAGES, write_settings
+        from ppvit.pipeline import STAGES
+        from ppvit.pipeline.settings import write_settings
         from ppvit.places import Places, keep_to_owner
 
         require_version()

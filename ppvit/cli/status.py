@@ -15,7 +15,8 @@ import yaml
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError, printable
 from ppvit.core.reading import read_bounded
-from ppvit.pipeline import SETTINGS, STAGES, settings_of
+from ppvit.pipeline import STAGES
+from ppvit.pipeline.settings import SETTINGS, settings_of
 
 _LOCK_BYTES = 2**20  # thirty times what ours has
 _CHANGES = {"modified": "changed", "deleted": "missing", "not in cache": "not in DVC's cache"}

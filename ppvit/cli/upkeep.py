@@ -11,7 +11,7 @@ import typer
 from ppvit.cli import completion
 from ppvit.cli.answers import Answer, Table
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load
-from ppvit.pipeline import SETTINGS, write_settings
+from ppvit.pipeline.settings import SETTINGS, write_settings
 
 
 @app.command()

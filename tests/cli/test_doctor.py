@@ -18,6 +18,8 @@ from ppvit.ciphers import keys
 from ppvit.ciphers.keys import Key
 from ppvit.cli import doctor
 from ppvit.cli.command import app
+from ppvit.cli.doctor import packages
+from ppvit.cli.doctor.project import weights
 from ppvit.config import DEMO_KEY_ID, Config
 
 
@@ -76,8 +78,8 @@ def test_packages_that_are_missing_or_too_old(project, monkeypatch):
             raise importlib.metadata.PackageNotFoundError(name)
         return there.get(name) or importlib.metadata.version(name)
 
-    monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setattr(doctor, "requires", lambda name: ["timm>=1.0.29,<1.1", "peft>=0.21", "numpy>=2"])
+    monkeypatch.setattr(packages, "version", version)
+    monkeypatch.setattr(packages, "requires", lambda name: ["timm>=1.0.29,<1.1", "peft>=0.21", "numpy>=2"])
     verdict, told, remedy = only("packages")
     assert verdict == "problem"
     assert "timm 0.9.2 (needs " in told
@@ -97,7 +99,7 @@ def test_packages_that_are_missing_or_too_old(project, monkeypatch):
 )
 def test_weights(project, monkeypatch, model, verdict, told):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project / "none"))
-    (one,) = doctor._weights(make_config(model=model))
+    (one,) = weights(make_config(model=model))
     assert one.verdict == verdict
     assert told in one.found
     assert one.remedy
@@ -164,8 +166,8 @@ def test_remotes(project):
 def test_extras(project, monkeypatch):
     """By what the installed package says of itself, not by names of ours."""
     needed = ["numpy>=2", "lightly>=1 ; extra == 'ssl'", "no-such-package>=2 ; extra == 'clouds'"]
-    monkeypatch.setattr(doctor, "requires", lambda name: needed)
-    monkeypatch.setattr(doctor, "metadata", lambda name: Message(["ssl", "clouds", "test"]))
+    monkeypatch.setattr(packages, "requires", lambda name: needed)
+    monkeypatch.setattr(packages, "metadata", lambda name: Message(["ssl", "clouds", "test"]))
     (ok, there, _), (note, absent, remedy) = found("extras")
     assert (ok, there) == ("ok", "ssl")
     assert (note, absent) == ("note", "not installed: clouds")

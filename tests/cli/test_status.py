@@ -17,7 +17,7 @@ from ppvit.cli.command import app
 from ppvit.cli.status import stages_now
 from ppvit.config import Config
 from ppvit.core.errors import PpvitError, UsageError
-from ppvit.pipeline import write_settings
+from ppvit.pipeline.settings import write_settings
 
 PIPELINE = """
 stages:

@@ -21,7 +21,8 @@ from ppvit.config.networks import names, network, require_network
 from ppvit.core.declared import declared
 from ppvit.core.errors import PpvitError, UsageError, brief
 from ppvit.models import hub
-from ppvit.pipeline import STAGES, write_settings
+from ppvit.pipeline import STAGES
+from ppvit.pipeline.settings import write_settings
 from ppvit.places import Places
 from ppvit.tuners import TUNERS
 

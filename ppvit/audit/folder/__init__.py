@@ -18,7 +18,8 @@ from PIL import Image
 from ppvit.audit.folder.attempts import Attempt, attempts, left_out
 from ppvit.audit.folder.colours import ColourOrder, colour_order
 from ppvit.audit.folder.reading import Pictures, read_folder
-from ppvit.audit.folder.structure import Structure, examine, likeness, side_probabilities
+from ppvit.audit.folder.sides import side_probabilities
+from ppvit.audit.folder.structure import Structure, examine, likeness
 from ppvit.core.errors import UsageError
 from ppvit.core.files import atomic_output, require_apart, require_free_space, write_json
 from ppvit.core.git import keep_out_of_git

@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
-_MOST = 24  # pictures that are looked at
-_SIDE = 512  # pixels of a side that are looked at
-_VALUES = 2**22  # of all pictures together that are looked at
-_FEW = 6  # pictures from which on values at one place are compared over the pictures
+from ppvit.audit.folder.sides import (
+    FEW,
+    SIDE,
+    jump,
+    outer_side,
+    sample,
+    side_probabilities,
+    steps,
+    unlike_over_pictures,
+)
+
 _LOSSY_JUMP = 0.5  # log of how much larger steps between blocks are; JPEG makes smaller ones, at 8 and 16 pixels
 _LOSSY_SIDES = (8, 16)
 _AGAIN = 0.05  # how much more alike pixels one block apart are than those one pixel nearer or farther
@@ -66,7 +71,7 @@ def examine(pictures: np.ndarray, lossy: bool = False) -> Structure:
     side = max(probabilities, key=lambda each: probabilities[each], default=0)
     sure = probabilities.get(side, 0.0)
     likely = tuple(p for p in sorted(probabilities, key=lambda p: -probabilities[p]) if p != side)[:1]
-    smaller = seen.shape[1] < min(_SIDE, pictures.shape[1])
+    smaller = seen.shape[1] < min(SIDE, pictures.shape[1])
     like = likeness(seen, 0 if smaller else side)
     found: Kind = "noise"
     order = _order(values)
@@ -114,7 +119,7 @@ def likeness(pictures: np.ndarray, block_size: int) -> float:
     block_size = block_size or values.shape[1] + values.shape[2]
     near, far, across = (np.zeros(2) for _ in range(3))
     for axis in (0, 1):
-        one, two = (_steps(values, distance)[axis] for distance in (1, 2))
+        one, two = (steps(values, distance)[axis] for distance in (1, 2))
         place = np.arange(len(one))
         inside = place % block_size < block_size - 1
         near[axis] = one[inside].mean()
@@ -132,148 +137,18 @@ def inside_order(pictures: np.ndarray, block_size: int) -> float:
     return likeness(blocks.reshape(-1, block_size, block_size, 3), 0)
 
 
-def _steps(values: np.ndarray, distance: int) -> tuple[Floats, Floats]:
-    """Mean difference of pixels so far apart, by column of the first and by row: (W - distance,), (H - distance,)."""
-    across = np.abs(values[:, :, distance:] - values[:, :, :-distance]).mean(axis=(0, 1, 3))
-    down = np.abs(values[:, distance:] - values[:, :-distance]).mean(axis=(0, 2, 3))
-    return across, down
-
-
 def _order(values: np.ndarray) -> float:
     """The difference of neighbours over that of pixels 4 to 6 apart, at most 1 or so."""
-    near = sum(float(each.mean()) for each in _steps(values, 1))
+    near = sum(float(each.mean()) for each in steps(values, 1))
     reach = max(2, min(4, min(values.shape[1:3]) // 3))
-    far = [sum(float(each.mean()) for each in _steps(values, reach + more)) for more in range(3)]
+    far = [sum(float(each.mean()) for each in steps(values, reach + more)) for more in range(3)]
     return near / max(float(np.mean(far)), 1e-6)
-
-
-def side_probabilities(pictures: np.ndarray) -> dict[int, float]:
-    """How likely every divisor of the size is the side of the blocks; what is missing to 1 is that there are none.
-
-    A profile has steps at the borders of blocks that differ from those beside them by one factor, and pixels whole
-    blocks apart are more alike by one amount; else both vary. Which divisor explains that best is compared by what it
-    leaves unexplained, with the likelihood of normal errors of unknown size.
-
-    Args:
-        pictures: uint8, (n, H, W, 3).
-    """
-    sides = divisors(pictures)
-    if not sides:
-        return {}
-    values = sample(pictures).astype(np.float32)
-    profiles, again = _profiles(values), _alike_by_distance(values)
-    evidence = {p: max(_borders(profile, p) for profile in profiles) + _at_multiples(again, p) for p in sides}
-    highest = max(0.0, *evidence.values())
-    none = np.exp(_PRIOR_OF_NONE - highest)
-    weights = {p: np.exp(evidence[p] - highest) for p in sides}
-    whole = none + sum(weights.values())
-    return {p: float(weight / whole) for p, weight in weights.items()}
-
-
-def outer_side(pictures: np.ndarray, side: int) -> int:
-    """The side of blocks made of several blocks of ``side``, where steps tell of such; else 0."""
-    best, highest = 0, _PRIOR_OF_PARTS
-    if side > _PART:
-        return best
-    for profile in _profiles(sample(pictures).astype(np.float32)):
-        size, contrasts, template = _jump(profile, side)
-        left = contrasts - size * template
-        for outer in divisors(pictures):
-            if outer > side and outer % side == 0:
-                _, _, borders = _jump(profile, outer)
-                borders = borders - template * (borders @ template) / (template @ template)
-                evidence = _evidence(left, borders)
-                if evidence > highest:
-                    best, highest = outer, evidence
-    return best
-
-
-def sample(pictures: np.ndarray) -> np.ndarray:
-    """As many pictures, and as much of each, as tell: (n, H, W, 3) to fewer and smaller ones, cut below and right."""
-    cut = pictures[:, :_SIDE, :_SIDE]
-    return cut[: min(_MOST, max(2, _VALUES // cut[0].size))]
-
-
-def divisors(pictures: np.ndarray) -> list[int]:
-    """Sides that blocks could have: (n, H, W, 3)."""
-    height, width = pictures.shape[1:3]
-    return [p for p in range(2, min(height, width) // 2 + 1) if height % p == 0 and width % p == 0]
-
-
-_PRIOR_OF_NONE = 3.0  # log odds against any one side
-
-
-def _profiles(values: np.ndarray) -> list[tuple[Floats, Floats]]:
-    """Differences of neighbours by column and by row, seen in several ways."""
-    folded = np.abs(values - 127.5)  # inversion hides edges in values, not in their distance to the middle
-    profiles = [_steps(values, 1), _steps(folded, 1)]
-    return [*profiles, _unlike_over_pictures(values)] if len(values) >= _FEW else profiles
-
-
-def _contrast(values: Floats) -> Floats:
-    """Every value against the mean of the two beside it."""
-    return np.asarray(values[1:-1] - (values[:-2] + values[2:]) / 2)
-
-
-def _jump(profile: tuple[Floats, Floats], side: int) -> tuple[float, Floats, Floats]:
-    """By how much, in logarithms, steps at borders of blocks are larger; contrasts, and what they were to be."""
-    found, expected = [], []
-    for steps in profile:
-        found.append(_contrast(np.log(steps + 1e-3 * steps.mean() + 1e-9)))
-        expected.append(_contrast((np.arange(len(steps)) % side == side - 1).astype(float)))
-    contrasts, template = np.concatenate(found), np.concatenate(expected)
-    return float(contrasts @ template) / max(float(template @ template), 1e-9), contrasts, template
-
-
-def _borders(profile: tuple[Floats, Floats], side: int) -> float:
-    """Log likelihood ratio of larger steps at multiples of the side against none."""
-    _, contrasts, template = _jump(profile, side)
-    return _evidence(contrasts, template)
-
-
-def _at_multiples(alike: Floats, side: int) -> float:
-    """The same of values more alike at multiples of the side: alike by distance, from 1 on."""
-    template = ((np.arange(len(alike)) + 1) % side == 0).astype(float)
-    return _evidence(_contrast(alike), _contrast(template), 1e-6)
-
-
-def _evidence(contrasts: Floats, template: Floats, floor: float = 1e-4) -> float:
-    power = float(template @ template)
-    size = float(contrasts @ template) / max(power, 1e-9)
-    if size <= 0:
-        return 0.0
-    left = contrasts - size * template
-    least = floor * len(contrasts)
-    # contrasts share values with their neighbours and vary by what is drawn there: few of them say something new
-    return float(len(contrasts) / _ALIKE * np.log((contrasts @ contrasts + least) / (left @ left + least)))
-
-
-_PART = 8  # pixels of a part of a block, at most
-_PRIOR_OF_PARTS = 6.0  # log odds against them
-_ALIKE = 8  # contrasts that count as two
-
-
-def _alike_by_distance(values: np.ndarray) -> Floats:
-    """Correlation of values 1, 2, … pixels apart, in rows and columns, up to half of the smaller side."""
-    centred = values - values.mean(axis=(1, 2), keepdims=True)
-    most = min(values.shape[1:3]) // 2 + 1
-    total = np.zeros(most)
-    for axis in (1, 2):
-        length = values.shape[axis]
-        power = (np.abs(np.fft.rfft(centred, 2 * length, axis=axis)) ** 2).sum(
-            axis=tuple(other for other in range(4) if other != axis)
-        )
-        by_distance = np.fft.irfft(power)[: most + 1] / (length - np.arange(most + 1))
-        total += by_distance[1:] / max(float(by_distance[0]), 1e-9)
-    return total / 2
 
 
 def _is_of_jpeg(pictures: np.ndarray, side: int) -> bool:
     """Whether edges are no more than what JPEG makes of anything."""
     values = sample(pictures).astype(np.float32)
-    return (
-        side in _LOSSY_SIDES and _jump(_steps(values, 1), side)[0] < _LOSSY_JUMP and _repetition(values, side) < _AGAIN
-    )
+    return side in _LOSSY_SIDES and jump(steps(values, 1), side)[0] < _LOSSY_JUMP and _repetition(values, side) < _AGAIN
 
 
 def _repetition(values: np.ndarray, side: int) -> float:
@@ -288,20 +163,11 @@ def _repetition(values: np.ndarray, side: int) -> float:
     return alike[1] - max(alike[0], alike[2])
 
 
-def _unlike_over_pictures(values: np.ndarray) -> tuple[Floats, Floats]:
-    """How unlike values at neighbouring places vary over the pictures, whatever their signs: as of :func:`_steps`."""
-    centred = values - values.mean(axis=0)
-    centred /= np.sqrt((centred**2).sum(axis=0)) + 1e-3
-    across = 1 - ((centred[:, :, 1:] * centred[:, :, :-1]).sum(axis=0) ** 2).mean(axis=(0, 2))
-    down = 1 - ((centred[:, 1:] * centred[:, :-1]).sum(axis=0) ** 2).mean(axis=(1, 2))
-    return across, down
-
-
 def _alike_over_pictures(values: np.ndarray) -> bool:
     """Whether values at neighbouring places vary together over the pictures, more than by chance."""
-    if len(values) < _FEW:
+    if len(values) < FEW:
         return False
-    unlike = float(np.mean([each.mean() for each in _unlike_over_pictures(values)]))
+    unlike = float(np.mean([each.mean() for each in unlike_over_pictures(values)]))
     chance = 1 / (len(values) - 1)
     count = 3 * values.shape[1] * (values.shape[2] - 1) * 2
     return bool(1 - unlike > chance * (1 + 8 * (2 / count) ** 0.5))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -97,9 +97,7 @@ class Session:
 
     def add(self, first: Any, second: Any) -> Any:
         """Sum of two ciphertexts of one level and scale."""
-        result = self._seal.Ciphertext()
-        self._evaluator.add(first, second, result)
-        return result
+        return self._made(self._evaluator.add, first, second)
 
     def sum(self, ciphertexts: Iterable[Any]) -> Any:
         """Sum of ciphertexts of one level and scale."""
@@ -111,43 +109,31 @@ class Session:
 
     def subtract(self, first: Any, second: Any) -> Any:
         """Difference of two ciphertexts of one level and scale."""
-        result = self._seal.Ciphertext()
-        self._evaluator.sub(first, second, result)
-        return result
+        return self._made(self._evaluator.sub, first, second)
 
     def add_plain(self, ciphertext: Any, values: Numbers) -> Any:
         """Add known numbers."""
-        result = self._seal.Ciphertext()
         plaintext = self.encode(values, self.level(ciphertext), ciphertext.scale)
-        self._evaluator.add_plain(ciphertext, plaintext, result)
-        return result
+        return self._made(self._evaluator.add_plain, ciphertext, plaintext)
 
     def multiply(self, first: Any, second: Any) -> Any:
         """Product by slots, of three polynomials until :meth:`relinearise`, with the product of the scales."""
-        result = self._seal.Ciphertext()
-        self._evaluator.multiply(first, second, result)
-        return result
+        return self._made(self._evaluator.multiply, first, second)
 
     def multiply_plain(self, ciphertext: Any, values: Numbers, scale: float | None = None) -> Any:
         """Product with known numbers, encoded at ``scale``; their product is the scale of the result."""
-        result = self._seal.Ciphertext()
-        self._evaluator.multiply_plain(ciphertext, self.encode(values, self.level(ciphertext), scale), result)
-        return result
+        return self.multiply_encoded(ciphertext, self.encode(values, self.level(ciphertext), scale))
 
     def multiply_encoded(self, ciphertext: Any, plaintext: Any) -> Any:
         """Product with what :meth:`encode` made at the ciphertext's level, for numbers that are used many times."""
-        result = self._seal.Ciphertext()
-        self._evaluator.multiply_plain(ciphertext, plaintext, result)
-        return result
+        return self._made(self._evaluator.multiply_plain, ciphertext, plaintext)
 
     def relinearise(self, ciphertext: Any) -> Any:
         """Bring a product back to two polynomials: one key switch."""
         if self.relinearisation is None:
             raise PpvitError("there is no relinearisation key; read the evaluation keys first")
         self.key_switches += 1
-        result = self._seal.Ciphertext()
-        self._evaluator.relinearize(ciphertext, self.relinearisation, result)
-        return result
+        return self._made(self._evaluator.relinearize, ciphertext, self.relinearisation)
 
     def rescale(self, ciphertext: Any) -> Any:
         """Divide the scale by the last prime and drop that prime: one level less.
@@ -157,17 +143,13 @@ class Session:
         """
         if self.level(ciphertext) == 0:
             raise PpvitError("the modulus chain is used up; choose parameters for more iterations")
-        result = self._seal.Ciphertext()
-        self._evaluator.rescale_to_next(ciphertext, result)
-        return result
+        return self._made(self._evaluator.rescale_to_next, ciphertext)
 
     def drop(self, ciphertext: Any, level: int) -> Any:
         """The same numbers at a lower level."""
         if level == self.level(ciphertext):
             return ciphertext
-        result = self._seal.Ciphertext()
-        self._evaluator.mod_switch_to(ciphertext, self._ids[level], result)
-        return result
+        return self._made(self._evaluator.mod_switch_to, ciphertext, self._ids[level])
 
     def rotate(self, ciphertext: Any, steps: int) -> Any:
         """Move every slot ``steps`` places towards the first, round the end: one key switch.
@@ -178,9 +160,7 @@ class Session:
         if self.rotation is None or not self.rotation.has_key(self.galois_element(steps)):
             raise PpvitError(f"there is no key for rotations by {steps}; make the evaluation keys with it")
         self.key_switches += 1
-        result = self._seal.Ciphertext()
-        self._evaluator.apply_galois(ciphertext, self.galois_element(steps), self.rotation, result)
-        return result
+        return self._made(self._evaluator.apply_galois, ciphertext, self.galois_element(steps), self.rotation)
 
     def conjugate(self, ciphertext: Any) -> Any:
         """The complex conjugate of every slot: one key switch, as a rotation by :data:`CONJUGATION`."""
@@ -207,11 +187,15 @@ class Session:
         result.scale = scale
         return result
 
+    def _made(self, operation: Callable[..., None], *operands: Any) -> Any:
+        """What an operation of SEAL's writes into the ciphertext that is its last argument."""
+        result = self._seal.Ciphertext()
+        operation(*operands, result)
+        return result
+
     def _copy(self, ciphertext: Any) -> Any:
         # the binding has no copy constructor; switching to the level it is at copies
-        result = self._seal.Ciphertext()
-        self._evaluator.mod_switch_to(ciphertext, self._ids[self.level(ciphertext)], result)
-        return result
+        return self._made(self._evaluator.mod_switch_to, ciphertext, self._ids[self.level(ciphertext)])
 
     def save(self, item: Any, path: Path) -> None:
         """Write a ciphertext or key to a file, in SEAL's own format."""

@@ -18,13 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from ppvit.config import Config, He
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError
 from ppvit.core.files import atomic_output, require_free_space, write_json
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch, peak_memory_bytes
-from ppvit.data.labels import LabelSets
-from ppvit.data.plain import PlainImages
-from ppvit.he.algorithms import ALGORITHMS, Algorithm, Floats, Labels, Plan, Slots
+from ppvit.he.algorithms import Algorithm, Floats, Labels, Plan, Slots
 from ppvit.he.ckks.forks import Forks, Report, process_count
 from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.secret import SecretSession
@@ -32,7 +30,6 @@ from ppvit.he.ckks.session import Session
 from ppvit.he.parties.divergence import check as check_divergence
 from ppvit.he.parties.features import (
     backbone_of,
-    components_of,
     extract,
     settings_of,
     whitening_for,
@@ -52,52 +49,26 @@ from ppvit.he.parties.folders import (
 )
 from ppvit.he.parties.kept import Kept, write_kept
 from ppvit.he.parties.measured import TRAINING, TRAINING_BYTES, read_sent
+from ppvit.he.parties.planning import planned
 from ppvit.he.parties.refresh import answer_trainer
 from ppvit.he.parties.score import figure, headline_of
 from ppvit.he.parties.stopping import ender, held_out_images
 from ppvit.places import Places
 
-AUTO_IMAGES = 1024  # that he.train_images=auto takes; a quarter of large ones, whose features take longer
-SMALL_SIDE = 64
 VALIDATION = 0.2  # share of the training images on which settings may be compared; never the test images
-
-
-def planned(config: Config, places: Places) -> Algorithm:
-    """The algorithm that ``he.algorithm`` names, laid out for the sizes of the data set.
-
-    Raises:
-        UsageError: softmax with several labels an image; beyond the bounds; no parameter set has 128 bits of security.
-    """
-    settings = config.he
-    kind = ALGORITHMS[settings.algorithm]
-    plain = PlainImages(places.raw, "train", config.dataset, config.encrypt)
-    asked = settings.train_images
-    if asked == "auto":
-        asked = AUTO_IMAGES if config.dataset.image_size <= SMALL_SIDE else AUTO_IMAGES // 4
-    images, classes = min(asked, len(plain)), len(plain.classes)
-    if settings.loss == "softmax" and isinstance(plain.labelling, LabelSets):
-        raise UsageError(
-            "he.loss softmax is for images of one class each, and these carry several labels; set he.loss=sigmoid"
-        )
-    if kind.whitened:
-        width = components_of(settings, images)
-    else:
-        one, _ = extract(config, places.raw, "train", 1, backbone_of(config, places.embedded))
-        width = one.shape[1]
-    return kind.planned(settings, images, width + 1, classes)
 
 
 def make_keys(config: Config, places: Places, owner: OwnersFiles, trainer: Path, train_here: bool = False) -> None:
     """Draw a secret key for ``owner`` and make the evaluation keys for ``trainer``; each folder replaced whole.
 
     Args:
-        config, places: see :func:`planned`.
+        config, places: see :func:`ppvit.he.parties.planning.planned`.
         owner: where the owner keeps things.
         trainer: the trainer's folder.
         train_here: the trainer is this machine, so its memory is checked.
 
     Raises:
-        UsageError: see :func:`planned`; a folder is not one of ours.
+        UsageError: see :func:`ppvit.he.parties.planning.planned`; a folder is not one of ours.
         PpvitError: the disk has no room for the keys, or this machine's memory none for a trainer that is here.
     """
     watch = Stopwatch()
