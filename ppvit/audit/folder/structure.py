@@ -30,7 +30,9 @@ _OF_PHOTOGRAPHS = 0.3  # by how much neighbours are more alike than next neighbo
 _UNLIKELY = 0.1
 _SURE = 0.5  # probability from which on there are blocks
 
-Kind = Literal["plain", "blocks", "pixels", "noise"]
+_LEAST = 8  # pixels of a side from which on neighbours can be compared with pixels farther apart
+
+Kind = Literal["plain", "blocks", "pixels", "noise", "small"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Structure:
 
     Attributes:
         kind: ``plain`` pictures; ``blocks``, of side ``block_size``; ``pixels``: no blocks, but pixels that are alike
-            once inversion is undone; ``noise``: nothing.
+            once inversion is undone; ``noise``: nothing; ``small``: too few pixels to tell.
         block_size: the likeliest side of a block in pixels; 0 where no divisor of the size could be one.
         confidence: probability of that side among all divisors and none, 0 .. 1.
         others: further sides that are not much less likely, the likeliest first.
@@ -60,6 +62,8 @@ def examine(pictures: np.ndarray, lossy: bool = False) -> Structure:
         pictures: uint8, (n, H, W, 3).
         lossy: they were stored with loss, which smooths noise and makes edges of its own.
     """
+    if min(pictures.shape[1:3]) < _LEAST:
+        return Structure("small", 0, 0.0, (), 0.0)
     seen = enlarged_from(sample(pictures))
     values = seen.astype(np.float32)
     probabilities = side_probabilities(pictures)
@@ -89,7 +93,7 @@ def enlarged_from(pictures: np.ndarray) -> np.ndarray:
     """The pictures before they were enlarged by a whole number without smoothing; as they are if they were not."""
     for factor in (8, 7, 6, 5, 4, 3, 2):
         height, width = (length // factor * factor for length in pictures.shape[1:3])
-        if min(height, width) < 4 * factor or (height, width) != pictures.shape[1:3]:
+        if min(height, width) < _LEAST * factor or (height, width) != pictures.shape[1:3]:
             continue
         small = pictures[:, ::factor, ::factor]
         if np.array_equal(small.repeat(factor, axis=1).repeat(factor, axis=2), pictures):
@@ -157,7 +161,7 @@ def side_probabilities(pictures: np.ndarray) -> dict[int, float]:
     Args:
         pictures: uint8, (n, H, W, 3).
     """
-    sides = divisors(pictures)
+    sides = divisors(*pictures.shape[1:3])
     if not sides:
         return {}
     values = sample(pictures).astype(np.float32)
@@ -178,7 +182,7 @@ def outer_side(pictures: np.ndarray, side: int) -> int:
     for profile in _profiles(sample(pictures).astype(np.float32)):
         size, contrasts, template = _jump(profile, side)
         left = contrasts - size * template
-        for outer in divisors(pictures):
+        for outer in divisors(*pictures.shape[1:3]):
             if outer > side and outer % side == 0:
                 _, _, borders = _jump(profile, outer)
                 borders = borders - template * (borders @ template) / (template @ template)
@@ -194,9 +198,8 @@ def sample(pictures: np.ndarray) -> np.ndarray:
     return cut[: min(_MOST, max(2, _VALUES // cut[0].size))]
 
 
-def divisors(pictures: np.ndarray) -> list[int]:
-    """Sides that blocks could have: (n, H, W, 3)."""
-    height, width = pictures.shape[1:3]
+def divisors(height: int, width: int) -> list[int]:
+    """Sides that blocks of pictures of this size could have, in pixels."""
     return [p for p in range(2, min(height, width) // 2 + 1) if height % p == 0 and width % p == 0]
 
 
