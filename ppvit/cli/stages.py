@@ -133,7 +133,13 @@ def _audit(
     **places: Path | None,
 ) -> Answer:
     if folder is None:
+        if block_size is not None:
+            raise UsageError("--block-size is of pictures that somebody else encrypted; name their folder: audit DIR")
         return run_stage(STAGES["audit"], params, overrides, places)
+    if ignored := [f"--{name}" for name, path in places.items() if path is not None and name != "pictures"]:
+        raise UsageError(f"audit {folder} reads nothing of a project; leave out {', '.join(ignored)}")
+    if overrides:
+        raise UsageError(f"audit {folder} reads no parameters; leave out -S {overrides[0][:100]}")
     from ppvit.audit.folder import attack_folder
     from ppvit.core.reading import read_json
 

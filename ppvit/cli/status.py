@@ -114,7 +114,10 @@ def _from_dvc() -> tuple[dict[str, list[Any]], dict[str, set[str]], set[str]]:
     except LockError:
         raise PpvitError("DVC is at work in this project; ask again when it is done") from None
     except DvcException as error:
-        raise PpvitError(f"DVC cannot tell how the stages stand ({' '.join(str(error).split())})") from None
+        why = " ".join(str(error).split())
+        raise PpvitError(
+            f"DVC cannot tell how the stages stand ({why}); `dvc status` says more, and git has the files as they were"
+        ) from None
 
 
 def _read_by(graph: Any, stage: Any) -> set[Any]:

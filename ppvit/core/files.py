@@ -38,8 +38,8 @@ def atomic_output(target: Path, known_by: str = "", holding: str = "") -> Iterat
         holding: a text in that file, where others have files of that name too.
 
     Raises:
-        UsageError: there is a folder with something in it that is not known to be ours, which would be lost; or a
-            device, pipe or socket.
+        UsageError: what is there would be lost: a folder with something in it that is not known to be ours; a file in
+            place of a folder, or the reverse; a device, pipe or socket.
         PpvitError: the machine has run out of something (see :mod:`ppvit.core.shortages`), or the folder that
             ``target`` is in cannot be written.
     """
@@ -122,6 +122,8 @@ def _exchange(first: Path, second: Path) -> None:
 def _require_ours(target: Path, known_by: str, holding: str) -> None:
     if target.parent == _DEVICES or (target.exists() and not (target.is_file() or target.is_dir())):
         raise UsageError(f"{target} is a device, pipe or socket, which an output would replace; name a file")
+    if known_by and target.is_file():
+        raise UsageError(f"{target} is a file, where a folder is to be written; name another place")
     if not target.is_dir():
         return
     if not known_by:

@@ -77,7 +77,8 @@ def _require_free(out: Path, force: bool, inputs: tuple[Path, ...]) -> None:
     if not out.is_dir():
         raise UsageError(f"{out} is a file; choose a folder")
     found = sorted(path.name for path in out.iterdir())
-    foreign = [name for name in found if name not in (RECORD, CARD, *FILES)]
+    ours = (RECORD, CARD, *FILES) if RECORD in found else ()  # a README.md alone is anybody's
+    foreign = [name for name in found if name not in ours]
     if foreign:
         raise UsageError(f"{out} holds '{foreign[0]}', which no export wrote; choose another folder")
     if found and not force:

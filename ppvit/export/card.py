@@ -39,9 +39,11 @@ def require_licence(name: str) -> None:
         UsageError: says what one looks like.
     """
     if not _LICENCE.fullmatch(name):
+        near = re.sub(r"[\s_]+", "-", name.strip().lower())
+        told = f"; did you mean {near}?" if _LICENCE.fullmatch(near) else ""
         raise UsageError(
-            f"--license {name[:100]}: the Hub names licences as apache-2.0, cc-by-4.0 or other; see hf.co/docs/hub/"
-            "repositories-licenses"
+            f"--license '{name[:100]}': the Hub names licences as apache-2.0, cc-by-4.0 or other; see hf.co/docs/hub/"
+            f"repositories-licenses{told}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from ppvit.export.names import CARD, FILES, RECORD
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+
+_SILENT_SECONDS = 60  # of the Hub, after which it counts as out of reach
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,13 @@ class Repository:
             UsageError: no name of a repository; tensors that reveal the key are to be exported.
             PpvitError: the Hub cannot be reached, or does not know the user.
         """
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, get_session
         from huggingface_hub.errors import HFValidationError
 
         if with_key_material:
             raise UsageError("--push sends nothing that reveals the key; leave out --push or --with-key-material")
         try:
+            get_session().timeout = _SILENT_SECONDS  # by default it waits for ever
             api = HfApi()
             user = api.whoami()["name"]
             api.repo_exists(name)
@@ -118,7 +123,10 @@ def _why(error: BaseException, name: str) -> str:
             return f"the Hub does not know your token; {login}"
         if status == 403:
             return f"your token may not write to {name}; {login}"
-        return f"the Hub answered {status} ({text})"
+        remedy = "try again later" if status >= 500 or status == 429 else "see whether HF_ENDPOINT is right"
+        return f"the Hub answered {status} ({text}); {remedy}"
+    if isinstance(error, KeyError | TypeError | json.JSONDecodeError):
+        return "what answered is not the Hub, or something on the way to it; see whether HF_ENDPOINT is right"
     if type(error) is ValueError:  # of what checks the card
         return f"the Hub refuses the card ({text}); see --license"
     return f"the Hub cannot be reached ({type(error).__name__}: {text}); check the network"

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from ppvit.ciphers import AffineMap, make_cipher
 from ppvit.ciphers.keys import Key
 from ppvit.cli.command import app
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.reading import read_json
 from ppvit.data import decoding
 
 
@@ -225,6 +227,61 @@ def test_plain_pictures_are_called_what_they_are(tmp_path):
     assert told.count("Not encrypted, by the look of it") == 2
 
 
+@pytest.mark.parametrize("side", [1, 2, 5, 7])
+def test_pictures_of_a_few_pixels_are_too_small_to_tell(tmp_path, side):
+    write_pictures(tmp_path / "pictures", list(noise(3, side)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = folder.attack_folder(tmp_path / "pictures", tmp_path / "out")
+    assert "Too small to tell" in told
+
+
+def test_pictures_of_one_colour_are_plain(tmp_path):
+    write_pictures(tmp_path / "pictures", [np.full((32, 32, 3), value, np.uint8) for value in (0, 128, 255)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "Not encrypted" in folder.attack_folder(tmp_path / "pictures", tmp_path / "out")
+
+
+def test_a_prime_side_has_no_blocks_and_single_pixels_are_attacked(tmp_path):
+    """Each pixel of 37 x 37 is inverted or not; no block divides 37."""
+    inverted = np.random.default_rng(1).random((37, 37, 1)) < 0.5
+    plain = photographs(8, 37)
+    write_pictures(tmp_path / "pictures", list(np.where(inverted, 255 - plain, plain)))
+    folder.attack_folder(tmp_path / "pictures", tmp_path / "out")
+    found = read_json(tmp_path / "out" / "audit.json", "audit")
+    assert (found["kind"], found["block_size"]) == ("pixels", None)
+    assert found["attack"] == "feature_reconstruction"
+    assert left_out(37, 0) == ""
+
+
+def test_the_first_picture_of_an_animation_counts(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    first, *others = map(Image.fromarray, photographs(4, 64))
+    first.save(tmp_path / "pictures" / "a.gif", save_all=True, append_images=others)
+    assert "1 picture, 64 x 64 px" in folder.attack_folder(tmp_path / "pictures", tmp_path / "out")
+
+
+def test_what_a_folder_of_pictures_does_not_read_is_refused(tmp_path):
+    write_pictures(tmp_path / "pictures", list(photographs(1, 32)))
+    for words, told in (
+        (["--block-size", "8"], "name their folder: audit DIR"),
+        ([str(tmp_path / "pictures"), "-S", "cipher.name=np"], "reads no parameters; leave out -S cipher.name=np"),
+        ([str(tmp_path / "pictures"), "--raw", "x"], "leave out --raw"),
+    ):
+        done = CliRunner().invoke(app, ["audit", *words])
+        assert isinstance(done.exception, UsageError)
+        assert told in str(done.exception)
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    write_pictures(tmp_path / "pictures", list(photographs(1, 32)))
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"mine\.png is a file, where a folder is to be written"):
+        folder.attack_folder(tmp_path / "pictures", tmp_path / "mine.png")
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
+
+
 def test_bad_folders_are_refused_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     picture = photographs(1, 32)[0]
@@ -237,7 +294,13 @@ def test_bad_folders_are_refused_in_one_line(tmp_path):
         (tmp_path / "empty", None, UsageError, "holds no pictures"),
         (broken, None, PpvitError, "1.png: this image cannot be decoded"),
         (nothing, None, PpvitError, r"1.png: this image cannot be decoded \(it is empty\)"),
-        (write_pictures(tmp_path / "fine", [picture]), 5, UsageError, "--block-size 5 does not divide .* 32x32"),
+        (
+            write_pictures(tmp_path / "fine", [picture]),
+            5,
+            UsageError,
+            "--block-size 5 does not .* 32x32 pixels; take 2, 4, 8",
+        ),
+        (broken / "1.png", None, UsageError, "is no folder; name one that holds encrypted pictures, unpacked"),
     ]
     for path, block_size, error, told in cases:
         with pytest.raises(error, match=told) as caught:

@@ -314,8 +314,9 @@ def test_a_licence_of_ones_own(world):
     card = ModelCard.load(world.export(licence="cc-by-4.0") / "README.md")
     assert card.data.license == "cc-by-4.0"
     assert "- **License:** `cc-by-4.0`. " in str(card)
-    with pytest.raises(UsageError, match="--license My licence: the Hub names licences as"):
-        world.export("other", licence="My licence")
+    for name, told in (("MIT", "did you mean mit"), ("Apache 2.0", "did you mean apache-2.0"), ("!", "licenses$")):
+        with pytest.raises(UsageError, match=rf"--license '{name}': the Hub names licences as.*{told}"):
+            world.export("other", licence=name)
     assert not (world.root / "other").exists()
 
 
@@ -614,6 +615,10 @@ def test_force_replaces_nothing_but_an_export(world):
     (world.root / "mine/thesis.tex").write_text("")
     with pytest.raises(UsageError, match=r"mine holds 'thesis\.tex', which no export wrote"):
         world.export("mine", force=True)
+    (world.root / "read").mkdir()
+    (world.root / "read/README.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"read holds 'README\.md', which no export wrote"):
+        world.export("read", force=True)
     with pytest.raises(UsageError, match="models/finetuned, which the pipeline keeps"):
         world.export("models/finetuned", force=True)
     (world.root / "file").write_text("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import zeros
 
 from ppvit.ciphers.keys import Key
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.export import push
 from ppvit.export.push import Repository
 
 KEY = Key(bytes(range(32)))
@@ -128,6 +130,23 @@ def test_a_card_that_the_hub_refuses_makes_no_repository(hub, folder):
 def test_what_is_no_name_of_a_repository(hub, name):
     with pytest.raises(UsageError, match="a repository is named as somebody/name"):
         Repository.ready(name, False)
+
+
+def test_a_server_that_is_not_the_hub_is_told(hub, monkeypatch):
+    monkeypatch.setattr(hub, "answer", lambda *_: (200, {}))
+    with pytest.raises(PpvitError, match="what answered is not the Hub, .*; see whether HF_ENDPOINT is right"):
+        Repository.ready("me/digits", False)
+
+
+def test_a_hub_that_says_nothing_is_out_of_reach(hub, monkeypatch):
+    monkeypatch.setattr(push, "_SILENT_SECONDS", 0.2)
+    ended = threading.Event()
+    monkeypatch.setattr(hub, "answer", lambda *_: (ended.wait(60), (200, {}))[1])
+    try:
+        with pytest.raises(PpvitError, match="the Hub cannot be reached"):
+            Repository.ready("me/digits", False)
+    finally:
+        ended.set()
 
 
 def test_key_material_is_not_sent_at_all(hub):

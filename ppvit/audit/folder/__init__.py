@@ -18,7 +18,7 @@ from PIL import Image
 from ppvit.audit.folder.attempts import Attempt, attempts, left_out
 from ppvit.audit.folder.colours import ColourOrder, colour_order
 from ppvit.audit.folder.reading import Pictures, read_folder
-from ppvit.audit.folder.sides import side_probabilities
+from ppvit.audit.folder.sides import divisors, side_probabilities
 from ppvit.audit.folder.structure import Structure, examine, likeness
 from ppvit.core.errors import UsageError
 from ppvit.core.files import atomic_output, require_apart, require_free_space, write_json
@@ -33,6 +33,7 @@ _SIZES = 4  # of pictures that are attacked, the commonest; a key is of one size
 _TRIED = 4  # pictures that an attack is judged by
 _SHOWN = 4
 _PICTURE = 0.5  # likeness above which people recognise something
+_BLOCK = 64  # pixels of a side, above which none is offered
 _GAIN = 0.2  # of likeness, above which an attack has found something
 
 
@@ -79,7 +80,11 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
     groups = read_folder(folder)
     for group in groups:
         if block_size is not None and (block_size < 2 or group.width % block_size or group.height % block_size):
-            raise UsageError(f"--block-size {block_size} does not divide the side of the pictures, {group.size} pixels")
+            sides = ", ".join(map(str, [p for p in divisors(group.width, group.height) if p <= _BLOCK]))
+            remedy = f"take {sides}" if sides else "no side from 2 on does"
+            raise UsageError(
+                f"--block-size {block_size} does not divide the side of the pictures, {group.size} pixels; {remedy}"
+            )
     with atomic_output(out, known_by="audit.json") as temporary:
         keep_out_of_git(temporary)
         told, by_size = [], {}
@@ -104,7 +109,7 @@ def _attacked(group: Pictures, block_size: int | None, seed: int) -> Findings:
     watch = Stopwatch()
     pictures, lossy, value_range = group.looked_at()
     structure = examine(pictures, lossy > len(pictures) / 2)
-    if block_size is not None and structure.kind != "plain":
+    if block_size is not None and structure.kind not in ("plain", "small"):
         structure = replace(structure, kind="blocks", block_size=block_size, confidence=1.0, others=())
     guessed = block_size is None
     values: dict[str, Any] = {
@@ -185,6 +190,8 @@ _ORDERED = 32  # decrypted pictures that tell the order of colours
 def _verdict(found: Findings, structure: Structure, order: ColourOrder | None) -> str:
     if structure.kind == "plain":
         return "Not encrypted, by the look of it: the pictures are smooth or drawn, with no borders of blocks in them."
+    if structure.kind == "small":
+        return "Too small to tell: fewer than 8 pixels a side show neither pictures nor blocks."
     if structure.kind == "noise":
         return (
             "No structure found: neither blocks nor pixels that are alike, as in noise or under a strong cipher. "

@@ -26,7 +26,7 @@ class Attempt:
 
     Attributes:
         attack: as of ``ppvit list attacks``.
-        block_size: side of a block in pixels.
+        block_size: side of a block in pixels; 0 where there are no blocks.
         decrypt: from pictures to pictures, uint8, (n, S, S, 3) both.
         key: one key for all of them; None where each picture is attacked by itself.
         colours_free: the attack leaves the order of the colours open.
@@ -58,7 +58,9 @@ def with_key(attack: str, key: AffineMap, block_size: int, colours_free: bool = 
 
 
 def left_out(side: int, block_size: int) -> str:
-    """What is not tried with pictures of so many pixels a side in such blocks; empty where everything is."""
+    """What is not tried with pictures of so many pixels a side in such blocks, or in none (0); empty where all is."""
+    if not block_size:
+        return ""
     number = (side // block_size) ** 2
     if number > _MOVED_BLOCKS:
         return f"Blocks that were moved were not put in order: {number:,} a picture are more than {_MOVED_BLOCKS:,}."

@@ -63,7 +63,7 @@ class Pictures:
 
     def _decoded(self, path: Path) -> tuple[Decoded, bool]:
         data = read_bounded(path, IMAGE_BYTES)
-        found = decoding.decoded(data, str(path))
+        found = decoding.decoded(data, str(path), "first")  # of an animation: a picture as any
         shape = found.values.shape[:2]
         if shape == (self.width, self.height) != (self.height, self.width):  # turned, as EXIF says, so no ciphertext
             found = replace(found, values=found.values.swapaxes(0, 1))
@@ -80,11 +80,11 @@ def read_folder(folder: Path) -> list[Pictures]:
         PpvitError: one is damaged, too large, or no regular file.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; name one that holds encrypted pictures")
+        packed = ", unpacked" if folder.is_file() else ""
+        raise UsageError(f"{folder} is no folder; name one that holds encrypted pictures{packed}")
     paths = sorted(path for path in folder.rglob("*") if _is_picture(path, path.relative_to(folder).parts))
     if not paths:
-        endings = ", ".join(sorted(decoding.IMAGE_EXTENSIONS))
-        raise UsageError(f"{folder} holds no pictures ({endings}); name a folder that does")
+        raise UsageError(f"{folder} holds no pictures, such as .png or .jpg; name a folder that does, unpacked")
     by_size: dict[tuple[int, int], list[Path]] = {}
     for path in paths:
         by_size.setdefault(_size(path), []).append(path)

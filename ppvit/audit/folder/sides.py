@@ -26,7 +26,7 @@ def side_probabilities(pictures: np.ndarray) -> dict[int, float]:
     Args:
         pictures: uint8, (n, H, W, 3).
     """
-    sides = divisors(pictures)
+    sides = divisors(*pictures.shape[1:3])
     if not sides:
         return {}
     values = sample(pictures).astype(np.float32)
@@ -47,7 +47,7 @@ def outer_side(pictures: np.ndarray, side: int) -> int:
     for profile in _profiles(sample(pictures).astype(np.float32)):
         size, contrasts, template = jump(profile, side)
         left = contrasts - size * template
-        for outer in divisors(pictures):
+        for outer in divisors(*pictures.shape[1:3]):
             if outer > side and outer % side == 0:
                 _, _, borders = jump(profile, outer)
                 borders = borders - template * (borders @ template) / (template @ template)
@@ -63,9 +63,8 @@ def sample(pictures: np.ndarray) -> np.ndarray:
     return cut[: min(_MOST, max(2, _VALUES // cut[0].size))]
 
 
-def divisors(pictures: np.ndarray) -> list[int]:
-    """Sides that blocks could have: (n, H, W, 3)."""
-    height, width = pictures.shape[1:3]
+def divisors(height: int, width: int) -> list[int]:
+    """Sides that blocks of pictures of this size could have, in pixels."""
     return [p for p in range(2, min(height, width) // 2 + 1) if height % p == 0 and width % p == 0]
 
 

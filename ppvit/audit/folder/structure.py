@@ -35,7 +35,9 @@ _OF_PHOTOGRAPHS = 0.3  # by how much neighbours are more alike than next neighbo
 _UNLIKELY = 0.1
 _SURE = 0.5  # probability from which on there are blocks
 
-Kind = Literal["plain", "blocks", "pixels", "noise"]
+_LEAST = 8  # pixels of a side from which on neighbours can be compared with pixels farther apart
+
+Kind = Literal["plain", "blocks", "pixels", "noise", "small"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Structure:
 
     Attributes:
         kind: ``plain`` pictures; ``blocks``, of side ``block_size``; ``pixels``: no blocks, but pixels that are alike
-            once inversion is undone; ``noise``: nothing.
+            once inversion is undone; ``noise``: nothing; ``small``: too few pixels to tell.
         block_size: the likeliest side of a block in pixels; 0 where no divisor of the size could be one.
         confidence: probability of that side among all divisors and none, 0 .. 1.
         others: further sides that are not much less likely, the likeliest first.
@@ -65,6 +67,8 @@ def examine(pictures: np.ndarray, lossy: bool = False) -> Structure:
         pictures: uint8, (n, H, W, 3).
         lossy: they were stored with loss, which smooths noise and makes edges of its own.
     """
+    if min(pictures.shape[1:3]) < _LEAST:
+        return Structure("small", 0, 0.0, (), 0.0)
     seen = enlarged_from(sample(pictures))
     values = seen.astype(np.float32)
     probabilities = side_probabilities(pictures)
@@ -94,7 +98,7 @@ def enlarged_from(pictures: np.ndarray) -> np.ndarray:
     """The pictures before they were enlarged by a whole number without smoothing; as they are if they were not."""
     for factor in (8, 7, 6, 5, 4, 3, 2):
         height, width = (length // factor * factor for length in pictures.shape[1:3])
-        if min(height, width) < 4 * factor or (height, width) != pictures.shape[1:3]:
+        if min(height, width) < _LEAST * factor or (height, width) != pictures.shape[1:3]:
             continue
         small = pictures[:, ::factor, ::factor]
         if np.array_equal(small.repeat(factor, axis=1).repeat(factor, axis=2), pictures):
