@@ -91,7 +91,8 @@ def checked(section: type[S], **values: Any) -> S:
         if first["type"] == "extra_forbidden":
             raise UsageError(f"unknown parameter '{name}'{did_you_mean(name, list(section.model_fields))}") from None
         own = next((each for each in Config.model_fields if section_of(each) is section), "")
-        raise UsageError(f"parameter '{name}': {reason(first, f'{own}.{name}')}") from None
+        parameter = ".".join([own, *map(str, first["loc"][:1])])  # of which ``name`` may be an item
+        raise UsageError(f"parameter '{name}': {reason(first, parameter)}") from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:

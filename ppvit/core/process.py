@@ -53,6 +53,7 @@ def prepared_process(of_another: bool = False) -> Iterator[None]:
     errors = errors_to_launcher() if launched else one_line_errors()
     with errors, stops_in_one_line("" if of_another else command()):
         share_processors()
+        _open_what_is_closed()
         _print_any_letter()
         _quieten_trackers()
         if "DVC_STAGE" in os.environ and not of_another:
@@ -80,6 +81,13 @@ def command() -> str:
     program, *arguments = sys.argv
     name = os.path.basename(program)
     return shlex.join(["ppvit" if name == "__main__.py" else name, *arguments])
+
+
+def _open_what_is_closed() -> None:
+    """A caller may have closed an output (``>&-``): what goes there is lost, and nothing else is."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the end
 
 
 def _print_any_letter() -> None:

@@ -292,3 +292,11 @@ def test_unusable_place_is_told(project):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "file" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&- >/dev/null"])
+def test_a_closed_output_is_no_error(closed):
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m ppvit.cli list recipes {closed}', sys.executable], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
