@@ -45,7 +45,7 @@ python "$(dirname "$0")/he_chiang.py" stand-in "$out/regnet.pth"
 chiang="$digits -S dataset.first_images=128 -S dataset.val_fraction=0 -S dataset.image_size=224 -S encrypt.resize_filter=bilinear"
 ppvit download $chiang
 for algorithm in diagonals volley_revolver; do
-    run chiang_$algorithm $chiang -S model.name=regnetx_004_tv -S model.checkpoint="$out/regnet.pth" -S model.mean=none -S model.std=none -S he.train_images=128 -S he.algorithm=$algorithm -S he.iterations=2
+    run chiang_$algorithm $chiang -S model.name=regnetx_004_tv -S model.checkpoint="$out/regnet.pth" -S model.mean=none -S model.std=none -S he.train_images=128 -S he.learning_rate=1 -S he.algorithm=$algorithm -S he.iterations=2
 done
 # early stopping: of at most 30 iterations with refresh, those that help validation images
 ppvit download $digits
