@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import dump_yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ppvit.cli.pulling import require_harmless_list, require_harmless_lock, require_own_stages
 from ppvit.core.errors import PpvitError
@@ -55,6 +58,26 @@ def test_what_is_no_lock_is_refused(tmp_path, text):
 
 def test_the_locks_of_this_repository_pass():
     require_harmless_lock(ROOT / "dvc.lock")
+
+
+# as hexadecimal digits come, and those that versions of YAML read as numbers: with a prefix, in octal, with an exponent
+HASHES = st.one_of(
+    st.text("0123456789abcdef", min_size=32, max_size=32),
+    st.from_regex(r"0b[0-9a-f]{30}", fullmatch=True),
+    st.from_regex(r"0b[01]{30}", fullmatch=True),
+    st.from_regex(r"0[0-7]{31}", fullmatch=True),
+    st.from_regex(r"[0-9]{32}", fullmatch=True),
+    st.from_regex(r"[0-9]{10}e[0-9]{21}", fullmatch=True),
+    st.from_regex(r"e[0-9]{31}", fullmatch=True),
+)
+
+
+@given(told=HASHES, folder=st.booleans())
+def test_a_lock_passes_whatever_the_hashes_in_it(tmp_path_factory, told, folder):
+    entry = {"path": "data/x", "hash": "md5", "md5": told + ".dir" * folder, "size": 1}
+    lock = tmp_path_factory.getbasetemp() / "hashes.lock"
+    dump_yaml(lock, {"schema": "2.0", "stages": {"encrypt": {"cmd": "x", "outs": [entry]}}})  # DVC's own writer
+    require_harmless_lock(lock)
 
 
 def test_a_trainers_lock_says_nothing_new_of_the_owners_stages(tmp_path, monkeypatch):
