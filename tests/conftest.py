@@ -30,9 +30,11 @@ import struct
 import tarfile
 import tracemalloc
 import zlib
+from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +87,18 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def assets() -> Path:
     return Path(os.environ["PPVIT_ASSETS"]).resolve()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser for tests that skip themselves where ``browser.MISSING`` says why there is none."""
+    from browser import CHROMIUM
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

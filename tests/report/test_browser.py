@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, MISSING
+from browser import MISSING
 from PIL import Image
 from test_report import VALUES, make_world, write_page, write_stage
 
@@ -41,23 +40,13 @@ def world(tmp_path_factory):
     return world
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def opened(browser, world):
+def opened(chromium, world):
     """Opens the page to hand on, with what a context is made of, and gathers what the browser says and asks for."""
     contexts = []
 
     def run(name: str = "results/times/report.html", plots: bool = True, **settings: Any) -> Any:
-        contexts.append(browser.new_context(**settings))
+        contexts.append(chromium.new_context(**settings))
         page = contexts[-1].new_page()
         page.told, page.asked = [], []
         page.on("console", lambda message: page.told.append(message.text))
@@ -225,7 +214,7 @@ def test_the_report_shows_the_times_beside_it(opened, world):
     assert page.told == []
 
 
-def test_dvc_plots_need_no_network(opened, world, tmp_path, browser):
+def test_dvc_plots_need_no_network(opened, world, tmp_path, chromium):
     """As `dvc plots show` makes the page: DVC's templates and ours in the page that .dvc/config names."""
     from dvc.config import Config
     from dvc_render.html import render_html
@@ -242,7 +231,7 @@ def test_dvc_plots_need_no_network(opened, world, tmp_path, browser):
     ]  # fmt: skip
     told = Config(str(ROOT / ".dvc"))["plots"]["html_template"]
     written = render_html(plots, tmp_path / "index.html", ROOT / ".dvc" / told)
-    page = browser.new_page()
+    page = chromium.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(written.as_uri())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, MISSING
+from browser import MISSING
 from PIL import Image, ImageDraw
 
 from ppvit.ciphers import make_cipher
@@ -126,16 +126,6 @@ def served(tmp_path_factory):
         (folder / "hold").unlink(missing_ok=True)
         server.terminate()
         server.wait(30)
-
-
-@pytest.fixture(scope="module")
-def chromium(served):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
