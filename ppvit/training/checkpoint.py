@@ -115,7 +115,7 @@ class Checkpoint:
         return progress
 
     def _told_unusable(self, error: Exception) -> None:
-        say(f"finetune: the checkpoint {self._path} cannot be used ({brief(error)}); training starts anew")
+        say(f"warning: the checkpoint {self._path} cannot be used ({brief(error)}); training starts anew")
 
     def remove(self) -> None:
         """Forget the checkpoint once the result is written."""

@@ -99,7 +99,7 @@ class Training:
         earlier = first_epoch * len(self.dataset) + step * self._effective_batch
         quiet = None if self._accelerator.is_main_process else True  # None: quiet unless stderr is a terminal
         watch, done = Stopwatch(), 0
-        bar = tqdm(total=total, initial=earlier, unit="img", desc="finetune", disable=quiet, file=sys.stderr)
+        bar = tqdm(total=total, initial=earlier, unit="img", desc=self._objective.verb, disable=quiet, file=sys.stderr)
         with bar, self._arithmetic.in_force(), attention_in_steps(self.model, self._arithmetic):
             for epoch in range(first_epoch, self.settings.epochs):
                 if self.selection.enough(epoch):
@@ -248,5 +248,6 @@ class Training:
             self._sums += torch.tensor(progress["sums"], dtype=torch.float64, device=self._sums.device)
         for epoch in range(len(self.history)):
             self._report(epoch)
-        print(f"finetune: resumed after {progress['epoch']} epochs and {progress['step']} steps", file=sys.stderr)
+        done = f"{progress['epoch']} epochs and {progress['step']} steps"
+        print(f"{self._objective.verb}: resumed after {done}", file=sys.stderr)
         return progress["epoch"], progress["step"]

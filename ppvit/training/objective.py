@@ -19,11 +19,13 @@ class Objective:
         task: what logits mean.
 
     Attributes:
+        verb: what the training is told as.
         measures: names of what :meth:`loss` measures, ``train_loss`` first; shares end in ``_percent``.
         rate: what the learning rate is multiplied with beside its schedule.
         restarts: whether the next epoch begins at the best weights so far.
     """
 
+    verb = "finetune"
     measures: tuple[str, ...] = ("train_loss", "train_accuracy_percent")
     rate = 1.0
     restarts = False

@@ -253,7 +253,7 @@ def test_checkpoint_that_cannot_be_used_is_told_and_changes_nothing(tmp_path, mo
     before, random = model.weight.clone(), torch.get_rng_state()
     assert checkpoint.load(model, mine, EXTENT) is None
     told = capsys.readouterr().err
-    assert told.startswith(f"finetune: the checkpoint {path} cannot be used (")
+    assert told.startswith(f"warning: the checkpoint {path} cannot be used (")
     assert told.count("\n") == 1
     assert torch.equal(model.weight, before)
     assert torch.equal(torch.get_rng_state(), random)

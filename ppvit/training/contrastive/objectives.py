@@ -30,6 +30,7 @@ class Contrastive(Objective):
         kept: the network whose features are measured and kept.
     """
 
+    verb = "pretrain"
     measures = ("train_loss",)
 
     def __init__(self, encoder: Encoder, settings: Pretrain, steps_per_epoch: int) -> None:

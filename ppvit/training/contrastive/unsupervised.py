@@ -26,6 +26,7 @@ from ppvit.evasion.ball import GREY_LEVEL
 from ppvit.evasion.isometry import plain_ball
 from ppvit.models import Backbone, load_model, model_input, read_record, save_model
 from ppvit.models.folders import read_configuration
+from ppvit.models.products import by_onednn
 from ppvit.training.checkpoint import Checkpoint, seed_everything
 from ppvit.training.contrastive.curves import Curves, features_of_all
 from ppvit.training.contrastive.lars import make_optimizer
@@ -104,7 +105,7 @@ def _pretrain(
 ) -> Pretrained:
     accelerator = make_accelerator("auto")
     seed_everything(settings.seed)
-    model = load_model(adapted, "adapt")
+    model = by_onednn(load_model(adapted, "adapt"))
     encoder = make_encoder(model, settings, model_input(splits["train"][0][0][None]))
     encoder.to(accelerator.device)
     objective = _objective(
