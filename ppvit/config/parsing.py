@@ -20,7 +20,9 @@ from ruamel.yaml.events import (
 
 _DEPTH = 8  # of collections in each other; ours are two deep
 _DIGITS = 30  # of a number, which is more than any of ours, and a bound on the time that reading one takes
-_LIKE_A_NUMBER = re.compile(r"[-+]?(?=[0-9.])[0-9_]*\.?[0-9_]*([eE][-+]?[0-9_]+)?|[-+]?0(b[01_]+|o[0-7_]+|x[0-9a-fA-F_]+)")
+_LIKE_A_NUMBER = re.compile(
+    r"[-+]?(?=[0-9.])[0-9_]*\.?[0-9_]*([eE][-+]?[0-9_]+)?|[-+]?0(b[01_]+|o[0-7_]+|x[0-9a-fA-F_]+)"
+)
 _PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 

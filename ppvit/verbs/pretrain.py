@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
 from ppvit.config import Config
+from ppvit.core.errors import say
 from ppvit.core.files import atomic_output
 from ppvit.core.results import Stopwatch, write_result
 from ppvit.places import Places
+from ppvit.training.contrastive.curves import COLLAPSED, KNN, LINEAR, SPREAD
 from ppvit.training.contrastive.unsupervised import pretrain
 from ppvit.training.pretraining import save, train
 
@@ -33,9 +36,27 @@ def run(config: Config, places: Places) -> None:
     watch = Stopwatch()
     pretrained = pretrain(config.pretrain, config.adversarial, places.encrypted, places.adapted)
     _write_curves(pretrained.history, places)
-    write_result(places.result("pretrain"), pretrained.values, watch)
+    values = pretrained.values
+    write_result(places.result("pretrain"), values, watch)
     pretrained.save(places.pretrained)
-    print(f"pretrain: {config.pretrain.epochs} epochs of {config.pretrain.method}, see {places.pretrained}")
+    print(
+        f"pretrain: {config.pretrain.epochs} epochs of {config.pretrain.method}{_told(values)}, see {places.pretrained}"
+    )
+
+
+def _told(values: dict[str, Any]) -> str:
+    """Figures of features in words, none where they were not measured; a warning where they say nothing."""
+    if SPREAD not in values:
+        return ""
+    if values[SPREAD] < COLLAPSED:
+        say(
+            f"warning: features have collapsed (a spread of {values[SPREAD]:.1f} %): all images look alike; lower "
+            "pretrain.learning_rate"
+        )
+    return (
+        f": of {values['val_images']:,} validation images {values[KNN]:.1f} % right by neighbours and "
+        f"{values[LINEAR]:.1f} % by a linear classifier, spread {values[SPREAD]:.0f} %"
+    )
 
 
 def _write_curves(history: list[dict[str, float]], places: Places) -> None:

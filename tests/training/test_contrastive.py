@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -126,6 +127,29 @@ def test_pretraining_on_adapted_ciphertext_equals_pretraining_on_plain_images(tm
         ]
         assert result["views"] == 4
     assert losses["block"] == pytest.approx(losses["none"], rel=1e-4)
+
+
+def test_spread_is_that_of_directions():
+    """Closed forms: none preferred, one alone, two at a right angle."""
+    both = np.concatenate([np.eye(6), -np.eye(6)]).astype(np.float32)
+    assert curves.spread(7 * both) == pytest.approx(1)
+    assert curves.spread(np.outer(np.arange(1, 5), np.ones(6)).astype(np.float32)) == pytest.approx(0, abs=1e-7)
+    assert curves.spread(np.eye(2, 6, dtype=np.float32)) == pytest.approx(0.5**0.5)
+    assert curves.spread(np.zeros((3, 6), np.float32)) == 0
+
+
+def test_features_that_collapse_are_said(tmp_path, capsys):
+    config = make_world(tmp_path, method="byol")
+    run(tmp_path, config)
+    told = capsys.readouterr()
+    assert re.search(r"of 10 validation images \d+\.0 % right by neighbours and .*, spread \d+ %, see ", told.out)
+    assert "collapsed" not in told.err
+    flat = make_world(
+        tmp_path / "flat", method="byol", optimizer="sgd", learning_rate=0.01, weight_decay=90.0, epochs=9
+    )
+    result = run(tmp_path / "flat", flat)  # weights that decay to nothing leave the same features of all images
+    assert result["val_spread_percent"] < curves.COLLAPSED
+    assert "warning: features have collapsed" in capsys.readouterr().err
 
 
 def test_encrypted_images_need_views_of_the_owner(tmp_path):

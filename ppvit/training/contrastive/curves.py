@@ -1,4 +1,4 @@
-"""How good features are while a network is pre-trained: nearest neighbours and a linear classifier on them.
+"""How good features are while a network is pre-trained: nearest neighbours, a linear classifier, and their spread.
 
 Labels are looked at here alone, and choose nothing. Source of both protocols: solo-learn (da Costa et al., arXiv
 2106.01775), whose linear classifier is trained by SGD; ours is logistic regression on standardised features, to its
@@ -26,7 +26,8 @@ NEIGHBOURS, SHARPNESS = 20, 0.07  # of a vote by exp(cosine similarity / 0.07)
 MOST_IMAGES = 10_000  # of training that are looked at
 STRENGTH = 0.1  # C of the logistic regression
 BATCH = 256
-KNN, LINEAR = "val_knn_accuracy_percent", "val_linear_accuracy_percent"
+KNN, LINEAR, SPREAD = "val_knn_accuracy_percent", "val_linear_accuracy_percent", "val_spread_percent"
+COLLAPSED = 5.0  # percent of spread; ViTs with random weights have about 15
 
 
 class Curves(Selection):
@@ -54,7 +55,8 @@ class Curves(Selection):
         bank, labels = self._features(self._train)
         queries, truth = self._features(self._val)
         answers = {KNN: neighbours(bank, labels, queries), LINEAR: linear(bank, labels, queries)}
-        return {name: 100 * float(np.mean(answer == truth)) for name, answer in answers.items()}
+        right = {name: 100 * float(np.mean(answer == truth)) for name, answer in answers.items()}
+        return right | {SPREAD: 100 * spread(queries)}
 
     def _features(self, images: EncryptedImages) -> tuple[np.ndarray, np.ndarray]:
         rows = features_of_all(self._network, images, MOST_IMAGES)
@@ -82,6 +84,20 @@ def neighbours(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.
     )
     answers: np.ndarray = voting.fit(bank.astype(np.float64), labels).predict(queries.astype(np.float64))
     return answers
+
+
+def spread(features: np.ndarray) -> float:
+    """How far directions of features are from being all the same: 0, collapsed, to 1, none preferred.
+
+    The root of the summed variance of features of length 1. A probe that standardises, as :func:`linear` does, hardly
+    shows a collapse. Source: Chen and He, arXiv 2011.10566, Fig. 2, who look at a mean deviation.
+
+    Args:
+        features: float32 (n, D).
+    """
+    rows = features.astype(np.float64)
+    directions = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return float(np.sqrt(directions.var(axis=0).sum()))
 
 
 def linear(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
