@@ -10,8 +10,8 @@ from table import Results, markdown
 from ppvit.core.measures import wilson_percent
 
 NOTE = """Accuracies in percent. Test: a linear head on frozen features, {images} test images, Wilson's 95 % interval in
-brackets. k-NN, linear and spread (100: no direction preferred, 0: collapsed): on validation images, after the last epoch. CPU
-time: of pre-training, one thread."""
+brackets. k-NN, linear and spread (100: no direction preferred, 0: collapsed): on validation images, after the last
+epoch. CPU time: of pre-training, one thread."""
 
 
 def sections(study: Study, size: str, results: Results) -> Iterator[str]:
