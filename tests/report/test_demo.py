@@ -92,6 +92,8 @@ real = Workbench.recovered
 def held(self, picture, name, key, known):
     with open("asked", "a") as asked:
         print(known, file=asked)
+    if Path("broken").exists():
+        raise RuntimeError("broken")
     while Path("hold").exists():
         time.sleep(0.05)
     return real(self, picture, name, key, known)
@@ -205,6 +207,19 @@ def test_the_page_answers_while_it_computes_and_the_newest_question_is_next(serv
     hold.unlink()
     expect(working).to_be_hidden(timeout=60_000)
     assert asked.read_text().split() == ["5", "8"]
+
+
+def test_what_nobody_expected_is_said_on_the_page(served, tab):
+    from playwright.sync_api import expect
+
+    broken = served[1] / "broken"
+    broken.touch()
+    tab.get_by_role("button", name="A digit of the data set").click()
+    expect(tab.get_by_role("alert")).to_have_text("RuntimeError: the terminal says more", timeout=60_000)
+    expect(tab.get_by_text("Working …")).to_be_hidden()
+    broken.unlink()
+    tab.get_by_role("button", name="A digit of the data set").click()
+    tab.get_by_text("Weights of the adapted model").wait_for()
 
 
 def encoded(image, form, **options):

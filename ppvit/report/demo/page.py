@@ -20,6 +20,7 @@ _PAD, _PEN = 256, 26  # pixels of the pad to draw on, and of the pen
 _SHOWN = 160  # pixels of a picture
 _PHOTOGRAPH_BYTES = 32 * 2**20
 _REJECTED = "the file is no picture, or larger than 32 MiB; drop a photograph, such as a JPEG or PNG"
+_PATIENCE = 60  # seconds without an answer until the browser loads the page anew, and what was drawn is lost
 _ALONE = ThreadPoolExecutor(1, "demo")  # all visitors' computations, one at a time: together none would be done sooner
 _NOTE = (
     "The model knows handwritten digits. Perceptual encryption hides pictures from eyes, not from arithmetic: "
@@ -46,7 +47,15 @@ def serve(weights: Path, port: int, open_browser: bool, host: str = "127.0.0.1")
         raise MissingPackage("the demo needs NiceGUI; install it: pip install 'ppvit[demo]'") from None
     bench = Workbench(weights)
     ui.page("/")(lambda: Page(bench))
-    ui.run(host=host, port=port, title="ppvit demo", show=open_browser, reload=False, show_welcome_message=False)
+    ui.run(
+        host=host,
+        port=port,
+        title="ppvit demo",
+        show=open_browser,
+        reload=False,
+        show_welcome_message=False,
+        reconnect_timeout=_PATIENCE,
+    )
 
 
 class Page:
@@ -173,10 +182,13 @@ class Page:
                 part.style(remove="opacity: 0.5")
                 with part:
                     show(found)
-        except PpvitError as error:
+        except Exception as error:
             for part in left:
                 part.clear()
-            self._error.set_text(str(error))
+            expected = isinstance(error, PpvitError)
+            self._error.set_text(str(error) if expected else f"{type(error).__name__}: the terminal says more")
+            if not expected:
+                raise
         finally:
             if asked == self._asked and not self._working.is_deleted:
                 self._working.set_visibility(False)
