@@ -21,7 +21,7 @@ Rows = dict[Run, dict[str, Any]]
 
 BASELINE, LOFT = "rft", "loft"
 NOTE = """SA: accuracy on clean images. AA: accuracy under {attacks} in turn, {norm}, eps {epsilon:g} grey levels.
-PGD-20: under the first of them alone. All three in percent of the same {images} test images, in brackets Wilson's 95 %
+PGD-20: under that alone. All three in percent of the same {images} test images, in brackets Wilson's 95 %
 interval. *AA against* another row: difference of AA with Newcombe's 95 % interval (1998, method 10), * where it leaves
 zero out; it takes the two samples for independent, though the images are the same, so it is rather too wide. One
 training seed a row: intervals are about the choice of images, and do not cover the chance in training. Parameters:
@@ -72,7 +72,7 @@ def columns(result: dict[str, Any], other: dict[str, Any] | None) -> list[str]:
         share(result, "clean"),
         share(result, "headline") + doubted,
         against(result, other),
-        f"{result['pgd_accuracy_percent']:.0f}",
+        f"{result.get('pgd_accuracy_percent', result['pgd_20_steps_accuracy_percent']):.0f}",
         f"{result['trainable_parameters']:,}",
         f"{result['train_cpu_seconds']:.0f}",
     ]
@@ -163,9 +163,8 @@ TABLES = {
 def sections(study: Study, size: str, results: Results) -> Iterator[str]:
     rows = {run_of(variant): result for variant, result in results.items()}
     first = next(iter(rows.values()))
-    attacks = {"pgd": "PGD-20", "apgd_ce": "APGD-CE", "apgd_t": "APGD-T"}
-    named = [text for name, text in attacks.items() if f"{name}_accuracy_percent" in first]
-    yield NOTE.format(attacks=", ".join(named), **{name: first[name] for name in ("norm", "epsilon", "images")})
+    attacks = " or ".join(dict.fromkeys(attacked_by(result) for result in rows.values()))
+    yield NOTE.format(attacks=attacks, **{name: first[name] for name in ("norm", "epsilon", "images")})
     for group, variants in study.groups(size).items():
         runs = [run_of(variant) for variant in variants]
         if any(run in rows for run in runs):
@@ -178,6 +177,13 @@ def sections(study: Study, size: str, results: Results) -> Iterator[str]:
     yield study.about["starts_source"].strip()
     yield markdown(starts_table(study.about), text_columns=1)
     yield study.about["caution"].strip()
+
+
+def attacked_by(result: dict[str, Any]) -> str:
+    """The attacks of a run in words."""
+    names = {"pgd": "PGD-20", "apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
+    named = ", ".join(text for name, text in names.items() if f"{name}_accuracy_percent" in result)
+    return f"AutoAttack ({named})" if "square_accuracy_percent" in result else named
 
 
 def run_of(variant: Variant) -> Run:
