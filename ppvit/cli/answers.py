@@ -135,11 +135,21 @@ def run_command(app: typer.Typer) -> None:
         show, message = getattr(error, "show", None), getattr(error, "format_message", None)
         if show is None or message is None:
             raise
+        _tell_where_options_belong(error)
         if _JSON in sys.argv[1:]:
             _write(sys.stdout, {"error": message()})
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _tell_where_options_belong(error: Any) -> None:
+    """Have click's error say that an option of verbs stands in front of the verb, where that is what is wrong."""
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", "")
+    verbs = getattr(getattr(context, "command", None), "commands", {}).values()
+    if any(option in parameter.opts for verb in verbs for parameter in verb.params):
+        error.message = f"{option} stands before the verb; write options after it: {context.command_path} VERB {option}"
+        error.possibilities = []
 
 
 def _in_json(verb: Callable[[], Any]) -> Any:

@@ -39,9 +39,9 @@ def run(config: Config, places: Places) -> None:
     values = pretrained.values
     write_result(places.result("pretrain"), values, watch)
     pretrained.save(places.pretrained)
-    print(
-        f"pretrain: {config.pretrain.epochs} epochs of {config.pretrain.method}{_told(values)}, see {places.pretrained}"
-    )
+    epochs, method = config.pretrain.epochs, config.pretrain.method
+    done = f"{epochs} epoch{'s' * (epochs > 1)} of {method}{_told(values)}"
+    print(f"pretrain: {done}, see {places.pretrained}")
 
 
 def _told(values: dict[str, Any]) -> str:

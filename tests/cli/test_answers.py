@@ -168,6 +168,10 @@ def test_keys_are_the_same_as_text_and_in_json(project):
     [
         (["evaluate", "--json", "--nope"], "No such option: --nope"),
         (["predict", "--json"], "Missing argument"),
+        (["--json", "doctor"], "--json stands before the verb; write options after it: "),
+        (["--json"], "--json stands before the verb"),
+        (["-S", "he.iterations=1", "he", "--json"], "-S stands before the verb"),
+        (["--jsno", "doctor", "--json"], "No such option: --jsno"),
         (["evaluat", "--json"], "No such command 'evaluat'"),
         (["show", "--json", "--count", "few"], "--count"),
         (["he", "--json", "train"], "write options after the verb: "),
