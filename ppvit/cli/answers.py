@@ -145,7 +145,8 @@ def run_command(app: typer.Typer) -> None:
 
 def _tell_where_options_belong(error: Any) -> None:
     """Have click's error say that an option of verbs stands in front of the verb, where that is what is wrong."""
-    context, option = getattr(error, "ctx", None), getattr(error, "option_name", "")
+    context: Any = getattr(error, "ctx", None)
+    option = getattr(error, "option_name", "")
     verbs = getattr(getattr(context, "command", None), "commands", {}).values()
     if any(option in parameter.opts for verb in verbs for parameter in verb.params):
         error.message = f"{option} stands before the verb; write options after it: {context.command_path} VERB {option}"
