@@ -1,4 +1,4 @@
-"""Some hostile files, the same each time, and that their judge sees what it must; hostile.py is the long form."""
+"""Some hostile files, the same each time, and that their judge sees what it must; ``hostile.py`` reads as many as one likes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 
 HERE = Path(__file__).parent
 
-CASES = 40  # in some 20 s; the long form is a command
+CASES = 200  # in some two minutes
 
 
+@pytest.mark.long
 def test_hostile_files_end_in_one_line_or_change_nothing():
     """In a process of its own, which forks: nothing may have computed with torch in it."""
     command = [sys.executable, str(HERE / "hostile.py"), "--cases", str(CASES)]

@@ -1,4 +1,4 @@
-"""Killed at changes of files and by every signal, each stage is put right by a rerun; the long form is ``kill.py``."""
+"""Killed at changes of files and by every signal, each stage is put right by a rerun; ``kill.py`` goes on for as long as one likes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def world(tmp_path_factory) -> kill_world.World:
     return kill_world.World(tmp_path_factory.mktemp("kill") / "world", kill_world.ORDER, warm_python.python())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_every_stage_killed_once_and_run_again(world):
     """At a change of a file in the later half, where outputs take their places, by each signal in turn."""
@@ -37,6 +38,7 @@ def test_every_stage_killed_once_and_run_again(world):
     assert wrong == {}
 
 
+@pytest.mark.long
 def test_two_that_encrypt_at_eight_offsets(world):
     """The second waits; both succeed, and what is there is whole."""
     for number in range(8):
