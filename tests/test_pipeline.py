@@ -70,7 +70,7 @@ class Project:
         return done.stdout
 
     def dvc(self, *arguments: str, code: int = 0, **environment: str) -> str:
-        return self.run(sys.executable, "-m", "dvc", *arguments, code=code, **environment)
+        return self.run(str(self.python), "-m", "dvc", *arguments, code=code, **environment)
 
     def git(self, *arguments: str) -> str:
         return self.run("git", *arguments)

@@ -1,4 +1,4 @@
-"""An interpreter for stages that starts at once: forks of one process that has imported what nearly all stages import.
+"""An interpreter for stages and DVC that starts at once: forks of one process that has imported what nearly all import.
 
 Importing torch, timm and peft takes a stage of the pipeline's tests ten times as long as its work. A stage sees its own
 working folder, environment, arguments and streams, and imports `ppvit` itself. Not for what depends on how an
@@ -27,7 +27,7 @@ from types import ModuleType
 
 IMPORTED = (
     *("torch", "timm", "peft", "accelerate", "sklearn.model_selection", "webdataset", "skimage.metrics"),
-    *("torchmetrics.classification", "dvclive.live"),
+    *("torchmetrics.classification", "dvclive.live", "dvc.cli.parser", "dvc.repo.experiments.queue.workspace"),
 )
 _CLIENT = """#!{python} -SE
 import json, os, socket, sys

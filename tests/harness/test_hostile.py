@@ -1,4 +1,4 @@
-"""Some hostile files, the same each time, and that their judge sees what it must; ``hostile.py`` reads as many as one likes."""
+"""Hostile files, the same each time, and that their judge sees what it must; ``hostile.py`` reads as many as asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at changes of files and by every signal, each stage is put right by a rerun; ``kill.py`` goes on for as long as one likes."""
+"""Killed at changes of files and by every signal, each stage is put right by a rerun; ``kill.py`` is the long form."""
 
 from __future__ import annotations
 
