@@ -91,8 +91,8 @@ def test_what_the_trainer_gets_names_neither_data_nor_classes(tmp_path):
         model={"checkpoint": "models/local/own.safetensors"},
     )
     (owner.root / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
-    owner.dvc("remote", "add", "-d", "shared", str(tmp_path / "remote"))
     warm.wait()
+    owner.dvc("remote", "add", "-d", "shared", str(tmp_path / "remote"))
     assert set(stages_run(owner.dvc("repro", "adapt", "encrypt"))) == {"settings", "download", "encrypt", "adapt"}
     owner.dvc("push")
     owner.git("commit", "-qam", "shards")

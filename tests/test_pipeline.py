@@ -100,8 +100,8 @@ def owner(tmp_path_factory) -> Project:
     config = make_config(**QUICK, cipher={"key_id": key.id})
     (project.root / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))
     project.commit()
-    project.dvc("remote", "add", "--default", "shared", str(folder / "remote"))
     warm.wait()
+    project.dvc("remote", "add", "--default", "shared", str(folder / "remote"))
     project.first_output = project.dvc("repro")
     project.commit()
     return project

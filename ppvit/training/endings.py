@@ -6,7 +6,7 @@ from ppvit.core.errors import PpvitError
 
 
 class Diverged(PpvitError):
-    """The loss is not a number."""
+    """The loss, or what the network answers, is not a number."""
 
 
 class Abandoned(Exception):

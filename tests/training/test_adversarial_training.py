@@ -358,7 +358,8 @@ def test_one_class_is_refused(tmp_path):
 
 def test_a_model_that_diverges_is_told(tmp_path):
     broken = {"learning_rate": 1000.0, "optimizer": "sgd", "gradient_clip": 0.0, "warmup_fraction": 0.0}
-    with pytest.raises(PpvitError, match=r"is not a number.*lower finetune\.learning_rate"):
+    # in the loss or on validation images, whichever overflows first: processors differ
+    with pytest.raises(PpvitError, match=r"(is not a number|are not numbers).*lower finetune\.learning_rate"):
         train(tmp_path, make_world(tmp_path, **{**QUICK, **broken}))
     assert not (tmp_path / "finetuned").exists()
 

@@ -174,6 +174,15 @@ def test_bad_ends_are_one_line_and_write_nothing(tmp_path, settings, message, mo
     assert not (tmp_path / "pretrained").exists()
 
 
+def test_features_that_are_no_numbers_end_it_though_the_loss_is_one(tmp_path, monkeypatch):
+    """As where the last step of an epoch overflows: of the loss that is seen in the next one."""
+    config, real = make_world(tmp_path), curves.features_of
+    monkeypatch.setattr(curves, "features_of", lambda *both: real(*both) * math.nan)
+    with pytest.raises(PpvitError, match=r"a feature is not a number; lower pretrain\.learning_rate"):
+        run(tmp_path, config)
+    assert not (tmp_path / "pretrained").exists()
+
+
 def test_pairs_are_two_of_the_owners_views_and_never_the_image_itself(tmp_path):
     make_world(tmp_path, views=4)
     images = EncryptedImages(tmp_path / "encrypted", "train")

@@ -20,6 +20,7 @@ from ppvit.data.batches import EncryptedImages, load_batches
 from ppvit.evasion.pgd import frozen
 from ppvit.models import model_input
 from ppvit.training.contrastive.networks import features_of
+from ppvit.training.endings import Diverged
 from ppvit.training.selection import Selection
 
 NEIGHBOURS, SHARPNESS = 20, 0.07  # of a vote by exp(cosine similarity / 0.07)
@@ -64,12 +65,19 @@ class Curves(Selection):
 
 
 def features_of_all(network: nn.Module, images: EncryptedImages, most: int) -> np.ndarray:
-    """Features of the first images, in eval mode, float32 (at most ``most``, D)."""
+    """Features of the first images, in eval mode, float32 (at most ``most``, D).
+
+    Raises:
+        Diverged: they are not numbers.
+    """
     order = np.arange(min(len(images), most))
     batches = np.split(order, range(BATCH, len(order), BATCH))
     with frozen(network), torch.no_grad():
         inputs = (model_input(batch.to(device())) for batch, _ in load_batches(images, batches))
-        return np.concatenate([features_of(network, batch).cpu().numpy() for batch in inputs])
+        rows = np.concatenate([features_of(network, batch).cpu().numpy() for batch in inputs])
+    if not np.isfinite(rows).all():
+        raise Diverged("the features of images are not numbers; lower pretrain.learning_rate")
+    return rows
 
 
 def neighbours(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ def pretrain(
 
     Raises:
         PpvitError: images or model missing, damaged or not made for each other; no views of encrypted images; the loss
-            is not a number; lightly is not installed.
+            or a feature is not a number; lightly is not installed.
         UsageError: a cipher under which an attack has no radius.
     """
     lightly("loss")
@@ -141,8 +141,8 @@ def _pretrain(
     except Diverged:
         checkpoint.remove()
         raise PpvitError(
-            f"pretrain: the loss is not a number; lower pretrain.learning_rate ({settings.learning_rate}) and run "
-            "again (nothing was written)"
+            "pretrain: the loss or a feature is not a number; lower pretrain.learning_rate "
+            f"({settings.learning_rate}) and run again (nothing was written)"
         ) from None
     last = training.history[-1]
     values = {
