@@ -12,7 +12,7 @@ test: .venv/installed
 	$(BIN)/python -m pip check --disable-pip-version-check
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-long: .venv/installed  # kills, fuzzing and sweeps, which are no part of `make test`
+long: .venv/installed  # kills, fuzzing and all benchmarks on small inputs, which are no part of `make test`
 	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # every file that is installed has a hash in constraints.txt; setuptools comes first, which builds what has no wheel

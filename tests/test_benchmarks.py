@@ -34,6 +34,7 @@ def as_before(monkeypatch):
     os.environ.update(environment)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_benchmark_runs(name, monkeypatch, capsys):
     if name == "he":

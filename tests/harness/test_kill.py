@@ -142,6 +142,7 @@ def wait_for(found: Callable[[], object]) -> bool:
     return bool(result)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stage_ends_with_dvc_and_a_rerun_is_whole(repository, by):
     place = repository / "data" / "encrypted"

@@ -74,6 +74,7 @@ def start(root: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", CODE], cwd=root, env=environment)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="files in memory, and how processes are found here, are Linux's")
 def test_killed_anywhere_it_leaves_neither_process_nor_secret_and_the_next_start_clears_the_rest(world):
     config = configured()
