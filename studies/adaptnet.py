@@ -35,11 +35,13 @@ def accuracy_percent(model: nn.Module, images: EncryptedImages) -> float:
 
 
 @torch.inference_mode()
-def pool(front: LeAdaptNet, images: EncryptedImages) -> None:
-    """Running statistics of all positions of all images."""
-    batches = load_batches(images, [np.arange(len(images))])
-    (pixels,) = (pixels for pixels, _ in batches)
-    features = functional.linear(front._cut(model_input(pixels)), front.weight).flatten(0, 1)
+def pool(model: nn.Module, front: LeAdaptNet, images: EncryptedImages) -> None:
+    """Running statistics of all positions of all images, as they reach the AdaptNet."""
+    found: list[torch.Tensor] = []
+    hook = front.register_forward_pre_hook(lambda _, given: found.append(front._cut(given[0]).flatten(0, 1)))
+    accuracy_percent(model, images)
+    hook.remove()
+    features = functional.linear(torch.cat(found), front.weight)
     front.bn.running_mean.copy_(features.mean(0))
     front.bn.running_var.copy_(features.var(0))
 
@@ -57,7 +59,7 @@ def measure(run: Run) -> None:
         print(f"{run.variant.name}, {statistics}: {test:.1f} % of test, {train:.1f} % of training images", flush=True)
 
     tell("running statistics as they are")
-    pool(front, splits[1])
+    pool(model, front, splits[1])
     tell("those of all positions")
     front.bn.train()
     front.bn.momentum = 0.0
