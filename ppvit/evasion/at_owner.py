@@ -29,7 +29,7 @@ from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import Recovered
 from ppvit.evasion.sample import Sample, percent
 from ppvit.evasion.surrogate import own_images, train_surrogate
-from ppvit.models import model_input
+from ppvit.models import backbone_of, model_input
 
 
 def straight_through_checks(
@@ -73,11 +73,12 @@ def transferred(
     """Which images withstand adversarial images made on each of the surrogates, bool (n,); and the surrogates' own mean
     accuracy in percent."""
     settings = config.threats
+    public = backbone_of(config, embedded)
     standing, accuracies = np.ones(len(sample), bool), []
     for number in range(settings.surrogates):
         other: Cipher = load_cipher(config, wrong_key(number + 1))
         picked = own_images(len(train), int(settings.surrogate_images), settings.seed, number)
-        surrogate = train_surrogate(config, embedded, other, *read_pixels(train, picked), adversary.classes, device())
+        surrogate = train_surrogate(config, public, other, *read_pixels(train, picked), adversary.classes, device())
         progress.watch(surrogate)
         accuracies.append(percent(cascade([], adversary, surrogate, sample)["clean"]))
         # each surrogate draws starts of its own

@@ -8,7 +8,7 @@ surrogate trains in a second; an attacker with more time would fine-tune it.
 
 from __future__ import annotations
 
-from pathlib import Path
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ppvit.adaptation.learned import add_learned_layers
 from ppvit.ciphers import Cipher
 from ppvit.config import Config
 from ppvit.evasion.ciphered import through_cipher
-from ppvit.models import backbone_of
+from ppvit.models import Backbone
 
 _BATCH = 64
 _DECAY = 1e-3  # on the weights of the head
@@ -29,13 +29,13 @@ _ITERATIONS = 100
 
 
 def train_surrogate(
-    config: Config, embedded: Path, cipher: Cipher, images: Tensor, labels: Tensor, classes: int, device: torch.device
+    config: Config, public: Backbone, cipher: Cipher, images: Tensor, labels: Tensor, classes: int, device: torch.device
 ) -> nn.Module:
     """A surrogate as seen from plain pixels.
 
     Args:
-        config: ``model``, ``adapt`` and ``dataset.image_size`` are used.
-        embedded: weights of the embedded model.
+        config: ``model`` and ``adapt`` are used.
+        public: the checkpoint, from :func:`ppvit.models.backbone_of`; it stays as it is.
         cipher: under the attacker's own key.
         images, labels: the attacker's plain images, float32 (n, 3, H, W) in [-1, 1]; int64 (n,).
         classes: C.
@@ -44,7 +44,7 @@ def train_surrogate(
     Returns:
         (n, 3, H, W) in [-1, 1] to logits (n, C), in eval mode, frozen.
     """
-    backbone = backbone_of(config, embedded)
+    backbone = deepcopy(public)
     add_learned_layers(backbone.model, config.model, cipher)
     adapt_model(backbone, cipher, config.adapt.enabled)
     model: Any = backbone.model  # any timm model

@@ -18,6 +18,7 @@ from ppvit.evasion.cascade import Adversary, cascade
 from ppvit.evasion.ciphered import through_cipher
 from ppvit.evasion.sample import Sample, chosen, percent
 from ppvit.evasion.surrogate import own_images, train_surrogate
+from ppvit.models import backbone_of
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned, read_finetuned_record
 
@@ -45,10 +46,10 @@ def accuracy_with_published_key(config: Config, places: Places) -> float:
     train, test = (PlainImages(places.raw, split, config.dataset, config.encrypt) for split in ("train", "test"))
     sample = Sample(*read_pixels(test, chosen(len(test), config.threats.images, settings.seed)))
     ball = Ball.of_grey_levels(settings.norm, settings.epsilon)
-    standing = np.ones(len(sample), bool)
+    public, standing = backbone_of(config, places.embedded), np.ones(len(sample), bool)
     for number in range(config.threats.surrogates):
         picked = own_images(len(train), config.threats.surrogate_images, config.threats.seed, number)
-        surrogate = train_surrogate(config, places.embedded, cipher, *read_pixels(train, picked), classes, device())
+        surrogate = train_surrogate(config, public, cipher, *read_pixels(train, picked), classes, device())
         step, seed = settings.step_size * GREY_LEVEL, settings.seed + number
         steps = AUTO_STEPS if settings.steps == "auto" else settings.steps
         adversary = Adversary(ball, step, classes, seed, steps)

@@ -1,5 +1,7 @@
 """The pooled ciphertext-only attack and the jigsaw solver under it. Expected values are the true keys and pictures."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import skimage.data
@@ -245,6 +247,24 @@ def test_equivalent_keys_decrypt_to_turned_and_recoloured_pictures():
 def test_what_is_not_keyed_is_not_free(keyed, expected):
     cipher = make_cipher("block", key(), 16, 4)
     assert len(list(equivalent_keys(cipher.affine_map(), 4, 16, **keyed))) == expected
+
+
+@pytest.mark.parametrize("negative", [True, False])
+def test_no_symmetry_is_nearer(negative):
+    plain = rng().integers(0, 256, (2, 9, 9, 3), dtype=np.uint8)
+    for turn, order, inverted in ((3, (2, 0, 1), True), (0, (0, 1, 2), False), (2, (1, 2, 0), False)):
+        seen = np.rot90(plain[:, :, ::-1], turn, axes=(1, 2))[..., order] // 2 + 40
+        seen = 255 - seen if inverted else seen
+        tried = [
+            np.rot90(each, quarter, axes=(1, 2))[..., colours]
+            for each in (seen, seen[:, ::-1])
+            for quarter in range(4)
+            for colours in permutations(range(3))
+        ]
+        tried += [255 - each for each in tried] * negative
+        best, _ = best_over_symmetries(seen, plain, mean_ssim, negative=negative)
+        assert np.array_equal(best, max(tried, key=lambda each: mean_ssim(each, plain)))
+        assert mean_ssim(best, plain) > 0.7 or (inverted and not negative)
 
 
 def test_the_best_symmetry_is_found_and_named():

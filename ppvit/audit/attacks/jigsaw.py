@@ -17,7 +17,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,8 @@ from ppvit.audit.base import attack
 from ppvit.audit.score import mean_ssim
 from ppvit.audit.solvers import etc_solver
 from ppvit.audit.solvers.placement import edge_costs, place
-from ppvit.audit.solvers.variants import COLOUR_ORDERS, ORIENTATIONS, TONES, edge_table, orient, tone
+from ppvit.audit.solvers.symmetry import COLOUR_ORDERS, best_over_symmetries
+from ppvit.audit.solvers.variants import ORIENTATIONS, TONES, edge_table, orient, tone
 from ppvit.audit.view import Finding, View, from_blocks, not_attacked, to_blocks
 from ppvit.ciphers import AffineMap
 from ppvit.core.errors import UsageError
@@ -65,7 +66,8 @@ def find(view: View) -> Iterator[Finding]:
     solutions = [solve(image, view.block_size, transforms=transforms) for image in view.encrypted[:IMAGES]]
 
     def align(images: np.ndarray, plain: np.ndarray) -> np.ndarray:
-        return np.stack([best_over_global(*pair, mean_ssim) for pair in zip(images, plain, strict=True)])
+        pairs = zip(images[:, None], plain[:, None], strict=True)
+        return np.concatenate([best_over_symmetries(*pair, mean_ssim, negative=True)[0] for pair in pairs])
 
     yield Finding(
         "one ciphertext",
@@ -189,19 +191,3 @@ def _scores(grid: np.ndarray) -> dict[str, float]:
         "neighbour_percent": 100 * len(one) / max(2 * side * (side - 1), 1),
         "largest_component_percent": 100 * float(np.bincount(part).max()) / grid.size,
     }
-
-
-def best_over_global(
-    picture: np.ndarray, plain: np.ndarray, score: Callable[[np.ndarray, np.ndarray], float]
-) -> np.ndarray:
-    """The one of a solved EtC picture's 96 global variants that is nearest to the plain one; the rest is free.
-
-    Args:
-        picture, plain: uint8, (S, S, 3).
-        score: of two uint8 arrays (1, S, S, 3), larger is nearer; such as :func:`ppvit.audit.score.mean_ssim`.
-
-    Returns:
-        uint8, (S, S, 3).
-    """
-    variants = (tone(orient(picture, o), t) for o in range(ORIENTATIONS) for t in range(TONES))
-    return max(variants, key=lambda variant: score(variant[None], plain[None]))

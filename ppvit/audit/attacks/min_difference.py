@@ -18,17 +18,16 @@ the pixel.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from ppvit.audit.base import attack
 from ppvit.audit.score import mean_ssim
+from ppvit.audit.solvers.symmetry import COLOUR_ORDERS, Score, colour_scores, order_scores
 from ppvit.audit.view import Finding, View, not_attacked
 
 IMAGES = 4  # attacked one by one
-COLOUR_ORDERS = np.array(list(itertools.permutations(range(3))))
-INVERSIONS = np.array(list(itertools.product((False, True), repeat=3)))
 _REACH = 2  # neighbours that count, in rows and columns
 _DECODED = [(0, -1), (0, -2), *itertools.product((-1, -2), range(-_REACH, _REACH + 1))]  # before a pixel, as read
 
@@ -104,17 +103,13 @@ def _nearest(pixels: np.ndarray, neighbours: np.ndarray, weights: np.ndarray, co
 
 
 def best_over_global(
-    recovered: np.ndarray,
-    plain: np.ndarray,
-    score: Callable[[np.ndarray, np.ndarray], float],
-    *,
-    colour_order: bool = True,
+    recovered: np.ndarray, plain: np.ndarray, score: Score, *, colour_order: bool = True
 ) -> np.ndarray:
     """For every image the one of its global variants that is nearest to the plain image; the rest is free.
 
     Args:
         recovered, plain: uint8, (n, H, W, 3).
-        score: of two uint8 arrays (1, H, W, 3), larger is nearer; such as :func:`ppvit.audit.score.mean_ssim`.
+        score: larger is nearer; see :func:`ppvit.audit.solvers.symmetry.colour_scores`.
         colour_order: all 48 variants; otherwise the 8 that leave the colours in place, which is all that is free when
             the cipher does not reorder them.
 
@@ -123,9 +118,11 @@ def best_over_global(
     """
     orders = COLOUR_ORDERS if colour_order else COLOUR_ORDERS[:1]
     best = np.empty_like(recovered)
-    for number, (image, truth) in enumerate(zip(recovered, plain, strict=True)):
-        recoloured = [image[..., order] for order in orders]
-        variants = [np.where(flip, 255 - colours, colours) for colours in recoloured for flip in INVERSIONS]
-        scores = [score(variant[None], truth[None]) for variant in variants]
-        best[number] = variants[int(np.argmax(scores))]
+    for number in range(len(recovered)):
+        image, truth = recovered[number : number + 1], plain[number : number + 1]
+        # every colour is inverted or not, whatever the others are
+        both = np.stack([colour_scores(each, truth, score, orders) for each in (image, 255 - image)])
+        inverted = both[1] > both[0]
+        order = orders[np.argmax(order_scores(np.where(inverted, both[1], both[0]), orders))]
+        best[number] = np.where(inverted[order, range(3)], 255 - image[0][..., order], image[0][..., order])
     return best

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import permutations, product
+from itertools import permutations
 
 import numpy as np
 
 from ppvit.ciphers import AffineMap
 
-COLOUR_ORDERS = tuple(permutations(range(3)))
+COLOUR_ORDERS = np.array(list(permutations(range(3))))  # (6, 3): which seen colour each plain one is taken from
+
+Score = Callable[[np.ndarray, np.ndarray], float]
 
 
 def turns(side: int) -> list[np.ndarray]:
@@ -37,36 +39,58 @@ def equivalent_keys(
     colour, cell = np.divmod(key.value_permutation, area)
     for of_blocks, of_cells in both if scrambles and shuffles else both[:1]:
         for order in COLOUR_ORDERS if shuffles else COLOUR_ORDERS[:1]:
-            values = np.array(order)[colour] * area + of_cells[cell]
+            values = order[colour] * area + of_cells[cell]
             for sign in (key.sign, -key.sign) if inverts else (key.sign,):
                 yield AffineMap(of_blocks[key.block_permutation], values, sign)
 
 
+def colour_scores(images: np.ndarray, plain: np.ndarray, score: Score, orders: np.ndarray) -> np.ndarray:
+    """How near each seen colour comes to each plain one, in nine scores of one colour instead of eighteen.
+
+    Args:
+        images, plain: uint8, (n, H, W, 3).
+        score: of two arrays (n, H, W, 1); that of colour pictures must be its mean over colours, as that of
+            :func:`ppvit.audit.score.mean_ssim` is.
+        orders: (k, 3) of ``COLOUR_ORDERS``; other pairs are not scored.
+
+    Returns:
+        float64, (3, 3), seen colour by plain colour; NaN for pairs of no order.
+    """
+    scores = np.full((3, 3), np.nan)
+    for seen, shown in {(int(order[c]), c) for order in orders for c in range(3)}:
+        scores[seen, shown] = score(images[..., [seen]], plain[..., [shown]])
+    return scores
+
+
+def order_scores(scores: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """The scores of whole pictures whose colours are put in each order, (k,); see :func:`colour_scores`."""
+    return np.asarray(scores[orders, range(3)].mean(axis=1))
+
+
 def best_over_symmetries(
-    images: np.ndarray,
-    plain: np.ndarray,
-    score: Callable[[np.ndarray, np.ndarray], float],
-    negative: bool = False,
+    images: np.ndarray, plain: np.ndarray, score: Score, negative: bool = False
 ) -> tuple[np.ndarray, str]:
     """The flip or rotation, colour order and, if asked for, negative with the highest score, one for all images.
 
     Args:
         images, plain: uint8, (n, H, H, 3).
-        score: higher is better.
+        score: higher is better; see :func:`colour_scores`.
         negative: try 255 - v too.
 
     Returns:
         The images so changed, and what was done to them, in words.
     """
-    best, highest, words = images, -np.inf, ""
-    for flip, quarter, order, inverted in product((0, 1), range(4), COLOUR_ORDERS, (False, True)[: 1 + negative]):
-        tried = images.swapaxes(1, 2) if flip else images
-        tried = np.rot90(tried, quarter, axes=(1, 2))[..., list(order)]
-        tried = 255 - tried if inverted else tried
-        value = score(tried, plain)
-        if value > highest:
-            best, highest = np.ascontiguousarray(tried), value
-            steps = ["transposed"] * flip + [f"turned by {90 * quarter} degrees"] * (quarter > 0)
-            steps += ["colours " + "".join("RGB"[c] for c in order)] * (order != (0, 1, 2)) + ["negative"] * inverted
-            words = ", ".join(steps) or "as found"
-    return best, words
+
+    def turned(flip: int, quarter: int, inverted: int) -> np.ndarray:
+        tried = np.rot90(images.swapaxes(1, 2) if flip else images, quarter, axes=(1, 2))
+        return 255 - tried if inverted else tried
+
+    values = np.empty((2, 4, 1 + negative, len(COLOUR_ORDERS)))
+    for flip, quarter, inverted in np.ndindex(values.shape[:3]):
+        by_colour = colour_scores(turned(flip, quarter, inverted), plain, score, COLOUR_ORDERS)
+        values[flip, quarter, inverted] = order_scores(by_colour, COLOUR_ORDERS)
+    flip, quarter, inverted, number = (int(n) for n in np.unravel_index(np.argmax(values), values.shape))
+    order = COLOUR_ORDERS[number]
+    steps = ["transposed"] * flip + [f"turned by {90 * quarter} degrees"] * (quarter > 0)
+    steps += ["colours " + "".join("RGB"[c] for c in order)] * (number > 0) + ["negative"] * inverted
+    return np.ascontiguousarray(turned(flip, quarter, inverted)[..., order]), ", ".join(steps) or "as found"

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial.distance import cdist
 
-COLOUR_ORDERS = np.array(list(itertools.permutations(range(3))))
+from ppvit.audit.solvers.symmetry import COLOUR_ORDERS
+
 ORIENTATIONS, TONES = 8, 12
 STEPS = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])  # sides: right, below, left, above, as (row, column)
 WORST = 10.0  # a relative cost says no more above this: no fit is no fit
