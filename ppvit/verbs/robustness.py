@@ -23,8 +23,8 @@ from ppvit.evasion.passes import UNIT, pass_seconds
 from ppvit.evasion.progress import Progress
 from ppvit.evasion.sample import draw
 from ppvit.models import read_record
+from ppvit.models.attackable import attackable
 from ppvit.models.flops import forward_flops, training_flops
-from ppvit.models.products import by_onednn
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
@@ -53,7 +53,7 @@ def run(config: Config, places: Places) -> None:
         model = load_finetuned(places.adapted, places.finetuned, dataset.num_classes)
         forward = forward_flops(model, draw(dataset, 1, 0).images.shape[1:])
         single = dataset.labelling.task == ClassNumbers.task
-        model = by_onednn(model).to(device()).eval().requires_grad_(False)
+        model = attackable(model, device())
         tuned = checked_record(places.finetuned)
         training, chosen = _chosen(config.robustness, tuned, dataset, forward)
         settings = chosen.effort.settings(settings)

@@ -45,8 +45,8 @@ from ppvit.evasion.progress import Progress
 from ppvit.evasion.recovery import recover
 from ppvit.evasion.sample import Sample, chosen, percent
 from ppvit.evasion.verdicts import SEVERAL_LABELS, attack_names, verdict
+from ppvit.models.attackable import attackable
 from ppvit.models.flops import forward_flops, training_flops
-from ppvit.models.products import by_onednn
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
 from ppvit.tuners.made import made_models
@@ -91,7 +91,7 @@ def _measured(config: Config, places: Places, identity: dict[str, str]) -> tuple
     model = load_finetuned(places.adapted, finetuned, classes)
     size = cipher.image_size
     forward = forward_flops(model, cipher.shape if cipher.makes_tokens else (3, size, size))
-    model = by_onednn(model).to(device()).eval().requires_grad_(False)
+    model = attackable(model, device())
     asked = config
     sizes, training = _sized(config, forward, {split: len(each) for split, each in plain.items()}, classes)
     effort = sizes.effort

@@ -18,6 +18,7 @@ from ppvit.config import NO_MODEL, Adversarial, Config
 from ppvit.core.errors import UsageError
 from ppvit.export import export
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
+from ppvit.models.attackable import attackable
 from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.models.stems import stem_of
 from ppvit.places import Places
@@ -280,6 +281,24 @@ def test_methods_for_linear_layers_say_so(method):
     works = ", ".join(name for name, tuner in TUNERS.items() if tuner.convolutions)
     with pytest.raises(UsageError, match=rf"(works without: {works}|finetune\.method=full)$"):
         tuner_of(method=method).attach(random_resnet().model)
+
+
+@pytest.mark.parametrize(
+    "name", [MICRO, "resnet18", "resnet26d", "resnet50", "seresnet18", "resnetblur18", "skresnet18"]
+)
+def test_a_model_under_attack_is_the_same_function_of_pixels(name):
+    model = random_resnet(name, num_classes=CLASSES).model.double()
+    pixels = torch.rand(2, 3, 40, 40, dtype=torch.float64, requires_grad=True)
+    expected = model(pixels)
+    gradient = torch.autograd.grad(expected.logsumexp(-1).sum(), pixels)[0]
+    attacked = attackable(model, torch.device("cpu"))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in attacked.modules())
+    assert not any(parameter.requires_grad for parameter in attacked.parameters())
+    logits = attacked(pixels)
+    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.autograd.grad(logits.logsumexp(-1).sum(), pixels)[0], gradient, rtol=1e-11, atol=1e-14
+    )
 
 
 @pytest.fixture(scope="module")
