@@ -14,7 +14,7 @@ def attackable(model: nn.Module, device: torch.device) -> nn.Module:
     """The same function of pixels, in eval mode and frozen, on its device; the model given is changed or dropped.
 
     On a CPU batch normalisation, which is affine in eval mode, goes into the weights of the convolutions of ResNets,
-    whose pictures then have their colours last: a pass forward and back takes 0.6 to 0.9 of the time
+    whose pictures then have their colours last: a pass forward and back takes 0.5 to 0.9 of the time
     (``benchmarks/attackable.py``). Results differ by rounding.
     """
     model = model.eval().requires_grad_(False)
