@@ -1,5 +1,6 @@
 """params.yaml: what is accepted, and how a mistake is told."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ppvit.config import DEMO_KEY_ID, Config, default_yaml, load, parameters
 from ppvit.core.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
+DEFAULTS = yaml.safe_load(default_yaml())
 
 
 def test_committed_params_are_the_documented_defaults():
@@ -71,11 +73,11 @@ def test_missing_section_and_broken_yaml(tmp_path: Path):
 
 @pytest.mark.parametrize("name", [name for name, _, _ in parameters()])
 def test_a_parameter_that_the_file_lacks_is_refused(name: str, tmp_path: Path):
-    values = yaml.safe_load(default_yaml())
     section, parameter = name.split(".")
-    value = values[section].pop(parameter)
+    value = DEFAULTS[section][parameter]
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(values))
+    others = {other: given for other, given in DEFAULTS[section].items() if other != parameter}
+    path.write_text(json.dumps({**DEFAULTS, section: others}))  # which is YAML too, and ten times as fast
     with pytest.raises(UsageError) as caught:
         load(path)
     assert str(caught.value) == f"{path} lacks '{name}'; add it (`ppvit params` prints them all)"
