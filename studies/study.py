@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,11 @@ class Variant:
 
     def config(self, extra: tuple[str, ...] = ()) -> Config:
         """The configuration with ``$NAMES`` of the environment as they are written; ``extra`` overrides come last."""
-        return load(None, [*self._overrides(), *extra])
+        return loaded((*self._overrides(), *extra))
 
     def local_config(self, extra: tuple[str, ...] = ()) -> Config:
         """The same with the environment's values, for running."""
-        return load(None, [expanded(override) for override in (*self._overrides(), *extra)])
+        return loaded(tuple(expanded(override) for override in (*self._overrides(), *extra)))
 
     def settings(self, extra: tuple[str, ...] = ()) -> dict[str, str]:
         """Every parameter that decides the figures, with its value as text."""
@@ -159,9 +160,15 @@ def names(folder: Path = STUDIES) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/variants.yaml"))
 
 
+@cache
+def loaded(overrides: tuple[str, ...]) -> Config:
+    """The built-in parameters with overrides; a table asks for the same ones again and again."""
+    return load(None, overrides)
+
+
 def read_yaml(path: Path) -> Any:
     """The contents of a YAML file of ours."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def expanded(override: str) -> str:
