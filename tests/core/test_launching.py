@@ -167,6 +167,7 @@ def test_processes_that_do_not_start_alike_are_refused():
     in_two_processes(work)
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_all_in_one_line_and_the_next_run_goes_on(world):
     folder, config = world
     config, scratch = changed(config, epochs=400), Path(os.environ["PPVIT_SCRATCH"])

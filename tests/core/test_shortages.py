@@ -143,6 +143,7 @@ with prepared_process():
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["verb", "checkpoint"])
 def test_stages_on_a_read_only_disk(world, tmp_path, what):
     before = files_in(world)
@@ -196,6 +197,7 @@ SHORT = "shared memory (/dev/shm) is short; make it larger (docker run --shm-siz
 
 # one that takes none of the locks that processes share, and one that takes them and one image after another, but no
 # batch of 50 * 40 * 768 bytes
+@pytest.mark.long
 @pytest.mark.parametrize(("size", "repeated"), [("8k", 1), ("512k", 40)])
 def test_small_shared_memory_for_real(world, size, repeated):
     done = with_mounts(SMALL, size, "-c", LOADS, str(world / "encrypted"), str(repeated), PPVIT_WORKERS="2")
@@ -255,6 +257,7 @@ def test_no_folder_for_temporary_files(tmp_path):
     assert (done.returncode, done.stderr) == (1, told)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("what", "processes"), [("load", 1), ("load", 3), ("encrypt", 2)])
 def test_no_more_processes_for_real(world, tmp_path, what, processes):
     """A user who may have so many processes and threads; that limit does not hold for root, who lends its files."""

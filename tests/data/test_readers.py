@@ -82,6 +82,7 @@ with readers_kept(data):
 """
 
 
+@pytest.mark.long
 def test_readers_end_with_a_process_that_is_killed():
     paths = [str(Path(__file__).parent), *filter(None, sys.path)]
     environment = {**os.environ, "PPVIT_WORKERS": "2", "PYTHONPATH": os.pathsep.join(paths)}

@@ -270,6 +270,7 @@ def test_training_with_refresh_runs_again_whoever_starts_first(tmp_path, monkeyp
     assert (tmp_path / "trainer" / "weights" / "manifest.json").exists()
 
 
+@pytest.mark.long
 def test_a_stage_that_is_told_to_stop_leaves_neither_secret_nor_process(trained, tmp_path):
     config = configured(mode="refresh", iterations=1000, learning_rate=1e-4)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(config.model_dump()))

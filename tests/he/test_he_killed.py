@@ -101,6 +101,7 @@ def test_killed_anywhere_it_leaves_neither_process_nor_secret_and_the_next_start
             assert labels.astype(np.float64).tobytes() not in data
 
 
+@pytest.mark.long
 def test_a_trainer_that_is_killed_is_told_and_leaves_no_process(world):
     stage = start(world)
     wait_for(lambda: parties(world, "train"), stage)
