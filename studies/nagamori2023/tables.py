@@ -31,6 +31,7 @@ def plots(study: Study, size: str, results: Results) -> dict[str, tuple[str, byt
             average = [mean(values) for values in zip(*runs, strict=True)]
             axes.plot(epochs, average, line, color=colour, marker="o", label=images)
         axes.set(xlabel="epoch", ylabel=f"{of} {label}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     panels[0].legend()
     return {"curves": (plot["title"], svg(figure))}
