@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import torch
 from timm.models import ResNet
-from torch import nn
+from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from ppvit.models.products import by_onednn
+
+
+class _Tracer(fx.Tracer):
+    """Looks into modules of timm; those of others, such as AdaptNet in front, may decide by values and stay whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        theirs = type(m).__module__.partition(".")[0] in ("timm", "torch")
+        return not theirs or super().is_leaf_module(m, module_qualified_name)
 
 
 def attackable(model: nn.Module, device: torch.device) -> nn.Module:
@@ -19,5 +27,6 @@ def attackable(model: nn.Module, device: torch.device) -> nn.Module:
     """
     model = model.eval().requires_grad_(False)
     if isinstance(model, ResNet) and device.type == "cpu":
-        return fuse(model).to(memory_format=torch.channels_last)
+        traced = fx.GraphModule(model, _Tracer().trace(model))
+        return fuse(traced, no_trace=True).eval().to(memory_format=torch.channels_last)
     return by_onednn(model).to(device)

@@ -18,6 +18,7 @@ from ppvit.config import NO_MODEL, Adversarial, Config
 from ppvit.core.errors import UsageError
 from ppvit.export import export
 from ppvit.models import Backbone, load_backbone, load_model, model_input, save_model
+from ppvit.models.adaptnet import add_adaptnet
 from ppvit.models.attackable import attackable
 from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.models.stems import stem_of
@@ -284,15 +285,24 @@ def test_methods_for_linear_layers_say_so(method):
 
 
 @pytest.mark.parametrize(
-    "name", [MICRO, "resnet18", "resnet26d", "resnet50", "seresnet18", "resnetblur18", "skresnet18"]
+    ("name", "adaptnet"),
+    [
+        (MICRO, "le"),
+        (MICRO, "ele"),
+        *((name, "none") for name in (MICRO, "resnet18", "resnet26d", "resnet50", "seresnet18", "resnetblur18")),
+    ],
 )
-def test_a_model_under_attack_is_the_same_function_of_pixels(name):
-    model = random_resnet(name, num_classes=CLASSES).model.double()
+def test_a_model_under_attack_is_the_same_function_of_pixels(name, adaptnet):
+    model = random_resnet(name, num_classes=CLASSES).model
+    if adaptnet != "none":
+        add_adaptnet(model, adaptnet, 8, 25)
+    model.double().eval()
     pixels = torch.rand(2, 3, 40, 40, dtype=torch.float64, requires_grad=True)
     expected = model(pixels)
     gradient = torch.autograd.grad(expected.logsumexp(-1).sum(), pixels)[0]
     attacked = attackable(model, torch.device("cpu"))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in attacked.modules())
+    assert not any(module.training for module in attacked.modules())
     assert not any(parameter.requires_grad for parameter in attacked.parameters())
     logits = attacked(pixels)
     torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
