@@ -119,7 +119,7 @@ def _score(
             told = sentence(found[-1], view.space.keyed)
         if finding.headline and not finding.says:
             shown = [each[: min(PICTURED, len(images))] for each in (truth.plain, view.pictures, images)]
-            image_grid(shown, TITLES).save(pictures / f"{attack}.png")
+            image_grid(shown, TITLES).save(pictures / f"{attack}.png", compress_level=1)  # noise stays as large
     return found, told
 
 

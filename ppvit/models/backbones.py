@@ -21,6 +21,7 @@ from ppvit.models.names import MICRO, MICRO_ARCHITECTURE, MICRO_NAME, parsed
 from ppvit.models.normalization import Given, Origin, three
 from ppvit.models.refusals import why_not
 from ppvit.models.weights_file import find_weights, is_shard
+from ppvit.models.without_values import without_values
 from ppvit.places import EMBEDDED
 
 __all__ = ["MICRO", "MICRO_ARCHITECTURE", "MICRO_NAME", "Backbone", "backbone_of", "is_convolutional", "load_backbone",
@@ -171,7 +172,7 @@ def _fits_any_size(architecture: str, any_kind: bool) -> bool:
     if is_model_in_modules(architecture, ("vision_transformer", "deit", "eva", "beit")):  # most; all have a size
         return False
     try:
-        with torch.device("meta"):  # takes no memory
+        with without_values():  # takes no memory
             timm.create_model(architecture, img_size=224)
     except TypeError as error:
         if "img_size" not in str(error):
@@ -181,7 +182,7 @@ def _fits_any_size(architecture: str, any_kind: bool) -> bool:
     else:
         return False
     if not any_kind:
-        with torch.device("meta"):
+        with without_values():
             reason = why_not(timm.create_model(architecture))
         if reason is not None:
             raise UsageError(

@@ -11,6 +11,7 @@ from timm.models import _builder as timm_builder
 from torch import Tensor, nn
 
 from ppvit.core.errors import PpvitError, UsageError, brief
+from ppvit.models.without_values import without_values
 
 Filter = Callable[..., dict[str, Tensor]]
 
@@ -52,7 +53,7 @@ def unfilled(architecture: str, model_args: dict[str, Any]) -> nn.Module:
 
 def skeleton(architecture: str, model_args: dict[str, Any]) -> nn.Module:
     """A model on the meta device: names, shapes and dtypes without values."""
-    with torch.device("meta"):
+    with without_values():
         return create(architecture, model_args)
 
 
@@ -86,7 +87,7 @@ def filter_of(architecture: str, model_args: dict[str, Any]) -> Filter:
     theirs = timm_builder.load_pretrained
     timm_builder.load_pretrained = note
     try:
-        with torch.device("meta"):
+        with without_values():
             create(architecture, model_args, pretrained=True)
     except (PpvitError, RuntimeError):  # it needs values: then without a filter of its own
         pass

@@ -24,6 +24,7 @@ from ppvit.models.projections import is_order
 from ppvit.models.records import ModelConfiguration, ModelRecord
 from ppvit.models.stems import install_stem, stem_of
 from ppvit.models.tensors import read_tensors, require_tensors, tensor_names
+from ppvit.models.without_values import without_values
 
 CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
 
@@ -134,14 +135,14 @@ class StoredModel:
         tensors = tensor_names(self.weights, made_by)
         if self.configuration.arguments().get("depth", 1) > len(tensors):
             raise self._refused("'model_args.depth' is more than there are tensors")
-        with torch.device("meta"):  # whatever sizes the file claims take no memory
+        with without_values():  # whatever sizes the file claims take no memory
             self._skeleton = self._build()
         require_tensors(self.weights, self._skeleton.state_dict(), "its config.json", made_by)
 
     def skeleton(self, num_classes: int | None) -> nn.Module:
         """The model on the meta device: names, shapes and dtypes without values; arguments: see :func:`load_model`."""
         model = copy.deepcopy(self._skeleton)
-        with torch.device("meta"):
+        with without_values():
             return _with_head(model, num_classes)
 
     def load(self, num_classes: int | None) -> nn.Module:

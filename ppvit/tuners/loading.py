@@ -24,6 +24,7 @@ from ppvit.models.batch_norm import batch_norm_names, set_batch_norm
 from ppvit.models.folders import StoredModel
 from ppvit.models.stems import token_order
 from ppvit.models.tensors import read_some, read_tensors, require_tensors
+from ppvit.models.without_values import without_values
 from ppvit.tuners.base import TUNERS
 from ppvit.tuners.records import FinetunedRecord, checked_record
 
@@ -106,7 +107,7 @@ class _Stored:
             self.configuration = read_json(finetuned / ADAPTER_CONFIGURATION, "finetune", _CONFIGURATION_BYTES)
         if not isinstance(self.configuration, dict):
             raise _refused(finetuned / ADAPTER_CONFIGURATION, "it holds no settings of an adapter")
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), without_values():
             self.skeleton = self._extended(self.base.skeleton(record.num_classes))
         self.is_adapter = isinstance(self.skeleton, PeftModel)
         if self.is_adapter and not self.configuration:

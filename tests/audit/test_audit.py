@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
+from skimage.metrics import structural_similarity
 
 from ppvit import config
 from ppvit.adaptation.embedding import Embedding, encrypt_embedding, fold_normalization, read_embedding
@@ -105,6 +106,15 @@ def test_only_keyed_parts_count():
 def test_without_a_key_there_is_no_share():
     cipher = make_cipher("none", None, 32, 4)
     assert key_recovered_percent(cipher.affine_map(), cipher.affine_map(), KeySpace.of(cipher)) is None
+
+
+@pytest.mark.parametrize("side", [16, 104, 112])  # threads share images of the last
+def test_similarity_is_the_mean_over_images_of_that_of_scikit_image(side):
+    plain = noise(3, side)
+    seen = np.where(noise(3, side, seed=1) > 100, plain, 128).astype(np.uint8)
+    each = [structural_similarity(*pair, channel_axis=-1, data_range=255) for pair in zip(seen, plain, strict=True)]
+    assert len(set(each)) == 3
+    assert mean_ssim(seen, plain) == np.mean(each)
 
 
 def test_image_scores():

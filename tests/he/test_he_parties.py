@@ -296,11 +296,27 @@ def test_what_the_published_algorithm_does_not_have_is_refused(setting, told):
         He(algorithm="volley_revolver", **setting)
 
 
-def test_a_party_that_fails_ends_the_stage_with_one_line(finished, tmp_path, capfd):
-    with pytest.raises(SystemExit, match="2"):
+def test_an_owner_that_fails_ends_the_stage_before_the_trainer_starts(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", None)
+    with pytest.raises(UsageError, match="9 iterations in mode levelled"):
         he.run(configured(iterations=9), places_with(tmp_path, finished / "raw"))
+    assert not (tmp_path / "models/he").exists()
+
+
+@pytest.mark.parametrize("mode", ["levelled", "refresh"])
+def test_a_trainer_that_fails_ends_the_stage_with_one_line(mode, finished, tmp_path, capfd, monkeypatch):
+    def lossy(config, places, owners, trainer):
+        encrypt(config, places, owners, trainer)
+        next((trainer / "data").glob("*.ct")).unlink()
+        capfd.readouterr()
+
+    encrypt = owner.encrypt
+    monkeypatch.setattr(owner, "encrypt", lossy)
+    with pytest.raises(SystemExit, match="1"):
+        he.run(configured(mode=mode), places_with(tmp_path, finished / "raw"))
     told = capfd.readouterr().err
-    assert told.startswith("error: 9 iterations in mode levelled")
+    assert told.startswith("error: ")
+    assert "is missing" in told
     assert told.count("\n") == 1
     assert not (tmp_path / "models/he").exists()
 
@@ -355,7 +371,7 @@ def test_trainers_process_loads_neither_keys_nor_raw_data_nor_torch(finished, tm
     shutil.copytree(finished / "trainer", tmp_path / "trainer")
     shutil.rmtree(tmp_path / "trainer" / "weights")
     code = (
-        "import runpy, sys; sys.argv[1:] = ['train', 'trainer'];"
+        "import runpy, sys; sys.argv[1:] = ['trainer'];"
         "runpy.run_module('ppvit.he.parties', run_name='__main__'); print(*sys.modules)"
     )
     command = [sys.executable, "-c", code]

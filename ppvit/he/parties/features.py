@@ -144,6 +144,12 @@ def require_same_settings(config: Config, kept: dict[str, Any]) -> None:
             )
 
 
+def load_libraries(config: Config) -> None:
+    """Load what takes seconds and the features need, so that it is in no step's time."""
+    if config.he.features == "backbone":
+        import ppvit.models  # noqa: F401
+
+
 def backbone_of(config: Config, embedded: Path) -> Backbone | None:
     """The public backbone that ``model`` names, any of timm's, with its pretrained weights; None for pixels."""
     if config.he.features != "backbone":

@@ -18,7 +18,7 @@ from ppvit.data.labels import TaskName
 from ppvit.data.plain import BATCH
 from ppvit.he.algorithms import Floats
 from ppvit.he.parties import owner as owners
-from ppvit.he.parties.features import backbone_of, extract, require_same_settings
+from ppvit.he.parties.features import backbone_of, extract, load_libraries, require_same_settings
 from ppvit.he.parties.folders import OwnersFiles, read_plan
 from ppvit.he.parties.kept import Kept, read_kept
 from ppvit.he.parties.measured import TRAINING, read_owners_measured, read_sent, read_training
@@ -57,6 +57,7 @@ def run(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -> No
         PpvitError: see :func:`ppvit.he.parties.owner.decrypt`; settings, images or a backbone with which features are
             others than at `encrypt`.
     """
+    load_libraries(config)
     watch = Stopwatch()
     algorithm, _ = read_plan(owner.folder)
     plan = algorithm.plan

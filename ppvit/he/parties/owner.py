@@ -31,6 +31,7 @@ from ppvit.he.parties.divergence import check as check_divergence
 from ppvit.he.parties.features import (
     backbone_of,
     extract,
+    load_libraries,
     settings_of,
     whitening_for,
 )
@@ -144,6 +145,7 @@ def encrypt(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -
         UsageError: settings that do not fit the features, or with which training diverges.
         PpvitError: keys missing, mixed up or made with other settings, the disk full.
     """
+    load_libraries(config)
     watch = Stopwatch()
     algorithm, fingerprint = read_plan(owner.folder)
     plan = algorithm.plan
@@ -227,15 +229,26 @@ def encrypt_data(session: SecretSession, algorithm: Algorithm, features: Floats,
         forks.each("write", None, bar.update)
 
 
-def refresh(owner: OwnersFiles, trainer: Path) -> int:
-    """Answer the trainer in refresh mode until it is done; returns the number of answers."""
+def refresh(owner: OwnersFiles, trainer: Path, check: Callable[[], None] = lambda: None) -> int:
+    """Answer the trainer in refresh mode until it is done.
+
+    Args:
+        owner: where the owner keeps things.
+        trainer: the trainer's folder.
+        check: called while the owner waits; raises where the trainer will ask no more.
+
+    Returns:
+        The number of answers.
+    """
     algorithm, fingerprint = read_plan(owner.folder)
     plan = algorithm.plan
     if plan.mode != "refresh" or plan.iterations == 1:
         return 0  # the trainer never asks
     session = open_session(owner, plan, fingerprint)
     ends = ender(owner, trainer, algorithm)
-    return answer_trainer(trainer, session, fingerprint, lambda: read_sent(owner.folder, trainer), plan.blocks, ends)
+    return answer_trainer(
+        trainer, session, fingerprint, lambda: read_sent(owner.folder, trainer), plan.blocks, ends, check
+    )
 
 
 def decrypt(owner: OwnersFiles, trainer: Path, features: Floats) -> Floats:

@@ -102,6 +102,7 @@ def answer_trainer(
     sent: Callable[[], Sent],
     blocks: int,
     ends: Callable[[str, int, list[Floats]], list[Floats] | None] = lambda run, iteration, slots: None,
+    check: Callable[[], None] = lambda: None,
 ) -> int:
     """Owner: answer requests until the trainer's new ``weights`` are there; those that lie there already are old.
 
@@ -113,6 +114,7 @@ def answer_trainer(
         blocks: ciphertexts that hold the weights.
         ends: told of a run, how many iterations it did and the slots of its weights, gives the slots of the weights to
             end it with, or None.
+        check: called while nothing is asked; raises where the trainer will ask no more.
 
     Returns:
         The number of answers.
@@ -122,8 +124,13 @@ def answer_trainer(
     """
     answered, old = 0, _run_of(folder / "weights")
     told = f"neither a request in {folder / 'refresh'} nor new weights in {folder / 'weights'} appeared"
+
+    def appeared() -> bool:
+        check()
+        return bool(_open_request(folder)) or _run_of(folder / "weights") not in (None, old)
+
     while True:
-        _wait_for(lambda: _open_request(folder) or _run_of(folder / "weights") not in (None, old), told)
+        _wait_for(appeared, told)
         request = _open_request(folder)
         if request is None:
             return answered
