@@ -67,6 +67,10 @@ class Stage:
         """Run it on the values that it reads, and no others."""
         from ppvit.core.process import without_collecting
 
+        if self.name == "finetune":
+            from ppvit.core.git import require_commit
+
+            require_commit()  # before what takes seconds to load
         if self.name == "finetune" and os.environ.get("RANK", "0") == "0":
             from ppvit.config.recipes import told
             from ppvit.core.errors import say

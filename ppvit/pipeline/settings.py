@@ -27,8 +27,9 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     """
     from ppvit.config import NO_DATA, NO_MODEL
     from ppvit.config.fitting import refusals_to_come, require_encryptable
-    from ppvit.core.errors import say
+    from ppvit.core.errors import PpvitError, say
     from ppvit.core.files import write_json
+    from ppvit.core.git import require_commit
     from ppvit.datasets import require_choices
     from ppvit.places import require_untold
 
@@ -40,6 +41,10 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
     require_encryptable(config)
     for line in refusals_to_come(config):
         say(f"note: these values will stop a later stage, {line}")
+    try:
+        require_commit()
+    except PpvitError as error:
+        say(f"note: finetune will stop: {error}")
     write_json(path, settings_of(config))
 
 

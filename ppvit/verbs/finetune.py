@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 from ppvit.config import Config
-from ppvit.core.errors import PpvitError, say
+from ppvit.core.errors import say
 from ppvit.core.measures import hardly_trained
 from ppvit.core.provenance import identities
 from ppvit.core.results import Stopwatch, write_result
@@ -30,7 +29,6 @@ def run(config: Config, places: Places) -> None:
     """
     from dvclive.live import Live  # slow to import
 
-    _require_commit()
     watch = Stopwatch()
     # DVC tracks the folder itself (see dvc.yaml), so DVCLive need not write a dvc.yaml or an experiment of its own
     # one process alone has the folder, since each would empty it first; launchers number them
@@ -75,17 +73,3 @@ def _figures(values: dict[str, Any]) -> str:
         f"{values['trainable_parameters']:,} trained parameters, {values['images_per_second']:,.0f} images a second"
     )
     return f"finetune: {values['method']}, {', '.join(told)}"
-
-
-def _require_commit() -> None:
-    """DVCLive asks git from which commit a run starts, and fails in a repository that has none."""
-
-    def knows(*asked: str) -> bool:
-        return not subprocess.run(["git", "rev-parse", "--quiet", *asked], capture_output=True, check=False).returncode
-
-    with suppress(OSError):  # no git, no repository
-        if knows("--is-inside-work-tree") and not knows("--verify", "HEAD"):
-            raise PpvitError(
-                "this git repository has no commit yet, from which DVC counts experiments; make one: "
-                'git add -A && git commit -m "start"'
-            )

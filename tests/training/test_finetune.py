@@ -25,6 +25,8 @@ from ppvit.core.reading import sha256_of
 from ppvit.core.results import read_times
 from ppvit.data.batches import epoch_batches
 from ppvit.models import save_model
+from ppvit.pipeline import STAGES
+from ppvit.pipeline.settings import write_settings
 from ppvit.places import Places
 from ppvit.training.checkpoint import Checkpoint, Extent
 from ppvit.training.finetuning import finetune as fine_tune
@@ -368,15 +370,19 @@ def test_schedule(schedule, expected):
     assert [learning_rate_factor(settings, step, 10) for step in range(10)] == pytest.approx(expected)
 
 
-def test_a_repository_without_a_commit_is_refused_before_training(tmp_path, monkeypatch):
+def test_a_repository_without_a_commit_is_told_at_the_start_and_refused_before_training(tmp_path, monkeypatch, capfd):
     config, places = make_config(), make_places(tmp_path / "work", make_config())
     folder = tmp_path / "empty"
     folder.mkdir()
     monkeypatch.chdir(folder)
     subprocess.run(["git", "init", "-q"], check=True)
+    write_settings(config)
+    assert "note: finetune will stop: this git repository has no commit yet" in capfd.readouterr().err
     with pytest.raises(PpvitError, match=r"no commit yet.*; make one: git add -A && git commit -m \"start\"$"):
-        finetune.run(config, places)
+        STAGES["finetune"].run(config, places)
     commit = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "start"]
     subprocess.run(commit, check=True)
+    write_settings(config)
+    assert "no commit" not in capfd.readouterr().err
     with pytest.raises(PpvitError, match="dvc repro encrypt$"):
-        finetune.run(config, places)
+        STAGES["finetune"].run(config, places)
