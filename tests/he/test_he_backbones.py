@@ -73,8 +73,8 @@ def test_features_are_computed_once_unless_the_images_are_sealed(sealed, tmp_pat
     raw = write_raw(tmp_path / "raw", {"train": 70, "test": 6}, size=32)
     config = make_config(model={"name": "vit_micro_patch4_32", "pretrained": False})
     backbone = backbone_of(config, tmp_path / "unused")
-    seen, pooled = [], he_features._pooled
-    monkeypatch.setattr(he_features, "_pooled", lambda images, of: seen.append(len(images)) or pooled(images, of))
+    seen, pooled = [], he_features.pooled
+    monkeypatch.setattr(he_features, "pooled", lambda images, of: seen.append(len(images)) or pooled(images, of))
     if sealed:
         monkeypatch.setattr(he_features, "read_dataset", lambda _: ({}, "a seal"))
     first, labels = extract(config, raw, "train", 70, backbone)

@@ -19,12 +19,14 @@ from conftest import make_config, make_places, read_result, write_raw
 from safetensors.numpy import load_file
 
 from ppvit.config import Config, He
+from ppvit.core.effort import amount
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.results import read_times
 from ppvit.data.plain import PlainImages
 from ppvit.evaluation.owner_checks import plain_batches
+from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.ckks.session import Session
-from ppvit.he.parties import owner
+from ppvit.he.parties import effort, owner
 from ppvit.he.parties.features import backbone_of, extract
 from ppvit.he.parties.folders import OwnersFiles, read_manifest, read_plan, weights_name
 from ppvit.he.parties.model import save_model_with_head
@@ -32,6 +34,7 @@ from ppvit.he.parties.score import accuracy_percent
 from ppvit.he.parties.trainer import run as run_trainer
 from ppvit.he.volley_revolver import quadratic_gradient
 from ppvit.models import model_input
+from ppvit.models.flops import forward_flops
 from ppvit.pipeline import STAGES
 from ppvit.places import Places
 from ppvit.tuners import load_finetuned
@@ -294,6 +297,35 @@ def test_stage_with_the_published_algorithm(algorithm, iterations, start, cipher
 def test_what_the_published_algorithm_does_not_have_is_refused(setting, told):
     with pytest.raises(ValueError, match=told):
         He(algorithm="volley_revolver", **setting)
+
+
+def test_work_is_told_before_it_begins(finished, monkeypatch):
+    """Key switches are those that training then did; features are of all images, train and test."""
+    monkeypatch.setattr(SecretSession, "key_switch_seconds", lambda _: 0.5)
+    owners = OwnersFiles(finished / "owner")
+    algorithm, fingerprint = read_plan(owners.folder)
+    session = owner.open_session(owners, algorithm.plan, fingerprint)
+    places = places_with(finished, finished / "raw")
+    told = effort.told(configured(), places, algorithm, session, None)
+    switches = measured(finished)["key_switches"]
+    assert switches > 10
+    assert (
+        told == f"he: {switches} key switches in training: about {round(0.5 * switches / algorithm.processes())} s here"
+    )
+    config = make_config(he={**SETTINGS, "features": "backbone"})
+    backbone = backbone_of(config, PRETRAINED)
+    operations = 150 * forward_flops(backbone.model, (3, 32, 32))
+    assert f"features of 150 images: about {amount(operations)}, " in effort.told(
+        config, places, algorithm, session, backbone
+    )
+
+
+def test_a_key_switch_is_timed(finished):
+    owners = OwnersFiles(finished / "owner")
+    algorithm, fingerprint = read_plan(owners.folder)
+    session = owner.open_session(owners, algorithm.plan, fingerprint)
+    assert 1e-5 < session.key_switch_seconds() < 10
+    assert (session.key_switches, session.relinearisation) == (0, None)
 
 
 def test_an_owner_that_fails_ends_the_stage_before_the_trainer_starts(finished, tmp_path, monkeypatch):

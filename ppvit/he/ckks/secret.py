@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ppvit.core.results import Stopwatch
 from ppvit.he.ckks.scheme import Parameters
 from ppvit.he.ckks.session import Numbers, Session
 
@@ -43,6 +44,16 @@ class SecretSession(Session):
         self._generator.create_relin_keys(self.relinearisation)
         elements = [self.galois_element(step) for step in sorted(set(steps))]
         self._generator.create_galois_keys(elements, self.rotation)
+
+    def key_switch_seconds(self) -> float:
+        """How long a key switch takes here at the top level, where it takes longest."""
+        key = self._seal.RelinKeys()
+        self._generator.create_relin_keys(key)
+        fresh, result = self.encrypt(0.0), self._seal.Ciphertext()
+        product = self.multiply(fresh, fresh)
+        watch = Stopwatch()
+        self._evaluator.relinearize(product, key, result)
+        return watch.seconds()
 
     def encrypt(self, values: Numbers) -> Any:
         """A fresh ciphertext at the top level and the fresh scale."""

@@ -155,8 +155,11 @@ def backbone_of(config: Config, embedded: Path) -> Backbone | None:
     if config.he.features != "backbone":
         return None
     from ppvit import models
+    from ppvit.models.products import by_onednn
 
-    return models.backbone_of(config, embedded, any_kind=True)
+    backbone = models.backbone_of(config, embedded, any_kind=True)
+    by_onednn(backbone.model)
+    return backbone
 
 
 def extract(
@@ -179,14 +182,11 @@ def extract(
     labels = plain.labels[:count].astype(np.int64)
     if backbone is None:
         return np.concatenate([_pixels(images, config.he.features) for images in _read(plain, count)]), labels
-    from ppvit.models.products import by_onednn
-
-    by_onednn(backbone.model)
     features = None
     if count > BATCH and read_dataset(raw)[1] is None:  # of what is sealed nothing is left open on the disk
         features = _kept(config, plain, split, count, backbone)
     if features is None:
-        features = np.concatenate([_pooled(images, backbone) for images in _read(plain, count)])
+        features = np.concatenate([pooled(images, backbone) for images in _read(plain, count)])
     backbone.model.cpu()
     return features, labels
 
@@ -205,7 +205,7 @@ def _kept(
     """Features from the owner's scratch, or computed and kept there; None where they cannot be."""
     from ppvit.models.features import known_by
 
-    width, sections = _pooled(plain.read(0, 1), backbone).shape[1], (config.dataset, config.encrypt)
+    width, sections = pooled(plain.read(0, 1), backbone).shape[1], (config.dataset, config.encrypt)
     determines = {
         **known_by(backbone.model),
         "normalised": [backbone.mean, backbone.std],
@@ -216,7 +216,7 @@ def _kept(
         determines,
         (count, width),
         np.dtype(np.float32),
-        lambda: (_pooled(images, backbone) for images in _read(plain, count)),
+        lambda: (pooled(images, backbone) for images in _read(plain, count)),
     )
 
 
@@ -225,7 +225,8 @@ def _pixels(images: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[np.float32]
     return values.reshape(len(images), -1).astype(np.float32) / np.float32(255)
 
 
-def _pooled(images: npt.NDArray[np.uint8], backbone: Backbone) -> npt.NDArray[np.float32]:
+def pooled(images: npt.NDArray[np.uint8], backbone: Backbone) -> npt.NDArray[np.float32]:
+    """Features of images, uint8 (n, H, W, 3), before the head: (n, D)."""
     import torch
 
     from ppvit.core.device import device

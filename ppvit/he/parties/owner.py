@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ppvit.config import Config, He
-from ppvit.core.errors import PpvitError
+from ppvit.core.errors import PpvitError, say
 from ppvit.core.files import atomic_output, require_free_space, write_json
 from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch, peak_memory_bytes
@@ -28,6 +28,7 @@ from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.ckks.session import Session
 from ppvit.he.parties.divergence import check as check_divergence
+from ppvit.he.parties.effort import told
 from ppvit.he.parties.features import (
     backbone_of,
     extract,
@@ -158,7 +159,9 @@ def encrypt(config: Config, places: Places, owner: OwnersFiles, trainer: Path) -
         raise PpvitError(
             f"{trainer} belongs to another key or plan than {owner.folder}: keys were mixed up; run ppvit he keys again"
         )
-    raw_features, labels = extract(config, places.raw, "train", plan.images, backbone_of(config, places.embedded))
+    backbone = backbone_of(config, places.embedded)
+    say(told(config, places, algorithm, session, backbone))
+    raw_features, labels = extract(config, places.raw, "train", plan.images, backbone)
     whitening = whitening_for(algorithm, config.he, raw_features)
     features = whitening(raw_features)
     held_out, held_out_labels = held_out_images(config, places, whitening, labels)
