@@ -50,10 +50,12 @@ def keys(
 ) -> Answer:
     """Plan the run and make the keys: the secret one for the owner, evaluation keys for the trainer (owner)."""
     config = _STAGE.narrowed(load_fitting(params, overrides))
+    from ppvit.he.ckks.memory import available_bytes
     from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
-    owners.make_keys(config, places_of(config, places), folders.OwnersFiles(owner), trainer, train_here)
+    memory = available_bytes() if train_here else None
+    owners.make_keys(config, places_of(config, places), folders.OwnersFiles(owner), trainer, memory)
     return _folders(owner, trainer)
 
 

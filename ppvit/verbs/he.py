@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ppvit.config import Config
@@ -17,11 +18,14 @@ from ppvit.core.children import environment_of_child
 from ppvit.core.errors import PpvitError
 from ppvit.core.process import sigterm_exits
 from ppvit.core.temporary import memory_file, temporary_folder
+from ppvit.he.ckks.forks import Forks
+from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.scheme import sealapi
 from ppvit.he.parties import head, owner
 from ppvit.he.parties.folders import OwnersFiles
 from ppvit.places import Places
 
+_WITH_TORCH, _WITHOUT = 700 * 2**20, 100 * 2**20  # bytes of the owner beside the trainer, measured as unique set size
 _TERM_SECONDS = 5  # that the trainer has to end by itself; SEAL may be at something that takes long
 
 
@@ -45,7 +49,8 @@ def run(config: Config, places: Places) -> None:
         scratch = stack.enter_context(temporary_folder("ppvit-he-"))
         secrets = [stack.enter_context(memory_file(name)) for name in ("secret.key", "kept.safetensors")]
         owners, trainers = OwnersFiles(scratch / "owner", *(path for path in secrets if path)), scratch / "trainer"
-        owner.make_keys(config, places, owners, trainers, train_here=True)
+        with Forks(lambda _: _KeyMaker(config, places, owners, trainers), 1, apart=True) as forks:
+            forks.each("make", None)
         owner.encrypt(config, places, owners, trainers)
         with _trainer(trainers, scratch) as process:
             if config.he.mode == "refresh":
@@ -53,6 +58,18 @@ def run(config: Config, places: Places) -> None:
             process.wait()
             _require_no_failure(process)
         head.run(config, places, owners, trainers)
+
+
+@dataclass(frozen=True)
+class _KeyMaker:
+    config: Config
+    places: Places
+    owners: OwnersFiles
+    trainers: Path
+
+    def make(self, *_: object) -> None:
+        held = _WITH_TORCH if self.config.he.features == "backbone" else _WITHOUT
+        owner.make_keys(self.config, self.places, self.owners, self.trainers, max(0, available_bytes() - held))
 
 
 @contextmanager
@@ -75,7 +92,8 @@ def _trainer(folder: Path, scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def _require_no_failure(trainer: subprocess.Popen[bytes]) -> None:
     code = trainer.poll() or 0
-    if code < 0:
-        raise PpvitError(f"the trainer was killed by signal {-code}; if that was for its memory, lower he.train_images")
+    if code < 0 or code > 128:  # a shell's way to say it, and ours where the signal could be heard
+        signal = -code if code < 0 else code - 128
+        raise PpvitError(f"the trainer was ended by signal {signal}; if that was for its memory, lower he.train_images")
     if code:
         raise SystemExit(code)  # it has told its one line already

@@ -115,6 +115,8 @@ def test_similarity_is_the_mean_over_images_of_that_of_scikit_image(side):
     each = [structural_similarity(*pair, channel_axis=-1, data_range=255) for pair in zip(seen, plain, strict=True)]
     assert len(set(each)) == 3
     assert mean_ssim(seen, plain) == np.mean(each)
+    with pytest.raises(ValueError, match="zip"):
+        mean_ssim(seen, plain[:2])
 
 
 def test_image_scores():

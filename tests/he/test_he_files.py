@@ -97,11 +97,10 @@ def test_owners_folder_is_for_the_owner_alone(trained):
         assert (trained / "owner" / name).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_trainer_on_this_machine_is_refused_before_keys_are_made(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 2**20}))
+def test_a_trainer_on_this_machine_is_refused_before_keys_are_made(trained, tmp_path):
     parties = (places_with(tmp_path, trained / "raw"), OwnersFiles(tmp_path / "owner"), tmp_path / "trainer")
     with pytest.raises(PpvitError, match="MiB of memory and 1 MiB are free"):
-        owner.make_keys(configured(), *parties, train_here=True)
+        owner.make_keys(configured(), *parties, memory=2**20)
     assert not (tmp_path / "owner").exists()
     owner.make_keys(configured(), *parties)  # the trainer is elsewhere
     assert (tmp_path / "trainer" / "keys").exists()

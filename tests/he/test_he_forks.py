@@ -107,3 +107,24 @@ def test_work_under_way_is_not_waited_for_when_the_block_fails():
         forks.map("work", ["slow", "fail"], started.append)
     assert len(started) == 2
     assert not any(psutil.pid_exists(pid) for pid in started)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is unsafe there")
+def test_one_process_works_apart_where_that_is_wanted():
+    with Forks(Worker, 1, apart=True) as forks:
+        ((number, _, process),) = forks.each("remember", 1)
+        assert (number, psutil.Process(process).ppid()) == (0, os.getpid())
+    assert not psutil.pid_exists(process)
+    with Forks(Worker, 1) as forks:
+        assert forks.each("remember", 1)[0][2] == os.getpid()
+
+
+def test_what_waits_to_be_printed_is_printed_once():
+    code = (
+        "from test_he_forks import Forks, Worker; print('told before');\n"
+        "with Forks(Worker, 2) as forks: forks.each('answer', 'a')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, text=True, check=True, stdout=subprocess.PIPE, env=environment).stdout
+    assert told == "told before\n"

@@ -328,8 +328,31 @@ def test_a_key_switch_is_timed(finished):
     assert (session.key_switches, session.relinearisation) == (0, None)
 
 
+def test_the_stage_leaves_memory_to_the_owner(finished, tmp_path, monkeypatch):
+    algorithm, _ = read_plan(finished / "owner")
+    available = algorithm.plan.memory_bytes(algorithm.processes()) + 50 * 2**20
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": available}))
+    with pytest.raises(PpvitError, match="MiB are free"):
+        he.run(configured(), places_with(tmp_path, finished / "raw"))
+    algorithm.require_memory(available)
+
+
+@pytest.mark.parametrize("signal", [15, 9])
+def test_a_trainer_that_is_ended_is_told(signal, finished, tmp_path, monkeypatch):
+    """As it ends where it hears the signal, and where it cannot."""
+
+    def ended(command, **options):
+        does = "sys.exit(143)" if signal == 15 else "os.kill(os.getpid(), 9)"
+        return real([sys.executable, "-c", f"import os, sys; {does}"], **options)
+
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", ended)
+    with pytest.raises(PpvitError, match=f"^the trainer was ended by signal {signal}; "):
+        he.run(configured(), places_with(tmp_path, finished / "raw"))
+
+
 def test_an_owner_that_fails_ends_the_stage_before_the_trainer_starts(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr("subprocess.Popen", None)
+    monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(UsageError, match="9 iterations in mode levelled"):
         he.run(configured(iterations=9), places_with(tmp_path, finished / "raw"))
     assert not (tmp_path / "models/he").exists()

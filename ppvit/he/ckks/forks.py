@@ -40,15 +40,18 @@ class Forks:
     Args:
         make: called in every copy with its number, from 0; returns the object.
         processes: how many copies; 1 works in this process.
+        apart: also where it is one, unless forking is unsafe (macOS). SEAL's pools give no memory back while a process
+            lasts, and no signal ends what SEAL is at.
     """
 
-    def __init__(self, make: Callable[[int], object], processes: int) -> None:
+    def __init__(self, make: Callable[[int], object], processes: int, apart: bool = False) -> None:
         self._make, self._processes = make, processes
-        self._local = make(0) if processes == 1 else None
+        self._local = make(0) if processes == 1 and not (apart and sys.platform == "linux") else None
 
     def __enter__(self) -> Forks:
         if self._local is not None:
             return self
+        sys.stdout.flush()  # or each copy prints what waits there
         context = multiprocessing.get_context("fork")
         self._reports, numbers = context.SimpleQueue(), context.SimpleQueue()
         for number in range(self._processes):

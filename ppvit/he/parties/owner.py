@@ -24,7 +24,6 @@ from ppvit.core.progress import tqdm
 from ppvit.core.results import Stopwatch, peak_memory_bytes
 from ppvit.he.algorithms import Algorithm, Floats, Labels, Plan, Slots
 from ppvit.he.ckks.forks import Forks, Report, process_count
-from ppvit.he.ckks.memory import available_bytes
 from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.ckks.session import Session
 from ppvit.he.parties.divergence import check as check_divergence
@@ -60,14 +59,14 @@ from ppvit.places import Places
 VALIDATION = 0.2  # share of the training images on which settings may be compared; never the test images
 
 
-def make_keys(config: Config, places: Places, owner: OwnersFiles, trainer: Path, train_here: bool = False) -> None:
+def make_keys(config: Config, places: Places, owner: OwnersFiles, trainer: Path, memory: int | None = None) -> None:
     """Draw a secret key for ``owner`` and make the evaluation keys for ``trainer``; each folder replaced whole.
 
     Args:
         config, places: see :func:`ppvit.he.parties.planning.planned`.
         owner: where the owner keeps things.
         trainer: the trainer's folder.
-        train_here: the trainer is this machine, so its memory is checked.
+        memory: bytes that the trainer will have, which are checked; None where it is another machine.
 
     Raises:
         UsageError: see :func:`ppvit.he.parties.planning.planned`; a folder is not one of ours.
@@ -78,8 +77,8 @@ def make_keys(config: Config, places: Places, owner: OwnersFiles, trainer: Path,
         require_replaceable(folder)
     algorithm = planned(config, places)
     plan, processes = algorithm.plan, algorithm.processes()
-    if train_here:
-        algorithm.require_memory(available_bytes())
+    if memory is not None:
+        algorithm.require_memory(memory)
     key_bytes = plan.parameters.key_bytes(len(plan.rotations())) // 2
     require_free_space(trainer.parent, key_bytes)
     print(
