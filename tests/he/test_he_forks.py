@@ -117,14 +117,3 @@ def test_one_process_works_apart_where_that_is_wanted():
     assert not psutil.pid_exists(process)
     with Forks(Worker, 1) as forks:
         assert forks.each("remember", 1)[0][2] == os.getpid()
-
-
-def test_what_waits_to_be_printed_is_printed_once():
-    code = (
-        "from test_he_forks import Forks, Worker; print('told before');\n"
-        "with Forks(Worker, 2) as forks: forks.each('answer', 'a')\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-    command = [sys.executable, "-c", code]
-    told = subprocess.run(command, text=True, check=True, stdout=subprocess.PIPE, env=environment).stdout
-    assert told == "told before\n"

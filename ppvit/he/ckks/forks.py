@@ -51,7 +51,6 @@ class Forks:
     def __enter__(self) -> Forks:
         if self._local is not None:
             return self
-        sys.stdout.flush()  # or each copy prints what waits there
         context = multiprocessing.get_context("fork")
         self._reports, numbers = context.SimpleQueue(), context.SimpleQueue()
         for number in range(self._processes):
