@@ -164,7 +164,7 @@ def sections(study: Study, size: str, results: Results) -> Iterator[str]:
     rows = {run_of(variant): result for variant, result in results.items()}
     first = next(iter(rows.values()))
     attacks = " or ".join(dict.fromkeys(attacked_by(result) for result in rows.values()))
-    yield NOTE.format(attacks=attacks, images=attacked_images(rows), norm=first["norm"], epsilon=first["epsilon"])
+    yield NOTE.format(attacks=attacks, images=first["images"], norm=first["norm"], epsilon=first["epsilon"])
     for group, variants in study.groups(size).items():
         runs = [run_of(variant) for variant in variants]
         if any(run in rows for run in runs):
@@ -184,14 +184,6 @@ def attacked_by(result: dict[str, Any]) -> str:
     names = {"pgd": "PGD-20", "apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
     named = ", ".join(text for name, text in names.items() if f"{name}_accuracy_percent" in result)
     return f"AutoAttack ({named})" if "square_accuracy_percent" in result else named
-
-
-def attacked_images(rows: Rows) -> str:
-    """How many images were attacked; by model, where some had fewer."""
-    models: dict[int, dict[str, None]] = {}
-    for (model, _, _), result in rows.items():
-        models.setdefault(result["images"], {})[model] = None
-    return "; ".join(f"{count}: {', '.join(of)}" if len(models) > 1 else str(count) for count, of in models.items())
 
 
 def run_of(variant: Variant) -> Run:
