@@ -6,7 +6,7 @@ Attacks on accuracy, adversarial images, are in :mod:`ppvit.evasion`.
 """
 
 from ppvit.audit.base import ATTACKS, Attack, attack
-from ppvit.audit.chosen import chosen_attacks, parameters_read
+from ppvit.audit.chosen import chosen_attacks
 from ppvit.audit.view import Finding, View
 
-__all__ = ["ATTACKS", "Attack", "Finding", "View", "attack", "chosen_attacks", "parameters_read"]
+__all__ = ["ATTACKS", "Attack", "Finding", "View", "attack", "chosen_attacks"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,26 @@ class Choice:
         """What is in the registry where it has been imported; code of a user's own may have entered more."""
         module, name = self.registry
         return getattr(sys.modules[module], name) if module in sys.modules else ()
+
+    def facts(self, chosen: Iterable[str], **wanted: Any) -> dict[str, dict[str, Any]]:
+        """Attributes of all entries, by name: from the sources, else from the entries.
+
+        Args:
+            chosen: names of entries that there must be.
+            wanted: attributes, each with what it is where a source does not say; ``...`` where all say.
+
+        Raises:
+            UsageError: one of them is not there; the nearest name is suggested.
+        """
+        found = declared(self.folder, self.decorator)
+        facts = {name: {**wanted, **known} for name, known in found.facts.items()}
+        told = found.complete and not any(each[name] is ... for each in facts.values() for name in wanted)
+        if told and {*chosen, *self.entered()} <= facts.keys():
+            return facts
+        entries = self.registered()
+        for name in chosen:
+            entries[name]  # says which there are
+        return {name: {each: getattr(entry, each) for each in wanted} for name, entry in entries.items()}
 
     def names(self) -> list[str]:
         """All names, in order of the alphabet; from the sources, where these say them all."""

@@ -21,7 +21,8 @@ class Declared:
     """Entries of a registry.
 
     Attributes:
-        facts: by name, the class attributes whose values are literals, inherited ones too; empty for functions.
+        facts: by name, the class attributes whose values are literals, inherited ones too; of functions, what their
+            decorator is given by keyword.
         complete: whether every name could be read; where not, only the registry knows them all.
     """
 
@@ -43,7 +44,11 @@ def declared(folder: str, decorator: str = "register") -> Declared:
     complete = True
     for call, owner in (each for tree in trees for each in _registrations(tree, decorator)):
         literal = [_literal(argument) for argument in (call.args if decorator == "register" else call.args[:1])]
-        known = _facts(owner.name, classes) if isinstance(owner, ast.ClassDef) else {}
+        if isinstance(owner, ast.ClassDef):
+            known = _facts(owner.name, classes)
+        else:
+            known = {each.arg: _literal(each.value) for each in call.keywords if each.arg}
+            complete &= len(known) == len(call.keywords) and None not in known.values()
         names = literal or [known.get("name")]
         if all(isinstance(name, str) for name in names):
             facts |= dict.fromkeys(names, known)
@@ -76,9 +81,11 @@ def _facts(name: str, classes: dict[str, ast.ClassDef]) -> dict[str, Any]:
         found |= _facts(getattr(base, "id", ""), classes)
     for line in classes[name].body:
         targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
-        value = _literal(getattr(line, "value", None))
-        if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(targets[0], ast.Name) and value is not None:
-            found[targets[0].id] = value
+        if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(targets[0], ast.Name):
+            attribute, value = targets[0].id, _literal(line.value)
+            found.pop(attribute, None)  # a base's value no longer holds, whether or not the new one can be read
+            if value is not None:
+                found[attribute] = value
     return found
 
 

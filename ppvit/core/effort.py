@@ -3,7 +3,7 @@
 The unit is a floating-point operation, counted from the network and the number of images, never from a clock: the
 same parameters and images choose the same on every machine. All measurements together take at most what training took,
 and no more than a first look: two minutes or so on two cores, or a hundredth of a long training. Where the choice is
-open, a sixth of that is left for what no operation counts: loading models, CKKS, the audit's other attacks.
+open, a quarter of that is left for what no operation counts: loading models, CKKS, the audit's other attacks.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ppvit.core.progress import duration
 FIRST_LOOK = 8e12
 LONG_SHARE = 0.01  # of a long training, which may be more than a first look
 # of the stages in all of it; the convolutions of the audit take three times as long an operation as a ViT
-SHARES = {"robustness": 0.36, "threats": 0.4, "audit": 0.1, "he": 0.08}
-_CHOSEN = 5 / 6  # of a share of training that a choice may fill
+SHARES = {"robustness": 0.36, "threats": 0.4, "audit": 0.11, "he": 0.07}
+_CHOSEN = 3 / 4  # of a share of training that a choice may fill
 
 
 def budget(stage: str, training: float | None) -> float:

@@ -13,13 +13,14 @@ import yaml
 from ppvit.audit.rows import attack_rows
 from ppvit.audit.verdict import NOTICEABLE
 from ppvit.config import NO_MODEL, Config
+from ppvit.config.methods import read_by_method
 from ppvit.core.errors import UsageError
 from ppvit.core.registry import summary
 from ppvit.export.finished import Finished
 from ppvit.export.weights import Weights, base_name
 from ppvit.models import MICRO_NAME, is_convolutional
 from ppvit.models.weights_file import find_weights
-from ppvit.tuners import TUNERS, parameters_read
+from ppvit.tuners import TUNERS
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
@@ -151,7 +152,7 @@ def public_base(config: Config) -> str | None:
 def hyper_parameters(config: Config) -> dict[str, Any]:
     """The parameters of ``finetune`` as in params.yaml that had an effect."""
     settings, convolutional = config.finetune, is_convolutional(config.model.name)
-    read = parameters_read(settings) - (set() if convolutional else {"batch_norm"})
+    read = read_by_method(settings) - (set() if convolutional else {"batch_norm"})
     values = {name: value for name, value in settings.model_dump().items() if name in read}
     if values.get("target_modules") == []:  # the method's own choice
         values["target_modules"] = [] if convolutional else list(TUNERS[settings.method].targets)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ppvit.config import Config
+from ppvit.config.methods import read_by_augmentations, read_by_method
 from ppvit.core.errors import PpvitError
 from ppvit.core.figures import read_result
 from ppvit.core.measures import HEADLINES, Headline
@@ -15,8 +16,7 @@ from ppvit.core.reading import read_json
 from ppvit.core.results import read_times
 from ppvit.data.shards import SPLITS, read_manifest
 from ppvit.places import Places
-from ppvit.training import augmentation
-from ppvit.tuners import parameters_read, read_finetuned_record
+from ppvit.tuners import read_finetuned_record
 from ppvit.tuners.made import made_models
 
 _RECORDED = ("method", "finetune", "num_classes", "key_id", "cipher", "image_size")
@@ -67,7 +67,7 @@ def read_finished(config: Config, places: Places) -> Finished:
         PpvitError: a file is missing or damaged, or the files are not of one run.
     """
     adapted, finetuned = places.adapted, places.finetuned
-    parameters_read(config.finetune)  # knows the method, or says so
+    read_by_method(config.finetune)  # knows the method, or says so
     record = read_finetuned_record(finetuned)
     if not isinstance(record, dict) or not record.keys() >= set(_RECORDED):
         raise PpvitError(f"{finetuned}/ppvit.json is incomplete; make it again: dvc repro --force finetune")
@@ -106,13 +106,13 @@ def read_finished(config: Config, places: Places) -> Finished:
 
 def _require_parameters(config: Config, record: dict[str, Any], base: dict[str, Any], trained: str) -> None:
     """The card quotes params.yaml, so that must be what the model was trained with."""
-    asked, read = config.finetune.model_dump(), parameters_read(config.finetune)
+    asked, read = config.finetune.model_dump(), read_by_method(config.finetune)
     pairs = {f"finetune.{name}": (record["finetune"].get(name), asked[name]) for name in asked if name in read}
     pairs |= {f"cipher.{name}": (value, getattr(config.cipher, name)) for name, value in record["cipher"].items()}
     attack = record.get("adversarial", {})  # only where the model was trained against one
     pairs |= {f"adversarial.{name}": (value, getattr(config.adversarial, name, None)) for name, value in attack.items()}
     augment = record.get("augment", {"names": []})  # only where images were augmented
-    read = augmentation.parameters_read(config.augment)
+    read = read_by_augmentations(config.augment)
     pairs |= {f"augment.{name}": (augment.get(name), getattr(config.augment, name)) for name in sorted(read)}
     if record["key_id"] is not None:
         pairs["cipher.key_id"] = (record["key_id"], config.cipher.key_id)

@@ -23,13 +23,25 @@ def _encrypt_reads(config: Config) -> set[str]:
 
 
 def _finetune_reads(config: Config) -> set[str]:
-    from ppvit.tuners import parameters_read
+    from ppvit.config.methods import read_by_method
 
     model, unread = config.model, set()
     if model.adaptnet != "ele":
         unread = {"smoothness_penalty"}
         unread |= set() if model.adaptive_matrix and model.matrix_form == "l12" else {"permutation_penalty"}
-    return parameters_read(config.finetune) - unread
+    return read_by_method(config.finetune) - unread
+
+
+def _augment_reads(config: Config) -> set[str]:
+    from ppvit.config.methods import read_by_augmentations
+
+    return read_by_augmentations(config.augment)
+
+
+def _audit_reads(config: Config) -> set[str]:
+    from ppvit.config.methods import read_by_attacks
+
+    return read_by_attacks(config.audit)
 
 
 def _model_reads(config: Config) -> set[str]:
@@ -75,11 +87,7 @@ def _training_read_by_threats(config: Config) -> set[str]:
 
 
 def _training_read_by_audit(config: Config) -> set[str]:
-    from ppvit.audit import parameters_read
-
-    return _training(
-        config.audit.training_steps == "auto" and "training_steps" in parameters_read(config.audit), config
-    )
+    return _training(config.audit.training_steps == "auto" and "training_steps" in _audit_reads(config), config)
 
 
 def _training(read: bool, config: Config) -> set[str]:
@@ -97,8 +105,8 @@ READS: dict[str, Callable[[Config], set[str]]] = {
     "adversarial": _adversarial_reads,
     "pretrain": _pretrain_reads,
     "pretrain.adversarial": _adversarial_read_by_pretrain,
-    "augment": _as_told_by("ppvit.training.augmentation", "augment"),
-    "audit": _as_told_by("ppvit.audit", "audit"),
+    "augment": _augment_reads,
+    "audit": _audit_reads,
     "audit.finetune": _training_read_by_audit,
     "audit.adversarial": _training_read_by_audit,
     "threats.finetune": _training_read_by_threats,

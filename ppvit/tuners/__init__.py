@@ -23,7 +23,6 @@ __all__ = [
     "load_adapter",
     "load_finetuned",
     "make_tuner",
-    "parameters_read",
     "read_finetuned_record",
     "save_finetuned",
     "trainable_parameters",
@@ -40,19 +39,3 @@ def make_tuner(settings: Finetune) -> Tuner:
         UsageError: there is none; the nearest name is suggested.
     """
     return TUNERS[settings.method](settings)
-
-
-def parameters_read(settings: Finetune) -> set[str]:
-    """Names of the parameters of ``finetune`` that its method and optimiser read: no other one changes the result.
-
-    Raises:
-        UsageError: there is no such method.
-    """
-    of_some_methods = {name for tuner in TUNERS.values() for name in tuner.reads}
-    method = TUNERS[settings.method]
-    unread = (of_some_methods - set(method.reads)) | set(method.unread)
-    unread |= set() if settings.optimizer == "sgd" else {"momentum", "nesterov"}
-    unread |= set() if settings.weight_decay else {"decayed"}
-    unread |= set() if settings.keeps_best or settings.patience else {"select_by"}
-    unread |= {"recipe"}  # whose values stand in the other parameters
-    return set(type(settings).model_fields) - unread

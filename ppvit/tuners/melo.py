@@ -73,7 +73,7 @@ class LoraPatch(Melo):
     """
 
     name = "lora_patch"
-    reads = (*Melo.reads, "patch_learning_rate")
+    reads = ("rank", "alpha", "dropout", "patch_learning_rate")
 
     def attach(self, model: nn.Module) -> nn.Module:
         self._rates = patch_learning_rate(self.settings, model)

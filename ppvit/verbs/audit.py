@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ppvit.audit import chosen_attacks, parameters_read
+from ppvit.audit import chosen_attacks
 from ppvit.audit.collect import collect
 from ppvit.audit.effort import Geometry, chosen_steps, told
 from ppvit.audit.measure import audit
 from ppvit.config import Config
+from ppvit.config.methods import read_by_attacks
 from ppvit.core.errors import say
 from ppvit.core.files import atomic_output
 from ppvit.core.provenance import one_model
@@ -39,7 +40,7 @@ def run(config: Config, places: Places) -> None:
     values: dict[str, Any] = {}
     with one_model(places.adapted, places.finetuned) as identity:
         view, truth = collect(config, places)
-        if "training_steps" in parameters_read(config.audit):
+        if "training_steps" in read_by_attacks(config.audit):
             steps = _training_steps(config, places)
             view, values = replace(view, training_steps=steps), {"training_steps": steps}
         with atomic_output(places.pictures, known_by="attacks.json") as folder:

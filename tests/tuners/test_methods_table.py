@@ -18,10 +18,11 @@ from conftest import MADE, make_config, tiny_backbone
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ppvit.config import Finetune
+from ppvit.config.methods import read_by_method
 from ppvit.core.errors import UsageError
 from ppvit.core.registry import summary
 from ppvit.models import load_model, save_model
-from ppvit.tuners import TUNERS, load_finetuned, make_tuner, parameters_read, save_finetuned, trainable_parameters
+from ppvit.tuners import TUNERS, load_finetuned, make_tuner, save_finetuned, trainable_parameters
 from ppvit.tuners.base import target_layers
 from ppvit.tuners.lora_variants import MovedBaseLora
 
@@ -135,7 +136,7 @@ def test_a_method_reads_what_it_says_and_nothing_else_that_is_special(method, tm
     if hasattr(model, "peft_config"):
         tuner.save(model, tmp_path)
     assert recorded.read >= set(TUNERS[method].reads)
-    assert recorded.read <= parameters_read(settings)
+    assert recorded.read <= read_by_method(settings)
 
 
 @pytest.fixture(scope="module")
