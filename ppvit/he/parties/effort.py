@@ -35,7 +35,7 @@ def told(
     """
     switches = algorithm.plan.key_switches()
     training = duration(switches * session.key_switch_seconds() / algorithm.processes())
-    line = f"he: {switches:,} key switches in training: about {training} here"
+    line = f"he: {switches:,} key switches in training: at least {training} here"
     if backbone is None:
         return line
     tested = len(PlainImages(places.raw, "test", config.dataset, config.encrypt))
@@ -47,7 +47,7 @@ def _features(backbone: Backbone, images: int, size: int) -> str:
     from ppvit.models.flops import forward_flops
 
     zeros = np.zeros((_TIMED, size, size, 3), np.uint8)
-    pooled(zeros[:1], backbone)  # what is done first is not counted
+    pooled(zeros, backbone)  # what is done first with this many is not counted
     watch = Stopwatch()
     pooled(zeros, backbone)
     return estimate(images * forward_flops(backbone.model, (3, size, size)), None, watch.seconds() / _TIMED * images)
