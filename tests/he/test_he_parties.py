@@ -310,7 +310,8 @@ def test_work_is_told_before_it_begins(finished, monkeypatch):
     switches = measured(finished)["key_switches"]
     assert switches > 10
     assert (
-        told == f"he: {switches} key switches in training: about {round(0.5 * switches / algorithm.processes())} s here"
+        told
+        == f"he: {switches} key switches in training: at least {round(0.5 * switches / algorithm.processes())} s here"
     )
     config = make_config(he={**SETTINGS, "features": "backbone"})
     backbone = backbone_of(config, PRETRAINED)

@@ -10,7 +10,7 @@ from ppvit.config import Config
 from ppvit.core.effort import estimate
 from ppvit.core.progress import duration
 from ppvit.core.results import Stopwatch
-from ppvit.data.plain import PlainImages
+from ppvit.data.plain import BATCH, PlainImages
 from ppvit.he.algorithms import Algorithm
 from ppvit.he.ckks.secret import SecretSession
 from ppvit.he.parties.features import pooled
@@ -19,7 +19,7 @@ from ppvit.places import Places
 if TYPE_CHECKING:  # torch takes seconds to load, and pixels do not need it
     from ppvit.models import Backbone
 
-_TIMED = 4  # images
+_TIMED_PIXELS = 2**17  # of images that are timed together: small ones take longer alone
 
 
 def told(
@@ -46,8 +46,9 @@ def told(
 def _features(backbone: Backbone, images: int, size: int) -> str:
     from ppvit.models.flops import forward_flops
 
-    zeros = np.zeros((_TIMED, size, size, 3), np.uint8)
+    timed = max(4, min(BATCH, _TIMED_PIXELS // size**2))
+    zeros = np.zeros((timed, size, size, 3), np.uint8)
     pooled(zeros, backbone)  # what is done first with this many is not counted
     watch = Stopwatch()
     pooled(zeros, backbone)
-    return estimate(images * forward_flops(backbone.model, (3, size, size)), None, watch.seconds() / _TIMED * images)
+    return estimate(images * forward_flops(backbone.model, (3, size, size)), None, watch.seconds() / timed * images)
