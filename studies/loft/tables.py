@@ -130,6 +130,18 @@ def labels_table(results: Rows, runs: list[Run]) -> list[list[str]]:
     return rows
 
 
+def seeds_table(results: Rows, runs: list[Run]) -> list[list[str]]:
+    """Every seed against the baseline of the same seed."""
+    rows = [["model", "method", "seed", *header(f"`{BASELINE}` of the seed")]]
+    for model in dict.fromkeys(run[0] for run in runs):
+        for method in dict.fromkeys(run[1].rpartition("_seed_")[0] for run in runs if run[0] == model):
+            for seed in sorted({0, *(int(run[1].rpartition("_")[2]) for run in runs)}):
+                own, baseline = ((model, name + f"_seed_{seed}" * (seed > 0), 100) for name in (method, BASELINE))
+                if own in results:
+                    rows.append([model, f"`{method}`", str(seed), *columns(results[own], results.get(baseline))])
+    return rows
+
+
 def published_table(paper: dict[str, Any]) -> list[list[str]]:
     rows = [["method", *paper["columns"]]]
     for method, values in paper["figures"].items():
@@ -151,6 +163,7 @@ TABLES = {
     "ranks": functools.partial(ladder_table, quantity="rank", own=8),
     "labels": labels_table,
     "rivals": methods_table,
+    "seeds": seeds_table,
     "compared": methods_table,
     "candidates": methods_table,
     "pretraining": methods_table,
