@@ -68,14 +68,12 @@ class Stage:
         from ppvit.core.process import without_collecting
 
         if self.name == "finetune":
+            from ppvit.config.recipes import told
+            from ppvit.core.errors import say
             from ppvit.core.git import require_commit
 
             require_commit()  # before what takes seconds to load
-        if self.name == "finetune" and os.environ.get("RANK", "0") == "0":
-            from ppvit.config.recipes import told
-            from ppvit.core.errors import say
-
-            if line := told(config):
+            if os.environ.get("RANK", "0") == "0" and (line := told(config)):
                 say(line)
         with without_collecting():
             verb = importlib.import_module(f"ppvit.verbs.{self.name}")

@@ -39,7 +39,7 @@ class Session:
         relinearisation, rotation: evaluation keys, where products and rotations are wanted.
 
     Attributes:
-        key_switches: relinearisations and rotations so far; they take nearly all of the time.
+        key_switches: relinearisations and rotations so far; they take most of the arithmetic's time.
     """
 
     def __init__(self, parameters: Parameters, relinearisation: Any = None, rotation: Any = None) -> None:

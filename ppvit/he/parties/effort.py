@@ -30,7 +30,7 @@ def told(
     Args:
         config, places: of the run; manifests of the plain images are read.
         algorithm: that trains.
-        session: the owner's, which times a key switch: on a machine like this one the trainer takes no longer.
+        session: the owner's, which times a key switch; a trainer also reads ciphertexts and multiplies.
         backbone: that makes the features; None for pixels.
     """
     switches = algorithm.plan.key_switches()
