@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -94,19 +95,24 @@ with Forks(lambda number: Worker(), 2) as forks:
     assert len(told.stdout.split()) == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is unsafe there")
 def test_work_under_way_is_not_waited_for_when_the_block_fails():
+    under_way = multiprocessing.get_context("fork").Event()
+
     class Slow:
         def work(self, message, report):
-            report(os.getpid())
-            time.sleep(600 if message == "slow" else 0)
             if message == "fail":
+                assert under_way.wait(60)
                 raise PpvitError("failed")
+            report(os.getpid())
+            under_way.set()
+            time.sleep(600)
 
     started = []
     with pytest.raises(PpvitError, match="failed"), Forks(lambda number: Slow(), 2) as forks:
         forks.map("work", ["slow", "fail"], started.append)
-    assert len(started) == 2
-    assert not any(psutil.pid_exists(pid) for pid in started)
+    assert len(started) == 1
+    assert not psutil.pid_exists(started[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forking is unsafe there")
