@@ -99,8 +99,9 @@ def assets() -> Path:
 def chromium() -> Iterator[Any]:
     """A browser for tests that skip themselves where ``browser.MISSING`` says why there is none."""
     from browser import CHROMIUM
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # what is waited for comes late on a busy machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         yield browser

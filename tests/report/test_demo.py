@@ -153,7 +153,7 @@ def draw(tab, left=128, outside=False):
     tab.mouse.move(box["x"] + left, box["y"] + 40)
     tab.mouse.down()
     tab.mouse.move(box["x"] + left, box["y"] + 210, steps=8)
-    expect(strokes).to_have_count(before + 9, timeout=30_000)
+    expect(strokes).to_have_count(before + 9)
     if outside:
         tab.mouse.move(box["x"] + left, box["y"] - 20)
     tab.mouse.up()
@@ -166,7 +166,7 @@ def shown(tab, before, title="plain"):
     from playwright.sync_api import expect
 
     picture = tab.get_by_alt_text(title, exact=True)
-    expect(picture).not_to_have_attribute("src", before, timeout=60_000)
+    expect(picture).not_to_have_attribute("src", before)
     return picture.get_attribute("src")
 
 
@@ -205,7 +205,7 @@ def test_the_page_answers_while_it_computes_and_the_newest_question_is_next(serv
     draw(tab)  # which is seen, although nothing has been computed yet
     expect(working).to_be_visible()
     hold.unlink()
-    expect(working).to_be_hidden(timeout=60_000)
+    expect(working).to_be_hidden()
     assert asked.read_text().split() == ["5", "8"]
 
 
@@ -215,7 +215,7 @@ def test_what_nobody_expected_is_said_on_the_page(served, tab):
     broken = served[1] / "broken"
     broken.touch()
     tab.get_by_role("button", name="A digit of the data set").click()
-    expect(tab.get_by_role("alert")).to_have_text("RuntimeError: the terminal says more", timeout=60_000)
+    expect(tab.get_by_role("alert")).to_have_text("RuntimeError: the terminal says more")
     expect(tab.get_by_text("Working …")).to_be_hidden()
     broken.unlink()
     tab.get_by_role("button", name="A digit of the data set").click()
