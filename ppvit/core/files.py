@@ -140,7 +140,7 @@ def _escaped(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def require_apart(source: Path, out: Path) -> None:
+def require_apart(source: Path, out: Path, remedy: str = "choose another folder") -> None:
     """Refuse an output that lies in what it is made from, or holds it, since an output replaces what is there.
 
     Raises:
@@ -148,7 +148,7 @@ def require_apart(source: Path, out: Path) -> None:
     """
     inner, outer = out.resolve(), source.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise UsageError(f"{source} overlaps with {out}, which is written and would replace it; choose another folder")
+        raise UsageError(f"{source} overlaps with {out}, which is written and would replace it; {remedy}")
 
 
 def _remove(path: Path) -> None:

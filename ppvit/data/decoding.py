@@ -207,12 +207,14 @@ def pixels(data: bytes, where: str, frames: str = "error", extension: str | None
     return decoded(data, where, frames, extension).values
 
 
-def decoded(data: bytes, where: str, frames: str = "error", extension: str | None = None) -> Decoded:
-    """The same as :func:`pixels`, and whether grey values above 8 bits are inverted."""
+def decoded(
+    data: bytes, where: str, frames: str = "error", extension: str | None = None, opaque: bool = False
+) -> Decoded:
+    """The same as :func:`pixels`, and whether grey values above 8 bits are inverted; ``opaque``: as if all were."""
     try:
         if dicom.is_dicom(data):
             return dicom.read(data, frames)
-        return rasters.read(data, _formats(extension or _ending(where)), frames)
+        return rasters.read(data, _formats(extension or _ending(where)), frames, opaque)
     except PpvitError as error:
         raise type(error)(f"{where}: {error}") from None
     except MemoryError:  # which says nothing of the file

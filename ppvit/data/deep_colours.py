@@ -34,12 +34,13 @@ def has(image: Any) -> bool:
     return bool(image.format == "PPM" and image.tile[0].args == ("RGB", _WHITE))
 
 
-def values(image: Any, again: Any) -> np.ndarray:
+def values(image: Any, again: Any, opaque: bool = False) -> np.ndarray:
     """The colours, transparency on white of 65535: float32, (H, W, 3).
 
     Args:
         image: for which :func:`has` holds.
         again: the same, opened once more.
+        opaque: transparency is left aside.
 
     Raises:
         PpvitError: each colour is compressed for itself, which Pillow mistakes for something else.
@@ -51,6 +52,8 @@ def values(image: Any, again: Any) -> np.ndarray:
     upper, lower = _bytes(image, lower=False), _bytes(again, lower=True)
     whole = (upper.astype(np.uint16) << 8) | lower
     colours: np.ndarray = whole[..., :3].astype(np.float32)
+    if opaque:
+        return colours
     if whole.shape[2] == 4 and (whole[..., 3] != _WHITE).any():
         alpha = whole[..., 3:].astype(np.float32) / _WHITE
         colours = (colours if premultiplied else colours * alpha) + (1 - alpha) * _WHITE

@@ -80,8 +80,8 @@ def _heif(data: bytes) -> Any:
         raise ValueError(str(error)) from None
 
 
-def read(data: bytes, formats: list[str], frames: str) -> Decoded:
-    """Decode an image; arguments and errors: see :func:`opened`, for ``frames`` :func:`ppvit.data.decoding.pixels`."""
+def read(data: bytes, formats: list[str], frames: str, opaque: bool = False) -> Decoded:
+    """Decode an image; arguments and errors: see :func:`opened` and :func:`ppvit.data.decoding.decoded`."""
     try:
         opened_image = opened(data, formats)
     except UnidentifiedImageError:
@@ -99,10 +99,10 @@ def read(data: bytes, formats: list[str], frames: str) -> Decoded:
         if deep_colours.has(image):
             with opened(data, formats) as again:
                 _seek(again, frames)
-                return Decoded(deep_colours.values(image, again))
+                return Decoded(deep_colours.values(image, again, opaque))
         if image.format == "TGA" and image.mode == "RGBA" and not data[17] & 15:
             image = image.convert("RGB")  # it says that it has no alpha; the fourth byte is anything
-        return Decoded(np.asarray(_rgb(ImageOps.exif_transpose(image))))
+        return Decoded(np.asarray(_rgb(ImageOps.exif_transpose(image), opaque)))
 
 
 def _seek(image: Any, frames: str) -> None:
@@ -139,7 +139,7 @@ def _grey(image: Any) -> Decoded:
     return Decoded(values.astype(np.float32), inverted)
 
 
-def _rgb(image: Any) -> Any:
+def _rgb(image: Any, opaque: bool = False) -> Any:
     if image.mode == "LAB":
         return ImageCms.profileToProfile(
             image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
@@ -148,5 +148,7 @@ def _rgb(image: Any) -> Any:
         image = image.convert(image.mode.upper())
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
+        if opaque:
+            return rgba.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")

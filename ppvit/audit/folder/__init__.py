@@ -8,18 +8,20 @@ so before any attack is made.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ppvit.audit.folder.attempts import Attempt, attempts, left_out
+from ppvit.audit.folder.attempts import attempts
 from ppvit.audit.folder.colours import ColourOrder, colour_order
-from ppvit.audit.folder.reading import Pictures, read_folder
+from ppvit.audit.folder.findings import Findings, verdict, what
+from ppvit.audit.folder.reading import SIDE, Pictures, read_folder
 from ppvit.audit.folder.sides import divisors, side_probabilities
-from ppvit.audit.folder.structure import Structure, examine, likeness
+from ppvit.audit.folder.structure import Structure, examine, inside_order, likeness
 from ppvit.core.errors import UsageError
 from ppvit.core.files import atomic_output, require_apart, require_free_space, write_json
 from ppvit.core.git import keep_out_of_git
@@ -30,32 +32,12 @@ from ppvit.data.pictures import image_grid
 __all__ = ["attack_folder", "read_folder"]
 
 _SIZES = 4  # of pictures that are attacked, the commonest; a key is of one size
+_MORE_SIZES = 50  # of which a few are looked at, whether they are encrypted at all
 _TRIED = 4  # pictures that an attack is judged by
 _SHOWN = 4
 _PICTURE = 0.5  # likeness above which people recognise something
 _BLOCK = 64  # pixels of a side, above which none is offered
 _GAIN = 0.2  # of likeness, above which an attack has found something
-
-
-@dataclass
-class Findings:
-    """What was found out about pictures of one size.
-
-    Attributes:
-        pictures: which.
-        lossy: number of those looked at that were stored with loss.
-        values: for ``audit.json``.
-        told: lines for the terminal.
-        best: the attack that made pictures of them, if any.
-        value_range: of values above 8 bits.
-    """
-
-    pictures: Pictures
-    lossy: int
-    values: dict[str, Any]
-    value_range: tuple[float, float]
-    told: list[str] = field(default_factory=list)
-    best: Attempt | None = None
 
 
 def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: int = 0) -> str:
@@ -73,18 +55,11 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
         What was found, for the terminal.
 
     Raises:
-        UsageError: the folder holds no pictures, or the block does not fit.
+        UsageError: the folder holds no pictures that the attacks take, or the block does not fit.
         PpvitError: a picture cannot be read.
     """
-    require_apart(folder, out)
-    groups = read_folder(folder)
-    for group in groups:
-        if block_size is not None and (block_size < 2 or group.width % block_size or group.height % block_size):
-            sides = ", ".join(map(str, [p for p in divisors(group.width, group.height) if p <= _BLOCK]))
-            remedy = f"take {sides}" if sides else "no side from 2 on does"
-            raise UsageError(
-                f"--block-size {block_size} does not divide the side of the pictures, {group.size} pixels; {remedy}"
-            )
+    require_apart(folder, out, "name another folder to write by --out")
+    groups, large = _taken(read_folder(folder), block_size)
     with atomic_output(out, known_by="audit.json") as temporary:
         keep_out_of_git(temporary)
         told, by_size = [], {}
@@ -96,12 +71,52 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
             _write(findings, temporary / below, f"{out}/{below}")
             by_size[group.size] = findings.values
             told += findings.told
-        if left := groups[_SIZES:]:
-            count = sum(len(group.paths) for group in left)
-            told.append(f"{count} pictures of {len(left)} more sizes were left out; audit each size in its own folder")
-        values = {"sizes": by_size, "left_out_images": sum(len(group.paths) for group in left)}
-        write_json(temporary / "audit.json", values if len(groups) > 1 else next(iter(by_size.values())))
+        plain = _plain(groups[_SIZES:])
+        left = [group for group in groups[_SIZES:] if group not in plain]
+        told += _counted(plain, "further sizes: not encrypted, by the look of them")
+        told += _counted(left, "further sizes were left out; audit each size in its own folder")
+        told += _counted(large, f"more than {SIDE} pixels a side were left out; cut whole blocks out of them")
+        values = {
+            "sizes": by_size,
+            "plain_images": sum(len(group.paths) for group in plain),
+            "left_out_images": sum(len(group.paths) for group in [*left, *large]),
+        }
+        write_json(temporary / "audit.json", values if len(groups) > 1 or large else next(iter(by_size.values())))
     return "\n".join(told)
+
+
+def _taken(groups: Sequence[Pictures], block_size: int | None) -> tuple[list[Pictures], list[Pictures]]:
+    """Those that the attacks take, and those that are too large."""
+    large = [group for group in groups if max(group.width, group.height) > SIDE]
+    taken = [group for group in groups if group not in large]
+    if not taken:
+        raise UsageError(
+            f"{large[0].paths[0]} has {large[0].size} pixels; the attacks take pictures of up to {SIDE} pixels a side; "
+            "cut whole blocks out of them"
+        )
+    for group in taken:
+        if block_size is not None and (block_size < 2 or group.width % block_size or group.height % block_size):
+            sides = ", ".join(map(str, [p for p in divisors(group.width, group.height) if p <= _BLOCK]))
+            remedy = f"take {sides}" if sides else "no side from 2 on does"
+            raise UsageError(
+                f"--block-size {block_size} does not divide the side of the pictures, {group.size} pixels; {remedy}"
+            )
+    return taken, large
+
+
+def _plain(groups: Sequence[Pictures]) -> list[Pictures]:
+    """Those of which a few are plain, by the look of them."""
+    found = []
+    for group in tqdm(groups[:_MORE_SIZES], desc="audit: further sizes", unit="size"):
+        pictures, lossy, _ = group.looked_at(_TRIED)
+        if examine(pictures, lossy > len(pictures) / 2).kind == "plain":
+            found.append(group)
+    return found
+
+
+def _counted(groups: Sequence[Pictures], told: str) -> list[str]:
+    count = sum(len(group.paths) for group in groups)
+    return [f"of all pictures, {count} of {told}"] if count else []
 
 
 def _attacked(group: Pictures, block_size: int | None, seed: int) -> Findings:
@@ -109,6 +124,7 @@ def _attacked(group: Pictures, block_size: int | None, seed: int) -> Findings:
     watch = Stopwatch()
     pictures, lossy, value_range = group.looked_at()
     structure = examine(pictures, lossy > len(pictures) / 2)
+    unseen = structure.kind == "noise"
     if block_size is not None and structure.kind not in ("plain", "small"):
         structure = replace(structure, kind="blocks", block_size=block_size, confidence=1.0, others=())
     guessed = block_size is None
@@ -124,28 +140,16 @@ def _attacked(group: Pictures, block_size: int | None, seed: int) -> Findings:
         "block_size_confidence_percent": round(100 * structure.confidence, 1),
         "ciphertext_likeness": round(structure.likeness, 3),
     }
-    found = Findings(group, lossy, values, value_range)
-    found.told.append(_what(group, structure, guessed, lossy))
+    inside = inside_order(pictures, structure.block_size) if structure.kind == "blocks" else 0.0
+    found = Findings(group, lossy, inside, unseen, values, value_range)
+    found.told.append(what(group, structure, guessed, lossy))
     order = None
     if structure.kind in ("blocks", "pixels") and group.width == group.height:
         order = _attack(found, pictures, structure, seed)
-    values["verdict"] = _verdict(found, structure, order)
+    values["verdict"] = verdict(found, structure, order)
     values["wall_seconds"] = watch.seconds()
     found.told.append(values["verdict"])
     return found
-
-
-def _what(group: Pictures, structure: Structure, guessed: bool, lossy: int) -> str:
-    told = f"{len(group.paths)} picture{'s' * (len(group.paths) > 1)}, {group.width} x {group.height} px"
-    if structure.kind == "blocks":
-        sure = f" (guessed, {100 * structure.confidence:.0f} % sure)" if guessed else ""
-        told += f", blocks of {structure.block_size} px{sure}"
-        if guessed and structure.others:
-            told += f", perhaps {' or '.join(map(str, structure.others))}"
-    if lossy:  # as pictures come from social networks
-        damaged = "" if structure.kind == "plain" else ", which damaged the ciphertext and may hide what leaks"
-        told += f"; {lossy} of them are JPEG or as lossy{damaged}"
-    return told
 
 
 def _attack(found: Findings, pictures: np.ndarray, structure: Structure, seed: int) -> ColourOrder | None:
@@ -154,19 +158,21 @@ def _attack(found: Findings, pictures: np.ndarray, structure: Structure, seed: i
     found.told.append("likeness to a picture, 0 noise .. 1 smooth:")
     rows = [("as they are", structure.likeness)]
     best, highest = None, structure.likeness
-    watch = Stopwatch()
-    for attempt in attempts(pictures, structure, seed):
+    bar = tqdm(attempts(pictures, structure, seed), unit="attack", leave=False, delay=0)  # the first may take long
+    for attack, make in bar:
+        shown = attack.replace("_", " ")
+        bar.set_description(f"audit: {shown}")
+        watch = Stopwatch()
+        attempt = make()
         like = likeness(attempt.decrypt(some), attempt.block_size if structure.kind == "blocks" else 0)
-        shown = attempt.attack.replace("_", " ")
         rows.append((f"{shown} ({attempt.words})" if attempt.words else shown, like))
-        name = f"{attempt.attack}_likeness"
-        values[name] = round(max(like, values.get(name, 0.0)), 3)
-        values[f"{attempt.attack}_wall_seconds"] = watch.seconds()
+        values[f"{attack}_likeness"] = round(max(like, values.get(f"{attack}_likeness", 0.0)), 3)
+        values[f"{attack}_wall_seconds"] = watch.seconds()
         if like > highest:
             best, highest = attempt, like
         if highest >= _PICTURE and highest > structure.likeness + _GAIN:
             break
-        watch = Stopwatch()
+    bar.close()
     width = max(len(name) for name, _ in rows)
     found.told += [f"{name:<{width}}  {like:.2f}" for name, like in rows]
     if best is None or highest < _PICTURE or highest <= structure.likeness + _GAIN:
@@ -185,45 +191,6 @@ def _attack(found: Findings, pictures: np.ndarray, structure: Structure, seed: i
 
 
 _ORDERED = 32  # decrypted pictures that tell the order of colours
-
-
-def _verdict(found: Findings, structure: Structure, order: ColourOrder | None) -> str:
-    if structure.kind == "plain":
-        return "Not encrypted, by the look of it: the pictures are smooth or drawn, with no borders of blocks in them."
-    if structure.kind == "small":
-        return "Too small to tell: fewer than 8 pixels a side show neither pictures nor blocks."
-    if structure.kind == "noise":
-        return (
-            "No structure found: neither blocks nor pixels that are alike, as in noise or under a strong cipher. "
-            "That is no proof of security."
-        )
-    if found.pictures.width != found.pictures.height:
-        return "Encrypted in blocks, by the look of it, and not attacked: the attacks need square pictures."
-    if found.best is None:
-        nothing = "Nothing found: none of these attacks made anything like a picture. That is no proof of security."
-        return f"{nothing} {left_out(found.pictures.width, structure.block_size)}".rstrip()
-    name = found.best.attack
-    if found.lossy:  # JPEG smooths the colours of anything, noise too, and an attack collects that
-        told = (
-            f"Perhaps broken: {name} made something smooth of them, but so it does of noise that was stored with loss."
-        )
-    else:
-        told = f"Broken, by the look of it: {name} made something like pictures of them."
-    return f"{told} {_about_colours(order, found.best.negative_free)}" if order is not None else told
-
-
-def _about_colours(order: ColourOrder, negative_free: bool) -> str:
-    if order.grey:
-        return (
-            "They are grey: which of three equal values was red, green or blue cannot be told and changes nothing, so "
-            "the key is one of many that decrypt alike."
-        )
-    free = "flips and a negative of all of them cannot be told" if negative_free else "flips of all of them are free"
-    if order.confidence == 0:
-        return f"The order of their colours cannot be told, since there is hardly any colour; {free}."
-    if negative_free:
-        return f"Green is found ({100 * order.green:.0f} % sure); red and blue change places with the negative; {free}."
-    return f"Red, green and blue are found as most pictures have them ({100 * order.confidence:.0f} % sure); {free}."
 
 
 def _write(found: Findings, folder: Path, shown_as: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,10 +14,11 @@ from ppvit.audit.folder.structure import Structure, inside_order
 from ppvit.audit.view import decrypt
 from ppvit.ciphers import AffineMap
 
-_WHOLE = 0.7  # order inside blocks above which their pixels are where they were
+WHOLE = 0.7  # order inside blocks above which their pixels are where they were
 _TURNED_BLOCKS = 400  # of a picture, at most, whose turns and colours are looked for: memory grows with their square
 _TURNED_PICTURES = 8  # that are looked at for it
 _MOVED_BLOCKS = 4096  # the same, of blocks that were only moved
+_MOVED_VALUES = 3 * 32**2  # of a block, at most, that are put in order: time and memory grow with their square
 _MOVED, _TURNED = "blocks moved", "blocks moved, turned and recoloured"
 
 
@@ -58,53 +60,78 @@ def with_key(attack: str, key: AffineMap, block_size: int, colours_free: bool = 
 
 
 def left_out(side: int, block_size: int) -> str:
-    """What is not tried with pictures of so many pixels a side in such blocks, or in none (0); empty where all is."""
-    if not block_size:
-        return ""
-    number = (side // block_size) ** 2
+    """What is not tried with pictures of so many pixels a side in such blocks, in sentences; empty where all is."""
+    number, values = (side // block_size) ** 2, 3 * block_size**2
+    told = []
+    if values > _MOVED_VALUES:
+        told.append(
+            f"Pixels that were moved inside blocks were not put in order: {values:,} values a block are more than "
+            f"{_MOVED_VALUES:,}."
+        )
     if number > _MOVED_BLOCKS:
-        return f"Blocks that were moved were not put in order: {number:,} a picture are more than {_MOVED_BLOCKS:,}."
-    if number > _TURNED_BLOCKS:
-        return (
+        told.append(
+            f"Blocks that were moved were not put in order: {number:,} a picture are more than {_MOVED_BLOCKS:,}."
+        )
+    elif number > _TURNED_BLOCKS:
+        told.append(
             f"Blocks that were turned or recoloured as well were not put in order: {number:,} a picture are more than "
             f"{_TURNED_BLOCKS}."
         )
-    return ""
+    return " ".join(told)
 
 
-def attempts(pictures: np.ndarray, structure: Structure, seed: int = 0) -> Iterator[Attempt]:
-    """Attack pictures in one way after the other; whoever is content with a result takes no more.
+Attempts = list[tuple[str, Callable[[], Attempt]]]  # name of the attack, and the attack, which may take long
+
+
+def attempts(pictures: np.ndarray, structure: Structure, seed: int = 0) -> Attempts:
+    """The ways to attack pictures, one after the other; whoever is content with a result makes no more.
 
     Args:
         pictures: uint8, (n, S, S, 3).
         structure: of the pictures, see :func:`ppvit.audit.folder.structure.examine`.
         seed: of random choices.
     """
-    for block_size in (structure.block_size, *structure.others) if structure.kind == "blocks" else ():
-        if inside_order(pictures, block_size) >= _WHOLE:
-            yield from _of_whole_blocks(pictures, block_size)
-        if (pictures.shape[1] // block_size) ** 2 <= _MOVED_BLOCKS:
-            rng = np.random.default_rng(seed)
-            key = pooled.recover_key(pictures, block_size, scrambles=True, shuffles=True, inverts=True, rng=rng)
-            yield with_key("pooled", key, block_size, colours_free=True)
-    side = structure.block_size
-    yield Attempt("feature_reconstruction", side, feature_reconstruction.reconstruct)
-    yield Attempt("min_difference", side, lambda images: min_difference.reconstruct(images, True), colours_free=True)
+    found: Attempts = []
+    sides = (structure.block_size, *structure.others) if structure.kind == "blocks" else ()
+    for side in sides:
+        if inside_order(pictures, side) >= WHOLE:
+            found += [("jigsaw", make) for make in _of_whole_blocks(pictures, side)]
+        elif (pictures.shape[1] // side) ** 2 <= _MOVED_BLOCKS and 3 * side**2 <= _MOVED_VALUES:
+            words = f"blocks of {side} px" if len(sides) > 1 else ""
+            found.append(("pooled", partial(_of_mixed_blocks, pictures, side, seed, words)))
+    size = structure.block_size
+    by_features = Attempt("feature_reconstruction", size, feature_reconstruction.reconstruct)
+    by_difference = Attempt("min_difference", size, lambda all_: min_difference.reconstruct(all_, True), None, True)
+    return [*found, (by_features.attack, lambda: by_features), (by_difference.attack, lambda: by_difference)]
 
 
-def _of_whole_blocks(pictures: np.ndarray, block_size: int) -> Iterator[Attempt]:
+def _of_mixed_blocks(pictures: np.ndarray, side: int, seed: int, words: str) -> Attempt:
+    """Blocks that were moved, with their pixels moved and inverted."""
+    rng = np.random.default_rng(seed)
+    key = pooled.recover_key(pictures, side, scrambles=True, shuffles=True, inverts=True, rng=rng)
+    return with_key("pooled", key, side, True, words)
+
+
+def _of_whole_blocks(pictures: np.ndarray, side: int) -> list[Callable[[], Attempt]]:
     """Blocks that were moved, and perhaps turned, inverted and recoloured: under one key first, then each picture's."""
-    number = (pictures.shape[1] // block_size) ** 2
-    if number <= _MOVED_BLOCKS:
+
+    def moved() -> Attempt:
         rng = np.random.default_rng(0)
-        key = pooled.recover_key(pictures, block_size, scrambles=True, shuffles=False, inverts=False, rng=rng)
-        yield with_key("jigsaw", key, block_size, words=_MOVED)
-    if number <= _TURNED_BLOCKS:
-        yield with_key("jigsaw", jigsaw.key_of(pictures[:_TURNED_PICTURES], block_size), block_size, True, _TURNED)
-    for transforms in (False, True) if len(pictures) > 1 else ():
-        if number <= (_TURNED_BLOCKS if transforms else _MOVED_BLOCKS):
-            words = f"{_TURNED if transforms else _MOVED}, each picture by itself"
-            yield Attempt("jigsaw", block_size, _each_by_itself(block_size, transforms), words=words)
+        key = pooled.recover_key(pictures, side, scrambles=True, shuffles=False, inverts=False, rng=rng)
+        return with_key("jigsaw", key, side, words=_MOVED)
+
+    def turned() -> Attempt:
+        return with_key("jigsaw", jigsaw.key_of(pictures[:_TURNED_PICTURES], side), side, True, _TURNED)
+
+    def alone(transforms: bool) -> Attempt:
+        words = f"{_TURNED if transforms else _MOVED}, each picture by itself"
+        return Attempt("jigsaw", side, _each_by_itself(side, transforms), words=words)
+
+    ways: list[tuple[Callable[[], Attempt], bool]] = [(moved, False), (turned, True)]
+    if len(pictures) > 1:
+        ways += [(partial(alone, transforms), transforms) for transforms in (False, True)]
+    number = (pictures.shape[1] // side) ** 2
+    return [make for make, transforms in ways if number <= (_TURNED_BLOCKS if transforms else _MOVED_BLOCKS)]
 
 
 def _each_by_itself(block_size: int, transforms: bool) -> Callable[[np.ndarray], np.ndarray]:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.progress import tqdm
 from ppvit.core.reading import open_regular, read_bounded
 from ppvit.data import decoding
 from ppvit.data.decoded import Decoded
 from ppvit.data.tar_index import IMAGE_BYTES
 
 MOST = 100  # pictures of a size that are looked at; a key that they give decrypts all of that size
-SIDE = 8192  # pixels
+SIDE = 8192  # pixels of a picture that is attacked, at most
 _PIXELS = 2**25  # of all pictures looked at together; fewer large ones are taken
 
 
@@ -39,16 +40,19 @@ class Pictures:
         """Such as ``64x64``."""
         return f"{self.width}x{self.height}"
 
-    def looked_at(self) -> tuple[np.ndarray, int, tuple[float, float]]:
+    def looked_at(self, most: int = MOST) -> tuple[np.ndarray, int, tuple[float, float]]:
         """The first of them: uint8, (n, H, W, 3), how many of these were stored with loss, the range of deep values.
 
         Values above 8 bits all take the range of these pictures to 0..255.
 
+        Args:
+            most: pictures; fewer large ones are taken.
+
         Raises:
             PpvitError: one cannot be read.
         """
-        most = min(MOST, max(1, _PIXELS // (self.width * self.height)))
-        read = [self._decoded(path) for path in self.paths[:most]]
+        paths = self.paths[: min(most, max(1, _PIXELS // (self.width * self.height)))]
+        read = [self._decoded(path) for path in tqdm(paths, desc="audit: read", unit="image", leave=False)]
         lows, highs = zip(*([each.extremes for each, _ in read if each.extremes] or [(0, 255)]), strict=True)
         low, high = min(lows), max(highs)
         value_range = low, high if high > low else low + 1
@@ -63,7 +67,8 @@ class Pictures:
 
     def _decoded(self, path: Path) -> tuple[Decoded, bool]:
         data = read_bounded(path, IMAGE_BYTES)
-        found = decoding.decoded(data, str(path), "first")  # of an animation: a picture as any
+        # of an animation: a picture as any; what transparency would hide is ciphertext too
+        found = decoding.decoded(data, str(path), "first", opaque=True)
         shape = found.values.shape[:2]
         if shape == (self.width, self.height) != (self.height, self.width):  # turned, as EXIF says, so no ciphertext
             found = replace(found, values=found.values.swapaxes(0, 1))
@@ -77,7 +82,7 @@ def read_folder(folder: Path) -> list[Pictures]:
 
     Raises:
         UsageError: there are none.
-        PpvitError: one is damaged, too large, or no regular file.
+        PpvitError: one is damaged, or no regular file.
     """
     if not folder.is_dir():
         packed = ", unpacked" if folder.is_file() else ""
@@ -86,7 +91,7 @@ def read_folder(folder: Path) -> list[Pictures]:
     if not paths:
         raise UsageError(f"{folder} holds no pictures, such as .png or .jpg; name a folder that does, unpacked")
     by_size: dict[tuple[int, int], list[Path]] = {}
-    for path in paths:
+    for path in tqdm(paths, desc="audit: sizes", unit="image", leave=False):
         by_size.setdefault(_size(path), []).append(path)
     groups = [Pictures(folder, members, *size) for size, members in by_size.items()]
     return sorted(groups, key=lambda group: (-len(group.paths), group.width, group.height))
@@ -113,6 +118,4 @@ def _size(path: Path) -> tuple[int, int]:
     except Exception as error:  # readers name none of those that a damaged file ends in
         why = decoding.reason(error, data)
         raise PpvitError(f"{path}: this image cannot be decoded ({why}); replace or remove it") from None
-    if max(width, height) > SIDE:
-        raise UsageError(f"{path} has {width} x {height} pixels; the attacks take pictures of up to {SIDE} pixels")
     return width, height

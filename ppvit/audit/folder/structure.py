@@ -85,7 +85,7 @@ def examine(pictures: np.ndarray, lossy: bool = False) -> Structure:
         found = "plain"
     elif sure >= _SURE and not (lossy and _is_of_jpeg(pictures, side)):
         found = "blocks"
-    elif not lossy and (_order(np.abs(values - 127.5)) < _NOISE or order < _NOISE or _alike_over_pictures(values)):
+    elif not lossy and (_folded_order(values) < _NOISE or order < _NOISE or _alike_over_pictures(values)):
         found = "pixels"
     others = tuple(p for p in likely if probabilities[p] > _UNLIKELY)
     if found == "blocks" and (outer := outer_side(pictures, side)):  # parts of blocks were moved in blocks
@@ -147,6 +147,12 @@ def _order(values: np.ndarray) -> float:
     reach = max(2, min(4, min(values.shape[1:3]) // 3))
     far = [sum(float(each.mean()) for each in steps(values, reach + more)) for more in range(3)]
     return near / max(float(np.mean(far)), 1e-6)
+
+
+def _folded_order(values: np.ndarray) -> float:
+    """The same of the distance to the middle, which inversion leaves as it is; 1 where all pixels have the same."""
+    folded = np.abs(values - 127.5)
+    return _order(folded) if folded.std() > 1 else 1.0
 
 
 def _is_of_jpeg(pictures: np.ndarray, side: int) -> bool:
