@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ from conftest import make_config
 from ppvit.adaptation.adapt import require_adaptable
 from ppvit.ciphers import CIPHERS
 from ppvit.ciphers.keyed import load_cipher
-from ppvit.config import load
+from ppvit.config import load, parameters
 from ppvit.config.choices import CHOICES, names_of
 from ppvit.config.fitting import refusals_to_come, require_encryptable
 from ppvit.config.networks import names, network, require_network
+from ppvit.config.parsing import parse
 from ppvit.core.declared import declared
 from ppvit.core.errors import PpvitError, UsageError, brief
 from ppvit.models import hub
@@ -59,7 +61,11 @@ def refused(*overrides: str) -> str:
         ("threats.surrogates=1", "input should be greater than or equal to 3, got 1; it takes 3 to 100"),
         ("audit.known_pairs=[0]", "got 0; it takes 1 to 100,000"),
         ("adapt.enabled=yes", "got 'yes'; write true or false"),
-        ("model.mean=nane", "parameter 'model.mean': input should be a valid list, got 'nane'; it takes a list or"),
+        ("model.mean=nane", "input should be a valid list, got 'nane'; it takes a list or none; did you mean 'none'?"),
+        ("model.mean=0.5", "input should be a valid list, got 0.5; write [0.5, 0.5, 0.5] or none"),
+        ("audit.known_pairs=3", "input should be a valid list, got 3; write [3]"),
+        ("audit.pooled_images=20", "input should be a valid list, got 20; write [20]"),
+        ("audit.known_pairs=0", "input should be a valid list, got 0; it takes a list, each 1 to 100,000"),
         ("model.name=nope", "unknown model.name 'nope'; take vit_micro_patch4_32, "),
         ("model.name=vit_tinny_patch16_224", "did you mean vit_tiny_patch16_224, "),
         (
@@ -152,6 +158,17 @@ def test_facts_read_from_sources_are_those_of_the_methods():
     for name, facts in declared("tuners").facts.items():
         assert facts.get("convolutions", False) == TUNERS[name].convolutions
         assert facts.get("plain_vit", False) == TUNERS[name].plain_vit
+
+
+@pytest.mark.parametrize("name", [name for name, default, _ in parameters() if isinstance(default, list)])
+def test_a_list_that_an_error_tells_to_write_is_taken(name: str):
+    for item in (3, 0.5, "attn.qkv", "mixup", "all"):
+        with pytest.raises(UsageError) as caught:
+            load(ROOT / "params.yaml", [f"{name}={item}"])
+        if written := re.search(r"; write (\[.*\])", str(caught.value)):
+            assert parse(written[1]) == [item] * (3 if name in ("model.mean", "model.std") else 1)
+        else:
+            assert "; it takes a list" in str(caught.value)
 
 
 def test_names_of_networks_are_timms():
