@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
@@ -113,9 +114,10 @@ def require_untold(parameter: str, path: str, folder: str) -> None:
         return
     ending = "".join(each for each in below.suffixes[-2:] if each == ".tar" or each == below.suffix)  # tells the kind
     link = local / f"own{ending}"
+    make = shlex.join(["ln", "-s", str(Path(path).absolute()), str(link)])
     raise UsageError(
         f"{parameter} {path} would stand in params.yaml, settings.json and dvc.lock, which the trainer gets; link it "
-        f"under a name that tells nothing (ln -s {Path(path).absolute()} {link}) and set {parameter}={link}"
+        f"under a name that tells nothing ({make}) and set {parameter}={link}"
     )
 
 

@@ -138,6 +138,7 @@ def test_settings_of_dvc_runs_are_taken(name, tmp_path, monkeypatch):
             parameter, _, value = each.partition("=")
             if parameter in ("dataset.path", "model.checkpoint"):
                 Path(value).mkdir(parents=True, exist_ok=True)
+                (Path(value) / "any").touch()
         try:
             write_settings(load(None, given), tmp_path / "settings.json")
         except UsageError as error:

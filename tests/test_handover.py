@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import tarfile
 from pathlib import Path
 
@@ -139,11 +140,18 @@ def test_paths_that_git_would_carry_are_refused_before_anything_is_written(tmp_p
     path = path.replace("data/", f"{where}/")
     monkeypatch.chdir(tmp_path)
     Path(f"{where}/local/own/deeper.tar").mkdir(parents=True)
+    Path(f"{where}/local/own/deeper.tar/any").touch()
     for own in (f"{where}/none", f"{where}/local/own", f"{where}/local/own/deeper.tar"):
-        write_settings(make_config(**{section: {name: own}}), tmp_path / "settings.json")
+        takes = {"name": "mnist"} if name == "path" else {}  # digits take no path
+        write_settings(make_config(**{section: {**takes, name: own}}), tmp_path / "settings.json")
     before = (tmp_path / "settings.json").read_bytes()
     with pytest.raises(UsageError, match=rf"\(ln -s /srv/my\.brain\.tar\.gz {where}/local/own\.tar\.gz\)"):
         write_settings(make_config(**{section: {name: "/srv/my.brain.tar.gz"}}), tmp_path / "settings.json")
+    with pytest.raises(UsageError) as spaced:
+        write_settings(make_config(**{section: {name: "/srv/my brain"}}), tmp_path / "settings.json")
+    command = re.search(r"\((ln .*)\) and set", str(spaced.value))
+    assert command is not None
+    assert shlex.split(command[1]) == ["ln", "-s", "/srv/my brain", f"{where}/local/own"]
     remedy = rf"{parameter} {re.escape(path)} would stand in params\.yaml.*set {parameter}={where}/local/own$"
     with pytest.raises(UsageError, match=remedy):
         write_settings(make_config(**{section: {name: path}}), tmp_path / "settings.json")

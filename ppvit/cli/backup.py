@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Any
 
 from ppvit.core.errors import PpvitError, UsageError
@@ -46,7 +47,7 @@ def _require_private(repo: Any, remote: str) -> None:
     if remote not in remotes:
         there = ", ".join(remotes) or "none"
         raise UsageError(
-            f"DVC has no remote '{remote}', but {there}; dvc remote add {remote} PLACE, that only you read"
+            f"DVC has no remote '{remote}', but {there}; dvc remote add {shlex.quote(remote)} PLACE, that only you read"
         )
     if not default:
         return

@@ -42,14 +42,14 @@ def compare(
     from ppvit.report.experiments import gather
 
     runs = gather(what or [])
+    for run in runs:
+        for remark in run.remarks:
+            say(remark)
     if not any(run.figures for run in runs) and not what:
         raise PpvitError(
             "there is nothing to compare yet: no run here has figures; begin with dvc repro or dvc exp run"
         )
     comparison = compare(runs, sort, reverse)
-    for run in runs:
-        for remark in run.remarks:
-            say(remark)
     if not what and not any(run.kind == "experiment" for run in runs):
         say("there are no experiments yet; make one: dvc exp run -S finetune.rank=4")
     document = comparison.document()

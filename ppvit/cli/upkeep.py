@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Annotated
@@ -126,7 +127,7 @@ def backup(
     sent, missing = back_up(remote)
     if missing:
         typer.echo(f"left out, since DVC's cache does not hold them: {', '.join(missing)}", err=True)
-    typer.echo(f"to have them back in a clone: dvc pull -r {remote} download audit report", err=True)
+    typer.echo(f"to have them back in a clone: dvc pull -r {shlex.quote(remote)} download audit report", err=True)
     return Answer({"remote": remote, "sent": sent, "left_out": missing}, sent)
 
 

@@ -95,6 +95,13 @@ class Finetune(Section):
     """decides new weights, order of images, dropout"""
 
     @property
+    def needs_validation(self) -> tuple[str, str] | None:
+        """What cannot do without validation images, and the setting that can; None where all can."""
+        if self.patience:
+            return f"finetune.patience {self.patience}", "finetune.patience=0"
+        return ("finetune.schedule halving", "finetune.schedule=cosine") if self.schedule == "halving" else None
+
+    @property
     def keeps_best(self) -> bool:
         """Whether the best epoch is kept: without an attack the last one usually is, its learning rate being zero."""
         asked = self.adversarial != "none" or self.patience > 0 or self.select_by != "auto"

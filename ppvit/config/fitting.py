@@ -10,6 +10,8 @@ import importlib
 from typing import Any
 
 from ppvit.config.choices import CHOICES
+from ppvit.config.endings import ends_in, those_there
+from ppvit.config.methods import read_by_method
 from ppvit.config.networks import Network, network
 from ppvit.config.sections import DEMO_KEY_ID, Config
 from ppvit.core.declared import declared
@@ -24,7 +26,7 @@ _REASONS = {
 
 
 def require_trainable(config: Config) -> None:
-    """Refuse a network, a method and learned layers that do not go together; needs no cipher, and so no key.
+    """Refuse a network, a method, layers and validation that do not go together; needs no cipher, and so no key.
 
     Raises:
         UsageError: one line with the parameters and the remedy.
@@ -34,6 +36,8 @@ def require_trainable(config: Config) -> None:
         _require_layers(config, found)
         _require_method(config, found)
         _require_block(config, found)
+    _require_targets(config, found.linear if found else ())
+    _require_validation(config)
     _require_attack(config)
 
 
@@ -87,6 +91,41 @@ def _require_block(config: Config, found: Network) -> None:
             )
             + ", or adapt.enabled=false to leave the model unadapted"
         )
+
+
+def _require_targets(config: Config, linear: tuple[str, ...]) -> None:
+    """Layers that the method takes; ``linear`` names all, or none where they are not known."""
+    settings = config.finetune
+    facts = _facts("finetune.method").get(settings.method, {})
+    if not settings.target_modules or "target_modules" not in read_by_method(settings):
+        return
+    if not facts.get("names_layers", True):
+        raise UsageError(
+            f"finetune.method {settings.method} puts prompts into every block; leave finetune.target_modules empty"
+        )
+    names = list(linear)
+    if "attn.q" in facts.get("targets", ()):  # of layers it takes rows too
+        names += [f"{name.removesuffix('qkv')}{part}" for name in linear if name.endswith(".qkv") for part in "qkv"]
+    for ending in settings.target_modules:
+        if linear and not any(ends_in(name, ending) for name in names):
+            raise UsageError(f"finetune.target_modules: no linear layer ends in '{ending}'{those_there(ending, names)}")
+
+
+def _require_validation(config: Config) -> None:
+    if config.finetune.needs_validation and lacks_validation(config):
+        asks, without = config.finetune.needs_validation
+        raise UsageError(f"{asks} needs validation images, and {_NO_VAL}; raise it, or set {without}")
+
+
+_NO_VAL = "there will be none with dataset.val_fraction 0"
+
+
+def lacks_validation(config: Config) -> bool:
+    """Whether it is sure that there will be no validation images: none is held out, and the data set brings none."""
+    dataset = config.dataset
+    if dataset.val_fraction:
+        return False
+    return dataset.own_val == "train" or bool(importlib.import_module("ppvit.datasets").brings_no_val(dataset))
 
 
 def _require_attack(config: Config) -> None:
@@ -186,6 +225,23 @@ def refusals_to_come(config: Config) -> list[str]:
         lines.append(f"robustness: {told}")
     if cipher.makes_tokens:
         lines.append(f"threats: cipher.name {config.cipher.name} makes tokens, for which no attack is known")
+    if config.he.patience and lacks_validation(config):
+        lines.append(f"he: he.patience {config.he.patience} needs validation images, and {_NO_VAL}; raise it")
+    return lines
+
+
+def without_effect(config: Config) -> list[str]:
+    """Values that somebody chose and nothing can follow: one line each, for a note at the start."""
+    dataset = config.dataset
+    datasets = importlib.import_module("ppvit.datasets")
+    unread = [name for name in datasets.CHOICES if name not in datasets.parameters_read(dataset)]
+    lines = [
+        f"dataset.{name} {getattr(dataset, name)}: nothing reads it with dataset.name {dataset.name}"
+        for name in unread
+        if getattr(dataset, name) != type(dataset).model_fields[name].default
+    ]
+    if config.finetune.keeps_best and lacks_validation(config):
+        lines.append(f"the last epoch will be kept: the best one needs validation images, and {_NO_VAL}")
     return lines
 
 

@@ -37,6 +37,13 @@ def options_of(parameter: str) -> list[str]:
     return names_of(parameter) if annotation is str else []
 
 
+def words_beside_list(parameter: str) -> list[str]:
+    """The words that a parameter takes in place of a list, such as none; none where it takes lists alone."""
+    annotation = field_of(parameter).annotation
+    kinds = [] if get_origin(annotation) is list else get_args(annotation)
+    return [str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+
+
 def field_of(parameter: str) -> FieldInfo:
     """The field of ``section.name``."""
     section, _, name = parameter.partition(".")

@@ -18,6 +18,9 @@ from ppvit.core.errors import UsageError
 from ppvit.core.nearest import nearest
 
 _MICRO = "vit_micro_patch4_32"  # of ppvit.models.names, whose package imports torch
+_MICRO_LINEAR = tuple(
+    f"blocks.{block}.{layer}" for block in range(4) for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+)
 _DEFINITION = re.compile(r"^@register_model\n(?:@[^\n]*\n)*def (\w+)\(", re.M)
 _TAGGED = re.compile(r"""["']([\w-]+\.[\w-]+)["']""")
 _DEPRECATED = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}", re.M | re.S)
@@ -33,11 +36,13 @@ class Network:
         file: the file that defines it, without suffix, which timm names after the family.
         patch: side of its patches in pixels; None where neither name nor definition says it.
         plain_vit: whether the file has to do with timm's VisionTransformer; where not, the network is none.
+        linear: whole names of the linear layers that take an adapter; empty where they are not known.
     """
 
     file: str
     patch: int | None
     plain_vit: bool
+    linear: tuple[str, ...] = ()
 
     @property
     def convolutional(self) -> bool:
@@ -54,7 +59,7 @@ class Network:
 def network(name: str) -> Network | None:
     """What is known of the network that ``model.name`` means; None where there is none, or nothing is known."""
     if name == _MICRO:
-        return Network("vision_transformer", 4, True)
+        return Network("vision_transformer", 4, True, _MICRO_LINEAR)
     base = name.partition(".")[0]
     if base not in _OURS:
         for file, text in _sources():

@@ -10,11 +10,11 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ppvit.config.limits import field_of, limits_of, options_of, parameters, section_of
+from ppvit.config.limits import field_of, limits_of, options_of, parameters, section_of, words_beside_list
 from ppvit.config.parsing import parse
 from ppvit.config.section import Section
 from ppvit.config.sections import Config
-from ppvit.core.nearest import did_you_mean, nearest
+from ppvit.core.nearest import closest, did_you_mean, nearest
 
 
 def describe(error: ValidationError) -> str:
@@ -86,11 +86,11 @@ def reason(detail: ErrorDetails, parameter: str) -> str:
         remedy = "; leave it out" if inside else f"; write a value, such as {as_written(default)}"
     elif kind == "string_pattern_mismatch" and parameter == "dataset.name":
         told = "must be letters, digits, - and _ alone"
-        remedy = _closest(str(given), options_of(parameter))
+        remedy = closest(str(given), options_of(parameter))
     elif kind == "string_pattern_mismatch":
         told = "must not hold control characters"
     elif kind == "literal_error" and isinstance(given, str):
-        remedy = _closest(given, options_of(parameter))
+        remedy = closest(given, options_of(parameter))
     elif kind in _BOUNDS and (limits := limits_of(parameter)):
         remedy = f"; it takes {limits}"
     elif kind in _NUMBERS:
@@ -100,10 +100,21 @@ def reason(detail: ErrorDetails, parameter: str) -> str:
     elif kind == "string_type" and isinstance(given, int | float):
         remedy = f"; write it in quotes where it is a name: '{as_written(given)}'"
     elif kind == "list_type":
-        words = limits_of(parameter)  # of a parameter that takes a list or a word
-        alone = isinstance(given, str | int | float)
-        remedy = f"; it takes a list or {words}" if words else f"; write [{shortened(str(given))}]" if alone else ""
+        remedy = _as_list(given, parameter)
     return f"{told}, got {shortened(as_written(given))}{remedy}"
+
+
+def _as_list(given: Any, parameter: str) -> str:
+    """How a value is written that was given without brackets; what is taken instead, where no list holds it alone."""
+    words = words_beside_list(parameter)
+    other = "".join(f" or {word}" for word in words)
+    section, _, name = parameter.partition(".")
+    for count in (1, 3) if isinstance(given, str | int | float) else ():  # three: one a colour
+        with suppress(ValidationError):
+            section_of(section).model_validate({name: [given] * count})
+            return f"; write [{', '.join([shortened(str(given))] * count)}]{other}"
+    each = f", each {limits_of(parameter)}" if not words and limits_of(parameter) else ""
+    return f"; it takes a list{each}{other}{closest(given, words) if isinstance(given, str) else ''}"
 
 
 def _as_number(given: Any, whole: bool) -> str:
@@ -132,11 +143,6 @@ def as_written(value: Any) -> str:
         return repr(value)
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
     return text.strip().removesuffix("...").strip()
-
-
-def _closest(word: str, options: list[str]) -> str:
-    close = nearest(word, options)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def shortened(text: str) -> str:

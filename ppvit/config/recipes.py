@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -93,9 +94,10 @@ def with_recipe(config: Config) -> Config:
             continue
         if own != type(getattr(config, section)).model_fields[parameter].default:
             has = ", ".join(map(str, allowed))
+            override = shlex.quote(f"{name}={own}")
             raise UsageError(
                 f"{name} {own} is not of finetune.recipe {chosen}, which has {has}; leave {name} as it is built in, or "
-                f"depart from the recipe's values with: $(ppvit recipe {chosen}) -S {name}={own}"
+                f"depart from the recipe's values with: $(ppvit recipe {chosen}) -S {override}"
             )
         values[section][parameter] = value
     return Config.model_validate(values)

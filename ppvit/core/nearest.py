@@ -18,9 +18,13 @@ def nearest(word: str, names: Iterable[str], count: int = 1) -> list[str]:
     return list(dict.fromkeys([*begun[:count], *(folded[name] for name in alike)]))[:count]
 
 
+def closest(word: str, names: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest one; empty where none is near."""
+    close = nearest(word, names)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest one, or all of a few; empty where there is neither."""
+    """The same, with all of a few names where none is near; empty where there are many."""
     valid = list(names)
-    if close := nearest(word, valid):
-        return f"; did you mean '{close[0]}'?"
-    return f"; there are {', '.join(valid)}" if 0 < len(valid) <= _LISTED else ""
+    return closest(word, valid) or (f"; there are {', '.join(valid)}" if 0 < len(valid) <= _LISTED else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,7 +43,8 @@ def _require_private(status: os.stat_result, path: Path, mode: str) -> None:
     if status.st_uid != os.geteuid() != 0:  # root, and whoever seems to be root in a container, may use anybody's
         raise PpvitError(f"{path} belongs to another user, who may know what is in it; use a copy of your own")
     if status.st_mode & _OTHERS:
-        raise PpvitError(f"{path} can be used by others (mode {stat.S_IMODE(status.st_mode):04o}); chmod {mode} {path}")
+        close = shlex.join(["chmod", mode, str(path)])
+        raise PpvitError(f"{path} can be used by others (mode {stat.S_IMODE(status.st_mode):04o}); {close}")
 
 
 def write_private(path: Path, text: str) -> None:

@@ -115,7 +115,7 @@ def seconds_of(results: Path) -> dict[str, float]:
     """Wall time by stage of the results in a folder, of those that were measured there."""
     found = {}
     for stage in COMPARED:
-        with suppress(PpvitError):  # damaged times are no reason to lose a result
+        with suppress(PpvitError, OSError):  # damaged times are no reason to lose a result
             if times := read_times(results / f"{stage}.json"):
                 found[stage] = times["wall_seconds"]
     return found
@@ -150,8 +150,12 @@ def write_parameters(path: Path, parameters: dict[str, dict[str, Any]]) -> None:
     write_json(path.parent / "times" / "parameters" / path.name, record.model_dump())
 
 
-def read_parameters(path: Path) -> dict[str, dict[str, Any]] | None:
+def read_parameters(path: Path, made_by: str = "") -> dict[str, dict[str, Any]] | None:
     """The parameters that made the result at ``path``; None where that is not known in this folder.
+
+    Args:
+        path: of the result.
+        made_by: see :func:`ppvit.core.reading.read_json`; the stage by default.
 
     Raises:
         PpvitError: their file is damaged.
@@ -159,7 +163,7 @@ def read_parameters(path: Path) -> dict[str, dict[str, Any]] | None:
     file = path.parent / "times" / "parameters" / path.name
     if not (file.exists() and path.exists()):
         return None
-    record = read_record(file, _Parameters, path.stem)
+    record = read_record(file, _Parameters, made_by or path.stem)
     return record.parameters if record.result_sha256 == sha256_of(path) else None
 
 

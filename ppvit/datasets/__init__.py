@@ -5,13 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppvit.config import NO_DATA
 from ppvit.datasets.local import own_data
-from ppvit.datasets.source import CHOICES, DATASETS, Request, Sample, Source
+from ppvit.datasets.source import CHOICES, DATASETS, Request, Sample, Source, no_val_to_train_on
 
 if TYPE_CHECKING:  # a data set can be opened without params.yaml
     from ppvit.config import Dataset
 
-__all__ = ["CHOICES", "DATASETS", "Request", "Sample", "Source", "open_source", "parameters_read", "require_choices"]
+__all__ = [
+    "CHOICES",
+    "DATASETS",
+    "Request",
+    "Sample",
+    "Source",
+    "brings_no_val",
+    "open_source",
+    "parameters_read",
+    "require_choices",
+]
 
 
 def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, seed: int, **choices: Any) -> Source:
@@ -33,14 +44,32 @@ def open_source(name: str, path: Path | str, cache: Path, test_fraction: float, 
 
 
 def require_choices(settings: Dataset) -> None:
-    """Refuse a data set that there is not, and choices that the chosen one does not have, before it is fetched.
+    """Refuse a data set that there is not, and what the chosen one does not have, before it is fetched or looked at.
 
     Raises:
-        UsageError: one line with the parameter and what there is.
+        UsageError: one line with the parameter and what there is: a choice of others, no path where it cannot be
+            fetched, a path where it takes none, validation images to train on where it brings none.
     """
     require = getattr(DATASETS[settings.name], "require", None)
     if require is not None:
-        require(settings)
+        path = None if _is_default(settings.path) else Path(settings.path)
+        choices = {name: getattr(settings, name) for name in CHOICES}
+        require(Request(settings.name, path, Path(), test_fraction=0.0, seed=0, **choices))
+    if settings.own_val == "train" and brings_no_val(settings):
+        raise no_val_to_train_on(settings.name)
+
+
+def brings_no_val(settings: Dataset) -> bool:
+    """Whether it is sure that the data set has no validation images of its own; of a user's files it is not.
+
+    Raises:
+        UsageError: there is no such data set.
+    """
+    return _is_default(settings.path) and not getattr(DATASETS[settings.name], "brings_val", True)
+
+
+def _is_default(path: str) -> bool:
+    return Path(path) == Path(NO_DATA)
 
 
 def parameters_read(settings: Dataset) -> set[str]:

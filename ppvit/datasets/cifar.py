@@ -101,4 +101,5 @@ for _name in _FILES:
         _name,
         open_cifar,
         f"Photographs (Krizhevsky 2009): 50,000 + 10,000 colour images, 32 px, {_classes} classes, licence not stated.",
+        brings_val=False,
     )

@@ -19,10 +19,7 @@ def open_digits(request: Request) -> Source:
     Raises:
         UsageError: the user named a path, which this data set would ignore, or a split would lack a class.
     """
-    if request.path is not None:
-        raise UsageError(
-            "dataset.name=digits takes no dataset.path; for images of your own set dataset.name=imagefolder"
-        )
+    _require_no_path(request)
 
     from sklearn.datasets import load_digits  # slow imports, which other data sets do not need
     from sklearn.model_selection import train_test_split
@@ -46,3 +43,13 @@ def open_digits(request: Request) -> Source:
         "sklearn.datasets.load_digits",
         shard_bytes(len(images), images.nbytes),
     )
+
+
+def _require_no_path(request: Request) -> None:
+    if request.path is not None:
+        raise UsageError(
+            "dataset.name=digits takes no dataset.path; for images of your own set dataset.name=imagefolder"
+        )
+
+
+vars(open_digits).update(require=_require_no_path, brings_val=False)

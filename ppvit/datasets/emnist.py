@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ppvit.core.errors import UsageError
 from ppvit.datasets.fetch import fetch, verified
 from ppvit.datasets.idx import Idx, compared, folder_of, from_folder, from_zip
 from ppvit.datasets.imagefolder import open_imagefolder
 from ppvit.datasets.local import find
-from ppvit.datasets.source import Request, Source, enter
+from ppvit.datasets.source import Request, Source, enter, require_subset
 
 _ARCHIVE = "gzip.zip"  # its official name; emnist-gzip.zip is taken as well
 _SUBSETS = ("balanced", "byclass", "bymerge", "letters", "digits", "mnist")
@@ -27,9 +25,10 @@ def open_emnist(request: Request) -> Source:
         UsageError: there is no such subset.
         PpvitError: a file is missing, damaged or of another kind, or cannot be fetched.
     """
+    require_subset(request, _SUBSETS)
+
     from torchvision.datasets import EMNIST  # knows address, checksum and classes; imports torch
 
-    _require_subset(request)
     subset = request.subset or _SUBSETS[0]
     classes = [name for name in EMNIST.classes_split_dict[subset] if name != "N/A"]
     names = {
@@ -58,11 +57,6 @@ def _archive(path: Path) -> Path | None:
     return next((archive for archive in found if archive is not None), None)
 
 
-def _require_subset(asked: Any) -> None:
-    if asked.subset not in ("", *_SUBSETS):
-        raise UsageError(f"dataset.subset: emnist has {', '.join(_SUBSETS)}, but no '{asked.subset}'")
-
-
 enter(
     "emnist",
     open_emnist,
@@ -70,5 +64,6 @@ enter(
     "in 47 classes), byclass (697,932 + 116,323 in 62), bymerge (the same in 47), letters (124,800 + 20,800 in 26), "
     "digits (240,000 + 40,000 in 10) or mnist (60,000 + 10,000 in 10); licence not stated.",
     reads=("subset",),
-    require=_require_subset,
+    require=partial(require_subset, subsets=_SUBSETS),
+    brings_val=False,
 )

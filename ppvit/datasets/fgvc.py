@@ -139,12 +139,9 @@ def open_fgvc(request: Request) -> Source:
         PpvitError: files or images are missing, wrong, or of another data set; or the download fails.
     """
     info = FGVC[request.name.removeprefix("fgvc_")]
+    _require_files(request)
     path = request.path
     if path is None:
-        if not info.downloads:
-            raise UsageError(
-                f"dataset.name={request.name} is not fetched: set dataset.path to the folder with {info.files[0]}"
-            )
         path = request.cache / request.name
         for each in info.downloads:
             fetch((each.url,), path / each.name, each.md5)
@@ -172,6 +169,14 @@ def open_fgvc(request: Request) -> Source:
         )
     described = f"FGVC {request.name.removeprefix('fgvc_')}, {'lists of VPT' if lists else 'official split'}"
     return open_listed(tree, splits, layout.classes, described, published, [note])
+
+
+def _require_files(request: Request) -> None:
+    info = FGVC[request.name.removeprefix("fgvc_")]
+    if request.path is None and not info.downloads:
+        raise UsageError(
+            f"dataset.name={request.name} is not fetched: set dataset.path to the folder with {info.files[0]}"
+        )
 
 
 def _paths(path: Path, info: Info) -> list[Path]:
@@ -222,4 +227,4 @@ def _says(info: Info) -> str:
 
 
 for _name, _info in FGVC.items():
-    enter(f"fgvc_{_name}", open_fgvc, _says(_info))
+    enter(f"fgvc_{_name}", open_fgvc, _says(_info), require=_require_files)

@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.nearest import closest
 from ppvit.core.reading import read_bounded, read_json
 from ppvit.datasets.splits import split_of
 
@@ -180,7 +181,8 @@ def _chosen(
     names = ", ".join(name or "(the folder itself)" for name in configurations)
     if subset:
         if subset not in configurations:
-            raise UsageError(f"dataset.subset: {root} has no configuration '{subset}' but {names}")
+            near = closest(subset, configurations)
+            raise UsageError(f"dataset.subset: {root} has no configuration '{subset}' but {names}{near}")
         return subset, ()
     if len(configurations) == 1:
         return next(iter(configurations)), ()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ppvit.core.errors import PpvitError, UsageError, printable
+from ppvit.core.nearest import closest
 from ppvit.data import decoding
 from ppvit.data.labels import Label
 from ppvit.datasets import hub_tables
@@ -50,14 +51,7 @@ def open_huggingface(request: Request) -> Source:
         UsageError: there is no path, or several configurations or columns to choose from.
         PpvitError: files are missing or damaged, or their labels do not fit.
     """
-    if request.path is None:
-        raise UsageError(
-            "dataset.name=huggingface needs a data set: set dataset.path to its folder of parquet files, "
-            "as snapshot_download and `hf download` make it"
-        )
-    if request.path.is_file() and request.path.suffix.lower() not in ENDINGS:
-        raise UsageError(f"dataset.path: {request.path} is neither a folder nor a .parquet or .arrow file")
-    found = parts(request.path, request.subset)
+    found = parts(_require_tables(request), request.subset)
     columns = [columns_of(file, found.card) for files in found.splits.values() for file in files]
     image = _chosen(columns, ("image",), request.image_column, "image", _IMAGE_NAMES, found.root)
     label = _chosen(columns, _LABEL_KINDS, request.label_column, "label", _LABEL_NAMES, found.root)
@@ -74,6 +68,17 @@ def open_huggingface(request: Request) -> Source:
     read = {split: rows.samples for split, rows in assigned.items()}
     described = f"{found.root.name}, column {label.name}"
     return Source(classes, read["train"], read["test"], described, size_bytes, read.get("val"), several)
+
+
+def _require_tables(request: Request) -> Path:
+    if request.path is None:
+        raise UsageError(
+            "dataset.name=huggingface needs a data set: set dataset.path to its folder of parquet files, "
+            "as snapshot_download and `hf download` make it"
+        )
+    if request.path.is_file() and request.path.suffix.lower() not in ENDINGS:
+        raise UsageError(f"dataset.path: {request.path} is neither a folder nor a .parquet or .arrow file")
+    return request.path
 
 
 def _chosen(
@@ -105,7 +110,8 @@ def _chosen(
             wrong = f"{printable(meant[0])} holds {lacks}"
         else:
             wrong = f"there is no column {printable(asked)}" if asked else f"no column holds {what}s"
-        raise UsageError(f"dataset.{what}_column: {root}: {wrong}; set it to one of {there}")
+        near = closest(asked, map(printable, first)) if asked and not meant else ""
+        raise UsageError(f"dataset.{what}_column: {root}: {wrong}; set it to one of {there}{near}")
     for each in columns:
         if each.get(candidates[0].name) != candidates[0]:
             raise PpvitError(
@@ -215,4 +221,4 @@ def _assigned(
 
 
 DATASETS.register("huggingface")(open_huggingface)
-vars(open_huggingface)["reads"] = ("subset", "image_column", "label_column")
+vars(open_huggingface).update(reads=("subset", "image_column", "label_column"), require=_require_tables)

@@ -50,13 +50,7 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
         PpvitError: the layout has no two classes or is not clear, a class lacks images in one split, most files of a
             folder are no images that are read, links lead to nothing, or the archive is damaged.
     """
-    if request.path is None:
-        raise UsageError(
-            "dataset.name=imagefolder needs images: set dataset.path to class folders or an archive of them"
-        )
-    path = only_archive(request.path)
-    if path.is_file() and not is_archive(path):
-        raise UsageError(f"dataset.path: {path} is neither a folder nor a tar or zip archive")
+    path = only_archive(_require_images(request))
     survey = survey_of(path)
     layout = find_layout(survey.images, str(path))
     require_readable(survey, layout, path)
@@ -90,6 +84,19 @@ def open_imagefolder(request: Request, expected_classes: int | None = None) -> S
     size_bytes = shard_bytes(survey.images.total(), survey.size_bytes)
     val = partial(read, "val") if "val" in counts else None
     return Source(classes, partial(read, "train"), partial(read, "test"), path.name, size_bytes, val)
+
+
+def _require_images(request: Request) -> Path:
+    if request.path is None:
+        raise UsageError(
+            "dataset.name=imagefolder needs images: set dataset.path to class folders or an archive of them"
+        )
+    if request.path.is_file() and not is_archive(request.path):
+        raise UsageError(f"dataset.path: {request.path} is neither a folder nor a tar or zip archive")
+    return request.path
+
+
+vars(open_imagefolder)["require"] = _require_images
 
 
 def _samples(

@@ -37,3 +37,6 @@ def open_imagenette(request: Request) -> Source:
         request = replace(request, path=fetch((_URL,), request.cache / _URL.rpartition("/")[2], _MD5))
     source = open_imagefolder(request, expected_classes=len(_CLASSES))
     return replace(source, classes=[_CLASSES.get(name, name) for name in source.classes])
+
+
+vars(open_imagenette)["brings_val"] = False  # the folder val of its archive is the test split

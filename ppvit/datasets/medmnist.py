@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,7 @@ def open_medmnist(request: Request) -> Source:
     return _File(path, info, axis, request.slices == "all", request.source_size).source(name)
 
 
-def _require_choices(request: Any) -> None:
+def _require_choices(request: Request) -> None:
     info = INFO[request.name]
     if request.source_size and request.source_size not in info.md5:
         sizes = ", ".join(map(str, info.md5))

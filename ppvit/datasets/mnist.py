@@ -45,14 +45,17 @@ enter(
     "mnist",
     open_like_mnist,
     "Handwritten digits (LeCun et al. 1998): 60,000 + 10,000 grey images of 28 px, 10 classes, CC BY-SA 3.0.",
+    brings_val=False,
 )
 enter(
     "fashion_mnist",
     open_like_mnist,
     "Photographs of clothes (Xiao et al. 2017): 60,000 + 10,000 grey images of 28 px, 10 classes, MIT.",
+    brings_val=False,
 )
 enter(
     "kmnist",
     open_like_mnist,
     "Cursive Japanese (Clanuwat et al. 2018): 60,000 + 10,000 grey images of 28 px, 10 classes, CC BY-SA 4.0.",
+    brings_val=False,
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ppvit.config import Dataset
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError
 from ppvit.core.files import announce_size, atomic_output, write_json
 from ppvit.core.private import keep_private, make_private
 from ppvit.core.progress import tqdm
@@ -26,7 +26,7 @@ from ppvit.data.shards import SCHEMA, SPLITS, shard_records, write_shards
 from ppvit.datasets.checked import Examiner
 from ppvit.datasets.findings import Findings
 from ppvit.datasets.findings_list import clear_refused, write_list, write_refused
-from ppvit.datasets.source import Sample, Source, warn
+from ppvit.datasets.source import Sample, Source, no_val_to_train_on, warn
 
 IMAGES_PER_SHARD = 512
 
@@ -95,10 +95,7 @@ def _trained_on_val(source: Source, name: str) -> Source:
     """The data set with its validation images behind its training images."""
     train, val = source.train, source.val
     if val is None:
-        raise UsageError(
-            f"dataset.own_val=train: {name} brings no validation images; set it back to val, and "
-            "dataset.val_fraction=0 to train on all images"
-        )
+        raise no_val_to_train_on(name)
     description = f"{source.description}, with val in train"
     return replace(source, train=lambda: chain(train(), val()), val=None, description=description)
 

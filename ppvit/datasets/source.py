@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ppvit.core.errors import PpvitError, printable
+from ppvit.core.errors import PpvitError, UsageError, printable
+from ppvit.core.nearest import closest
 from ppvit.core.registry import Registry
 from ppvit.data import images
 from ppvit.data.labels import Label
@@ -85,7 +85,8 @@ def enter(
     opener: Callable[[Request], Source],
     says: str,
     reads: tuple[str, ...] = (),
-    require: Callable[[Any], None] | None = None,
+    require: Callable[[Request], object] | None = None,
+    brings_val: bool = True,
 ) -> None:
     """Register one of several data sets that are opened alike.
 
@@ -94,15 +95,37 @@ def enter(
         opener: what opens it.
         says: the sentence on it in ``ppvit list datasets``: what is seen, images, classes, licence.
         reads: those of ``CHOICES`` that it reads.
-        require: refuses choices that it does not have; takes what has their names, a request or the section.
+        require: refuses a request for what it does not have, such as a choice, or to be fetched; reads no images.
+        brings_val: False where what is fetched has no validation images; a user's own files may.
     """
 
     def open_named(request: Request) -> Source:
         return opener(request)
 
     open_named.__doc__ = says
-    vars(open_named).update(reads=reads, require=require)
+    vars(open_named).update(reads=reads, require=require, brings_val=brings_val)
     DATASETS.register(name)(open_named)
+
+
+def require_subset(request: Request, subsets: Collection[str]) -> None:
+    """Refuse a ``dataset.subset`` that a data set does not have; empty is its usual one.
+
+    Raises:
+        UsageError: names those that there are, and the nearest.
+    """
+    if request.subset and request.subset not in subsets:
+        raise UsageError(
+            f"dataset.subset: {request.name} has {', '.join(subsets)}, but no '{request.subset}'"
+            f"{closest(request.subset, subsets)}"
+        )
+
+
+def no_val_to_train_on(name: str) -> UsageError:
+    """That ``dataset.own_val`` asks for validation images of a data set that brings none."""
+    return UsageError(
+        f"dataset.own_val=train: {name} brings no validation images; set it back to val, and dataset.val_fraction=0 to "
+        "train on all images"
+    )
 
 
 def note(message: str) -> None:

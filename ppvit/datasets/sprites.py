@@ -12,12 +12,11 @@ import hashlib
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from ppvit.core.errors import UsageError
-from ppvit.datasets.source import DATASETS, Request, Sample, Source, array_samples, shard_bytes
+from ppvit.datasets.source import DATASETS, Request, Sample, Source, array_samples, require_subset, shard_bytes
 
 SIDE = 64
 FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "x": 32, "y": 32}
@@ -38,11 +37,7 @@ def open_sprites(request: Request) -> Source:
     Raises:
         UsageError: the user named a path, which this data set would ignore, or another subset.
     """
-    if request.path is not None:
-        raise UsageError(
-            "dataset.name=dsprites_standin takes no dataset.path; dSprites itself are dataset.name=vtab_dsprites_loc"
-        )
-    _require_subset(request)
+    _require_drawn(request)
     subset = request.subset or "location"
     train, val, test = (partial(_samples, subset, split) for split in COUNTS)
     images = sum(COUNTS.values())
@@ -50,12 +45,15 @@ def open_sprites(request: Request) -> Source:
     return Source(names, train, test, f"drawn stand-in for dSprites, {subset}", shard_bytes(images, images * 400), val)
 
 
-def _require_subset(asked: Any) -> None:
-    if asked.subset not in ("", *TASKS):
-        raise UsageError(f"dataset.subset: dsprites_standin has {', '.join(TASKS)}, but no '{asked.subset}'")
+def _require_drawn(request: Request) -> None:
+    if request.path is not None:
+        raise UsageError(
+            "dataset.name=dsprites_standin takes no dataset.path; dSprites itself are dataset.name=vtab_dsprites_loc"
+        )
+    require_subset(request, TASKS)
 
 
-vars(open_sprites).update(reads=("subset",), require=_require_subset)
+vars(open_sprites).update(reads=("subset",), require=_require_drawn)
 
 
 def _samples(subset: str, split: str) -> Iterator[Sample]:

@@ -47,6 +47,9 @@ def open_stl10(request: Request) -> Source:
     return Source(_CLASSES, train, test, "STL-10, official files", shard_bytes(13_000, 13_000 * 96 * 96 * 3))
 
 
+vars(open_stl10)["brings_val"] = False
+
+
 def _unpacked(path: Path, base_folder: str) -> Path | None:
     folders = (path, path / base_folder)
     return next((folder for folder in folders if (folder / _FILES["train"][0]).is_file()), None)

@@ -64,9 +64,11 @@ enter(
     "svhn",
     open_digits_of_numbers,
     "House numbers (Netzer et al. 2011): 73,257 + 26,032 colour images of 32 px, 10 classes, non-commercial use only.",
+    brings_val=False,
 )
 enter(
     "usps",
     open_digits_of_numbers,
     "Digits of postal codes (Hull 1994): 7,291 + 2,007 grey images of 16 px, 10 classes; licence not stated.",
+    brings_val=False,
 )

@@ -93,12 +93,7 @@ def open_vtab(request: Request) -> Source:
         PpvitError: lists or images are missing, wrong, or of another task.
     """
     name, task = request.name, TASKS[request.name.removeprefix("vtab_")]
-    if request.path is None:
-        raise UsageError(
-            f"dataset.name={name} is not fetched: set dataset.path to the prepared archive of VTAB-1k, unpacked or "
-            f"not, with {task.folders[0]}/{LISTS['train']}"
-        )
-    path = _narrowed(only_archive(request.path), task)
+    path = _narrowed(only_archive(_require_archive(request)), task)
     tree = Tree.of([path], LISTS.values())
     root = _root(tree, task, name)
     lists = {
@@ -109,6 +104,16 @@ def open_vtab(request: Request) -> Source:
     splits, published, notes = _splits(lists, tree.where, task)
     description = f"VTAB-1k {name.removeprefix('vtab_')}, prepared archive"
     return open_listed(tree, splits, task.names, description, published, notes)
+
+
+def _require_archive(request: Request) -> Path:
+    if request.path is None:
+        task = TASKS[request.name.removeprefix("vtab_")]
+        raise UsageError(
+            f"dataset.name={request.name} is not fetched: set dataset.path to the prepared archive of VTAB-1k, "
+            f"unpacked or not, with {task.folders[0]}/{LISTS['train']}"
+        )
+    return request.path
 
 
 def _narrowed(path: Path, task: Task) -> Path:
@@ -172,4 +177,4 @@ def _says(task: Task) -> str:
 
 
 for _name, _task in TASKS.items():
-    enter(f"vtab_{_name}", open_vtab, _says(_task))
+    enter(f"vtab_{_name}", open_vtab, _says(_task), require=_require_archive)

@@ -50,11 +50,8 @@ def open_webdataset(request: Request) -> Source:
         PpvitError: no shards, shards of several data sets, a damaged shard, a member that is refused, or a sample
             without image or class number.
     """
-    if request.path is None:
-        raise UsageError(
-            "dataset.name=webdataset needs shards: set dataset.path to a tar, or a folder of train-*.tar and test-*.tar"
-        )
-    path, found = request.path, find_shards(request.path)
+    path = _require_shards(request)
+    found = find_shards(path)
     shards = found.by_split
     file = _class_file(path, [shard for of_split in shards.values() for shard in of_split])
     several = file is not None and file.name == _LABELS_FILE
@@ -86,6 +83,17 @@ def open_webdataset(request: Request) -> Source:
     tell(str(path), classes, counts, places, {}, notes, sizes if several else None)
     size_bytes = sum(shard_bytes(labels.total(), size) for labels, size in scans.values())
     return Source(classes, read["train"], read["test"], path.name, size_bytes, read.get("val"), several)
+
+
+def _require_shards(request: Request) -> Path:
+    if request.path is None:
+        raise UsageError(
+            "dataset.name=webdataset needs shards: set dataset.path to a tar, or a folder of train-*.tar and test-*.tar"
+        )
+    return request.path
+
+
+vars(open_webdataset)["require"] = _require_shards
 
 
 class _HeldOut:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class Repository:
                 raise
             raise PpvitError(
                 f"nothing of {folder} was sent: {_why(error, self.name)}; {left}{folder} is whole: run again with "
-                f"--force, or hf upload {self.name} {folder}"
+                f"--force, or {shlex.join(['hf', 'upload', self.name, str(folder)])}"
             ) from None
         return f"{api.endpoint}/{self.name}"
 

@@ -26,19 +26,24 @@ def write_settings(config: Config, path: Path = SETTINGS) -> None:
             trainer, or where there is nothing; choices that the data set does not have; values that do not go together.
     """
     from ppvit.config import NO_DATA, NO_MODEL
-    from ppvit.config.fitting import refusals_to_come, require_encryptable
+    from ppvit.config.fitting import refusals_to_come, require_encryptable, without_effect
     from ppvit.core.errors import PpvitError, say
     from ppvit.core.files import write_json
     from ppvit.core.git import require_commit
     from ppvit.datasets import require_choices
+    from ppvit.datasets.local import own_data
     from ppvit.places import require_untold
 
     require_untold("dataset.path", config.dataset.path, "data")
     require_untold("model.checkpoint", config.model.checkpoint, "models")
     require_choices(config.dataset)
     _require_there("dataset.path", config.dataset.path, NO_DATA)
+    if Path(config.dataset.path).exists():
+        own_data(Path(config.dataset.path))
     _require_there("model.checkpoint", config.model.checkpoint, NO_MODEL)
     require_encryptable(config)
+    for line in without_effect(config):
+        say(f"note: {line}")
     for line in refusals_to_come(config):
         say(f"note: these values will stop a later stage, {line}")
     try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.figures import COMPARED
 from ppvit.core.results import read_kept_times
-from ppvit.report.runs import Run, figures_of, has_results, read_of, runs_of_folder, workspace
+from ppvit.report.runs import Run, figures_of, has_results, read_of, require_readable, runs_of_folder, workspace
 
 
 def gather(names: Iterable[str]) -> list[Run]:
@@ -23,11 +23,12 @@ def gather(names: Iterable[str]) -> list[Run]:
 
     Raises:
         UsageError: there is no such run.
-        PpvitError: it cannot be read; DVC or git cannot.
+        PpvitError: none of those that are named can be read; DVC or git cannot.
     """
     names = list(names)
     if not names:
-        return [*_workspace_or_remark(), *_all_of_dvc()]
+        here = workspace()
+        return [*([here] if here else []), *_all_of_dvc()]
     runs: list[Run] = []
     for name in names:
         if has_results(Path(name)):
@@ -40,6 +41,7 @@ def gather(names: Iterable[str]) -> list[Run]:
             runs += runs_of_folder(Path(name))  # which says what is missing
         else:
             runs.append(run_at(name))
+    require_readable(runs)
     return runs
 
 
@@ -48,7 +50,6 @@ def run_at(ref: str) -> Run:
 
     Raises:
         UsageError: there is none of this name.
-        PpvitError: what it holds cannot be read.
     """
     with _repository() as repo:
         from dvc.scm import RevError
@@ -63,8 +64,6 @@ def run_at(ref: str) -> Run:
                 return failed[0]
             names = [name for several in known.values() for name in several]
             raise UsageError(f"'{ref}' {_unknown(ref, [*names, *_refs(repo)])}") from None
-        if state.error:
-            raise PpvitError(f"'{ref}' cannot be read: {_line(state.error.msg)}; dvc exp show has what can")
         of_experiments = {name for several in known.values() for name in several}
         return _run(repo, state, ref, "experiment" if ref in of_experiments else "commit")
 
@@ -74,14 +73,6 @@ def _unknown(ref: str, known: list[str]) -> str:
     none = "; there is no commit yet, make one: git commit"
     told = f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known[:12])}" if known else none
     return f"is no folder, experiment, commit, tag or branch{told}"
-
-
-def _workspace_or_remark() -> list[Run]:
-    try:
-        here = workspace()
-    except PpvitError as error:  # the others can be compared all the same
-        return [Run("workspace", "workspace", {}, {}, remarks=(str(error),))]
-    return [here] if here else []
 
 
 def _all_of_dvc() -> list[Run]:
@@ -151,7 +142,8 @@ def _run(repo: Any, state: Any, name: str, kind: str, status: str = "") -> Run:
     commit = state.rev[:7]
     if state.data is None:
         reason = _line(state.error.msg) if state.error else "DVC has nothing of it"
-        return Run(name, kind, {}, {}, status, commit, (f"{name} cannot be read: {reason}",))
+        told = f"{name} cannot be read: {reason}; dvc exp show has what can"
+        return Run(name, kind, {}, {}, status, commit, (told,))
     asked = read_of({"params.yaml": state.data.params.get("params.yaml", {}).get("data")})
     read = read_of(state.data.params.get("settings.json", {}).get("data"))
     if status:  # not run to its end: what DVC has beside params.yaml is of the commit that it started from
@@ -163,19 +155,26 @@ def _run(repo: Any, state: Any, name: str, kind: str, status: str = "") -> Run:
 
 def _figures(metrics: dict[str, Any], name: str) -> tuple[dict[str, float], list[str]]:
     """The figures of a revision's metrics, and what is to be said of those that cannot be read."""
+    from dvc.utils.serialize import ParseError
+
     figures: dict[str, float] = {}
     remarks, missing = [], []
+    remedy = f" in a checkout of {name}"
     for stage in COMPARED:
         file = metrics.get(f"results/metrics/{stage}.json")
         if not file:
             continue
-        if file.get("error"):
+        where = f"{name}, results/metrics/{stage}.json"
+        if isinstance(error := file.get("error"), ParseError | UnicodeDecodeError):
+            remarks.append(f"{_line(str(error))} ({where}); make it again: dvc repro --force {stage}{remedy}")
+            continue
+        if error:
             missing.append(stage)
             continue
         try:
             values = file.get("data")
             values = values.get(stage) if isinstance(values, dict) else None
-            figures |= figures_of(stage, values, f"{name}, results/metrics/{stage}.json")
+            figures |= figures_of(stage, values, where, remedy)
         except PpvitError as error:
             remarks.append(str(error))
     if missing and figures:
@@ -190,8 +189,9 @@ def _seconds(repo: Any, outs: dict[str, Any]) -> dict[str, float]:
     root, found = Path(repo.root_dir), {}
     for stage in COMPARED:
         out = outs.get(f"results/{stage}.json")
-        if out and out.hash and (times := read_kept_times(root / "results", stage, out.hash)):
-            found[f"seconds.{stage}"] = times["wall_seconds"]
+        with suppress(PpvitError, OSError):  # damaged times are no reason to lose a result
+            if out and out.hash and (times := read_kept_times(root / "results", stage, out.hash)):
+                found[f"seconds.{stage}"] = times["wall_seconds"]
     return found
 
 

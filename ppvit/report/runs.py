@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ppvit.core.errors import PpvitError, UsageError
+from ppvit.core.errors import PpvitError, UsageError, told
 from ppvit.core.figures import COMPARED, RESULT_BYTES, wrong_value
 from ppvit.core.reading import read_json
 from ppvit.core.results import read_parameters, seconds_of
@@ -41,7 +43,7 @@ class Run:
 
 
 def runs_of_folder(folder: Path) -> list[Run]:
-    """The run in a folder, or those in the folders in it.
+    """The run in a folder, or those in the folders in it; what is damaged is a remark of its run.
 
     Args:
         folder: holds result files such as ``evaluate.json``; or a project, which has them in ``results``; or folders of
@@ -49,7 +51,6 @@ def runs_of_folder(folder: Path) -> list[Run]:
 
     Raises:
         UsageError: no results are there.
-        PpvitError: a file of results, or of their parameters, is damaged.
     """
     if results := _results_in(folder):
         return [_run(folder, results)]
@@ -63,13 +64,20 @@ def runs_of_folder(folder: Path) -> list[Run]:
 
 
 def workspace() -> Run | None:
-    """The run whose results lie in the project of the working folder; None where there are none.
-
-    Raises:
-        PpvitError: a file of them is damaged.
-    """
+    """The run whose results lie in the project of the working folder; None where there are none."""
     results = _results_in(Path())
     return _run(Path(), results, name="workspace", kind="workspace") if results else None
+
+
+def require_readable(runs: Sequence[Run]) -> None:
+    """Refuse runs of which none has a figure and all have something that cannot be read.
+
+    Raises:
+        PpvitError: the first reason.
+    """
+    if runs and all(run.remarks and not run.figures for run in runs):
+        more = "; the other runs cannot be read either" if len(runs) > 1 else ""
+        raise PpvitError(f"{runs[0].remarks[0]}{more}")
 
 
 def has_results(folder: Path) -> bool:
@@ -81,52 +89,74 @@ def has_results(folder: Path) -> bool:
 
 def _results_in(folder: Path) -> Path | None:
     for place in (folder, folder / "results"):
-        if any((place / f"{stage}.json").is_file() for stage in COMPARED):
+        try:
+            if any((place / f"{stage}.json").is_file() for stage in COMPARED):
+                return place
+        except PermissionError:  # of the folder; its run tells of it
             return place
     return None
 
 
 def _run(folder: Path, results: Path, name: str = "", kind: str = "folder") -> Run:
     figures: dict[str, float] = {}
-    settings = _settings_beside(results)
+    settings: dict[str, Any] = {}
+    remarks: list[str] = []
+    if not os.access(results, os.R_OK | os.X_OK):
+        return Run(name or str(folder), kind, {}, {}, remarks=(f"{results} cannot be read; check its permissions",))
+    own = kind == "workspace" or results.resolve() == Path("results").resolve()
+    remedy = "" if own else " in the project that it is of, or copy it again"
+    with _remarked(remarks):
+        settings = _settings_beside(results, f"settings{remedy}")
     for stage in COMPARED:
         path = results / f"{stage}.json"
         if not path.is_file():
             continue
-        figures |= figures_of(stage, read_json(path, stage, RESULT_BYTES), str(path))
-        if read := read_parameters(path):
-            settings[stage] = read  # whatever params.yaml says by now
+        with _remarked(remarks):
+            figures |= figures_of(stage, read_json(path, f"{stage}{remedy}", RESULT_BYTES), str(path), remedy)
+            if read := read_parameters(path, f"{stage}{remedy}"):
+                settings[stage] = read  # whatever params.yaml says by now
     figures |= {f"seconds.{stage}": seconds for stage, seconds in seconds_of(results).items()}
-    return Run(name or str(folder), kind, read_of(settings), figures)
+    return Run(name or str(folder), kind, read_of(settings), figures, remarks=tuple(remarks))
 
 
-def _settings_beside(results: Path) -> dict[str, Any]:
+@contextmanager
+def _remarked(remarks: list[str]) -> Iterator[None]:
+    """Keep why something cannot be read: the rest, and the other runs, can be compared all the same."""
+    try:
+        yield
+    except (PpvitError, OSError) as error:
+        remarks.append(told(error) or str(error))
+
+
+def _settings_beside(results: Path, made_by: str) -> dict[str, Any]:
     """What `settings` wrote in the project that these results lie in."""
     path = results.absolute().parent / "settings.json"
     if results.absolute().name != "results" or not path.is_file():
         return {}
-    settings = read_json(path, "settings")
+    settings = read_json(path, made_by)
     return settings if isinstance(settings, dict) else {}
 
 
-def figures_of(stage: str, values: Any, where: str) -> dict[str, float]:
+def figures_of(stage: str, values: Any, where: str, remedy: str = "") -> dict[str, float]:
     """The figures of a stage that runs are compared by, checked; the others are left out.
 
     Args:
         stage: its name.
         values: what the file at ``where`` holds.
+        remedy: where the stage is to run again, if not here.
 
     Raises:
         PpvitError: there are no names and values, or a figure cannot be right.
     """
+    again = f"make it again: dvc repro --force {stage}{remedy}"
     if not isinstance(values, dict):
-        raise PpvitError(f"{where}: there are no names and values in it; make it again: dvc repro --force {stage}")
+        raise PpvitError(f"{where}: there are no names and values in it; {again}")
     found = {}
     for name in COMPARED[stage]:
         if values.get(name) is None:
             continue
         if reason := wrong_value(name, values[name]):
-            raise PpvitError(f"{where}: {reason}; make it again: dvc repro --force {stage}")
+            raise PpvitError(f"{where}: {reason}; {again}")
         found[f"{stage}.{name}"] = values[name]
     return found
 

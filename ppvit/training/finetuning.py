@@ -246,13 +246,10 @@ def _selection(
     ranks = settings.select_by == "auroc" or (several and settings.select_by == "auto")  # some images against others
     if not lacking and ranks and not ((carried > 0) & (carried < len(val))).any():
         lacking = f"no {'label' if several else 'class'} tells the validation images apart"
-    if lacking and (settings.patience or settings.schedule == "halving"):
-        asks, without = f"patience {settings.patience}", "patience=0"
-        if not settings.patience:
-            asks, without = "schedule halving", "schedule=cosine"
+    if lacking and settings.needs_validation:
+        asks, without = settings.needs_validation
         raise PpvitError(
-            f"finetune.{asks}: {lacking} in {val.folder}; raise dataset.val_fraction and encrypt again, or set "
-            f"finetune.{without}"
+            f"{asks}: {lacking} in {val.folder}; raise dataset.val_fraction and encrypt again, or set {without}"
         )
     if not lacking:
         validation = Validation(val, accelerator, settings.select_by)

@@ -13,13 +13,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from ppvit.config import Finetune
+from ppvit.config.endings import ends_in, last_parts, those_there
 from ppvit.core.errors import UsageError
 from ppvit.core.registry import Registry
 from ppvit.models.batch_norm import batch_norm_names
 from ppvit.models.mixing import mixing_weights
 from ppvit.models.networks import head_names
 from ppvit.models.stems import patch_embedding_name, patch_projection
-from ppvit.tuners.convolutions import convolution_names, ends_in, last_parts
+from ppvit.tuners.convolutions import convolution_names
 
 TUNERS: Registry[type[Tuner]] = Registry("ppvit.tuners", "finetune.method")
 """All methods by name. One more is a file in this folder with a :class:`Tuner` under ``@TUNERS.register()``."""
@@ -40,6 +41,8 @@ class Tuner(ABC):
     targets: ClassVar[tuple[str, ...]] = ()
     """linear layers that the method attaches to where ``finetune.target_modules`` is empty; ends of module names. Most
     methods take all linear layers of a model that lacks one of them."""
+    names_layers: ClassVar[bool] = True
+    """whether ``finetune.target_modules`` may name layers; where not, it must be empty"""
     zero_start: ClassVar[bool] = True
     """whether the model gives the logits of its base before the first step"""
     mergeable: ClassVar[bool] = True
@@ -211,7 +214,6 @@ def linear_names(model: nn.Module, endings: list[str], method: str = "") -> str:
             f"{type(model).__name__} has no linear layers but its head; set finetune.method to one that works without: "
             f"{others}"
         )
-    known = last_parts(linear)
     for ending in endings:
         if any(ends_in(name, ending) for name in linear):
             continue
@@ -219,9 +221,9 @@ def linear_names(model: nn.Module, endings: list[str], method: str = "") -> str:
         if method:
             raise UsageError(
                 f"finetune.method {method} is for layers that end in '{ending}': {reason}; use another method, such as "
-                f"lora, which works on {known}"
+                f"lora, which works on {', '.join(last_parts(linear))}"
             )
-        raise UsageError(f"finetune.target_modules: {reason}; there are {known}")
+        raise UsageError(f"finetune.target_modules: {reason}{those_there(ending, linear)}")
     names = r"(.*\.)?(" + "|".join(re.escape(ending) for ending in sorted(endings)) + ")"
     if target_layers(model, names).keys() <= set(linear):
         return names

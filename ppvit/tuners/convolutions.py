@@ -8,10 +8,10 @@ kernel they are the factors of Hu et al., arXiv 2106.09685, and merge in the sam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from torch import nn
 
+from ppvit.config.endings import ends_in, those_there
 from ppvit.core.errors import UsageError
 from ppvit.models.stems import patch_projection
 
@@ -30,7 +30,7 @@ def convolution_names(model: nn.Module, endings: list[str]) -> str:
     for ending in endings:
         if not any(ends_in(name, ending) for name in found):
             raise UsageError(
-                f"finetune.target_modules: no ungrouped convolution ends in '{ending}'; there are {last_parts(found)}"
+                f"finetune.target_modules: no ungrouped convolution ends in '{ending}'{those_there(ending, found)}"
             )
     chosen = [name for name in found if not endings or any(ends_in(name, ending) for ending in endings)]
     return "|".join(re.escape(name) for name in chosen)
@@ -38,13 +38,3 @@ def convolution_names(model: nn.Module, endings: list[str]) -> str:
 
 def _takes_lora(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups == 1 and module.dilation == (1, 1)
-
-
-def ends_in(name: str, ending: str) -> bool:
-    """Whether a module's name is an ending, or ends in one behind a dot."""
-    return name == ending or name.endswith(f".{ending}")
-
-
-def last_parts(names: Iterable[str]) -> str:
-    """What module names have behind the last number, for errors: each once, in the order of the alphabet."""
-    return ", ".join(sorted({re.sub(r"^(.*?\d+\.)+(?=\D)", "", name) for name in names}))

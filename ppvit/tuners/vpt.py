@@ -124,6 +124,7 @@ class VptDeep(Tuner):
     name = "vpt_deep"
     plain_vit = True
     reads: ClassVar[tuple[str, ...]] = ("rank", "dropout", "target_modules")
+    names_layers = False
     zero_start = False
     mergeable = False
     stock = False

@@ -123,12 +123,12 @@ def test_a_file_that_others_may_use_is_refused(tmp_path, mode):
 @posix
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o702])
 def test_a_keyring_that_others_may_use_is_refused(tmp_path, mode):
-    ring = tmp_path / "ring"
+    ring = tmp_path / "my ring"
     key = keys.generate()
     keys.save(key, ring)
     ring.chmod(mode)
     for use in (lambda: keys.load(key.id, ring), lambda: keys.save(keys.generate(), ring)):
-        with pytest.raises(PpvitError, match=f"chmod 700 {ring}$"):
+        with pytest.raises(PpvitError, match=f"chmod 700 '{ring}'$"):
             use()
     assert len(list(ring.glob("pk-*"))) == 1
 

@@ -85,6 +85,8 @@ def test_the_trainers_remote_is_refused_whatever_it_is_called(project, tmp_path)
             back_up(name)
     with pytest.raises(UsageError, match="DVC has no remote 'privat', but trainer, private"):
         back_up("privat")
+    with pytest.raises(UsageError, match="; dvc remote add 'my own' PLACE"):  # as a shell takes it
+        back_up("my own")
     assert contents(tmp_path / "trainer") == {SHARED}
     assert not (tmp_path / "private").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +15,21 @@ from conftest import make_config
 from ppvit.adaptation.adapt import require_adaptable
 from ppvit.ciphers import CIPHERS
 from ppvit.ciphers.keyed import load_cipher
-from ppvit.config import load
+from ppvit.config import NO_DATA, load, parameters
 from ppvit.config.choices import CHOICES, names_of
 from ppvit.config.fitting import refusals_to_come, require_encryptable
 from ppvit.config.networks import names, network, require_network
+from ppvit.config.parsing import parse
 from ppvit.core.declared import declared
 from ppvit.core.errors import PpvitError, UsageError, brief
+from ppvit.datasets import DATASETS, open_source
 from ppvit.models import hub
+from ppvit.models.names import MICRO, MICRO_ARCHITECTURE
 from ppvit.pipeline import STAGES
 from ppvit.pipeline.settings import write_settings
 from ppvit.places import Places
 from ppvit.tuners import TUNERS
+from ppvit.tuners.base import linear_layers
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +64,15 @@ def refused(*overrides: str) -> str:
         ("threats.surrogates=1", "input should be greater than or equal to 3, got 1; it takes 3 to 100"),
         ("audit.known_pairs=[0]", "got 0; it takes 1 to 100,000"),
         ("adapt.enabled=yes", "got 'yes'; write true or false"),
-        ("model.mean=nane", "parameter 'model.mean': input should be a valid list, got 'nane'; it takes a list or"),
+        ("model.mean=nane", "input should be a valid list, got 'nane'; it takes a list or none; did you mean 'none'?"),
+        ("model.mean=0.5", "input should be a valid list, got 0.5; write [0.5, 0.5, 0.5] or none"),
+        ("audit.known_pairs=3", "input should be a valid list, got 3; write [3]"),
+        ("audit.pooled_images=20", "input should be a valid list, got 20; write [20]"),
+        ("audit.known_pairs=0", "input should be a valid list, got 0; it takes a list, each 1 to 100,000"),
+        ("finetune.target_modules=[attn.qvk]", "no linear layer ends in 'attn.qvk'; there are attn.proj, attn.qkv, "),
+        ("finetune.target_modules=[attn.qvk]", "mlp.fc2; did you mean 'attn.qkv'?"),
+        ("finetune.target_modules=[blocks.4.mlp.fc1]", "no linear layer ends in 'blocks.4.mlp.fc1'"),
+        ("finetune.target_modules=[attn.q]", "no linear layer ends in 'attn.q'"),
         ("model.name=nope", "unknown model.name 'nope'; take vit_micro_patch4_32, "),
         ("model.name=vit_tinny_patch16_224", "did you mean vit_tiny_patch16_224, "),
         (
@@ -115,6 +128,22 @@ def test_a_name_that_there_is_not_is_told_with_the_nearest(override: str, told: 
         (["finetune.adversarial=trades", "adversarial.branch=lora"], "set finetune.method=full, not lora"),
         (["cipher.key_id=pk-0123456789abcdef", "encrypt.views=2"], "encrypt.view_key_id is the public demo key"),
         (["finetune.gradient_checkpointing=true", "finetune.batch_norm=stats"], "every image would count twice"),
+        (
+            ["finetune.method=vpt_deep", "finetune.target_modules=[attn.qkv]"],
+            "vpt_deep puts prompts into every block; leave finetune.target_modules empty",
+        ),
+        (
+            ["dataset.val_fraction=0", "finetune.patience=3"],
+            "finetune.patience 3 needs validation images, and there will be none with dataset.val_fraction 0",
+        ),
+        (
+            ["dataset.name=emnist", "dataset.val_fraction=0", "finetune.schedule=halving", "finetune.adversarial=at"],
+            "finetune.schedule halving needs validation images",
+        ),
+        (  # whatever it brings is trained on
+            ["dataset.name=pathmnist", "dataset.own_val=train", "dataset.val_fraction=0", "finetune.patience=3"],
+            "raise it, or set finetune.patience=0",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_told(overrides: list[str], told: str):
@@ -135,6 +164,13 @@ def test_values_that_do_not_go_together_are_told(overrides: list[str], told: str
         ["model.name=convmixer_256_8", "cipher.block_size=1", "finetune.method=full", "cipher.name=shuffle"],
         ["cipher.name=neuracrypt", "adapt.enabled=false", "finetune.method=full"],
         ["audit.attacks=[all]", "finetune.recipe=loft"],
+        ["finetune.target_modules=[qkv, blocks.3.mlp.fc2]"],
+        ["finetune.method=aoft_lora", "finetune.target_modules=[attn.q, blocks.0.attn.k]"],  # rows of layers
+        ["finetune.method=full", "finetune.target_modules=[attn.qvk]"],  # which nothing reads
+        ["dataset.val_fraction=0", "finetune.select=best"],
+        ["dataset.name=pathmnist", "dataset.val_fraction=0", "finetune.patience=3"],
+        ["dataset.name=imagefolder", "dataset.path=data/local/x", "dataset.val_fraction=0", "finetune.patience=3"],
+        ["dataset.name=emnist", "dataset.path=data/local/x", "dataset.val_fraction=0", "finetune.patience=3"],
     ],
 )
 def test_values_that_go_together_are_taken(overrides: list[str]):
@@ -152,6 +188,31 @@ def test_facts_read_from_sources_are_those_of_the_methods():
     for name, facts in declared("tuners").facts.items():
         assert facts.get("convolutions", False) == TUNERS[name].convolutions
         assert facts.get("plain_vit", False) == TUNERS[name].plain_vit
+
+
+def test_layers_of_the_embedded_network_are_those_that_take_an_adapter():
+    with torch.device("meta"):
+        model = timm.create_model(MICRO_ARCHITECTURE, **MICRO)
+    found = network("vit_micro_patch4_32")
+    assert found is not None
+    assert list(found.linear) == linear_layers(model)
+
+
+def test_data_sets_without_validation_images_bring_none(tmp_path):
+    for name, brings in (("digits", False), ("dsprites_standin", True)):
+        assert (open_source(name, NO_DATA, tmp_path, 0.2, 0).val is not None) == brings
+        assert getattr(DATASETS[name], "brings_val", True) == brings
+
+
+@pytest.mark.parametrize("name", [name for name, default, _ in parameters() if isinstance(default, list)])
+def test_a_list_that_an_error_tells_to_write_is_taken(name: str):
+    for item in (3, 0.5, "attn.qkv", "mixup", "all"):
+        with pytest.raises(UsageError) as caught:
+            load(ROOT / "params.yaml", [f"{name}={item}"])
+        if written := re.search(r"; write (\[.*\])", str(caught.value)):
+            assert parse(written[1]) == [item] * (3 if name in ("model.mean", "model.std") else 1)
+        else:
+            assert "; it takes a list" in str(caught.value)
 
 
 def test_names_of_networks_are_timms():
@@ -200,7 +261,34 @@ def test_stages_to_come_are_told_of():
     assert refusals_to_come(config) == [
         "robustness: cipher.name orthogonal keeps Euclidean distances only; set robustness.norm=l2"
     ]
+    config = load(ROOT / "params.yaml", ["he.mode=refresh", "he.patience=2", "dataset.val_fraction=0"])
+    assert refusals_to_come(config) == [
+        "he: he.patience 2 needs validation images, and there will be none with dataset.val_fraction 0; raise it"
+    ]
     assert refusals_to_come(load(ROOT / "params.yaml")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], []),
+        (["dataset.name=emnist", "dataset.subset=letters"], []),
+        (["dataset.subset=foo"], ["dataset.subset foo: nothing reads it with dataset.name digits"]),
+        (["dataset.source_size=64"], ["dataset.source_size 64: nothing reads it with dataset.name digits"]),
+        (
+            ["dataset.val_fraction=0", "finetune.select=best"],
+            [
+                "the last epoch will be kept: the best one needs validation images, and there will be none with "
+                "dataset.val_fraction 0"
+            ],
+        ),
+    ],
+)
+def test_values_without_effect_are_told_of(overrides, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_settings(load(ROOT / "params.yaml", overrides))
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "finetune will stop" not in line] == [f"note: {line}" for line in told]
 
 
 def test_loading_imports_neither_torch_nor_timm():
@@ -220,7 +308,20 @@ def test_loading_imports_neither_torch_nor_timm():
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["dataset.name=emnist", "dataset.subset=lettrs"], "dataset.subset: emnist has balanced, .* but no 'lettrs'"),
+        (
+            ["dataset.name=emnist", "dataset.subset=lettrs"],
+            "emnist has balanced, .* but no 'lettrs'; did you mean 'letters'",
+        ),
+        (["dataset.name=dsprites_standin", "dataset.subset=locaton"], "but no 'locaton'; did you mean 'location'"),
+        (["dataset.name=imagefolder"], "dataset.name=imagefolder needs images: set dataset.path to class folders"),
+        (["dataset.name=webdataset"], "dataset.name=webdataset needs shards: set dataset.path"),
+        (["dataset.name=huggingface"], "dataset.name=huggingface needs a data set: set dataset.path"),
+        (["dataset.name=vtab_cifar100"], "dataset.name=vtab_cifar100 is not fetched: set dataset.path"),
+        (["dataset.name=fgvc_cars"], "dataset.name=fgvc_cars is not fetched: set dataset.path"),
+        (["dataset.path=data/local/full"], "dataset.name=digits takes no dataset.path"),
+        (["dataset.name=imagefolder", "dataset.path=data/local/empty"], "data/local/empty is an empty folder"),
+        (["dataset.name=imagefolder", "dataset.path=data/local/full/a.txt"], "is neither a folder nor a tar or zip"),
+        (["dataset.own_val=train"], "dataset.own_val=train: digits brings no validation images"),
         (["dataset.name=organmnist3d"], "holds volumes, not images; set dataset.slices=middle"),
         (["dataset.name=imagefolder", "dataset.path=data/local/nope"], "dataset.path: data/local/nope does not exist"),
         (["model.checkpoint=models/local/nope.pth"], "model.checkpoint: models/local/nope.pth does not exist"),
@@ -229,6 +330,9 @@ def test_loading_imports_neither_torch_nor_timm():
 )
 def test_the_first_stage_refuses_and_leaves_settings_as_they_are(overrides, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("data/local/empty").mkdir(parents=True)
+    Path("data/local/full").mkdir()
+    Path("data/local/full/a.txt").touch()
     path = tmp_path / "settings.json"
     path.write_text("as it was")
     config = load(ROOT / "params.yaml", overrides)

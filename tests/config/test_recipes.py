@@ -141,6 +141,8 @@ def test_one_of_several_values_is_kept_and_any_other_is_refused():
         r"built in, or depart from the recipe's values with: \$\(ppvit recipe lin2025\) -S finetune\.epochs=1$",
     ):
         load(None, ["finetune.recipe=lin2025", "finetune.epochs=1"])
+    with pytest.raises(UsageError, match=r"\) -S 'finetune\.method=my own'$"):  # as a shell takes it
+        load(None, ["finetune.recipe=lin2025", "finetune.method=my own"])
 
 
 def test_a_file_that_contradicts_its_recipe_is_refused_too(tmp_path):

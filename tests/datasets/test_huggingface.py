@@ -327,6 +327,7 @@ def test_columns_are_chosen_where_there_are_several(tmp_path):
     assert next(source.train()).image == encoded(100)
     for wrong, told in (
         ({"label_column": "nothing"}, r"dataset\.label_column: .*: there is no column nothing; set it to one of img"),
+        ({"label_column": "fine_labels"}, r"set it to one of img, .*; did you mean 'fine_label'"),
         ({"label_column": "img"}, r"dataset\.label_column: .*: img holds neither whole numbers nor text; set it to"),
         ({"image_column": "note"}, r"dataset\.image_column: .*: note holds no images; set it to one of img"),
     ):
@@ -386,6 +387,8 @@ def test_configurations_of_the_readme(tmp_path):
     (tmp_path / "README.md").write_text(CONFIGS)
     with pytest.raises(UsageError, match=r"several configurations: small, large; set dataset\.subset to one"):
         open_at(tmp_path, "huggingface")
+    with pytest.raises(UsageError, match="no configuration 'larg' but small, large; did you mean 'large'"):
+        open_at(tmp_path, "huggingface", subset="larg")
     with pytest.raises(UsageError, match="no configuration 'medium' but small, large"):
         open_at(tmp_path, "huggingface", subset="medium")
     assert read(open_at(tmp_path, "huggingface", subset="small").train()) == by_datasets(files["a-0"])

@@ -152,7 +152,9 @@ def test_emnist_is_balanced_unless_a_subset_is_asked_for(tmp_path, monkeypatch, 
     monkeypatch.setattr(torchvision.datasets.EMNIST, "url", server.url("gzip.zip"))
     monkeypatch.chdir(tmp_path)
     for subset, classes in (("", 47), ("digits", 10)):
-        assert len(open_source("emnist", NO_DATA, tmp_path / "cache", 0.2, 0, subset=subset).classes) == classes
+        source = open_source("emnist", NO_DATA, tmp_path / "cache", 0.2, 0, subset=subset)
+        assert len(source.classes) == classes
+        assert source.val is None  # as its entry says
     assert server.log == [None]  # one download
     with pytest.raises(UsageError, match=r"dataset\.subset: emnist has balanced, .*, but no 'Letters'"):
         open_source("emnist", NO_DATA, tmp_path / "cache", 0.2, 0, subset="Letters")

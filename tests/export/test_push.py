@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -94,12 +95,13 @@ def test_public_where_it_is_asked_for(hub, folder):
         ({"repos/create": 403}, "your token may not write to me/digits"),
     ],
 )
-def test_a_push_that_fails_leaves_no_repository_behind(hub, folder, fails, told):
+def test_a_push_that_fails_leaves_no_repository_behind(hub, folder, fails, told, tmp_path_factory):
     hub.fails = fails
+    folder = shutil.copytree(folder, tmp_path_factory.mktemp("a") / "my export")  # quoted, as a shell takes it
     with pytest.raises(PpvitError) as failed:
         Repository.ready("me/digits", False).push(folder)
     assert told in str(failed.value)
-    assert f"{folder} is whole: run again with --force, or hf upload me/digits {folder}" in str(failed.value)
+    assert f"{folder} is whole: run again with --force, or hf upload me/digits '{folder}'" in str(failed.value)
     assert "\n" not in str(failed.value)
     assert hub.repositories == {}
     assert {path.name for path in folder.iterdir()} >= SENT

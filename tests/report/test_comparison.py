@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from ppvit.core.errors import UsageError
+from ppvit.core import reading
+from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.figures import COMPARED
 from ppvit.report.comparison import FIGURES, compare
+from ppvit.report.experiments import gather
 from ppvit.report.runs import Run, runs_of_folder
 
 
@@ -202,5 +207,96 @@ def test_a_folder_that_was_copied_has_its_parameters_and_seconds(tmp_path):
     assert found.parameters == {"evaluate.batch_size": 7, "he.ring": 2}
     place = project
     (place / "times" / "parameters" / "evaluate.json").write_text("{")
-    with pytest.raises(Exception, match=r"parameters/evaluate\.json"):
-        runs_of_folder(place)
+    (found,) = runs_of_folder(place)
+    assert found.figures["evaluate.accuracy_percent"] == 71.0
+    (remark,) = found.remarks
+    assert "parameters/evaluate.json is not valid JSON" in remark
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ('{"accuracy_percent": 1e999}', "'accuracy_percent': input should be a finite number"),
+        ('{"accuracy_percent": 101.0}', "'accuracy_percent': input should be less than or equal to 100"),
+        ("{", "is not valid JSON"),
+        ("", "is not valid JSON"),
+        ("\x00\xff", "is not valid JSON"),
+        ('[{"accuracy_percent": 50.0}]', "there are no names and values in it"),
+        (PermissionError(13, "Permission denied", "cmp/b/evaluate.json"), "cmp/b/evaluate.json: Permission denied"),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(tmp_path, monkeypatch, damage, told):
+    from ppvit.cli.command import app
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        (tmp_path / "cmp" / name).mkdir(parents=True)
+        (tmp_path / "cmp" / name / "evaluate.json").write_text('{"accuracy_percent": 50.0}')
+    (tmp_path / "cmp/b/audit.json").write_text('{"ssim_of_strongest": 0.5}')
+    if isinstance(damage, str):
+        (tmp_path / "cmp/b/evaluate.json").write_bytes(damage.encode("latin-1"))
+    else:
+        refuse(monkeypatch, "b/evaluate.json", damage)
+    a, b, c = runs_of_folder(tmp_path / "cmp")
+    assert a.figures == c.figures == {"evaluate.accuracy_percent": 50.0}
+    assert b.figures == {"audit.ssim_of_strongest": 0.5}  # what can be read of it
+    assert told in b.remarks[0]
+    for options, shows in (((), "cmp/a"), (("--json",), '"cmp/a"'), (("--format", "csv"), "cmp/a,folder")):
+        done = CliRunner().invoke(app, ["compare", "cmp", *options])
+        assert done.exit_code == 0
+        assert shows in done.stdout
+        assert told in done.stderr
+    assert told in json.loads(CliRunner().invoke(app, ["compare", "cmp", "--json"]).stdout)["runs"][1]["remarks"][0]
+    assert CliRunner().invoke(app, ["compare", "cmp", "--format", "html"]).exit_code == 0
+    assert told in html.unescape((tmp_path / "results/compare.html").read_text())
+    if isinstance(damage, str):  # of a folder that is none of this project's
+        assert b.remarks[0].endswith("dvc repro --force evaluate in the project that it is of, or copy it again")
+
+
+def refuse(monkeypatch, ending: str, error: OSError) -> None:
+    """Have a file refused to us, as modes cannot where tests run as root."""
+    opened = reading.open_regular
+
+    def open_regular(path):
+        if str(path).endswith(ending):
+            raise error
+        return opened(path)
+
+    monkeypatch.setattr(reading, "open_regular", open_regular)
+
+
+def test_where_all_are_damaged_it_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / "cmp" / name).mkdir(parents=True)
+        (tmp_path / "cmp" / name / "evaluate.json").write_text("[]")
+    with pytest.raises(PpvitError, match=r"^cmp/a/evaluate\.json: .*; the other runs cannot be read either$"):
+        gather(["cmp"])
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/evaluate.json").write_text("[]")
+    with pytest.raises(PpvitError, match="make it again: dvc repro --force evaluate$"):  # it is this project's
+        gather(["results"])
+    assert gather(["workspace", str(saved(tmp_path))])[0].remarks
+
+
+def saved(root):
+    (root / "saved").mkdir()
+    (root / "saved/evaluate.json").write_text('{"accuracy_percent": 50.0}')
+    return root / "saved"
+
+
+def test_a_folder_that_cannot_be_entered_is_told_of(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    saved(tmp_path)
+    is_file, access = Path.is_file, os.access
+
+    def refused(path: Path) -> bool:
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
+    locked, other = runs_of_folder(tmp_path)
+    assert locked.remarks == (f"{tmp_path / 'locked'} cannot be read; check its permissions",)
+    assert other.figures == {"evaluate.accuracy_percent": 50.0}

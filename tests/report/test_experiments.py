@@ -188,6 +188,45 @@ def test_figures_that_the_cache_has_lost_are_said(here):
     assert run.figures["audit.ssim_of_strongest"] == 0.2
 
 
+@pytest.mark.parametrize("text", ["{", "", "[1]", '{"evaluate": [1]}', '{"evaluate": {"accuracy_percent": 1e999}}'])
+def test_a_commit_with_damaged_figures_does_not_hide_the_others(here, monkeypatch, text):
+    (first,) = {run.name: run for run in gather(["first"])}.values()
+    (md5,) = {
+        line.split()[-1]
+        for line in (here / "dvc.lock").read_text().splitlines()
+        if line.strip().startswith("md5") and line.split()[-1] in cached(here, "accuracy_percent", '"evaluate": {')
+    }
+    file = here / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    kept = file.read_text()
+    file.chmod(0o644)
+    file.write_text(text)
+    shutil.rmtree(here / ".dvc" / "tmp" / "exps" / "cache", ignore_errors=True)
+    try:
+        damaged, other = gather(["first", "wide"])
+    finally:
+        file.write_text(kept)
+    assert other.figures["evaluate.accuracy_percent"] == 98.0
+    assert damaged.figures == {
+        name: value for name, value in first.figures.items() if name != "evaluate.accuracy_percent"
+    }
+    (remark,) = damaged.remarks
+    assert "first, results/metrics/evaluate.json" in remark
+    assert remark.endswith("make it again: dvc repro --force evaluate in a checkout of first")
+
+
+def test_damaged_times_hide_no_run(here):
+    for file in (here / "results/times/kept").iterdir():
+        file.rename(file.with_suffix(".whole"))
+        file.write_text("{")
+    try:
+        (run,) = gather(["wide"])
+    finally:
+        for file in (here / "results/times/kept").glob("*.whole"):
+            file.rename(file.with_suffix(".json"))
+    assert run.figures["evaluate.accuracy_percent"] == 98.0
+    assert not any(name.startswith("seconds.") for name in run.figures)
+
+
 def cached(root: Path, *words: str) -> set[str]:
     """MD5 of what DVC's cache holds and these words stand in."""
     files = (path for path in (root / ".dvc/cache/files/md5").glob("*/*") if path.is_file())
@@ -203,8 +242,12 @@ def test_outside_of_a_project_folders_can_still_be_compared(tmp_path, monkeypatc
         (tmp_path / "grid" / name / "evaluate.json").write_text(json.dumps({"accuracy_percent": accuracy}))
     assert [run.figures["evaluate.accuracy_percent"] for run in gather(["grid"])] == [50.0, 60.0]
     (tmp_path / "grid" / "a" / "evaluate.json").write_text(json.dumps({"accuracy_percent": 101.0}))
+    damaged, whole = gather(["grid"])
+    assert damaged.remarks[0].startswith("grid/a/evaluate.json: 'accuracy_percent'")
+    assert whole.figures["evaluate.accuracy_percent"] == 60.0
+    assert gather(["grid/a", "grid/b"])[1] == whole
     with pytest.raises(PpvitError, match="grid/a/evaluate.json: 'accuracy_percent'"):
-        gather(["grid"])
+        gather(["grid/a"])
     with pytest.raises(UsageError, match="'nowhere' is no folder|in no DVC project"):
         gather(["nowhere"])
 

@@ -170,6 +170,8 @@ def test_errors(tmp_path):
         make_tuner(settings(method="lora_pach"))
     with pytest.raises(UsageError, match=r"no linear layer ends in 'attn\.q'; there are attn\.proj, attn\.qkv"):
         make_tuner(settings(method="lora", target_modules=["attn.q"])).attach(tiny_backbone().model)
+    with pytest.raises(UsageError, match=r"ends in 'attn\.qvk'; there are .*; did you mean 'attn\.qkv'\?$"):
+        make_tuner(settings(method="lora", target_modules=["attn.qvk"])).attach(tiny_backbone().model)
     with pytest.raises(PpvitError, match=r"ppvit\.json is missing; run the stage that writes it: dvc repro finetune"):
         load_finetuned(tmp_path, tmp_path, 5)
     save_model(tmp_path / "adapted", tiny_backbone(), MADE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -83,7 +84,7 @@ def remotes() -> Iterator[Finding]:
                 yield Finding("remote", "problem", f"{what}: {line}", "pip install the package of that kind of remote")
                 continue
             if remote.fs.protocol != "local":
-                asks = f"`dvc status -c -r {name}` asks it"
+                asks = f"`dvc status -c -r {shlex.quote(name)}` asks it"
                 yield Finding("remote", "ok", f"{what}: {remote.fs.unstrip_protocol(remote.path)}, not asked; {asks}")
             elif not Path(remote.path).is_dir():
                 yield Finding("remote", "note", f"{what}: {remote.path} does not exist yet", "`dvc push` makes it")
@@ -92,7 +93,9 @@ def remotes() -> Iterator[Finding]:
             else:
                 yield Finding("remote", "ok", f"{what}: {remote.path}")
         if remotes and not default:
-            yield Finding("remote", "note", "none is the default", f"dvc remote default {next(iter(remotes))}")
+            yield Finding(
+                "remote", "note", "none is the default", f"dvc remote default {shlex.quote(next(iter(remotes)))}"
+            )
 
 
 def weights(config: Config | None) -> Iterator[Finding]:
@@ -113,7 +116,7 @@ def weights(config: Config | None) -> Iterator[Finding]:
         yield Finding("weights", "ok" if there else "problem", found, remedy)
     elif model.name == MICRO_NAME:
         there = embedded.is_file()
-        remedy = "" if there else f"git checkout -- {embedded}, or `ppvit pretrain`"
+        remedy = "" if there else f"git checkout -- {shlex.quote(str(embedded))}, or `ppvit pretrain`"
         yield Finding(
             "weights", "ok" if there else "problem", f"{embedded} {'is there' if there else 'is missing'}", remedy
         )
