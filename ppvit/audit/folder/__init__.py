@@ -140,12 +140,13 @@ def _attacked(group: Pictures, block_size: int | None, seed: int) -> Findings:
         "block_size_confidence_percent": round(100 * structure.confidence, 1),
         "ciphertext_likeness": round(structure.likeness, 3),
     }
-    inside = inside_order(pictures, structure.block_size) if structure.kind == "blocks" else 0.0
-    found = Findings(group, lossy, inside, unseen, values, value_range)
+    found = Findings(group, lossy, unseen, values, value_range)
     found.told.append(what(group, structure, guessed, lossy))
     order = None
     if structure.kind in ("blocks", "pixels") and group.width == group.height:
         order = _attack(found, pictures, structure, seed)
+    if structure.kind == "blocks" and found.best is None:
+        found.inside = inside_order(pictures, structure.block_size)
     values["verdict"] = verdict(found, structure, order)
     values["wall_seconds"] = watch.seconds()
     found.told.append(values["verdict"])

@@ -21,22 +21,22 @@ class Findings:
     Attributes:
         pictures: which.
         lossy: number of those looked at that were stored with loss.
-        inside: order of the pixels inside blocks, 0 .. 1; 0 where there are none.
         unseen: the side of the blocks was given, and nothing in the pictures tells that there are any.
         values: for ``audit.json``.
         told: lines for the terminal.
         best: the attack that made pictures of them, if any.
+        inside: order of the pixels inside blocks, 0 .. 1, where no attack did.
         value_range: of values above 8 bits.
     """
 
     pictures: Pictures
     lossy: int
-    inside: float
     unseen: bool
     values: dict[str, Any]
     value_range: tuple[float, float]
     told: list[str] = field(default_factory=list)
     best: Attempt | None = None
+    inside: float = 0.0
 
 
 def what(group: Pictures, structure: Structure, guessed: bool, lossy: int) -> str:

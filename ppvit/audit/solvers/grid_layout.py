@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree, shortest_path
+from scipy.spatial.distance import cdist
 
 REBUILT = (0.03, 0.06, 0.12, 0.2, 0.3)  # shares of the items that are placed anew
 LARGE = 400  # items from which on fewer starts are tried, since an assignment takes the third power of their number
@@ -55,7 +56,7 @@ def planar_layout(distances: np.ndarray, rows: int, columns: int, neighbours: in
 
 
 def _nearest_cells(plane: np.ndarray, grid: np.ndarray) -> tuple[float, np.ndarray]:
-    cost = ((plane[:, None] - grid[None]) ** 2).sum(axis=2)
+    cost = cdist(plane, grid, "sqeuclidean")
     cell = linear_sum_assignment(cost)[1]
     return float(cost[np.arange(len(cell)), cell].sum()), cell
 
@@ -103,17 +104,25 @@ class GridLayout:
         self._shape = colours, rows, columns
         self._weight = (1 / np.maximum(np.hypot(down, right), 1)).astype(distances.dtype)  # far apart, distances say
         np.fill_diagonal(self._weight, 0)  # little about the place
+        self._weight_of_kind = np.zeros(len(self._count))
+        self._weight_of_kind[self._kind] = self._weight
+        self._constant = float((self._weight_of_kind * self._count).sum())
+
+    def _sums(self, site: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log distances by sites, (m, m), and their sums over pairs of sites of a kind."""
+        item = np.argsort(site)
+        logs = self._logs[np.ix_(item, item)]
+        return logs, np.bincount(self._kind.ravel(), logs.ravel())
 
     def _expected(self, site: np.ndarray) -> np.ndarray:
         """Log distance by sites, (m, m)."""
-        item = np.argsort(site)
-        sums = np.bincount(self._kind.ravel(), self._logs[np.ix_(item, item)].ravel())
-        return (sums / self._count).astype(self._logs.dtype)[self._kind]
+        return (self._sums(site)[1] / self._count).astype(self._logs.dtype)[self._kind]
 
     def misfit(self, site: np.ndarray) -> float:
-        """Weighted squared error of the log distances, lower is better."""
-        expected = self._expected(site)[np.ix_(site, site)]
-        return float((self._weight[np.ix_(site, site)] * (self._logs - expected) ** 2).sum() / self._weight.sum())
+        """Weighted squared error of the log distances, lower is better: their variance within each kind of pair."""
+        logs, sums = self._sums(site)
+        squares = np.bincount(self._kind.ravel(), (logs**2).ravel())
+        return float(self._weight_of_kind @ (squares - sums**2 / self._count) / self._constant)
 
     def refine(self, site: np.ndarray, rounds: int = 30) -> np.ndarray:
         """Shift the whole grid, then reassign all items at once, then swap pairs, as long as the misfit falls."""
@@ -151,7 +160,9 @@ class GridLayout:
         moved = costs[:, site]
         gain = np.triu(moved + moved.T - own[:, None] - own + 2 * between, 1)
         free, swapped = np.ones(len(site), bool), site.copy()
-        for flat in np.argsort(gain, axis=None)[: len(site) // 4]:
+        most = len(site) // 4
+        best = np.argpartition(gain, most, axis=None)[:most]
+        for flat in best[np.argsort(gain.ravel()[best], kind="stable")]:
             one, other = divmod(int(flat), len(site))
             if gain[one, other] < -1e-9 and free[one] and free[other]:
                 free[[one, other]] = False
