@@ -164,8 +164,15 @@ def compare(runs: Sequence[Run], sort: str = "", reverse: bool = False) -> Compa
 
 def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
     known = [run.parameters for run in runs if run.parameters]
-    names = dict.fromkeys(name for parameters in known for name in parameters)
-    return tuple(name for name in names if len({_text(each.get(name, ...)) for each in known}) > 1)
+    # a run that has nothing of a section is without the stages that read it, so that its values are unknown
+    sections = [{name.partition(".")[0] for name in parameters} for parameters in known]
+
+    def differs(name: str) -> bool:
+        section = name.partition(".")[0]
+        having = [each for each, has in zip(known, sections, strict=True) if section in has]
+        return len({_text(each.get(name, ...)) for each in having}) > 1
+
+    return tuple(dict.fromkeys(name for parameters in known for name in parameters if differs(name)))
 
 
 def _text(value: Any) -> str:

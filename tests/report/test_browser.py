@@ -124,9 +124,12 @@ def test_compared_runs_are_sorted_and_load_nothing(opened, world):
         for name, figures in {
             "a": {"evaluate.accuracy_percent": 9.5, "finetune.trainable_parameters": 1200.0},
             "b": {"finetune.trainable_parameters": 66826.0},
-            "c": {"evaluate.accuracy_percent": 87.25, "finetune.trainable_parameters": 950.0},
+            "c": {
+                "evaluate.accuracy_percent": 87.25, "finetune.trainable_parameters": 950.0,
+                "audit.key_percent_of_strongest": 40.0, "audit.ssim_of_strongest": 0.3,
+            },
         }.items()
-    ]
+    ]  # fmt: skip
     (world / "compare.html").write_text(compare(runs).as_page(), encoding="utf-8")
     page = opened("compare.html", plots=False)
     for column, direction, order in (
@@ -140,7 +143,9 @@ def test_compared_runs_are_sorted_and_load_nothing(opened, world):
         page.wait_for_selector(f"th[aria-sort={direction}]")
         page.wait_for_timeout(50)
         assert "".join(page.locator("tbody th").all_inner_texts()) == order
+    assert page.locator("tbody th[tabindex], tbody th[aria-label]").count() == 0  # a row's name is no button
     assert page.told == []
+    assert page.locator("figure svg image").count() == 1  # the scale of the key's colours
     assert len(page.asked) == 1
 
 
@@ -155,6 +160,16 @@ def test_everything_is_printed(opened):
     assert page.evaluate(cut) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 690
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    accuracies = page.locator("table:not(.small) thead th", has_text="accuracy")
+    assert accuracies.count() > 0
+    for lines in accuracies.evaluate_all("""all => all.map(each => {
+        const words = document.createRange(), text = document.createTreeWalker(each, NodeFilter.SHOW_TEXT).nextNode()
+        const at = text.data.indexOf("accuracy")
+        words.setStart(text, at)
+        words.setEnd(text, at + "accuracy".length)
+        return words.getClientRects().length
+    })"""):
+        assert lines == 1
 
 
 def test_the_keyboard_opens_sections_and_sorts_tables(opened):

@@ -69,6 +69,20 @@ def test_what_all_runs_share_is_left_out_and_what_is_not_read_stays_empty():
     assert compare(RUNS[:1]).parameters == ()
 
 
+def test_what_a_run_had_no_stage_for_is_no_difference():
+    """One of all stages, and one of training alone."""
+    whole = {"dataset.name": "digits", "cipher.name": "block", "finetune.method": "lora", "finetune.rank": 8}
+    runs = [
+        Run(name, "folder", parameters, {})
+        for name, parameters in {
+            "whole": whole, "trained": {"finetune.method": "linear"}, "unknown": {},
+            "other": {**whole, "cipher.name": "etc"},
+        }.items()
+    ]  # fmt: skip
+    assert compare(runs[:3]).parameters == ("finetune.method", "finetune.rank")
+    assert compare(runs).parameters == ("cipher.name", "finetune.method", "finetune.rank")
+
+
 def test_no_other_run_is_as_accurate_and_leaks_as_little():
     assert dict(zip([each.name for each in RUNS], compare(RUNS).unbeaten, strict=True)) == {
         "plain": True,  # the most accurate

@@ -182,6 +182,8 @@ def test_the_page_in_a_browser(served, tab):
     before = tab.get_by_alt_text(title).get_attribute("src")
     draw(tab)
     shown(tab, before, title)
+    tab.set_viewport_size({"width": 360, "height": 800})  # a phone
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     own = (f"http://{served[0]}", f"ws://{served[0]}", "data:", "blob:")
     assert [url for url in tab.asked if not url.startswith(own)] == []
 

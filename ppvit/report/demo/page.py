@@ -208,7 +208,7 @@ def _show_answers(answers: list[workbench.Answer]) -> None:
     ui.label("What models say").classes("text-h6")
     columns = [{"name": each, "label": each, "field": each, "align": "left"} for each in ("model", "answer")]
     rows = [{"model": each.model, "answer": told(each)} for each in answers]
-    ui.table(columns=columns, rows=rows).props("dense")
+    ui.table(columns=columns, rows=rows).props("dense wrap-cells")
 
 
 def _show_recovered(recovered: list[workbench.Recovered]) -> None:
