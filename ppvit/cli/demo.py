@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +20,15 @@ def demo(
 ) -> Answer:
     """Open a local page: draw a digit, encrypt it, see what models say and what attackers recover (owner)."""
     from ppvit.config import load
-    from ppvit.places import Places
+    from ppvit.places import EMBEDDED, Places
     from ppvit.report.demo.page import serve
 
     address = f"http://127.0.0.1:{port}"
-    print(f"{address} (Ctrl-C ends it)")
-    serve(weights or Places.of(load(None)).embedded, port, browser)
+    with suppress(ImportError):  # of which serve says what to install
+        from nicegui import app as page
+
+        # once the weights are loaded: until then there may be an error to tell
+        page.on_startup(lambda: print(f"{address} (Ctrl-C ends it)", flush=True))
+    own = Places.of(load(None)).embedded
+    serve(weights or (own if own.exists() else EMBEDDED), port, browser)
     return Answer({"address": address})

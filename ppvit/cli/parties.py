@@ -88,8 +88,9 @@ def refresh(owner: Owner = OWNER, trainer: Trainer = TRAINER) -> Answer:
     from ppvit.he.parties import folders
     from ppvit.he.parties import owner as owners
 
-    owners.refresh(folders.OwnersFiles(owner), trainer)
-    return _folders(owner, trainer)
+    answered = owners.refresh(folders.OwnersFiles(owner), trainer)
+    told = "nothing was refreshed: with he.mode=levelled, or one iteration, the trainer asks for nothing"
+    return Answer(_folders(owner, trainer).document, [] if answered else [told])
 
 
 def decrypt(

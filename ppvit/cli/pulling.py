@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def pull(targets: list[str], lock: Path = Path("dvc.lock")) -> None:
 
     Raises:
         PpvitError: the lock or the list of a folder's files names what can only be meant to lead elsewhere; the lock
-            says of the owner's stages what the last commit here does not.
+            says of the owner's stages what the last commit here does not; there is no remote, and not all is here.
         SystemExit: DVC failed, and has said why.
     """
     require_harmless_lock(lock)
@@ -70,7 +71,9 @@ def pull(targets: list[str], lock: Path = Path("dvc.lock")) -> None:
 
     lists.from_list, lists.load = classmethod(checked), classmethod(read)
     try:
-        code = main(["pull", *(targets or pushed())])
+        wanted = targets or pushed()
+        _require_remote(wanted)
+        code = main(["pull", *wanted])
     except _Refused as refusal:
         raise PpvitError(str(refusal)) from None
     finally:
@@ -93,6 +96,24 @@ def pushed() -> list[str]:
             return [str(out) for out in repo.index.outs if out.use_cache and out.can_push]
     except NotDvcRepoError:
         raise PpvitError("this folder is in no DVC project; run in a clone of the project") from None
+
+
+def _require_remote(targets: list[str]) -> None:
+    """Refuse to fetch from nowhere; what DVC's cache or the working tree has, DVC takes without a remote."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.repo.index import index_from_targets
+
+    with suppress(DvcException), Repo() as repo:  # DVC tells of targets that are none
+        if repo.config["core"].get("remote"):
+            return
+        outs = [out for out in index_from_targets(repo, targets).outs if out.use_cache and out.hash_info]
+        of_remote = [out for out in outs if not out.remote and not out.stage.is_import]
+        lacking = [out for out in of_remote if out.changed_cache() and out.workspace_status()]
+        if lacking:
+            raise PpvitError(
+                f"there is no remote to fetch {lacking[0]} from; name the project's: dvc remote add -d NAME URL"
+            )
 
 
 def require_harmless_lock(lock: Path) -> None:

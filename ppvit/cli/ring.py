@@ -31,6 +31,8 @@ def keys(params: Params = PARAMS, keyring: KeyRing = None) -> Answer:
         for name, told in (("problem", each.problem), ("used", ", ".join(each.used))):
             if told:
                 lines.append(f"    {name}: {printable(told)}")
+    if not listed:
+        lines.append("there are no keys; make one: ppvit keygen")
     rows = [(each.key_id, each.label, each.kept, ", ".join(each.used), each.problem) for each in listed]
     return Answer(listed, lines, Table(("key", "label", "kept", "used", "problem"), rows))
 

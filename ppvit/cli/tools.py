@@ -15,7 +15,7 @@ from ppvit.cli import completion
 from ppvit.cli.answers import Answer, Table
 from ppvit.cli.base import PARAMS, Overrides, Params, app, load, load_fitting
 from ppvit.cli.stages import places_of, with_places
-from ppvit.core.errors import UsageError, printable
+from ppvit.core.errors import UsageError, printable, say
 from ppvit.core.git import keep_out_of_git
 from ppvit.pipeline import STAGES
 
@@ -37,6 +37,8 @@ def show(
 
     if findings:
         found = show.findings(config, places_of(config, places)).rstrip("\n")
+        if not found:  # not among rows of CSV
+            say(f"download found nothing wrong with the images of {config.dataset.name}")
         return Answer({"findings": list(csv.DictReader(io.StringIO(found)))}, [found] if found else [])
     here = places_of(config, places)
     show.run(config, here, out, count, ciphers)

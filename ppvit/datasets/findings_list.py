@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from ppvit.core.errors import printable
+from ppvit.core.errors import UsageError, printable
 from ppvit.core.files import atomic_output
 from ppvit.core.git import keep_out_of_git
 from ppvit.core.private import keep_private
@@ -65,12 +65,15 @@ def read_list(raw: Path, seal: Seal | None) -> str:
     """The list of the last `download`, as CSV; empty where nothing was found.
 
     Raises:
+        UsageError: it is sealed, and there is no key.
         PpvitError: it is sealed with another key, or was altered.
     """
     for folder in (_refused(raw), raw):
         if (folder / _PLAIN).exists():
             return read_bounded(folder / _PLAIN, _BYTES).decode("utf-8")
-        if (folder / _SEALED).exists() and seal is not None:
+        if (folder / _SEALED).exists():
+            if seal is None:
+                raise UsageError(f"{folder / _SEALED} is sealed; set download.key_id to the key that `download` had")
             return seal.open(read_bounded(folder / _SEALED, _BYTES), str(folder / _SEALED), _PLACE).decode("utf-8")
     return ""
 

@@ -42,10 +42,12 @@ class Repository:
         """
         from huggingface_hub import HfApi, get_session
         from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in an __all__
 
         if with_key_material:
             raise UsageError("--push sends nothing that reveals the key; leave out --push or --with-key-material")
         try:
+            validate_repo_id(name)
             get_session().timeout = _SILENT_SECONDS  # by default it waits for ever
             api = HfApi()
             user = api.whoami()["name"]

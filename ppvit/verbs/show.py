@@ -7,6 +7,7 @@ from pathlib import Path
 from ppvit.config import Config
 from ppvit.core.errors import UsageError
 from ppvit.core.files import atomic_output
+from ppvit.core.reading import read_json
 from ppvit.data.pictures import image_grid
 from ppvit.data.sealed import Seal
 from ppvit.data.shards import SPLITS, read_manifest, sizes
@@ -16,7 +17,7 @@ from ppvit.report.pictures import examples, over_ciphers
 
 
 def findings(config: Config, places: Places) -> str:
-    """What the last `download` found about images, as CSV; see :mod:`ppvit.datasets.findings`.
+    """What the last `download` found about images, as CSV, empty where nothing; see :mod:`ppvit.datasets.findings`.
 
     Args:
         config: ``dataset.name`` and ``download.key_id`` are used.
@@ -24,9 +25,12 @@ def findings(config: Config, places: Places) -> str:
 
     Raises:
         UsageError: no key to open it with.
-        PpvitError: it was altered, or is sealed with another key.
+        PpvitError: it was altered, or is sealed with another key; nothing was downloaded.
     """
-    return read_list(places.raw, Seal.of(config.download.key_id, config.dataset.name))
+    found = read_list(places.raw, Seal.of(config.download.key_id, config.dataset.name))
+    if not found:
+        read_json(places.raw / "dataset.json", "download")  # which is missing where nothing was looked at
+    return found
 
 
 def encrypted_sizes(places: Places) -> str:

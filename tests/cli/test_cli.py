@@ -115,7 +115,8 @@ def test_keys_without_a_project(tmp_path):
     keys.save(Key(bytes(32)), tmp_path / "ring", "alice")
     done = ppvit("keys", "--keyring", "ring", cwd=tmp_path)
     assert done.stdout == "pk-8a9509fb3ae114c9  alice  file\n"
-    assert ppvit("keys", "--keyring", "none", cwd=tmp_path).stdout == ""
+    assert ppvit("keys", "--keyring", "none", cwd=tmp_path).stdout == "there are no keys; make one: ppvit keygen\n"
+    assert json.loads(ppvit("keys", "--keyring", "none", "--json", cwd=tmp_path).stdout) == []
 
 
 def test_rekey(tmp_path):

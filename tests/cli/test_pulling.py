@@ -145,3 +145,23 @@ def test_a_folder_of_the_remote_is_written_whole_or_refused(clone, tmp_path, rel
     assert "Traceback" not in told
     assert not (root / "models/out").exists()
     assert not (root / "escaped").exists()
+
+
+def test_without_a_remote_what_is_here_is_taken_and_what_is_not_is_told(clone, tmp_path):
+    root, run = clone
+    pull = (sys.executable, "-m", "ppvit.cli", "pull")
+    run(sys.executable, "-m", "dvc", "remote", "remove", "-q", "shared")
+    file = hashlib.md5(b"of the trainer\n").hexdigest()
+    listed = json.dumps([{"md5": file, "relpath": "weights"}]).encode()
+    (root / "dvc.yaml").write_text("stages:\n  make:\n    cmd: x\n    outs: [models/out]\n")
+    (root / "dvc.lock").write_text(lock_of(md5=f"{hashlib.md5(listed).hexdigest()}.dir", size=15))
+    lacks = "error: there is no remote to fetch models/out from; name the project's: dvc remote add -d NAME URL\n"
+    for words in ((), ("models/out",)):
+        assert run(*pull, *words, code=1) == lacks
+    cache = root / ".dvc" / "cache"
+    put(cache, listed, ".dir")
+    assert run(*pull, "make", code=1) == lacks  # the list alone
+    put(cache, b"of the trainer\n")
+    run(*pull, "make")
+    assert (root / "models/out/weights").read_text() == "of the trainer\n"
+    assert "no remote to fetch" not in run(*pull, "nowhere", code=1)

@@ -489,6 +489,21 @@ def test_nothing_found_no_list(tmp_path):
     assert read_list(out, None) == ""
 
 
+def test_that_nothing_was_found_is_said(tmp_path, monkeypatch):
+    params = tmp_path / "params.yaml"
+    params.write_text(default_yaml().replace("name: digits", "name: imagefolder"))
+    shown = CliRunner().invoke(app, ["show", "--findings"])
+    assert "dvc repro download" in str(shown.exception)  # nothing was looked at
+    downloaded(photos(tmp_path / "d"))
+    shown = CliRunner().invoke(app, ["show", "--findings"])
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    assert shown.stderr == "download found nothing wrong with the images of imagefolder\n"
+    (tmp_path / "data/raw/imagefolder/findings.sealed").write_bytes(b"x")
+    shown = CliRunner().invoke(app, ["show", "--findings"])
+    assert isinstance(shown.exception, UsageError)
+    assert "set download.key_id" in str(shown.exception)
+
+
 # --- val, range, first images
 
 

@@ -176,6 +176,8 @@ def test_without_a_token(hub, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(PpvitError, match="there is no token of the Hub here"):
         Repository.ready("me/digits", False)
+    with pytest.raises(UsageError, match="--push bad name/x/y: a repository is named as somebody/name"):
+        Repository.ready("bad name/x/y", False)
 
 
 def validated(card: str) -> dict:

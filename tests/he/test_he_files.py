@@ -19,7 +19,9 @@ from conftest import make_config, write_raw
 from safetensors.numpy import load_file
 from test_he import weight_slots
 from test_he_parties import configured, places_with
+from typer.testing import CliRunner
 
+from ppvit.cli.command import app
 from ppvit.core.errors import PpvitError, UsageError
 from ppvit.core.files import write_json
 from ppvit.he.parties import head, owner
@@ -225,6 +227,13 @@ class Owner(threading.Thread):
 
     def run(self) -> None:
         self.answered = owner.refresh(OwnersFiles(self._root / "owner"), self._root / "trainer")
+
+
+def test_that_nothing_is_to_be_refreshed_is_said(copy):
+    folders = ["--owner", str(copy / "owner"), "--trainer", str(copy / "trainer")]
+    done = CliRunner().invoke(app, ["he", "refresh", *folders])
+    assert (done.exit_code, done.stdout.count("\n")) == (0, 1)
+    assert done.stdout.startswith("nothing was refreshed: with he.mode=levelled")
 
 
 def test_training_with_refresh_runs_again_whoever_starts_first(tmp_path, monkeypatch):

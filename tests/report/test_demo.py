@@ -1,6 +1,7 @@
 """`ppvit demo`: what it computes, and the page in a browser."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 from browser import MISSING
 from PIL import Image, ImageDraw
+from typer.testing import CliRunner
 
 from ppvit.ciphers import make_cipher
+from ppvit.cli.command import app
 from ppvit.core.errors import MissingPackage
+from ppvit.places import EMBEDDED
 from ppvit.report.demo import page, workbench
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +82,36 @@ def test_without_its_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "nicegui", None)
     with pytest.raises(MissingPackage, match=r"pip install 'ppvit\[demo\]'"):
         page.serve(WEIGHTS, 8080, False)
+
+
+def test_outside_a_project_the_weights_of_the_package_are_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    taken = []
+    monkeypatch.setattr(page, "serve", lambda weights, *_: taken.append(weights))
+    assert CliRunner().invoke(app, ["demo"]).exit_code == 0
+    own = tmp_path / "models/pretrained/vit_micro_patch4_32.safetensors"
+    own.parent.mkdir(parents=True)
+    shutil.copy(EMBEDDED, own)
+    assert CliRunner().invoke(app, ["demo"]).exit_code == 0
+    assert taken == [EMBEDDED, own.relative_to(tmp_path)]
+
+
+@pytest.mark.skipif(find_spec("nicegui") is None, reason="install ppvit[demo] to test its page")
+def test_the_address_is_told_once_the_weights_are_loaded(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    started = {"cwd": tmp_path, "env": {**environment, "PYTHONPATH": str(ROOT)}, "text": True}
+    command = [sys.executable, "-m", "ppvit.cli", "demo", "--port", port, "--no-browser"]
+    done = subprocess.run([*command, "--weights", "none"], **started, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "none does not exist" in done.stderr
+    with subprocess.Popen(command, **started, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout.readline() == f"http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+        finally:
+            server.terminate()
 
 
 # the command, whose last step waits while a file lies there, and tells what it was asked
