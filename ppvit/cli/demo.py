@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -23,12 +22,6 @@ def demo(
     from ppvit.places import EMBEDDED, Places
     from ppvit.report.demo.page import serve
 
-    address = f"http://127.0.0.1:{port}"
-    with suppress(ImportError):  # of which serve says what to install
-        from nicegui import app as page
-
-        # once the weights are loaded: until then there may be an error to tell
-        page.on_startup(lambda: print(f"{address} (Ctrl-C ends it)", flush=True))
     own = Places.of(load(None)).embedded
     serve(weights or (own if own.exists() else EMBEDDED), port, browser)
-    return Answer({"address": address})
+    return Answer({"address": f"http://127.0.0.1:{port}"})

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from ppvit.ciphers import make_cipher
 from ppvit.cli.command import app
-from ppvit.core.errors import MissingPackage
+from ppvit.core.errors import MissingPackage, PpvitError
 from ppvit.places import EMBEDDED
 from ppvit.report.demo import page, workbench
 
@@ -82,6 +82,15 @@ def test_without_its_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "nicegui", None)
     with pytest.raises(MissingPackage, match=r"pip install 'ppvit\[demo\]'"):
         page.serve(WEIGHTS, 8080, False)
+
+
+def test_a_port_that_somebody_has_is_told_before_an_address_is(capsys):
+    pytest.importorskip("nicegui")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PpvitError, match=rf"port {port} cannot be taken \(.*\); name another by --port"):
+            page.serve(WEIGHTS, port, False)
+    assert capsys.readouterr().out == ""
 
 
 def test_outside_a_project_the_weights_of_the_package_are_taken(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +30,7 @@ _NOTE = (
 
 
 def serve(weights: Path, port: int, open_browser: bool, host: str = "127.0.0.1") -> None:
-    """Serve the page until the user stops it.
+    """Serve the page until the user stops it, and print where it is.
 
     Args:
         weights: of the embedded model.
@@ -39,13 +40,18 @@ def serve(weights: Path, port: int, open_browser: bool, host: str = "127.0.0.1")
 
     Raises:
         MissingPackage: NiceGUI is not installed.
-        PpvitError: the weights cannot be read.
+        PpvitError: the weights cannot be read, or something else listens on the port.
     """
     try:
         from nicegui import ui
     except ImportError:
         raise MissingPackage("the demo needs NiceGUI; install it: pip install 'ppvit[demo]'") from None
     bench = Workbench(weights)
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise PpvitError(f"port {port} cannot be taken ({error.strerror}); name another by --port") from None
+    print(f"http://{host}:{port} (Ctrl-C ends it)", flush=True)
     ui.page("/")(lambda: Page(bench))
     ui.run(
         host=host,
