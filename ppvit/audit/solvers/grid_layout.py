@@ -22,7 +22,7 @@ def neighbour_graph(distances: np.ndarray, neighbours: int) -> np.ndarray:
     """Lengths of the edges to every column's nearest, 0 elsewhere, symmetric."""
     lengths = np.sqrt(distances)
     np.fill_diagonal(lengths, np.inf)
-    nearest = np.argsort(lengths, axis=1, kind="stable")[:, :neighbours]
+    nearest = np.argpartition(lengths, neighbours - 1, axis=1)[:, :neighbours]
     graph = np.zeros_like(lengths)
     np.put_along_axis(graph, nearest, np.take_along_axis(lengths, nearest, axis=1), axis=1)
     return np.asarray(np.maximum(graph, graph.T))
