@@ -88,7 +88,7 @@ def attack_folder(folder: Path, out: Path, block_size: int | None = None, seed: 
 def _taken(groups: Sequence[Pictures], block_size: int | None) -> tuple[list[Pictures], list[Pictures]]:
     """Those that the attacks take, and those that are too large."""
     large = [group for group in groups if max(group.width, group.height) > SIDE]
-    taken = [group for group in groups if group not in large]
+    taken = [group for group in groups if max(group.width, group.height) <= SIDE]
     if not taken:
         raise UsageError(
             f"{large[0].paths[0]} has {large[0].size} pixels; the attacks take pictures of up to {SIDE} pixels a side; "
